@@ -1,0 +1,113 @@
+"""The limits a tuner sets on a server's scheduler, and the tracks in which tuners compete."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from batchpilot.core.names import lookup
+
+DISCIPLINES: dict[str, int] = {"fcfs": 0, "sjf": 1, "spf": 2, "slo": 3, "fair": 4, "priority": 5}
+"""Who is next: first come; shortest estimated output; shortest prompt; least slack; fair share; priority."""
+
+TRACKS: dict[str, tuple[str, ...]] = {
+    "batch": ("batch_size",),
+    "limits": ("batch_size", "token_budget", "max_queued_tokens"),
+    "guarded": (
+        "batch_size",
+        "token_budget",
+        "max_queued_tokens",
+        "step_target_ms",
+        "ttft_guard",
+        "discipline",
+    ),
+}
+"""The fields that a tuner may move in each track; the others stay at the track's base limits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a tuner sets; every field but the first is optional and `None` means off.
+
+    Attributes:
+        batch_size: most requests in one step, >= 1 (`max_num_seqs`, `max_num_active_reqs` elsewhere).
+        token_budget: most tokens computed in one step, >= 1 (`max_num_batched_tokens` elsewhere).
+        max_queued_tokens: a request is refused on arrival when the prompt tokens waiting, its own included, would
+            exceed this, >= 0.
+        max_wait_ms: longest accumulation before a static batch starts, >= 0; continuous batching never waits.
+        step_target_ms: fill each step only as far as the latency estimate says fits in this time, > 0.
+        ttft_guard: when its turn comes, refuse a request whose wait plus predicted prefill time exceeds this multiple
+            of its TTFT target, > 0.
+        discipline: who is next, one of `DISCIPLINES`; None keeps the scheduler's own (FCFS unless configured).
+
+    Raises:
+        ValueError: a field is outside its bound; the message names the field, the value and the bound.
+    """
+
+    batch_size: int
+    token_budget: int | None = None
+    max_queued_tokens: int | None = None
+    max_wait_ms: float | None = None
+    step_target_ms: float | None = None
+    ttft_guard: float | None = None
+    discipline: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_integer("batch_size", self.batch_size, 1)
+        if self.token_budget is not None:
+            _check_integer("token_budget", self.token_budget, 1)
+        if self.max_queued_tokens is not None:
+            _check_integer("max_queued_tokens", self.max_queued_tokens, 0)
+        if self.max_wait_ms is not None and not (math.isfinite(self.max_wait_ms) and self.max_wait_ms >= 0):
+            raise ValueError(f"max_wait_ms is {self.max_wait_ms}; it must be >= 0 ms, or None for no waiting")
+        for name in ("step_target_ms", "ttft_guard"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} is {value}; it must be > 0, or None to switch it off")
+        if self.discipline is not None:
+            lookup(DISCIPLINES, self.discipline, "discipline")
+
+    def replace(self, **changes: Any) -> Limits:
+        """A copy with some fields changed.
+
+        Args:
+            **changes: new values by field name.
+
+        Raises:
+            ValueError: a new value is outside its bound.
+            TypeError: a name is not a field.
+        """
+        return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain data, for JSON and YAML."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Limits:
+        """Limits from plain data.
+
+        Args:
+            data: values by field name; missing optional fields are off.
+
+        Raises:
+            ValueError: an unknown field (the closest known one is named) or a value outside its bound.
+        """
+        known = {field.name: None for field in fields(cls)}
+        for name in data:
+            lookup(known, name, "limit")
+        if "batch_size" not in data:
+            raise ValueError("limits need a batch_size; the other fields are optional")
+        return cls(**data)
+
+    def __str__(self) -> str:
+        parts = [f"{field.name}={getattr(self, field.name)}" for field in fields(self)]
+        return ", ".join(part for part in parts if not part.endswith("=None"))
+
+
+def _check_integer(name: str, value: object, lowest: int) -> None:
+    """Reject anything but a whole number >= `lowest`; numpy integers pass through `int()` at the caller's side."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number >= {lowest}")

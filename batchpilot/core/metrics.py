@@ -1,0 +1,133 @@
+"""What a tuner hears: one completed measurement window, during which one setting was in force."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from batchpilot.core.limits import Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowMetrics:
+    """Measurements of one window. Times in ms of engine time, counts per window unless said otherwise.
+
+    A window never mixes two settings, and a percentile without a sample is NaN.
+
+    Attributes:
+        limits: the limits in force during the whole window.
+        start_ms: engine time at which the window began.
+        duration_ms: its length; 0 is possible and means nothing was measured.
+        busy_ms: time within steps.
+        steps: completed steps.
+        generated_tokens: output tokens emitted.
+        prefill_tokens: prompt tokens computed, recomputation after preemption included.
+        arrivals: requests that arrived.
+        arrived_prompt_tokens: their prompt tokens.
+        completions: requests that finished by length.
+        refused_on_arrival: requests refused by `max_queued_tokens`.
+        refused_by_guard: requests refused by `ttft_guard`.
+        failed_requests: requests that ended by a failure.
+        preemptions: running requests put back into the queue.
+        failures: steps that failed (out of memory, engine error).
+        queue: requests waiting at the end of the window.
+        queued_tokens: their prompt tokens.
+        oldest_wait_ms: age of the longest waiting request at the end, 0 without one.
+        running: requests running at the end.
+        batch_size_mean: mean requests per step.
+        tokens_per_step_mean: mean tokens computed per step.
+        context_tokens_mean: mean context tokens read per step.
+        step_ms_mean: mean step time.
+        step_ms_p95: 95th percentile of step time.
+        ttft_ms_p50: median time to first token of the requests whose first token fell in the window.
+        ttft_ms_p95: its 95th percentile.
+        ttft_ms_p99: its 99th percentile.
+        tpot_ms_p50: median time per output token of the requests that finished in the window.
+        tpot_ms_p95: its 95th percentile.
+        tpot_ms_p99: its 99th percentile.
+        slo_attainment: share of the requests that ended in the window (refused and failed ones included) within their
+            SLO; NaN when none ended.
+        goodput_tokens_per_s: output tokens per second of the requests that finished in the window within their SLO.
+        kv_used_fraction: mean share of KV blocks in use.
+        utilisation: share of the window within steps, 0-1, as a device counter reports it.
+        memory_used_mb: mean device memory in use.
+        memory_peak_mb: most device memory in use.
+        memory_total_mb: the device's memory, 0 when unknown.
+        kv_capacity_tokens: KV tokens that fit.
+        peak_tokens_per_s: the engine's estimated peak of generated tokens per second, the reference that makes
+            throughput commensurable; 0 when unknown.
+        ttft_target_ms: mean TTFT target of the requests that arrived (the last known one when none did).
+        tpot_target_ms: mean TPOT target, likewise.
+    """
+
+    limits: Limits
+    start_ms: float = 0.0
+    duration_ms: float = 0.0
+    busy_ms: float = 0.0
+    steps: int = 0
+    generated_tokens: int = 0
+    prefill_tokens: int = 0
+    arrivals: int = 0
+    arrived_prompt_tokens: int = 0
+    completions: int = 0
+    refused_on_arrival: int = 0
+    refused_by_guard: int = 0
+    failed_requests: int = 0
+    preemptions: int = 0
+    failures: int = 0
+    queue: int = 0
+    queued_tokens: int = 0
+    oldest_wait_ms: float = 0.0
+    running: int = 0
+    batch_size_mean: float = 0.0
+    tokens_per_step_mean: float = 0.0
+    context_tokens_mean: float = 0.0
+    step_ms_mean: float = math.nan
+    step_ms_p95: float = math.nan
+    ttft_ms_p50: float = math.nan
+    ttft_ms_p95: float = math.nan
+    ttft_ms_p99: float = math.nan
+    tpot_ms_p50: float = math.nan
+    tpot_ms_p95: float = math.nan
+    tpot_ms_p99: float = math.nan
+    slo_attainment: float = math.nan
+    goodput_tokens_per_s: float = 0.0
+    kv_used_fraction: float = 0.0
+    utilisation: float = 0.0
+    memory_used_mb: float = 0.0
+    memory_peak_mb: float = 0.0
+    memory_total_mb: float = 0.0
+    kv_capacity_tokens: int = 0
+    peak_tokens_per_s: float = 0.0
+    ttft_target_ms: float = math.nan
+    tpot_target_ms: float = math.nan
+
+    @property
+    def end_ms(self) -> float:
+        """Engine time at which the window ended."""
+        return self.start_ms + self.duration_ms
+
+    @property
+    def throughput_tokens_per_s(self) -> float:
+        """Generated tokens per second of window, idle time included; 0 for an empty window."""
+        return 1000.0 * self.generated_tokens / self.duration_ms if self.duration_ms > 0 else 0.0
+
+    @property
+    def busy_throughput_tokens_per_s(self) -> float:
+        """Generated tokens per second of step time: what the engine does while it works; 0 without steps."""
+        return 1000.0 * self.generated_tokens / self.busy_ms if self.busy_ms > 0 else 0.0
+
+    @property
+    def refusals(self) -> int:
+        """Requests refused, on arrival or by the guard."""
+        return self.refused_on_arrival + self.refused_by_guard
+
+    @property
+    def memory_fraction(self) -> float:
+        """Peak memory over the device's memory; the KV share where the device's memory is unknown."""
+        return self.memory_peak_mb / self.memory_total_mb if self.memory_total_mb > 0 else self.kv_used_fraction
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain data, for JSON and CSV."""
+        return asdict(self)

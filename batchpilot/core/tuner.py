@@ -1,0 +1,71 @@
+"""The one interface of every strategy: `ask` for limits, `tell` a window, `status` for people."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from batchpilot.core.limits import Limits
+from batchpilot.core.metrics import WindowMetrics
+
+
+class Tuner(ABC):
+    """A strategy that sets a server's limits, one completed measurement window at a time.
+
+    The contract, member by member:
+
+    - `ask()` returns the limits to run with. It is a field read: under a microsecond, no work, no side effect.
+    - `tell(metrics)` hears one window; all work happens here. The window's own `limits` say what was measured: a tuner
+      never credits a measurement to another setting. Odd metrics (NaN, zero tokens, time going backwards) never raise:
+      they are counted and the limits hold.
+    - `reset(seed)` forgets everything learned; the seed feeds the tuner's only source of randomness.
+    - `status()` is a flat dictionary for people and dashboards.
+    - `state_dict()` / `load_state_dict(state)` move a running tuner to another process as plain data.
+
+    A tuner never sleeps, never blocks and never reads a clock: time comes in with the metrics.
+
+    Attributes:
+        name: what tables and reports call it.
+    """
+
+    name: str = "tuner"
+
+    @abstractmethod
+    def ask(self) -> Limits:
+        """The limits to run with until the next `tell`."""
+
+    @abstractmethod
+    def tell(self, metrics: WindowMetrics) -> None:
+        """Hear one completed window.
+
+        Args:
+            metrics: the window's measurements and the limits under which they were taken.
+        """
+
+    @abstractmethod
+    def reset(self, seed: int | None = None) -> None:
+        """Forget everything learned.
+
+        Args:
+            seed: seeds the tuner's random draws; None keeps the constructor's.
+        """
+
+    @abstractmethod
+    def status(self) -> dict[str, Any]:
+        """What the tuner is doing and why, as a flat dictionary of plain values."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on elsewhere, as plain data that JSON can hold."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Args:
+            state: what `state_dict` returned.
+
+        Raises:
+            ValueError: the state is another tuner's, or a field is missing; nothing is changed then.
+        """

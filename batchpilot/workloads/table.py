@@ -1,0 +1,260 @@
+"""The request table: every workload, synthetic or replayed, as one struct of arrays. Times in ms, lengths in tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from batchpilot.core.slo import SLO
+
+PRIORITIES = {"high": 0, "normal": 1, "low": 2}
+"""Priority classes P0, P1, P2 of the batching document; a smaller number is more urgent."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RequestTable:
+    """Requests in order of arrival. Build one with `from_arrays`.
+
+    Attributes:
+        arrival_ms: arrival times, ascending, shape (n,), float64. In a closed loop they are ignored (see
+            `concurrency`).
+        prompt_tokens: prompt lengths, >= 1, shape (n,), int64.
+        output_tokens: tokens that will be generated, >= 1, shape (n,), int64; the scheduler does not know them.
+        estimated_output_tokens: what a length predictor says, >= 0, shape (n,), float64; SJF and fair sharing use it.
+        slo_class: index into `slos`, shape (n,), int64.
+        user: tenant number, >= 0, shape (n,), int64.
+        priority: 0 high, 1 normal, 2 low, shape (n,), int64.
+        slos: the SLO of each class.
+        concurrency: 0 for an open loop; otherwise the number of clients that each send their next request, in table
+            order, when their last one ends.
+        skipped_rows: rows a reader left out.
+    """
+
+    arrival_ms: NDArray[np.float64]
+    prompt_tokens: NDArray[np.int64]
+    output_tokens: NDArray[np.int64]
+    estimated_output_tokens: NDArray[np.float64]
+    slo_class: NDArray[np.int64]
+    user: NDArray[np.int64]
+    priority: NDArray[np.int64]
+    slos: tuple[SLO, ...] = (SLO(),)
+    concurrency: int = 0
+    skipped_rows: int = 0
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrival_ms: ArrayLike,
+        prompt_tokens: ArrayLike,
+        output_tokens: ArrayLike,
+        *,
+        estimated_output_tokens: ArrayLike | None = None,
+        slo_class: ArrayLike = 0,
+        user: ArrayLike = 0,
+        priority: ArrayLike = 1,
+        slos: SLO | Sequence[SLO] = (SLO(),),
+        concurrency: int = 0,
+        skipped_rows: int = 0,
+    ) -> RequestTable:
+        """Build a table, sorting by arrival (ties keep their order).
+
+        Args:
+            arrival_ms: arrival times in ms, finite, shape (n,).
+            prompt_tokens: prompt lengths, >= 1; broadcasts to (n,), as do all below.
+            output_tokens: generated lengths, >= 1.
+            estimated_output_tokens: a length predictor's answer, >= 0; None takes the true lengths (an oracle).
+            slo_class: index into `slos`.
+            user: tenant number, >= 0.
+            priority: 0 high, 1 normal, 2 low.
+            slos: one SLO, or one for each class.
+            concurrency: clients of a closed loop, 0 for an open one.
+            skipped_rows: rows a reader left out, kept for the record.
+
+        Raises:
+            ValueError: shapes do not agree, or a value is outside its bound; the message names column, row and value.
+        """
+        arrival = np.atleast_1d(np.asarray(arrival_ms, dtype=np.float64))
+        if arrival.ndim != 1:
+            raise ValueError(f"arrival_ms has shape {arrival.shape}; it must be one-dimensional")
+        n = len(arrival)
+        classes = (slos,) if isinstance(slos, SLO) else tuple(slos)
+        if not classes:
+            raise ValueError("slos is empty; give at least one SLO")
+        if concurrency < 0:
+            raise ValueError(f"concurrency is {concurrency}; it must be >= 0 (0 for an open loop)")
+        _require("arrival_ms", arrival, np.isfinite(arrival), "finite")
+        prompt = _whole("prompt_tokens", prompt_tokens, n, 1)
+        output = _whole("output_tokens", output_tokens, n, 1)
+        if estimated_output_tokens is None:
+            estimate = output.astype(np.float64)
+        else:
+            estimate = _broadcast("estimated_output_tokens", estimated_output_tokens, n).astype(np.float64)
+            _require("estimated_output_tokens", estimate, np.isfinite(estimate) & (estimate >= 0), ">= 0")
+        slo = _whole("slo_class", slo_class, n, 0, len(classes) - 1)
+        users = _whole("user", user, n, 0)
+        priorities = _whole("priority", priority, n, 0, 2)
+        order = np.argsort(arrival, kind="stable")
+        return cls(
+            arrival_ms=arrival[order],
+            prompt_tokens=prompt[order],
+            output_tokens=output[order],
+            estimated_output_tokens=estimate[order],
+            slo_class=slo[order],
+            user=users[order],
+            priority=priorities[order],
+            slos=classes,
+            concurrency=concurrency,
+            skipped_rows=skipped_rows,
+        )
+
+    def __len__(self) -> int:
+        return len(self.arrival_ms)
+
+    @property
+    def duration_ms(self) -> float:
+        """Time from the first arrival to the last, 0 for fewer than two requests."""
+        return float(self.arrival_ms[-1] - self.arrival_ms[0]) if len(self) > 1 else 0.0
+
+    @property
+    def ttft_target_ms(self) -> NDArray[np.float64]:
+        """TTFT target of each request, shape (n,)."""
+        return np.array([slo.ttft_ms for slo in self.slos])[self.slo_class]
+
+    @property
+    def tpot_target_ms(self) -> NDArray[np.float64]:
+        """TPOT target of each request, shape (n,)."""
+        return np.array([slo.tpot_ms for slo in self.slos])[self.slo_class]
+
+    def with_slos(self, slos: SLO | Sequence[SLO]) -> RequestTable:
+        """The same requests under other promises.
+
+        Args:
+            slos: one SLO for all, or one for each class in use.
+
+        Raises:
+            ValueError: a class in use has no SLO.
+        """
+        if isinstance(slos, SLO):
+            return replace(self, slos=(slos,), slo_class=np.zeros(len(self), dtype=np.int64))
+        classes = tuple(slos)
+        _whole("slo_class", self.slo_class, len(self), 0, len(classes) - 1)
+        return replace(self, slos=classes)
+
+    def select(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> RequestTable:
+        """Some of the requests, in order.
+
+        Args:
+            rows: an index array, a mask of shape (n,) or a slice.
+        """
+        columns = ("arrival_ms", "prompt_tokens", "output_tokens", "estimated_output_tokens")
+        columns += ("slo_class", "user", "priority")
+        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
+
+    def scale_rate(self, factor: float) -> RequestTable:
+        """The same requests arriving `factor` times as fast; the first arrival stays where it is.
+
+        Args:
+            factor: > 1 for more load.
+
+        Raises:
+            ValueError: the factor is not above 0.
+        """
+        if not factor > 0 or not np.isfinite(factor):
+            raise ValueError(f"rate factor is {factor}; it must be above 0")
+        if len(self) == 0:
+            return self
+        first = self.arrival_ms[0]
+        return replace(self, arrival_ms=first + (self.arrival_ms - first) / factor)
+
+    def window(self, start_ms: float, end_ms: float) -> RequestTable:
+        """The requests that arrive in [start, end), with times counted from `start_ms`.
+
+        Args:
+            start_ms: first moment kept.
+            end_ms: first moment left out.
+
+        Raises:
+            ValueError: the window is empty of time.
+        """
+        if not end_ms > start_ms:
+            raise ValueError(f"window from {start_ms} to {end_ms} ms is empty; the end must lie after the start")
+        first, last = np.searchsorted(self.arrival_ms, [start_ms, end_ms])
+        part = self.select(slice(int(first), int(last)))
+        return replace(part, arrival_ms=part.arrival_ms - start_ms)
+
+    def loop(self, duration_ms: float) -> RequestTable:
+        """The requests repeated end to end until `duration_ms` is filled; times counted from the first arrival.
+
+        One period is the span plus one mean gap, so that the seam looks like any other gap.
+
+        Args:
+            duration_ms: length wanted, > 0.
+
+        Raises:
+            ValueError: the table is empty or the duration is not above 0.
+        """
+        if len(self) == 0 or not duration_ms > 0:
+            raise ValueError(f"cannot loop {len(self)} requests over {duration_ms} ms; both must be above 0")
+        gap = self.duration_ms / (len(self) - 1) if len(self) > 1 else duration_ms
+        period = max(self.duration_ms + gap, 1e-9)
+        copies = int(np.ceil(duration_ms / period))
+        repeated = self.select(np.tile(np.arange(len(self)), copies))
+        shifts = np.repeat(np.arange(copies) * period, len(self))
+        arrival = repeated.arrival_ms - self.arrival_ms[0] + shifts
+        return replace(repeated, arrival_ms=arrival).select(arrival < duration_ms)
+
+
+def concatenate(tables: Sequence[RequestTable]) -> RequestTable:
+    """Tables merged into one by arrival time; their SLO classes are kept apart unless they are equal.
+
+    Args:
+        tables: at least one table, all open-loop.
+
+    Raises:
+        ValueError: no table, or one of them is a closed loop.
+    """
+    if not tables:
+        raise ValueError("nothing to concatenate; give at least one table")
+    if any(table.concurrency for table in tables):
+        raise ValueError("a closed loop cannot be merged with other requests")
+    slos: list[SLO] = []
+    classes = []
+    for table in tables:
+        index = []
+        for slo in table.slos:
+            if slo not in slos:
+                slos.append(slo)
+            index.append(slos.index(slo))
+        classes.append(np.array(index)[table.slo_class])
+    names = ("arrival_ms", "prompt_tokens", "output_tokens", "estimated_output_tokens", "user", "priority")
+    columns = {name: np.concatenate([getattr(table, name) for table in tables]) for name in names}
+    skipped = sum(table.skipped_rows for table in tables)
+    return RequestTable.from_arrays(**columns, slo_class=np.concatenate(classes), slos=slos, skipped_rows=skipped)
+
+
+def _broadcast(name: str, values: ArrayLike, n: int) -> NDArray[np.generic]:
+    array = np.asarray(values)
+    try:
+        return np.array(np.broadcast_to(array, (n,)))
+    except ValueError:
+        raise ValueError(f"{name} has shape {array.shape}; it must match the {n} arrival times") from None
+
+
+def _whole(name: str, values: ArrayLike, n: int, lowest: int, highest: int | None = None) -> NDArray[np.int64]:
+    """A column of whole numbers within bounds."""
+    array = _broadcast(name, values, n).astype(np.float64)
+    bound = f"a whole number >= {lowest}" if highest is None else f"a whole number from {lowest} to {highest}"
+    good = np.isfinite(array) & (array == np.floor(array)) & (array >= lowest)
+    if highest is not None:
+        good &= array <= highest
+    _require(name, array, good, bound)
+    return array.astype(np.int64)
+
+
+def _require(name: str, values: NDArray[np.float64], good: NDArray[np.bool_], bound: str) -> None:
+    if not good.all():
+        row = int(np.argmin(good))
+        raise ValueError(f"{name} of request {row} is {values[row]:g}; it must be {bound}")
