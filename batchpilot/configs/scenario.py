@@ -1,0 +1,240 @@
+"""Scenarios: one file says device, model, load and promises of one run. Catalogued ones stand in `scenarios/`."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from batchpilot.configs.errors import ConfigError
+from batchpilot.configs.reading import YamlFile, read_yaml
+from batchpilot.configs.strict import StrictModel, config_error, problem
+from batchpilot.configs.workload_spec import Positive, Workload
+from batchpilot.core.names import unknown_name
+from batchpilot.core.slo import SLO, SLO_CLASSES
+
+_FOLDER = Path(__file__).parent / "scenarios"
+_SUITES = Path(__file__).parent / "suites.yaml"
+
+Family = Literal[
+    "stationary", "bursty", "diurnal", "prompt-shift", "slo-shift", "drift", "overload", "closed-loop", "trace"
+]
+
+
+class SloTargets(StrictModel):
+    """Targets of one SLO class; `.inf` is no promise."""
+
+    ttft_ms: Annotated[float, Field(gt=0, allow_inf_nan=True)]
+    tpot_ms: Annotated[float, Field(gt=0, allow_inf_nan=True)]
+
+
+class Slowdown(StrictModel):
+    """The device is slower for a while: it throttles, or a neighbour shares it.
+
+    Attributes:
+        start_s: when it begins.
+        end_s: when it ends.
+        factor: step time is multiplied by this.
+    """
+
+    kind: Literal["throttle", "neighbour"]
+    start_s: Annotated[float, Field(ge=0)]
+    end_s: Positive
+    factor: Positive
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Slowdown:
+        if self.end_s <= self.start_s:
+            raise problem(f"end_s {self.end_s:g} is not after start_s {self.start_s:g}", "end_s")
+        return self
+
+
+class ModelSwitch(StrictModel):
+    """Another model is served from some moment on.
+
+    Attributes:
+        start_s: when.
+        model: its name in the model catalogue.
+    """
+
+    kind: Literal["model_switch"]
+    start_s: Annotated[float, Field(ge=0)]
+    model: str
+
+
+Drift = Annotated[Slowdown | ModelSwitch, Field(discriminator="kind")]
+
+
+class EngineSpec(StrictModel):
+    """How the simulated engine serves.
+
+    Attributes:
+        mode: continuous or static (padded) batching.
+        prefill: chunked, whole, or selective (long prompts alone).
+        block_size: tokens in a KV block.
+        noise: standard deviation of the logarithm of step time.
+        estimate_error: relative error of the latency estimate that `step_target_ms` and `ttft_guard` use.
+        drift: what changes on the way.
+        max_model_len: longest prompt plus output; None takes the model's.
+    """
+
+    mode: Literal["continuous", "static"] = "continuous"
+    prefill: Literal["chunked", "whole", "selective"] = "chunked"
+    block_size: Annotated[int, Field(ge=1)] = 16
+    noise: Annotated[float, Field(ge=0)] = 0.05
+    estimate_error: Annotated[float, Field(gt=-1)] = 0.1
+    drift: list[Drift] = Field(default_factory=list)
+    max_model_len: Annotated[int, Field(ge=2)] | None = None
+
+
+class Scenario(StrictModel):
+    """One run: what serves, who asks, what was promised.
+
+    Attributes:
+        name: what tables call it; a catalogued scenario's file is called the same.
+        description: one sentence on what it shows.
+        family: the kind of load.
+        device: name in the device catalogue.
+        model: name in the model catalogue.
+        tensor_parallel: devices that share the model.
+        dtype: how weights are stored.
+        duration_s: engine time after which the run stops. With phases it is their sum and may be left out; else None
+            runs until every request has ended.
+        decision_interval_ms: engine time between two decisions of a tuner.
+        workload: who asks for how much, and when.
+        slos: targets that change or add to `core.SLO_CLASSES`.
+        engine: how the engine serves.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    description: str
+    family: Family
+    device: str
+    model: str
+    tensor_parallel: Annotated[int, Field(ge=1)] = 1
+    dtype: Literal["fp16", "int8", "int4"] = "fp16"
+    duration_s: Positive | None = None
+    decision_interval_ms: Positive = 1000.0
+    workload: Workload
+    slos: dict[str, SloTargets] = Field(default_factory=dict)
+    engine: EngineSpec = EngineSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sum_of_phases(cls, data: Any) -> Any:
+        """Fill in the duration that the phases add up to, before anything is frozen."""
+        try:
+            total = sum(phase["duration_s"] for phase in data["workload"]["phases"])
+        except (KeyError, TypeError):
+            return data
+        given = data.get("duration_s")
+        if isinstance(given, int | float) and not math.isclose(given, total):
+            raise problem(f"duration_s is {given}, but the phases last {total} s; leave it out", "duration_s")
+        return data if given is not None else {**data, "duration_s": float(total)}
+
+    @model_validator(mode="after")
+    def _names_and_times_agree(self) -> Scenario:
+        classes = self.slo_classes()
+        for place, senders in self.workload.senders.items():
+            for name in senders.slo_mix:
+                if name not in classes:
+                    raise problem(unknown_name(name, classes, "SLO class"), "workload", *place, "slo_mix", name)
+        trace = self.workload.trace
+        if trace is not None and trace.loop and self.duration_s is None:
+            raise problem("a looped trace never ends; give duration_s", "workload", "trace", "loop")
+        for index, drift in enumerate(self.engine.drift):
+            if self.duration_s is not None and drift.start_s >= self.duration_s:
+                late = f"drift starts at {drift.start_s:g} s, after the scenario's end at {self.duration_s:g} s"
+                raise problem(late, "engine", "drift", index, "start_s")
+        return self
+
+    def slo_classes(self) -> dict[str, SLO]:
+        """Every SLO class that the workload may name: `core.SLO_CLASSES` with this scenario's changes."""
+        own = {name: SLO(targets.ttft_ms, targets.tpot_ms, name) for name, targets in self.slos.items()}
+        return SLO_CLASSES | own
+
+    def with_trace(self, **changes: Any) -> Scenario:
+        """The same scenario replaying another trace, or another part of it.
+
+        Args:
+            **changes: new values of `TraceReplay` fields; a scenario of phases or a closed loop takes its defaults for
+                the others and plays to the trace's end.
+
+        Raises:
+            ConfigError: a field is unknown or outside its bound.
+        """
+        data = self.model_dump()
+        if self.workload.trace is None:
+            data |= {"family": "trace", "duration_s": None}
+        trace = (data["workload"]["trace"] or {}) | changes
+        data["workload"] = {"trace": trace, "length_estimate_sigma": self.workload.length_estimate_sigma}
+        return _validated(YamlFile(Path(f"<{self.name}>"), data, {}))
+
+
+def load_scenario(path: str | Path) -> Scenario:
+    """Read a scenario file.
+
+    Args:
+        path: a YAML file; a relative trace file in it is looked for beside it.
+
+    Raises:
+        ConfigError: not YAML, an unknown key, a value that is not allowed, a contradiction; the message names file,
+            line, key, what was given, what is allowed and the closest known name.
+        OSError: the file cannot be read.
+    """
+    file = read_yaml(path)
+    scenario = _validated(file)
+    trace = scenario.workload.trace
+    if trace is None or trace.file is None or Path(trace.file).is_absolute():
+        return scenario
+    return scenario.with_trace(file=str(file.path.parent / trace.file))
+
+
+def scenario_names() -> list[str]:
+    """Names of the catalogued scenarios."""
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+
+
+@cache
+def scenario(name: str) -> Scenario:
+    """A catalogued scenario.
+
+    Args:
+        name: one of `scenario_names()`.
+
+    Raises:
+        ConfigError: no such scenario; the message names the closest ones.
+    """
+    if name not in scenario_names():
+        raise ConfigError(unknown_name(name, scenario_names(), "scenario"))
+    return load_scenario(_FOLDER / f"{name}.yaml")
+
+
+def suites() -> dict[str, list[str]]:
+    """Names of the scenarios in each suite."""
+    return dict(read_yaml(_SUITES).data)
+
+
+def suite(name: str) -> list[Scenario]:
+    """The scenarios of a suite, in the suite's order.
+
+    Args:
+        name: one of `suites()`.
+
+    Raises:
+        ConfigError: no such suite; the message names the closest ones.
+    """
+    known = suites()
+    if name not in known:
+        raise ConfigError(unknown_name(name, known, "suite"))
+    return [scenario(member) for member in known[name]]
+
+
+def _validated(file: YamlFile) -> Scenario:
+    try:
+        return Scenario.model_validate(file.data)
+    except ValidationError as error:
+        raise config_error(error, file) from None
