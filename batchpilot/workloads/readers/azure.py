@@ -1,0 +1,49 @@
+"""Azure LLM inference traces of 2023 and 2024: `TIMESTAMP,ContextTokens,GeneratedTokens`.
+
+Timestamps are dates in UTC with up to 7 fractional digits (100 ns); those of 2024 carry an offset as well. A row with 0
+generated tokens is malformed: these traces hold served requests only.
+
+Source: github.com/Azure/AzurePublicDataset, CC-BY 4.0 (Patel et al., ISCA 2024; Stojkovic et al., HPCA 2025).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from batchpilot.workloads.readers.base import RowError
+from batchpilot.workloads.readers.delimited import DelimitedFormat
+
+_ORIGIN = datetime(2020, 1, 1, tzinfo=UTC)
+_SECOND = timedelta(seconds=1)
+
+
+def read_timestamp(text: str, column: str) -> int:
+    """A date and time as steps of 100 ns, which a float holds exactly within 28 years of the origin.
+
+    Args:
+        text: such as "2023-11-16 18:15:46.6805900" or "2024-05-10 00:00:00.009930+00:00".
+        column: its name, for the message.
+
+    Returns:
+        Whole steps of 100 ns since the year 2020 began.
+
+    Raises:
+        RowError: not a date with a time of day.
+    """
+    whole, dot, rest = text.partition(".")
+    digits = rest.rstrip("Z") if rest[-6:-5] not in ("+", "-") else rest[:-6]
+    offset = rest[len(digits) :] if dot else ""
+    try:
+        if len(whole) < 19 or (dot and not (digits.isascii() and digits.isdigit())):
+            raise ValueError(text)
+        moment = datetime.fromisoformat(whole + offset)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        steps = (moment - _ORIGIN) // _SECOND * 10_000_000 + int(digits[:7].ljust(7, "0"))
+    except (ValueError, OverflowError):
+        raise RowError(f"{column} is {text[:120]!r}; expected a date such as 2023-11-16 18:15:46.6805900") from None
+    return steps
+
+
+AZURE = DelimitedFormat("TIMESTAMP", "ContextTokens", "GeneratedTokens", time_unit="100ns", read_time=read_timestamp)
+"""The layout that both years share."""

@@ -1,0 +1,105 @@
+"""Comma-separated traces: columns found by name, one request a line."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+
+from batchpilot.core.names import closest
+from batchpilot.workloads.readers.base import (
+    HeaderError,
+    RowError,
+    RowParser,
+    TraceFormat,
+    TraceRow,
+    read_number,
+    read_tokens,
+)
+
+
+class DelimitedFormat(TraceFormat):
+    """A CSV file with a header line.
+
+    Lines are taken one by one, not through one long CSV stream: so a stray quote spoils its own line only, and line
+    numbers are the editor's.
+
+    Args:
+        arrival_column: name of the column of arrival times.
+        prompt_column: name of the column of prompt lengths.
+        output_column: name of the column of generated lengths.
+        time_unit: unit of the arrival times as `read_time` returns them.
+        read_time: reads an arrival time given its text and its column's name; by default a number >= 0.
+        failed_without_output: a request with 0 generated tokens is a failed one, not a malformed row.
+    """
+
+    def __init__(
+        self,
+        arrival_column: str,
+        prompt_column: str,
+        output_column: str,
+        *,
+        time_unit: str,
+        read_time: Callable[[str, str], float] = read_number,
+        failed_without_output: bool = False,
+    ) -> None:
+        self.header_lines = 1
+        self.columns = (arrival_column, prompt_column, output_column)
+        self.time_unit = time_unit
+        self.read_time = read_time
+        self.failed_without_output = failed_without_output
+
+    def start(self, lines: Iterator[str]) -> RowParser:
+        """See `TraceFormat`."""
+        header = [name.strip() for name in self._header(lines)]
+        for name in self.columns:
+            if name not in header:
+                near = closest(name, header)
+                hint = f"; closest is {near[0]!r}" if near else ""
+                raise HeaderError(
+                    f"found columns {', '.join(header)[:200]!r}{hint}; expected {', '.join(self.columns)} in the header"
+                )
+        arrival_column, prompt_column, output_column = self.columns
+        arrival, prompt, output = (header.index(name) for name in self.columns)
+
+        def parse(line: str) -> TraceRow | None:
+            fields = split_fields(line)
+            if len(fields) != len(header):
+                extra = fields[len(header) :]
+                if len(fields) < len(header) or any(field.strip() for field in extra):
+                    raise RowError(f"found {len(fields)} fields in {line.strip()[:120]!r}; expected {len(header)}")
+            if self.failed_without_output and read_number(fields[output].strip(), output_column) == 0:
+                return None
+            return TraceRow(
+                self.read_time(fields[arrival].strip(), arrival_column),
+                read_tokens(fields[prompt].strip(), prompt_column),
+                read_tokens(fields[output].strip(), output_column),
+            )
+
+        return parse
+
+    def _header(self, lines: Iterator[str]) -> list[str]:
+        first = next(lines, "")
+        if not first.strip():
+            raise HeaderError(f"found no header; expected {', '.join(self.columns)}")
+        try:
+            return split_fields(first)
+        except RowError as error:
+            raise HeaderError(str(error)) from None
+
+
+def split_fields(line: str) -> list[str]:
+    """The fields of one line.
+
+    Args:
+        line: with or without its line end.
+
+    Raises:
+        RowError: quotes that do not close.
+    """
+    line = line.rstrip("\r\n")
+    if '"' not in line:
+        return line.split(",")
+    try:
+        return next(csv.reader([line], strict=True))
+    except (csv.Error, StopIteration):
+        raise RowError(f"found {line[:120]!r}; expected quotes that close on their line") from None

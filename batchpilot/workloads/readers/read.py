@@ -1,0 +1,152 @@
+"""Reading a trace file of any known format into a request table."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from batchpilot.core.names import lookup
+from batchpilot.core.slo import SLO, SLO_CLASSES
+from batchpilot.workloads.readers.azure import AZURE
+from batchpilot.workloads.readers.base import TIME_UNITS, HeaderError, RowError, TraceError, TraceFormat
+from batchpilot.workloads.readers.burstgpt import BURSTGPT
+from batchpilot.workloads.readers.generic import csv_format
+from batchpilot.workloads.readers.mooncake import MOONCAKE
+from batchpilot.workloads.readers.vidur import VIDUR
+from batchpilot.workloads.table import RequestTable
+
+READERS: dict[str, Callable[..., TraceFormat]] = {
+    "azure2023": lambda: AZURE,
+    "azure2024": lambda: AZURE,
+    "burstgpt": lambda: BURSTGPT,
+    "mooncake": lambda: MOONCAKE,
+    "vidur": lambda: VIDUR,
+    "csv": csv_format,
+}
+"""Formats by name; only `csv` takes options."""
+
+
+def read_trace(
+    path: str | Path,
+    format: str,
+    *,
+    rate: float = 1.0,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    loop_s: float | None = None,
+    slo: SLO = SLO_CLASSES["interactive"],
+    skip_bad_rows: bool = False,
+    max_requests: int | None = None,
+    **options: str,
+) -> RequestTable:
+    """Requests of a trace file, times counted from its first arrival.
+
+    The window is cut first, in the trace's own time; then the rate is scaled, the result looped, and at last cut to
+    `max_requests`. Rows out of order are sorted; blank lines, a byte order mark, extra columns and gzip are accepted.
+
+    Args:
+        path: the file, plain or compressed by gzip.
+        format: one of `READERS`.
+        rate: how many times as fast the requests arrive, > 0.
+        start_s: where the window starts, seconds after the first arrival, >= 0.
+        duration_s: length of the window, > 0; None for all the rest.
+        loop_s: repeat the requests end to end to fill this long, > 0, after scaling; None to replay them once.
+        slo: what every request was promised.
+        skip_bad_rows: count malformed rows in `skipped_rows` instead of refusing the file.
+        max_requests: keep the first so many, >= 1; None for all.
+        **options: of format csv: `arrival_column`, `prompt_column`, `output_column`, `time_unit` (see `csv_format`).
+
+    Returns:
+        An open-loop table; `skipped_rows` counts the rows of the whole file that were left out.
+
+    Raises:
+        TraceError: a malformed row, a wrong header, or no request at all; the message names file, line, what was found
+            and what is expected.
+        ValueError: an unknown format or option, or an argument outside its bound.
+        OSError: the file cannot be opened.
+    """
+    if start_s < 0:
+        raise ValueError(f"start_s is {start_s}; it must be >= 0")
+    if max_requests is not None and max_requests < 1:
+        raise ValueError(f"max_requests is {max_requests}; it must be >= 1, or None for all")
+    reader = lookup(READERS, format, "trace format")
+    try:
+        layout = reader(**options)
+    except TypeError:
+        allowed = "arrival_column, prompt_column, output_column and time_unit, with format csv only"
+        raise ValueError(f"format {format} does not take {', '.join(options)}; options are {allowed}") from None
+    table = _read_rows(Path(path), layout, skip_bad_rows).with_slos(slo)
+    if start_s > 0 or duration_s is not None:
+        end_s = np.inf if duration_s is None else start_s + duration_s
+        window = table.window(start_s * 1000.0, end_s * 1000.0)
+        if len(window) == 0:
+            raise TraceError(
+                f"{path}: no request from {start_s:g} to {end_s:g} s; the trace lasts {table.duration_ms / 1000:g} s"
+            )
+        table = window
+    table = table.scale_rate(rate)
+    if loop_s is not None:
+        if len(table) > 1 and table.duration_ms == 0:
+            raise TraceError(f"{path}: all {len(table)} requests arrive at one moment; such a trace cannot be looped")
+        table = table.loop(loop_s * 1000.0)
+    return table.select(slice(max_requests))
+
+
+def _read_rows(path: Path, layout: TraceFormat, skip_bad_rows: bool) -> RequestTable:
+    times, prompts, outputs = array("d"), array("q"), array("q")
+    skipped, number = 0, layout.header_lines
+    with _open_text(path) as file:
+        try:
+            parse = layout.start(file)
+            for line in file:
+                number += 1
+                if line.isspace():
+                    continue
+                try:
+                    row = parse(line)
+                except RowError:
+                    if not skip_bad_rows:
+                        raise
+                    row = None
+                if row is None:
+                    skipped += 1
+                    continue
+                times.append(row[0])
+                prompts.append(row[1])
+                outputs.append(row[2])
+        except HeaderError as error:
+            raise TraceError(f"{path}, line 1: {error}") from None
+        except RowError as error:
+            raise TraceError(f"{path}, line {number}: {error}") from None
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise TraceError(
+                f"{path}, after line {number}: found broken gzip data ({error}); expected a whole file"
+            ) from None
+    if not times:
+        left_out = f" ({skipped} rows left out)" if skipped else ""
+        raise TraceError(f"{path}, line {number + 1}: found no request{left_out}; expected at least one")
+    multiple, divisor = TIME_UNITS[layout.time_unit]
+    arrival = np.frombuffer(times) - min(times)
+    return RequestTable.from_arrays(
+        arrival * multiple / divisor,
+        np.frombuffer(prompts, dtype=np.int64),
+        np.frombuffer(outputs, dtype=np.int64),
+        skipped_rows=skipped,
+    )
+
+
+@contextmanager
+def _open_text(path: Path) -> Iterator[TextIO]:
+    """The file as text: bytes that are no UTF-8 are replaced, so that they spoil only the field they stand in."""
+    with path.open("rb") as raw:
+        compressed = raw.read(2) == b"\x1f\x8b"
+    opener = gzip.open if compressed else open
+    with opener(path, "rt", encoding="utf-8-sig", errors="replace") as file:
+        yield file
