@@ -2,5 +2,18 @@
 
 from batchpilot.configs.errors import ConfigError, ConfigWarning
 from batchpilot.configs.reading import YamlFile, read_yaml
+from batchpilot.configs.tuner import Recommended, TunerConfig
+from batchpilot.configs.tuner_files import load_tuner_config, preset, presets, to_yaml
 
-__all__ = ["ConfigError", "ConfigWarning", "YamlFile", "read_yaml"]
+__all__ = [
+    "ConfigError",
+    "ConfigWarning",
+    "Recommended",
+    "TunerConfig",
+    "YamlFile",
+    "load_tuner_config",
+    "preset",
+    "presets",
+    "read_yaml",
+    "to_yaml",
+]
