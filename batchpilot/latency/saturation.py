@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import yaml
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from batchpilot.core.files import write_atomic
 from batchpilot.core.names import lookup
+from batchpilot.latency.compiled import kernel
 
 N_PARAMETERS = 9
 _STRICTLY_POSITIVE = ("p_max", "k_b", "k_s", "w_1")
@@ -61,9 +61,7 @@ class SaturationParameters:
             if not math.isfinite(value) or value < 0 or (strict and value == 0):
                 raise ValueError(f"{field.name} is {value}; it must be {'>' if strict else '>='} 0 and finite")
 
-    def predict(
-        self, batch_size: ArrayLike, tokens: ArrayLike, context_tokens: ArrayLike = 0.0
-    ) -> NDArray[np.float64]:
+    def predict(self, batch_size: ArrayLike, tokens: ArrayLike, context_tokens: ArrayLike = 0.0) -> NDArray[np.float64]:
         """Step latency of the saturation model.
 
         Args:
@@ -86,6 +84,30 @@ class SaturationParameters:
         throughput = self.p_max * np.expm1(-self.k_b * B) * np.expm1(-self.k_s * S)
         work = (self.w_0 + self.w_1 * S) / throughput
         return np.asarray(self.tau_0 + work + self.tau_b * B + self.tau_s * S + self.tau_c * C)
+
+    def peak_tokens_per_s(
+        self, kv_capacity_tokens: float, context_tokens: float = 1024.0, batch_size: int = 512
+    ) -> float:
+        """Estimated peak of generated tokens per second: the best decode step over all batch sizes that fit.
+
+        This is the documented reference that makes throughput commensurable in the tuner's score.
+
+        Args:
+            kv_capacity_tokens: KV tokens that fit.
+            context_tokens: context of every request, in tokens.
+            batch_size: the largest batch size considered.
+
+        Returns:
+            Tokens per second.
+
+        Raises:
+            ValueError: the context or the batch size is below 1.
+        """
+        if context_tokens < 1 or batch_size < 1:
+            raise ValueError(f"context_tokens {context_tokens} and batch_size {batch_size} must be >= 1")
+        largest = int(max(1, min(batch_size, kv_capacity_tokens // context_tokens)))
+        sizes = np.arange(1, largest + 1)
+        return float(np.max(1000.0 * sizes / self.predict(sizes, sizes, sizes * context_tokens)))
 
     def scaled(self, factor: float) -> SaturationParameters:
         """The same engine, every step taking `factor` times as long (throttling, a noisy neighbour).
@@ -180,14 +202,14 @@ class SaturationParameters:
         return write_atomic(path, yaml.safe_dump({"parameters": self.to_dict()}, sort_keys=False))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def step_ms(p: NDArray[np.float64], B: float, S: float, C: float) -> float:
     """T(B, S, C) in ms for parameters `p` in field order; compiled, unchecked."""
     throughput = p[0] * math.expm1(-p[1] * B) * math.expm1(-p[2] * S)
     return p[5] + (p[3] + p[4] * S) / throughput + p[6] * B + p[7] * S + p[8] * C
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def largest_tokens(p: NDArray[np.float64], B: float, C: float, target_ms: float, cap: int) -> int:
     """The largest S <= cap with T(B, S, C) <= target, 0 when there is none; the inverse of T along S.
 

@@ -143,6 +143,14 @@ class RequestTable:
         _whole("slo_class", self.slo_class, len(self), 0, len(classes) - 1)
         return replace(self, slos=classes)
 
+    def with_arrivals(self, arrival_ms: NDArray[np.float64]) -> RequestTable:
+        """The same requests with the arrival times that a closed loop gave them, NaN for those that never arrived.
+
+        Args:
+            arrival_ms: shape (n,), ascending where not NaN.
+        """
+        return replace(self, arrival_ms=arrival_ms)
+
     def select(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> RequestTable:
         """Some of the requests, in order.
 

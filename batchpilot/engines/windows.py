@@ -1,0 +1,180 @@
+"""Measurement windows: from the scheduler's counters and event logs to `WindowMetrics`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+
+import numpy as np
+from numba import prange
+from numpy.typing import NDArray
+
+from batchpilot.core.limits import Limits
+from batchpilot.core.metrics import WindowMetrics
+from batchpilot.engines.state import FAILED, LENGTH, REFUSED_ARRIVAL, REFUSED_GUARD, SchedulerState, row
+from batchpilot.latency.compiled import allocating, kernel, parallel
+
+METRIC_NAMES = tuple(field.name for field in fields(WindowMetrics) if field.name != "limits")
+METRICS = np.dtype([(name, "f8") for name in METRIC_NAMES])
+"""`WindowMetrics` without its limits, as a record that kernels fill."""
+
+_INTEGERS = frozenset(field.name for field in fields(WindowMetrics) if field.type == "int")
+
+
+@kernel
+def quantile(ascending: NDArray[np.float64], q: float) -> float:
+    """Linear-interpolation quantile of sorted values, NaN without values."""
+    n = len(ascending)
+    if n == 0:
+        return math.nan
+    position = q * (n - 1)
+    low = int(position)
+    high = min(low + 1, n - 1)
+    return ascending[low] + (ascending[high] - ascending[low]) * (position - low)
+
+
+@kernel
+def tpot_ms(s: SchedulerState, r: int) -> float:
+    """Mean time per output token after the first of a finished request, NaN for a single token."""
+    if s.requests[r].generated < 2:
+        return math.nan
+    return (s.requests[r].finish_ms - s.requests[r].first_ms) / (s.requests[r].generated - 1)
+
+
+@kernel
+def met_slo(s: SchedulerState, r: int) -> bool:
+    """Whether a request finished by length within its TTFT and TPOT targets."""
+    if (
+        s.requests[r].reason != LENGTH
+        or s.requests[r].first_ms - s.requests[r].arrival_ms > s.requests[r].ttft_target_ms
+    ):
+        return False
+    return s.requests[r].generated < 2 or tpot_ms(s, r) <= s.requests[r].tpot_target_ms
+
+
+@allocating
+def summarise(s: SchedulerState, out) -> None:  # type: ignore[no-untyped-def]
+    """Fill `out[0]`, a record of `METRICS`, from everything since the window began."""
+    c = s.clock[0]
+    w = s.window[0]
+    m = out[0]
+    duration = c.now_ms - w.start_ms
+    m.start_ms = w.start_ms
+    m.duration_ms = duration
+    m.busy_ms = w.busy_ms
+    m.steps = w.steps
+    m.generated_tokens = w.generated_tokens
+    m.prefill_tokens = w.prefill_tokens
+    m.arrivals = w.arrivals
+    m.arrived_prompt_tokens = w.arrived_prompt_tokens
+    m.preemptions = w.preemptions
+    m.failures = w.failures
+    m.queue = c.n_queue
+    m.queued_tokens = c.queued_tokens
+    m.running = c.n_running
+    oldest = c.now_ms
+    for k in range(c.n_queue):
+        oldest = min(oldest, s.requests[s.slots[k].waiting].arrival_ms)
+    m.oldest_wait_ms = c.now_ms - oldest
+
+    steps = max(w.steps, 1)
+    m.batch_size_mean = w.batch_sum / steps
+    m.tokens_per_step_mean = w.token_sum / steps
+    m.context_tokens_mean = w.context_sum / steps
+    m.step_ms_mean = w.busy_ms / w.steps if w.steps > 0 else math.nan
+    m.step_ms_p95 = quantile(np.sort(s.step_times[: min(w.steps, len(s.step_times))]), 0.95)
+
+    ttft = np.empty(c.n_first - w.first_start)
+    for k in range(len(ttft)):
+        request = s.requests[s.slots[w.first_start + k].first]
+        ttft[k] = request.first_ms - request.arrival_ms
+    ttft.sort()
+    m.ttft_ms_p50 = quantile(ttft, 0.50)
+    m.ttft_ms_p95 = quantile(ttft, 0.95)
+    m.ttft_ms_p99 = quantile(ttft, 0.99)
+
+    n_ended = c.n_ended - w.end_start
+    tpot = np.empty(n_ended)
+    counts = np.zeros(5, dtype=np.int64)
+    n_tpot = 0
+    met = 0
+    met_tokens = 0
+    for k in range(n_ended):
+        r = s.slots[w.end_start + k].ended
+        counts[s.requests[r].reason] += 1
+        if s.requests[r].reason == LENGTH and s.requests[r].generated > 1:
+            tpot[n_tpot] = tpot_ms(s, r)
+            n_tpot += 1
+        if met_slo(s, r):
+            met += 1
+            met_tokens += s.requests[r].generated
+    ascending = np.sort(tpot[:n_tpot])
+    m.tpot_ms_p50 = quantile(ascending, 0.50)
+    m.tpot_ms_p95 = quantile(ascending, 0.95)
+    m.tpot_ms_p99 = quantile(ascending, 0.99)
+    m.completions = counts[LENGTH]
+    m.refused_on_arrival = counts[REFUSED_ARRIVAL]
+    m.refused_by_guard = counts[REFUSED_GUARD]
+    m.failed_requests = counts[FAILED]
+    m.slo_attainment = met / n_ended if n_ended > 0 else math.nan
+    m.goodput_tokens_per_s = 1000.0 * met_tokens / duration if duration > 0 else 0.0
+
+    m.kv_used_fraction = w.kv_block_ms / (w.busy_ms * c.total_blocks) if w.busy_ms > 0 else 0.0
+    m.utilisation = min(w.busy_ms / duration, 1.0) if duration > 0 else 0.0
+    m.memory_used_mb = w.memory_mb_ms / w.busy_ms if w.busy_ms > 0 else c.fixed_mb
+    m.memory_peak_mb = max(w.peak_mb, c.fixed_mb)
+    m.memory_total_mb = c.total_mb
+    m.kv_capacity_tokens = c.total_blocks * c.block_size
+    m.peak_tokens_per_s = c.peak_tokens_per_s
+    if w.arrivals > 0:
+        c.ttft_target_ms = w.ttft_target_sum / w.arrivals
+        c.tpot_target_ms = w.tpot_target_sum / w.arrivals
+    m.ttft_target_ms = c.ttft_target_ms
+    m.tpot_target_ms = c.tpot_target_ms
+
+
+@kernel
+def open_window(s: SchedulerState) -> None:
+    """Start counting a new window at the present time."""
+    c = s.clock[0]
+    w = s.window[0]
+    w.start_ms = c.now_ms
+    w.busy_ms = 0.0
+    w.steps = 0
+    w.generated_tokens = 0
+    w.prefill_tokens = 0
+    w.arrivals = 0
+    w.arrived_prompt_tokens = 0
+    w.ttft_target_sum = 0.0
+    w.tpot_target_sum = 0.0
+    w.preemptions = 0
+    w.failures = 0
+    w.batch_sum = 0
+    w.token_sum = 0
+    w.context_sum = 0
+    w.kv_block_ms = 0.0
+    w.memory_mb_ms = 0.0
+    w.peak_mb = 0.0
+    w.first_start = c.n_first
+    w.end_start = c.n_ended
+
+
+@parallel
+def summarise_many(s: SchedulerState, out) -> None:  # type: ignore[no-untyped-def]
+    """`summarise`, then `open_window`, for every row in parallel threads; `out` holds one record a row."""
+    for i in prange(len(out)):
+        one = row(s, i)
+        summarise(one, out[i : i + 1])
+        open_window(one)
+
+
+def to_window_metrics(record: np.void, limits: Limits) -> WindowMetrics:
+    """The public form of a filled record.
+
+    Args:
+        record: one record of `METRICS`.
+        limits: the limits in force during the window.
+    """
+    values = zip(METRIC_NAMES, record.item(), strict=True)
+    plain = {name: int(value) if name in _INTEGERS else value for name, value in values}
+    return WindowMetrics(limits=limits, **plain)
