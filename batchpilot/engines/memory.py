@@ -1,0 +1,137 @@
+"""Device memory of a served model: what fits beside the weights. MB are 2**20 bytes, figures those of one device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchpilot.configs.catalogue import DeviceSpec, ModelSpec
+from batchpilot.configs.footprint import kv_bytes, kv_bytes_per_token, weight_bytes
+
+__all__ = [
+    "MemoryModel",
+    "activation_bytes_per_token",
+    "kv_bytes",
+    "kv_bytes_per_token",
+    "memory_model",
+    "weight_bytes",
+]
+
+MB = 2**20
+WORKSPACE_FRACTION = 0.10
+"""Work memory beside the weights, relative to them (SPEC 4): library workspaces, communication buffers, logits."""
+
+_ACTIVATION_BYTES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryModel:
+    """Where a device's memory goes. Under tensor parallelism one device of the group, all being alike.
+
+    Attributes:
+        total_mb: the device's memory.
+        fixed_mb: weights and workspace, whatever is served.
+        kv_mb_per_token: KV cache of one token.
+        activation_mb_per_token: activations of one token computed in a step.
+        kv_capacity_tokens: KV tokens that are set aside at start.
+    """
+
+    total_mb: float
+    fixed_mb: float
+    kv_mb_per_token: float
+    activation_mb_per_token: float
+    kv_capacity_tokens: int
+
+    def used_mb(self, kv_tokens: float, step_tokens: float = 0.0) -> float:
+        """Memory in use during a step; above `total_mb` the device is out of memory.
+
+        Args:
+            kv_tokens: cached tokens.
+            step_tokens: tokens computed in the step.
+        """
+        return self.fixed_mb + self.kv_mb_per_token * kv_tokens + self.activation_mb_per_token * step_tokens
+
+
+def activation_bytes_per_token(model: ModelSpec, tensor_parallel: int = 1) -> float:
+    """Activations of one token at their peak, an estimate: inside a feed-forward layer.
+
+    There live the residual and the layer's input, which every device holds, and gate, up and their product, which the
+    devices share; layers run one after the other, so one counts.
+
+    Args:
+        model: the model.
+        tensor_parallel: devices that share each layer, >= 1.
+    """
+    return _ACTIVATION_BYTES * (2 * model.hidden_size + 3 * model.intermediate_size / tensor_parallel)
+
+
+def memory_model(
+    device: DeviceSpec,
+    model: ModelSpec,
+    tensor_parallel: int = 1,
+    dtype: str = "fp16",
+    memory_fraction: float = 0.9,
+    token_budget: int = 2048,
+) -> MemoryModel:
+    """Divide a device's memory between weights, activations and KV cache, as a server does at start.
+
+    Args:
+        device: the device, one of `tensor_parallel` alike.
+        model: the model.
+        tensor_parallel: devices that share the model; divides its heads, and is 1 for a device without a link.
+        dtype: type the weights are stored in: fp16, int8 or int4.
+        memory_fraction: share of the device's memory that the server may use, in (0, 1].
+        token_budget: most tokens of a step, >= 1; their activations are kept free.
+
+    Raises:
+        ValueError: an argument is outside its bound, or not one KV token fits; then the message names the numbers and
+            the smallest `tensor_parallel` that does fit.
+    """
+    if not 0 < memory_fraction <= 1:
+        raise ValueError(f"memory_fraction is {memory_fraction}; it must be above 0 and at most 1")
+    if token_budget < 1:
+        raise ValueError(f"token_budget is {token_budget}; it must be >= 1")
+    if tensor_parallel not in _ways_to_share(device, model):
+        raise ValueError(
+            f"tensor_parallel is {tensor_parallel}; {model.name} on {device.name} allows "
+            f"{', '.join(map(str, _ways_to_share(device, model)))}"
+        )
+    memory = _divided(device, model, tensor_parallel, dtype, memory_fraction, token_budget)
+    if memory.kv_capacity_tokens < 1:
+        fitting = (
+            count
+            for count in _ways_to_share(device, model)
+            if _divided(device, model, count, dtype, memory_fraction, token_budget).kv_capacity_tokens >= 1
+        )
+        smallest = next(fitting, None)
+        advice = f"tensor_parallel {smallest} is the smallest that fits" if smallest else "no tensor_parallel fits"
+        step_mb = memory.activation_mb_per_token * token_budget
+        raise ValueError(
+            f"{model.name} in {dtype} does not fit on {tensor_parallel} x {device.name}: each device needs "
+            f"{memory.fixed_mb:,.0f} MB for weights and workspace and {step_mb:,.0f} MB for a step of {token_budget} "
+            f"tokens, and may use {memory.total_mb * memory_fraction:,.0f} MB ({memory_fraction:g} of "
+            f"{memory.total_mb:,.0f} MB); {advice}"
+        )
+    return memory
+
+
+def _ways_to_share(device: DeviceSpec, model: ModelSpec) -> list[int]:
+    """Group sizes that divide the model's heads; 1 alone for a device without a link."""
+    most = 1 if device.link_gb_per_s is None else model.heads
+    return [count for count in range(1, most + 1) if model.heads % count == 0]
+
+
+def _divided(
+    device: DeviceSpec,
+    model: ModelSpec,
+    tensor_parallel: int,
+    dtype: str,
+    memory_fraction: float,
+    token_budget: int,
+) -> MemoryModel:
+    """The division itself; the KV capacity is 0 where nothing is left."""
+    total_mb = device.memory_gb * 1024.0
+    fixed_mb = weight_bytes(model, dtype) / tensor_parallel * (1 + WORKSPACE_FRACTION) / MB
+    kv_mb = kv_bytes_per_token(model, tensor_parallel) / MB
+    activation_mb = activation_bytes_per_token(model, tensor_parallel) / MB
+    left_mb = total_mb * memory_fraction - fixed_mb - activation_mb * token_budget
+    return MemoryModel(total_mb, fixed_mb, kv_mb, activation_mb, max(0, int(left_mb // kv_mb)))
