@@ -156,6 +156,11 @@ class Scenario(StrictModel):
         own = {name: SLO(targets.ttft_ms, targets.tpot_ms, name) for name, targets in self.slos.items()}
         return SLO_CLASSES | own
 
+    @property
+    def needs_trace(self) -> bool:
+        """Whether the scenario replays a trace that nobody has named yet; `with_trace(file=...)` names it."""
+        return self.workload.trace is not None and self.workload.trace.file is None
+
     def with_trace(self, **changes: Any) -> Scenario:
         """The same scenario replaying another trace, or another part of it.
 
