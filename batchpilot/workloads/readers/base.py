@@ -108,7 +108,7 @@ def read_number(text: str, column: str) -> float:
         RowError: not a number, or outside the bounds.
     """
     try:
-        value = float(text) if "_" not in text else math.nan
+        value = float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:
         value = math.nan
     if not 0 <= value <= MAX_NUMBER:
