@@ -7,8 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from batchpilot.configs import catalogue
 from batchpilot.configs.errors import ConfigError
 from batchpilot.configs.reading import YamlFile, read_yaml
 from batchpilot.configs.strict import StrictModel, config_error, problem
@@ -19,6 +20,8 @@ from batchpilot.core.slo import SLO, SLO_CLASSES
 _FOLDER = Path(__file__).parent / "scenarios"
 _SUITES = Path(__file__).parent / "suites.yaml"
 
+Device = Annotated[str, AfterValidator(lambda name: catalogue.device(name).name)]
+Model = Annotated[str, AfterValidator(lambda name: catalogue.model(name).name)]
 Family = Literal[
     "stationary", "bursty", "diurnal", "prompt-shift", "slo-shift", "drift", "overload", "closed-loop", "trace"
 ]
@@ -62,7 +65,7 @@ class ModelSwitch(StrictModel):
 
     kind: Literal["model_switch"]
     start_s: Annotated[float, Field(ge=0)]
-    model: str
+    model: Model
 
 
 Drift = Annotated[Slowdown | ModelSwitch, Field(discriminator="kind")]
@@ -97,8 +100,8 @@ class Scenario(StrictModel):
         name: what tables call it; a catalogued scenario's file is called the same.
         description: one sentence on what it shows.
         family: the kind of load.
-        device: name in the device catalogue.
-        model: name in the model catalogue.
+        device: a name or alias in the device catalogue; becomes the catalogue's own name.
+        model: likewise in the model catalogue.
         tensor_parallel: devices that share the model.
         dtype: how weights are stored.
         duration_s: engine time after which the run stops. With phases it is their sum and may be left out; else None
@@ -112,8 +115,8 @@ class Scenario(StrictModel):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
     description: str
     family: Family
-    device: str
-    model: str
+    device: Device
+    model: Model
     tensor_parallel: Annotated[int, Field(ge=1)] = 1
     dtype: Literal["fp16", "int8", "int4"] = "fp16"
     duration_s: Positive | None = None

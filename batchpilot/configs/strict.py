@@ -72,16 +72,16 @@ def _message(details: ErrorDetails, key: str) -> str:
     match details["type"]:
         case "problem":
             return str(context["message"])
-        case "missing":
-            return f"{key} is missing; it must be given"
-        case "union_tag_not_found":
+        case "value_error":
+            return f"{key}: {context['error']}"
+        case "missing" | "union_tag_not_found":
             return f"{key} is missing; it must be given"
         case "union_tag_invalid":
             return _not_allowed(key, context["tag"], context["expected_tags"])
         case "literal_error":
             return _not_allowed(key, given, context["expected"])
         case _:
-            rule = details["msg"].replace("Input should be", "it must be")
+            rule = details["msg"].replace("Input should be", "it must be").replace("String should", "it must")
             return f"{key} is {_short(given)}; {rule}"
 
 
