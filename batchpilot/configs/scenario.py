@@ -130,13 +130,13 @@ class Scenario(StrictModel):
     def _sum_of_phases(cls, data: Any) -> Any:
         """Fill in the duration that the phases add up to, before anything is frozen."""
         try:
-            total = sum(phase["duration_s"] for phase in data["workload"]["phases"])
-        except (KeyError, TypeError):
+            total = float(sum(phase["duration_s"] for phase in data["workload"]["phases"]))
+        except (KeyError, TypeError, OverflowError):
             return data
         given = data.get("duration_s")
         if isinstance(given, int | float) and not math.isclose(given, total):
-            raise problem(f"duration_s is {given}, but the phases last {total} s; leave it out", "duration_s")
-        return data if given is not None else {**data, "duration_s": float(total)}
+            raise problem(f"duration_s is {given}, but the phases last {total:g} s; leave it out", "duration_s")
+        return data if given is not None else {**data, "duration_s": total}
 
     @model_validator(mode="after")
     def _names_and_times_agree(self) -> Scenario:

@@ -55,8 +55,9 @@ def config_error(error: ValidationError, file: YamlFile) -> ConfigError:
 
 
 def _place(details: ErrorDetails, file: YamlFile) -> tuple[Key, ...]:
-    """Path of the key at fault. Pydantic's path also holds the chosen kinds of unions, which the file does not."""
-    parts: tuple[Key, ...] = (*details["loc"], *details.get("ctx", {}).get("keys", ()))
+    """Path of the key at fault. Pydantic's also holds marks and the chosen kinds of unions, which the file does not."""
+    named = (part for part in details["loc"] if part != "[key]")
+    parts: tuple[Key, ...] = (*named, *details.get("ctx", {}).get("keys", ()))
     if details["type"].startswith("union_tag"):
         parts = (*parts, "kind")
     place: tuple[Key, ...] = ()
@@ -78,6 +79,8 @@ def _message(details: ErrorDetails, key: str) -> str:
             return f"{key} is missing; it must be given"
         case "union_tag_invalid":
             return _not_allowed(key, context["tag"], context["expected_tags"])
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"{key} is {_short(given)}; it must be a mapping of keys to values"
         case "literal_error":
             return _not_allowed(key, given, context["expected"])
         case _:

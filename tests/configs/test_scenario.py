@@ -1,6 +1,9 @@
 import math
 
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from batchpilot.configs.errors import ConfigError
 from batchpilot.configs.scenario import Scenario, load_scenario, scenario, scenario_names, suite, suites
@@ -127,6 +130,43 @@ def test_every_mistake_of_a_file_is_told_at_once(write):
     with pytest.raises(ConfigError) as caught:
         load_scenario(write(GOOD.replace("cv: 2.0", "cv: -1").replace("factor: 1.5", "factor: 0")))
     assert set(caught.value.problems) == {"workload.phases[0].arrivals.cv", "engine.drift[0].factor"}
+
+
+def places(node, path=()):
+    """Path of every value of nested mappings and lists."""
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, child in children:
+        yield (*path, key)
+        yield from places(child, (*path, key))
+
+
+odd_values = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**400), 10**400),
+    st.floats(),
+    st.text(max_size=5),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.one_of(st.text(max_size=3), st.integers()), st.integers(), max_size=2),
+)
+
+
+@given(data=st.data())
+@settings(max_examples=150)
+def test_no_value_anywhere_raises_anything_but_a_config_error(tmp_path_factory, data):
+    content = yaml.safe_load(GOOD)
+    *path, last = data.draw(st.sampled_from(list(places(content))))
+    parent = content
+    for key in path:
+        parent = parent[key]
+    parent[last] = data.draw(odd_values)
+    file = tmp_path_factory.getbasetemp() / "odd.yaml"
+    file.write_text(yaml.safe_dump(content))
+    try:
+        loaded = load_scenario(file)
+    except ConfigError:
+        return
+    assert Scenario.model_validate(loaded.model_dump()) == loaded
 
 
 def test_all_states_silent_is_refused(write):
