@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from batchpilot.configs.workload_spec import (
     ArrivalsSpec,
+    ClosedLoop,
     DiurnalArrivals,
     FittedLengths,
     FixedLengths,
@@ -19,6 +20,7 @@ from batchpilot.configs.workload_spec import (
     LogNormalLengths,
     LogNormalShape,
     MmppArrivals,
+    Phase,
     Senders,
     TraceReplay,
     UniformLengths,
@@ -60,49 +62,13 @@ def build_requests(
         TraceError: the trace file is malformed.
         OSError: the trace file cannot be opened.
     """
-    names = list(dict.fromkeys(name for group in workload.senders.values() for name in group.slo_mix))
-    promised = [lookup(slos, name, "SLO class") for name in names]
-
-    def sent_by(
-        group: Senders,
-        arrival_ms: NDArray[np.float64],
-        lengths: tuple[NDArray[np.int64], NDArray[np.int64]],
-        **rest: int,
-    ) -> RequestTable:
-        n = len(arrival_ms)
-        mix, priorities = list(group.slo_mix), list(group.priority_mix)
-        ranks = 1.0 / np.arange(1, group.users + 1)
-        return RequestTable.from_arrays(
-            arrival_ms,
-            *lengths,
-            estimated_output_tokens=estimate_outputs(lengths[1], rng, workload.length_estimate_sigma),
-            slo_class=_draw([names.index(name) for name in mix], list(group.slo_mix.values()), n, rng),
-            user=_draw(range(group.users), ranks, n, rng),
-            priority=_draw([PRIORITIES[name] for name in priorities], list(group.priority_mix.values()), n, rng),
-            slos=promised,
-            **rest,
-        )
-
-    if (trace := workload.trace) is not None:
-        table = _replay(trace, duration_s)
-        lengths = (table.prompt_tokens, table.output_tokens)
-        return sent_by(trace, table.arrival_ms, lengths, skipped_rows=table.skipped_rows)
-    if (loop := workload.closed_loop) is not None:
-        prompt, output = make_lengths(loop.lengths).sample(loop.requests, rng)
-        if loop.output_tokens is not None:
-            output = np.full_like(output, loop.output_tokens)
-        return sent_by(loop, np.zeros(loop.requests), (prompt, output), concurrency=loop.concurrency)
-    tables, start_ms = [], 0.0
-    for phase in workload.phases or ():
-        distribution = make_lengths(phase.lengths)
-        rate_per_s = phase.arrivals.rate_per_s
-        if rate_per_s is None:
-            rate_per_s = (phase.arrivals.load or 0.0) * capacity_per_s(*distribution.means())
-        duration_ms = phase.duration_s * 1000.0
-        arrival_ms = start_ms + draw_arrivals(phase.arrivals, rate_per_s, duration_ms, rng)
-        tables.append(sent_by(phase, arrival_ms, distribution.sample(len(arrival_ms), rng)))
-        start_ms += duration_ms
-    return concatenate(tables)
+    names = dict.fromkeys(name for group in workload.senders.values() for name in group.slo_mix)
+    promised = {name: lookup(slos, name, "SLO class") for name in names}
+    tables = [
+        _sent_by(group, table, promised, workload.length_estimate_sigma, rng)
+        for group, table in _bare_tables(workload, rng, capacity_per_s, duration_s)
+    ]
+    return tables[0] if len(tables) == 1 else concatenate(tables)
 
 
 def make_lengths(spec: LengthsSpec) -> Lengths:
@@ -153,6 +119,36 @@ def draw_arrivals(
             return poisson(rate_per_s, duration_ms, rng)
 
 
+def _bare_tables(
+    workload: Workload, rng: np.random.Generator, capacity_per_s: CapacityPerSecond, duration_s: float | None
+) -> Iterator[tuple[Senders, RequestTable]]:
+    """Arrivals and lengths of each group of senders, before it is drawn who sent what."""
+    if workload.trace is not None:
+        yield workload.trace, _replay(workload.trace, duration_s)
+    if workload.closed_loop is not None:
+        yield workload.closed_loop, _closed_loop(workload.closed_loop, rng)
+    start_ms = 0.0
+    for phase in workload.phases or ():
+        yield phase, _phase(phase, start_ms, rng, capacity_per_s)
+        start_ms += phase.duration_s * 1000.0
+
+
+def _phase(phase: Phase, start_ms: float, rng: np.random.Generator, capacity_per_s: CapacityPerSecond) -> RequestTable:
+    lengths = make_lengths(phase.lengths)
+    rate_per_s = phase.arrivals.rate_per_s
+    if rate_per_s is None:
+        rate_per_s = (phase.arrivals.load or 0.0) * capacity_per_s(*lengths.means())
+    arrival_ms = draw_arrivals(phase.arrivals, rate_per_s, phase.duration_s * 1000.0, rng)
+    return RequestTable.from_arrays(start_ms + arrival_ms, *lengths.sample(len(arrival_ms), rng))
+
+
+def _closed_loop(loop: ClosedLoop, rng: np.random.Generator) -> RequestTable:
+    prompt, output = make_lengths(loop.lengths).sample(loop.requests, rng)
+    if loop.output_tokens is not None:
+        output = np.full_like(output, loop.output_tokens)
+    return RequestTable.from_arrays(np.zeros(loop.requests), prompt, output, concurrency=loop.concurrency)
+
+
 def _replay(trace: TraceReplay, duration_s: float | None) -> RequestTable:
     if trace.file is None:
         raise ValueError("this scenario replays a trace file of your own; name one (--trace FILE, or `file` in a copy)")
@@ -170,10 +166,26 @@ def _replay(trace: TraceReplay, duration_s: float | None) -> RequestTable:
     return table if duration_s is None else table.window(0.0, duration_s * 1000.0)
 
 
+def _sent_by(
+    group: Senders, table: RequestTable, promised: Mapping[str, SLO], sigma: float, rng: np.random.Generator
+) -> RequestTable:
+    """The same requests with class, user and priority drawn from the group's mixes, and a predictor's estimate."""
+    n, names = len(table), list(promised)
+    priorities = {PRIORITIES[name]: share for name, share in group.priority_mix.items()}
+    return replace(
+        table,
+        estimated_output_tokens=estimate_outputs(table.output_tokens, rng, sigma),
+        slo_class=_draw({names.index(name): share for name, share in group.slo_mix.items()}, n, rng),
+        user=_draw({user: 1.0 / (user + 1) for user in range(group.users)}, n, rng),
+        priority=_draw(priorities, n, rng),
+        slos=tuple(promised.values()),
+    )
+
+
 def _lognormal(shape: LogNormalShape) -> LogNormal:
     return LogNormal(shape.median, shape.sigma, shape.min, shape.max)
 
 
-def _draw(values: Sequence[int], weights: ArrayLike, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    shares = np.asarray(weights, dtype=np.float64)
-    return np.asarray(values, dtype=np.int64)[rng.choice(len(shares), size=n, p=shares / shares.sum())]
+def _draw(weights: Mapping[int, float], n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    values, shares = np.array(list(weights), dtype=np.int64), np.array(list(weights.values()))
+    return rng.choice(values, size=n, p=shares / shares.sum())

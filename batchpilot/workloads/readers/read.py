@@ -15,7 +15,7 @@ import numpy as np
 from batchpilot.core.names import lookup
 from batchpilot.core.slo import SLO, SLO_CLASSES
 from batchpilot.workloads.readers.azure import AZURE
-from batchpilot.workloads.readers.base import TIME_UNITS, HeaderError, RowError, TraceError, TraceFormat
+from batchpilot.workloads.readers.base import TIME_UNITS, HeaderError, RowError, TraceError, TraceFormat, TraceRow
 from batchpilot.workloads.readers.burstgpt import BURSTGPT
 from batchpilot.workloads.readers.generic import csv_format
 from batchpilot.workloads.readers.mooncake import MOONCAKE
@@ -101,37 +101,17 @@ def read_trace(
 
 def _read_rows(path: Path, layout: TraceFormat, skip_bad_rows: bool) -> RequestTable:
     times, prompts, outputs = array("d"), array("q"), array("q")
-    skipped, number = 0, layout.header_lines
-    with _open_text(path) as file:
-        try:
-            parse = layout.start(file)
-            for line in file:
-                number += 1
-                if line.isspace():
-                    continue
-                try:
-                    row = parse(line)
-                except RowError:
-                    if not skip_bad_rows:
-                        raise
-                    row = None
-                if row is None:
-                    skipped += 1
-                    continue
-                times.append(row[0])
-                prompts.append(row[1])
-                outputs.append(row[2])
-        except HeaderError as error:
-            raise TraceError(f"{path}, line 1: {error}") from None
-        except RowError as error:
-            raise TraceError(f"{path}, line {number}: {error}") from None
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise TraceError(
-                f"{path}, after line {number}: found broken gzip data ({error}); expected a whole file"
-            ) from None
+    skipped = 0
+    for row in _rows(path, layout, skip_bad_rows):
+        if row is None:
+            skipped += 1
+            continue
+        times.append(row.time)
+        prompts.append(row.prompt_tokens)
+        outputs.append(row.output_tokens)
     if not times:
         left_out = f" ({skipped} rows left out)" if skipped else ""
-        raise TraceError(f"{path}, line {number + 1}: found no request{left_out}; expected at least one")
+        raise TraceError(f"{path}, line {layout.header_lines + 1}: found no request{left_out}; expected at least one")
     multiple, divisor = TIME_UNITS[layout.time_unit]
     arrival = np.frombuffer(times) - min(times)
     return RequestTable.from_arrays(
@@ -140,6 +120,29 @@ def _read_rows(path: Path, layout: TraceFormat, skip_bad_rows: bool) -> RequestT
         np.frombuffer(outputs, dtype=np.int64),
         skipped_rows=skipped,
     )
+
+
+def _rows(path: Path, layout: TraceFormat, skip_bad_rows: bool) -> Iterator[TraceRow | None]:
+    """The rows of a file, None for each that is left out; every error names file and line."""
+    number = layout.header_lines
+    with _open_text(path) as file:
+        try:
+            parse = layout.start(file)
+            for line in file:
+                number += 1
+                if line.isspace():
+                    continue
+                try:
+                    yield parse(line)
+                except RowError as error:
+                    if not skip_bad_rows:
+                        raise TraceError(f"{path}, line {number}: {error}") from None
+                    yield None
+        except HeaderError as error:
+            raise TraceError(f"{path}, line 1: {error}") from None
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            found = f"found broken gzip data ({error}); expected a whole file"
+            raise TraceError(f"{path}, after line {number}: {found}") from None
 
 
 @contextmanager
