@@ -169,7 +169,7 @@ class Senders(StrictModel):
 
     Attributes:
         slo_mix: share of each SLO class.
-        users: number of tenants; the k-th sends in proportion to 1/k, as tenants do (Zipf).
+        users: number of tenants; the k-th sends in proportion to 1/k (Zipf), which is our assumption.
         priority_mix: share of each priority.
     """
 

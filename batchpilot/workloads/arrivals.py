@@ -42,7 +42,7 @@ def gamma(rate_per_s: float, cv: float, duration_ms: float, rng: np.random.Gener
     Raises:
         ValueError: an argument is not above 0 or not finite.
 
-    Source: the burstiness model of FastServe, AlpaServe and vLLM's serving benchmark (shape 1 / cv^2).
+    Source: AlpaServe (OSDI 2023) and the burstiness of vLLM's serving benchmark, which is the shape 1 / cv^2.
     """
     _require_positive(rate_per_s=rate_per_s, cv=cv, duration_ms=duration_ms)
     shape = cv**-2
