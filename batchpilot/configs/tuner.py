@@ -205,26 +205,17 @@ class TunerConfig(BaseModel):
 
     def _contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Keys that cannot all be meant, and why."""
-        low, high, initial, fixed = (
-            self.min_batch_size,
-            self.max_batch_size,
-            self.initial_batch_size,
-            self.fixed_batch_size,
-        )
+        low, high = self.min_batch_size, self.max_batch_size
         bounds = ("min_batch_size", "max_batch_size")
         if low > high:
             yield bounds, f"min_batch_size {low} is above max_batch_size {high}; lower one or raise the other"
-        elif not low <= initial <= high:
-            yield (
-                ("initial_batch_size", *bounds),
-                f"initial_batch_size {initial} is outside [min_batch_size {low}, max_batch_size {high}]",
-            )
-        if low <= high and fixed and not low <= fixed <= high:
-            yield (
-                ("fixed_batch_size", *bounds),
-                f"fixed_batch_size {fixed} is outside [min_batch_size {low}, max_batch_size {high}]; "
-                "0 leaves it to the server",
-            )
+        else:
+            outside = f"is outside [min_batch_size {low}, max_batch_size {high}]"
+            if not low <= self.initial_batch_size <= high:
+                yield ("initial_batch_size", *bounds), f"initial_batch_size {self.initial_batch_size} {outside}"
+            if self.fixed_batch_size and not low <= self.fixed_batch_size <= high:
+                message = f"fixed_batch_size {self.fixed_batch_size} {outside}; 0 leaves it to the server"
+                yield ("fixed_batch_size", *bounds), message
         total = sum(getattr(self, key) for key in _WEIGHTS)
         if abs(total - 1.0) > _WEIGHT_SUM_TOLERANCE:
             given = ", ".join(f"{key} {getattr(self, key):g}" for key in _WEIGHTS)
