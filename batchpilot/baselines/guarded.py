@@ -1,0 +1,90 @@
+"""The guarded default: nothing tuned, but the scheduler's inner loop set to the SLO. Times in ms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from batchpilot.baselines.static import SERVER_DEFAULT
+from batchpilot.core import SLO, Limits, Tuner, WindowMetrics
+
+
+class GuardedTuner(Tuner):
+    """Batch 256, budget 2048, step target = TPOT target, TTFT guard = 1, shortest prompt first.
+
+    The TPOT target is the SLO's; without an SLO it is that of the first window that knows one, and until then the step
+    target is off. The guard is a multiple of each request's own TTFT target and needs no number.
+
+    Args:
+        slo: the promise; None takes it from the windows.
+        base: the limits that the guards are added to; None for what servers ship.
+    """
+
+    name = "guarded-default"
+
+    def __init__(self, slo: SLO | None = None, *, base: Limits | None = None) -> None:
+        self._unguarded = (base or SERVER_DEFAULT).replace(ttft_guard=1.0, discipline="spf")
+        self._slo = slo
+        self.reset()
+
+    def ask(self) -> Limits:
+        """The guarded limits."""
+        return self._limits
+
+    def tell(self, metrics: WindowMetrics) -> None:
+        """Take the TPOT target from the first window that knows one, if no SLO was given.
+
+        Args:
+            metrics: any window.
+        """
+        self._windows_heard += 1
+        if self._limits.step_target_ms is None and self._slo is None:
+            self._aim(metrics.tpot_target_ms)
+
+    def reset(self, seed: int | None = None) -> None:
+        """Forget the target taken from windows.
+
+        Args:
+            seed: unused.
+        """
+        self._windows_heard = 0
+        self._limits = self._unguarded
+        if self._slo is not None:
+            self._aim(self._slo.tpot_ms)
+
+    def status(self) -> dict[str, Any]:
+        """The limits and the count."""
+        return {
+            "phase": "STATIC",
+            "current_batch_size": self._limits.batch_size,
+            "is_stabilized": True,
+            "step_target_ms": self._limits.step_target_ms,
+            "reason": f"guarded: {self._limits}",
+            "windows_heard": self._windows_heard,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Limits and count as plain data."""
+        return {"tuner": self.name, "limits": self._limits.to_dict(), "windows_heard": self._windows_heard}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Args:
+            state: what `state_dict` returned.
+
+        Raises:
+            ValueError: the state is another tuner's, or a field is missing; nothing is changed then.
+        """
+        if state.get("tuner") != self.name:
+            raise ValueError(f"this is the state of {state.get('tuner')!r}, not of {self.name}")
+        try:
+            limits, heard = Limits.from_dict(state["limits"]), int(state["windows_heard"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the state of {self.name} is incomplete: {error!r}") from error
+        self._limits, self._windows_heard = limits, heard
+
+    def _aim(self, tpot_ms: float) -> None:
+        if math.isfinite(tpot_ms) and tpot_ms > 0:
+            self._limits = self._unguarded.replace(step_target_ms=tpot_ms)

@@ -1,0 +1,58 @@
+"""Tuners by name: the strategies of the probe tuner beside every baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from batchpilot.baselines import BASELINES, Setting
+from batchpilot.configs.tuner import TunerConfig
+from batchpilot.core import SLO, Limits, Tuner
+from batchpilot.core.names import lookup
+from batchpilot.tuners.probe import ProbeTuner
+
+
+def probe(strategy: str, setting: Setting, **options: Any) -> Tuner:
+    """A probe tuner of one strategy; SLO and seed have no part in it.
+
+    Args:
+        strategy: dynamic or hybrid.
+        setting: what the tuner is built for.
+        **options: further arguments of `ProbeTuner`.
+    """
+    return ProbeTuner(setting.config.updated({"strategy": strategy}), base=setting.base, **options)
+
+
+TUNERS: dict[str, Callable[..., Tuner]] = {
+    "dynamic": partial(probe, "dynamic"),
+    "hybrid": partial(probe, "hybrid"),
+    **BASELINES,
+}
+"""What builds each tuner from a `Setting` and its own options."""
+
+
+def make_tuner(
+    name: str,
+    config: TunerConfig | None = None,
+    *,
+    base: Limits | None = None,
+    slo: SLO | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Tuner:
+    """A tuner by name.
+
+    Args:
+        name: a key of `TUNERS`.
+        config: the `dynamic_batch_tuner` section; its strategy gives way to the name. None for the defaults.
+        base: the limits whose other fields the tuner keeps; None for none.
+        slo: the promise, for tuners that steer by latency; None takes it from the windows.
+        seed: seeds the tuner's random draws, if it makes any.
+        **options: further arguments of that tuner.
+
+    Raises:
+        ValueError: no such tuner (the message names the closest known ones), or an option is out of bounds.
+        TypeError: the tuner has no such option.
+    """
+    return lookup(TUNERS, name, "tuner")(Setting(config or TunerConfig(), base, slo, seed), **options)

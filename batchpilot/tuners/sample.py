@@ -1,0 +1,182 @@
+"""What the probe tuner reads from a window, and what the window proves about its batch size. Times in ms.
+
+Busy throughput falls with the number of running requests, so a score says something about a batch size only when the
+batch size, or the engine, was what held the server back. `Evidence` tells which. Under light load every size that the
+load does not fill behaves alike: such a window is neither an improvement nor a drop, whatever its score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import NamedTuple
+
+from batchpilot.core import WindowMetrics
+
+FILLED = 0.9
+"""A batch holding this share of its limit on average counts as full."""
+
+RAMP = 1.1
+"""More than this factor between running requests and the mean batch means that the batch is still changing."""
+
+QUEUED_STEPS = 2.0
+"""A request that waited longer than this many steps is held back by the engine, not by the moment of its arrival."""
+
+_HUGE = 1e15
+
+
+class Evidence(Enum):
+    """What restricted the engine during a window."""
+
+    BINDING = "the batch size"
+    SATURATED = "memory or the token budget"
+    LIGHT = "the load"
+    FILLING = "a batch still filling up"
+    DRAINING = "a batch larger than the limit, still draining"
+
+
+class Sample(NamedTuple):
+    """A window's numbers, checked: finite, not negative, shares within [0, 1].
+
+    Attributes:
+        evidence: what restricted the engine.
+        end_ms: engine time at the window's end.
+        duration_ms: its length.
+        steps: completed steps.
+        step_ms: mean step time.
+        throughput_tokens_per_s: generated tokens per second of step time.
+        peak_tokens_per_s: the engine's estimated peak, 0 when unknown.
+        utilisation: share of the window within steps.
+        memory_efficiency: 1 - memory waste; 1 where memory is not reported.
+        memory_fraction: peak memory over total.
+        memory_peak_mb: most memory in use.
+        memory_total_mb: the device's memory, 0 when unknown.
+        arrivals: requests that arrived.
+        batch_size_mean: mean requests per step; the limit where it is not reported.
+    """
+
+    evidence: Evidence
+    end_ms: float
+    duration_ms: float
+    steps: float
+    step_ms: float
+    throughput_tokens_per_s: float
+    peak_tokens_per_s: float
+    utilisation: float
+    memory_efficiency: float
+    memory_fraction: float
+    memory_peak_mb: float
+    memory_total_mb: float
+    arrivals: float
+    batch_size_mean: float
+
+
+def is_odd(metrics: WindowMetrics) -> bool:
+    """Whether a number that the tuner needs is not finite, negative or beyond any server.
+
+    Args:
+        metrics: a window as heard.
+    """
+    needed = (
+        metrics.start_ms,
+        metrics.duration_ms,
+        metrics.busy_ms,
+        metrics.steps,
+        metrics.generated_tokens,
+        metrics.arrivals,
+        metrics.queue,
+        metrics.running,
+        metrics.oldest_wait_ms,
+        metrics.batch_size_mean,
+        metrics.utilisation,
+        metrics.kv_used_fraction,
+        metrics.memory_used_mb,
+        metrics.memory_peak_mb,
+        metrics.memory_total_mb,
+        metrics.peak_tokens_per_s,
+    )
+    try:
+        return not all(0 <= value < _HUGE for value in needed)
+    except TypeError:
+        return True
+
+
+def measured_nothing(metrics: WindowMetrics) -> bool:
+    """Whether a window holds no measurement: no step, no step time or no token.
+
+    Args:
+        metrics: a window that is not odd.
+    """
+    return metrics.steps == 0 or metrics.generated_tokens == 0 or metrics.busy_ms == 0 or metrics.duration_ms == 0
+
+
+def read(metrics: WindowMetrics) -> Sample:
+    """The sample of a window that is neither odd nor empty.
+
+    Args:
+        metrics: the window.
+    """
+    step_ms = metrics.busy_ms / metrics.steps
+    peak_mb, total_mb = metrics.memory_peak_mb, metrics.memory_total_mb
+    return Sample(
+        evidence=evidence(metrics, step_ms),
+        end_ms=metrics.start_ms + metrics.duration_ms,
+        duration_ms=metrics.duration_ms,
+        steps=metrics.steps,
+        step_ms=step_ms,
+        throughput_tokens_per_s=min(1000.0 * metrics.generated_tokens / metrics.busy_ms, _HUGE),
+        peak_tokens_per_s=metrics.peak_tokens_per_s,
+        utilisation=min(metrics.utilisation, 1.0),
+        memory_efficiency=min(metrics.memory_used_mb / peak_mb, 1.0) if peak_mb > 0 else 1.0,
+        memory_fraction=min(peak_mb / total_mb, 1.0) if total_mb > 0 else min(metrics.kv_used_fraction, 1.0),
+        memory_peak_mb=peak_mb,
+        memory_total_mb=total_mb,
+        arrivals=metrics.arrivals,
+        batch_size_mean=metrics.batch_size_mean or float(metrics.limits.batch_size),
+    )
+
+
+def evidence(metrics: WindowMetrics, step_ms: float) -> Evidence:
+    """What restricted the engine during a window.
+
+    Args:
+        metrics: a window that is neither odd nor empty; a `batch_size_mean` of 0 means that it is not reported, and
+            the batch is believed to be full.
+        step_ms: its mean step time.
+    """
+    limit, batch = metrics.limits.batch_size, metrics.batch_size_mean
+    if batch == 0 or batch >= FILLED * limit:
+        return Evidence.DRAINING if batch > RAMP * limit else Evidence.BINDING
+    if metrics.queue > 0 and metrics.running > RAMP * batch:
+        return Evidence.FILLING
+    if metrics.queue > 0 and metrics.oldest_wait_ms > QUEUED_STEPS * step_ms:
+        return Evidence.SATURATED
+    return Evidence.LIGHT
+
+
+def combine(samples: Sequence[Sample]) -> Sample:
+    """One sample for several windows at the same size: sums of counts, means weighted by time, the last evidence.
+
+    Args:
+        samples: at least one, in order.
+    """
+    if len(samples) == 1:
+        return samples[0]
+    duration = sum(sample.duration_ms for sample in samples)
+
+    def mean(values: Iterable[float]) -> float:
+        weighted = zip(values, samples, strict=True)
+        return sum(value * sample.duration_ms for value, sample in weighted) / duration
+
+    return samples[-1]._replace(
+        duration_ms=duration,
+        steps=sum(sample.steps for sample in samples),
+        arrivals=sum(sample.arrivals for sample in samples),
+        step_ms=mean(sample.step_ms for sample in samples),
+        throughput_tokens_per_s=mean(sample.throughput_tokens_per_s for sample in samples),
+        utilisation=mean(sample.utilisation for sample in samples),
+        memory_efficiency=mean(sample.memory_efficiency for sample in samples),
+        memory_fraction=max(sample.memory_fraction for sample in samples),
+        memory_peak_mb=max(sample.memory_peak_mb for sample in samples),
+        batch_size_mean=mean(sample.batch_size_mean for sample in samples),
+    )
