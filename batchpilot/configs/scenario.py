@@ -79,7 +79,7 @@ class EngineSpec(StrictModel):
         prefill: chunked, whole, or selective (long prompts alone).
         block_size: tokens in a KV block.
         noise: standard deviation of the logarithm of step time.
-        estimate_error: relative error of the latency estimate that `step_target_ms` and `ttft_guard` use.
+        estimate_error: relative error (log-normal) of the latency estimate that `step_target_ms` and `ttft_guard` use.
         drift: what changes on the way.
         max_model_len: longest prompt plus output; None takes the model's.
     """
@@ -88,7 +88,7 @@ class EngineSpec(StrictModel):
     prefill: Literal["chunked", "whole", "selective"] = "chunked"
     block_size: Annotated[int, Field(ge=1)] = 16
     noise: Annotated[float, Field(ge=0)] = 0.05
-    estimate_error: Annotated[float, Field(gt=-1)] = 0.1
+    estimate_error: Annotated[float, Field(ge=0)] = 0.1
     drift: list[Drift] = Field(default_factory=list)
     max_model_len: Annotated[int, Field(ge=2)] | None = None
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+import numpy as np
 
 from batchpilot.core.limits import Limits
 
@@ -131,3 +133,35 @@ class WindowMetrics:
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain data, for JSON and CSV."""
         return asdict(self)
+
+
+METRIC_NAMES = tuple(field.name for field in fields(WindowMetrics) if field.name != "limits")
+METRICS = np.dtype([(name, "f8") for name in METRIC_NAMES])
+"""`WindowMetrics` without its limits as a record, for arrays of windows; counts are floats there."""
+
+_INTEGERS = frozenset(field.name for field in fields(WindowMetrics) if field.type == "int")
+
+
+def to_record(window: WindowMetrics) -> np.recarray[Any, np.dtype[Any]]:
+    """A window as an array of one record of `METRICS`.
+
+    Args:
+        window: the window.
+
+    Returns:
+        Record array of shape (1,).
+    """
+    values = tuple(getattr(window, name) for name in METRIC_NAMES)
+    return np.array([values], METRICS).view(np.recarray)
+
+
+def from_record(record: np.void, limits: Limits) -> WindowMetrics:
+    """The public form of a record.
+
+    Args:
+        record: one record of `METRICS`.
+        limits: the limits in force during the window.
+    """
+    values = zip(METRIC_NAMES, record.item(), strict=True)
+    plain = {name: int(value) if name in _INTEGERS else value for name, value in values}
+    return WindowMetrics(limits=limits, **plain)

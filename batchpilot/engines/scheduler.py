@@ -354,6 +354,17 @@ def plan_long_prompt(s: SchedulerState) -> bool:
     return c.n_plan > 0
 
 
+@kernel
+def plan_whatever_is_next(s: SchedulerState) -> None:
+    """Selective prefill: no step stays empty because long and short prompts wait for each other's turn."""
+    c = s.clock[0]
+    waiting = -1
+    while c.n_plan == 0 and c.n_queue != waiting:
+        waiting = c.n_queue
+        if not plan_long_prompt(s):
+            plan_admissions(s)
+
+
 @inlined
 def open_plan(s: SchedulerState) -> None:
     """Begin planning a step: an empty plan, and the discipline in force."""
@@ -391,8 +402,8 @@ def plan(s: SchedulerState) -> int:
         close_holes(s)
     else:
         plan_admissions(s)
-    if c.n_plan == 0 and c.prefill == SELECTIVE:
-        plan_long_prompt(s)
+    if c.prefill == SELECTIVE:
+        plan_whatever_is_next(s)
     return c.n_plan
 
 

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.core.limits import DISCIPLINES, Limits
-from batchpilot.core.metrics import WindowMetrics
+from batchpilot.core.metrics import METRICS, WindowMetrics, from_record
 from batchpilot.core.names import lookup
 from batchpilot.engines.scheduler import blocks_for
 from batchpilot.engines.simulated import DONE, LOG_FULL, STUCK, advance
 from batchpilot.engines.state import BATCHING_MODES, OFF_TOKENS, PREFILL_MODES, SchedulerState, allocate, row
-from batchpilot.engines.windows import METRICS, open_window, summarise, to_window_metrics
+from batchpilot.engines.windows import open_window, summarise
 from batchpilot.latency.compiled import plain
 from batchpilot.latency.saturation import SaturationParameters
 from batchpilot.workloads.table import RequestTable
@@ -283,7 +283,7 @@ class SimulatedEngine:
             raise RuntimeError("set_limits must be called before a window is measured")
         summarise(self._row, self._record)
         open_window(self._row)
-        return to_window_metrics(self._record[0], self._limits)
+        return from_record(self._record[0], self._limits)
 
     def step_log(self) -> NDArray[np.float64]:
         """Every step so far, rows of (start_ms, B, S, C, T_ms), shape (steps, 5); empty unless recorded."""

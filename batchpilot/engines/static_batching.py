@@ -66,7 +66,7 @@ def form_batch(s: SchedulerState) -> None:
         blocks = blocks_for(longest + output - 1, c.block_size)
         too_much = members * longest > limits.token_budget or prefill_ms > limits.step_target_ms
         if members > 1 and (too_much or members * blocks > c.total_blocks):
-            return
+            break
         pop(s)
         s.requests[r].admitted = 1
         c.virtual_time = max(c.virtual_time, s.requests[r].key)

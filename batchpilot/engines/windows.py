@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
 
 import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from batchpilot.core.limits import Limits
-from batchpilot.core.metrics import WindowMetrics
 from batchpilot.engines.state import FAILED, LENGTH, REFUSED_ARRIVAL, REFUSED_GUARD, SchedulerState, row
 from batchpilot.latency.compiled import allocating, kernel, parallel
-
-METRIC_NAMES = tuple(field.name for field in fields(WindowMetrics) if field.name != "limits")
-METRICS = np.dtype([(name, "f8") for name in METRIC_NAMES])
-"""`WindowMetrics` without its limits, as a record that kernels fill."""
-
-_INTEGERS = frozenset(field.name for field in fields(WindowMetrics) if field.type == "int")
 
 
 @kernel
@@ -166,15 +157,3 @@ def summarise_many(s: SchedulerState, out) -> None:  # type: ignore[no-untyped-d
         one = row(s, i)
         summarise(one, out[i : i + 1])
         open_window(one)
-
-
-def to_window_metrics(record: np.void, limits: Limits) -> WindowMetrics:
-    """The public form of a filled record.
-
-    Args:
-        record: one record of `METRICS`.
-        limits: the limits in force during the window.
-    """
-    values = zip(METRIC_NAMES, record.item(), strict=True)
-    plain = {name: int(value) if name in _INTEGERS else value for name, value in values}
-    return WindowMetrics(limits=limits, **plain)

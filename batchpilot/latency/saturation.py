@@ -22,7 +22,7 @@ _STRICTLY_POSITIVE = ("p_max", "k_b", "k_s", "w_1")
 
 @dataclass(frozen=True, slots=True)
 class SaturationParameters:
-    """Parameters of the step latency
+    """Parameters of the step latency.
 
         Thr(B, S)  = p_max * (1 - exp(-k_b*B)) * (1 - exp(-k_s*S))
         T(B, S, C) = tau_0 + (w_0 + w_1*S) / Thr(B, S) + tau_b*B + tau_s*S + tau_c*C

@@ -13,6 +13,8 @@ from batchpilot.core.slo import SLO
 PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 """Priority classes P0, P1, P2 of the batching document; a smaller number is more urgent."""
 
+_DEFAULT_SLO = SLO()
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RequestTable:
@@ -40,7 +42,7 @@ class RequestTable:
     slo_class: NDArray[np.int64]
     user: NDArray[np.int64]
     priority: NDArray[np.int64]
-    slos: tuple[SLO, ...] = (SLO(),)
+    slos: tuple[SLO, ...] = (_DEFAULT_SLO,)
     concurrency: int = 0
     skipped_rows: int = 0
 
@@ -55,7 +57,7 @@ class RequestTable:
         slo_class: ArrayLike = 0,
         user: ArrayLike = 0,
         priority: ArrayLike = 1,
-        slos: SLO | Sequence[SLO] = (SLO(),),
+        slos: SLO | Sequence[SLO] = _DEFAULT_SLO,
         concurrency: int = 0,
         skipped_rows: int = 0,
     ) -> RequestTable:
@@ -157,9 +159,16 @@ class RequestTable:
         Args:
             rows: an index array, a mask of shape (n,) or a slice.
         """
-        columns = ("arrival_ms", "prompt_tokens", "output_tokens", "estimated_output_tokens")
-        columns += ("slo_class", "user", "priority")
-        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
+        return replace(
+            self,
+            arrival_ms=self.arrival_ms[rows],
+            prompt_tokens=self.prompt_tokens[rows],
+            output_tokens=self.output_tokens[rows],
+            estimated_output_tokens=self.estimated_output_tokens[rows],
+            slo_class=self.slo_class[rows],
+            user=self.user[rows],
+            priority=self.priority[rows],
+        )
 
     def scale_rate(self, factor: float) -> RequestTable:
         """The same requests arriving `factor` times as fast; the first arrival stays where it is.
@@ -202,12 +211,14 @@ class RequestTable:
             duration_ms: length wanted, > 0.
 
         Raises:
-            ValueError: the table is empty or the duration is not above 0.
+            ValueError: the table is empty, the duration is not above 0, or several requests share one only moment.
         """
         if len(self) == 0 or not duration_ms > 0:
             raise ValueError(f"cannot loop {len(self)} requests over {duration_ms} ms; both must be above 0")
         gap = self.duration_ms / (len(self) - 1) if len(self) > 1 else duration_ms
-        period = max(self.duration_ms + gap, 1e-9)
+        period = self.duration_ms + gap
+        if not period > 0:
+            raise ValueError(f"{len(self)} requests that all arrive at one moment cannot be looped")
         copies = int(np.ceil(duration_ms / period))
         repeated = self.select(np.tile(np.arange(len(self)), copies))
         shifts = np.repeat(np.arange(copies) * period, len(self))
@@ -237,10 +248,21 @@ def concatenate(tables: Sequence[RequestTable]) -> RequestTable:
                 slos.append(slo)
             index.append(slos.index(slo))
         classes.append(np.array(index)[table.slo_class])
-    names = ("arrival_ms", "prompt_tokens", "output_tokens", "estimated_output_tokens", "user", "priority")
-    columns = {name: np.concatenate([getattr(table, name) for table in tables]) for name in names}
-    skipped = sum(table.skipped_rows for table in tables)
-    return RequestTable.from_arrays(**columns, slo_class=np.concatenate(classes), slos=slos, skipped_rows=skipped)
+
+    def joined(column: str) -> NDArray[np.float64]:
+        return np.concatenate([getattr(table, column) for table in tables])
+
+    return RequestTable.from_arrays(
+        joined("arrival_ms"),
+        joined("prompt_tokens"),
+        joined("output_tokens"),
+        estimated_output_tokens=joined("estimated_output_tokens"),
+        slo_class=np.concatenate(classes),
+        user=joined("user"),
+        priority=joined("priority"),
+        slos=slos,
+        skipped_rows=sum(table.skipped_rows for table in tables),
+    )
 
 
 def _broadcast(name: str, values: ArrayLike, n: int) -> NDArray[np.generic]:

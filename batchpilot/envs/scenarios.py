@@ -1,0 +1,139 @@
+"""From a scenario and a seed to everything a run needs: the engine, its memory, its requests and its horizon."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from batchpilot.configs.catalogue import DeviceSpec, ModelSpec, device, model
+from batchpilot.configs.scenario import ModelSwitch, Scenario
+from batchpilot.engines.memory import memory_model
+from batchpilot.engines.simulated_engine import EngineConfig
+from batchpilot.latency.roofline import roofline
+from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.workloads.build import build_requests
+from batchpilot.workloads.table import RequestTable
+
+GRACE_S = 30.0
+"""Time after the last phase in which requests may still finish; the same for every strategy."""
+
+CAPACITY_BATCH_SIZE = 256
+_WORKLOAD_STREAM, _ESTIMATE_STREAM = 11, 12
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedRun:
+    """One scenario at one seed, ready to be run by any number of strategies on the same requests.
+
+    Attributes:
+        scenario: where it comes from.
+        seed: of the workload, the noise and the error of the estimate.
+        engine: configuration of the simulated engine.
+        requests: what will arrive.
+        horizon_ms: where the run stops; None runs until every request has ended.
+        window_ms: the decision interval.
+        latency_provenance: whether the true latency was measured or estimated, and from what.
+    """
+
+    scenario: Scenario
+    seed: int
+    engine: EngineConfig
+    requests: RequestTable
+    horizon_ms: float | None
+    window_ms: float
+    latency_provenance: str
+
+
+def prepare(scenario: Scenario, seed: int) -> PreparedRun:
+    """Draw the requests of a scenario and configure its engine.
+
+    Args:
+        scenario: a catalogued or loaded scenario.
+        seed: equal seeds give equal runs.
+
+    Raises:
+        ValueError: device or model unknown, the model does not fit, or a trace scenario has no file.
+    """
+    chip, served = device(scenario.device), model(scenario.model)
+    estimated = roofline(chip, served, scenario.tensor_parallel, scenario.dtype)
+    memory = memory_model(chip, served, scenario.tensor_parallel, scenario.dtype)
+    latency = estimated.parameters
+    requests = build_requests(
+        scenario.workload,
+        scenario.slo_classes(),
+        np.random.default_rng([seed, _WORKLOAD_STREAM]),
+        lambda prompt, output: capacity_per_s(latency, memory.kv_capacity_tokens, prompt, output),
+        scenario.duration_s,
+    )
+    spec = scenario.engine
+    estimate = latency.perturbed(np.random.default_rng([seed, _ESTIMATE_STREAM]), spec.estimate_error)
+    engine = EngineConfig(
+        latency=latency,
+        estimate=estimate,
+        block_size=spec.block_size,
+        max_model_len=spec.max_model_len or served.max_model_len,
+        mode=spec.mode,
+        prefill=spec.prefill,
+        noise=spec.noise,
+        drift=drift_schedule(scenario, chip, latency),
+        memory=memory,
+        seed=seed,
+    )
+    horizon_ms = None if scenario.duration_s is None else 1000.0 * (scenario.duration_s + GRACE_S)
+    return PreparedRun(
+        scenario, seed, engine, requests, horizon_ms, scenario.decision_interval_ms, estimated.provenance
+    )
+
+
+def capacity_per_s(
+    latency: SaturationParameters, kv_capacity_tokens: int, mean_prompt: float, mean_output: float
+) -> float:
+    """Estimated requests per second that an engine can serve, latency promises aside.
+
+    A request costs its prompt at saturated throughput plus its share of the decode steps at the largest batch that
+    holds in the KV cache (at most 256 requests, half of their output generated).
+
+    Args:
+        latency: step latency.
+        kv_capacity_tokens: KV tokens that fit.
+        mean_prompt: mean prompt length in tokens.
+        mean_output: mean output length in tokens.
+    """
+    context = mean_prompt + mean_output / 2
+    batch_size = int(np.clip(kv_capacity_tokens / context, 1, CAPACITY_BATCH_SIZE))
+    decode_ms = float(latency.predict(batch_size, batch_size, batch_size * context)) * mean_output / batch_size
+    prefill_ms = mean_prompt * (latency.w_1 / latency.p_max + latency.tau_s)
+    return 1000.0 / (prefill_ms + decode_ms)
+
+
+def drift_schedule(
+    scenario: Scenario, chip: DeviceSpec, latency: SaturationParameters
+) -> tuple[tuple[float, SaturationParameters], ...]:
+    """The true parameters from each change on: slowdowns multiply, a model switch replaces.
+
+    A switched model keeps the memory set aside at start; only its step latency changes.
+
+    Args:
+        scenario: its `engine.drift` says what changes.
+        chip: its device.
+        latency: parameters at the start.
+    """
+    changes = scenario.engine.drift
+    moments = {change.start_s for change in changes}
+    moments |= {change.end_s for change in changes if not isinstance(change, ModelSwitch)}
+    schedule = []
+    for moment in sorted(moments):
+        parameters, factor = latency, 1.0
+        for change in changes:
+            if isinstance(change, ModelSwitch):
+                if change.start_s <= moment:
+                    parameters = _switched(scenario, chip, model(change.model))
+            elif change.start_s <= moment < change.end_s:
+                factor *= change.factor
+        schedule.append((1000.0 * moment, parameters.scaled(factor)))
+    return tuple(schedule)
+
+
+def _switched(scenario: Scenario, chip: DeviceSpec, served: ModelSpec) -> SaturationParameters:
+    return roofline(chip, served, scenario.tensor_parallel, scenario.dtype).parameters
