@@ -1,7 +1,8 @@
 """Online adjustment: one step up, down or beside the best size, per decision. Pure functions of a situation.
 
-Three readings of the document's rules, which as printed can feed on themselves:
+Four readings of the document's rules, which as printed can feed on themselves:
 
+- One low score is measured again before anything is done about it: windows are noisy, and moving is not free.
 - Shrinking comes before growing: a spare utilisation or memory is no reason to grow while the score is falling.
 - A lower score *below* the best size is answered by going back to the best size, not by shrinking further; above it,
   shrinking stops at the best size.
@@ -21,7 +22,6 @@ LOW_UTILISATION = 0.5
 LOW_MEMORY = 0.7
 LONG_STEP_MS = 1000.0
 NOISE_MARGIN = 2.0
-"""A score differs from the best when it does by eps, and by more than this many standard deviations of the noise."""
 
 
 class Move(NamedTuple):
@@ -41,11 +41,12 @@ class Situation(NamedTuple):
         best_score: its mean score.
         noise: relative standard deviation of a score.
         utilisation: share of time within steps.
-        memory_fraction: peak memory over total.
+        memory_fraction: memory in use over total.
         size_restricts: whether the batch was full.
         flat_above: whether a larger size is known to gain nothing.
         highest: largest size that memory and configuration allow.
         cycle: decisions since adjustment began, which times the oscillation.
+        is_confirmed: whether the size scored low in the decision before, too.
     """
 
     size: int
@@ -59,6 +60,7 @@ class Situation(NamedTuple):
     flat_above: bool
     highest: int
     cycle: int
+    is_confirmed: bool
 
 
 def adjust(now: Situation, config: TunerConfig) -> Move:
@@ -68,9 +70,11 @@ def adjust(now: Situation, config: TunerConfig) -> Move:
         now: the situation.
         config: coefficients and thresholds.
     """
-    eps = max(config.performance_threshold, NOISE_MARGIN * now.noise)
+    eps = significance(now.noise, config)
     if now.score < now.best_score * (1.0 - eps):
         why = f"{now.size} scored {now.score:.3f} < {now.best_score:.3f}"
+        if not now.is_confirmed:
+            return Move(now.size, f"measuring {now.size} again: it scored {now.score:.3f} < {now.best_score:.3f}")
         if now.size < now.best_size:
             return Move(now.best_size, f"back to {now.best_size}: {why}")
         smaller = shrunk(now.size, config)
@@ -87,6 +91,16 @@ def adjust(now: Situation, config: TunerConfig) -> Move:
             if now.memory_fraction < LOW_MEMORY:
                 return Move(larger, f"grown to {larger}: only {now.memory_fraction:.2f} of memory is used")
     return oscillated(now, config)
+
+
+def significance(noise: float, config: TunerConfig) -> float:
+    """Relative difference from which two scores differ: eps, or two standard deviations of the noise if larger.
+
+    Args:
+        noise: relative standard deviation of a score.
+        config: gives eps, the `performance_threshold`.
+    """
+    return max(config.performance_threshold, NOISE_MARGIN * noise)
 
 
 def grown(now: Situation, config: TunerConfig) -> int:

@@ -42,8 +42,11 @@ class LoadTracker:
             self._past_windows += 1
         if self._past_windows < RECENT_WINDOWS:
             return False
-        count = sum(arrived for arrived, _ in self._recent)
-        share = sum(ms for _, ms in self._recent) / self._past_ms
+        count = recent_ms = 0.0
+        for arrived, took_ms in self._recent:
+            count += arrived
+            recent_ms += took_ms
+        share = recent_ms / self._past_ms
         expected = self._past_arrivals * share
         # The expectation is itself a count, which adds `share` of its own variance.
         deviation = math.sqrt(max(expected, 1.0) * (1.0 + share))

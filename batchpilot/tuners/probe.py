@@ -8,7 +8,8 @@ nothing reads a clock. How a window is heard, in order:
    last one ended, after which time goes on from there, because a restarted engine starts at zero again;
 3. one with a failed step goes to the failure rules;
 4. one that measured nothing (no step, no token) holds the limits;
-5. any other is scored; a decision follows once `windows_per_decision` windows and `adjustment_interval_ms` have passed.
+5. any other is scored; a decision follows once `windows_per_decision` windows and `adjustment_interval_ms` have passed,
+   and, after a move of more than a tenth, once `settle_ms` of measured time have let the batch settle.
 
 The rules are in `searching` and `running`, the words in `phases`, the arithmetic in the other modules of this package.
 
@@ -43,6 +44,7 @@ class ProbeTuner(Tuner):
             watches; None for the defaults.
         base: the limits whose other fields are kept; None for none.
         windows_per_decision: windows averaged for one decision, >= 1; more averages noise and slows reactions.
+        settle_ms: measured time that is left unjudged after a move of more than a tenth, >= 0; 0 judges every window.
         memory_per_request_mb: what one more running request needs, where it can be computed from the model; None
             learns it from the windows.
 
@@ -50,7 +52,7 @@ class ProbeTuner(Tuner):
         name: the strategy.
 
     Raises:
-        ValueError: `windows_per_decision` is below 1.
+        ValueError: `windows_per_decision` is below 1, or `settle_ms` below 0.
     """
 
     def __init__(
@@ -59,11 +61,15 @@ class ProbeTuner(Tuner):
         *,
         base: Limits | None = None,
         windows_per_decision: int = 1,
+        settle_ms: float = 1000.0,
         memory_per_request_mb: float | None = None,
     ) -> None:
         if windows_per_decision < 1:
             raise ValueError(f"windows_per_decision is {windows_per_decision}; it must be >= 1")
+        if not 0.0 <= settle_ms < float("inf"):
+            raise ValueError(f"settle_ms is {settle_ms}; it must be >= 0 and finite")
         self._config = config or TunerConfig()
+        self._settle_ms = settle_ms
         self._windows_per_decision = windows_per_decision
         self._memory_per_request_mb = memory_per_request_mb
         self._lock = threading.Lock()
@@ -233,13 +239,14 @@ class ProbeTuner(Tuner):
         with self._lock:
             self._config, self._base, self._state = config, base, known
             self._windows_per_decision, self._memory_per_request_mb, self._clock_ms = plain
+            self._settle_ms = known.settle_ms
             self._pending, self._last, self._counts = pending, last, counts
             self._next_report_ms = next_report_ms
             self._publish()
 
     def _start(self) -> None:
         self.name = self._config.strategy
-        self._state = TunerState(self._config, self._memory_per_request_mb)
+        self._state = TunerState(self._config, self._memory_per_request_mb, self._settle_ms)
         self._pending = []
         self._last = None
         self._clock_ms = 0.0
@@ -263,8 +270,8 @@ class ProbeTuner(Tuner):
     def _is_time_to_decide(self) -> bool:
         if len(self._pending) < self._windows_per_decision:
             return False
-        heard_ms = sum(sample.duration_ms for sample in self._pending)
-        return bool(heard_ms >= self._config.adjustment_interval_ms)
+        heard_ms: float = sum(sample.duration_ms for sample in self._pending)
+        return heard_ms >= float(self._config.adjustment_interval_ms)
 
     def _report(self, now_ms: float) -> None:
         if now_ms >= self._next_report_ms or now_ms < self._next_report_ms - 2000.0 * self._config.report_interval_sec:

@@ -1,10 +1,10 @@
 """What the tuner does while it runs: adjusting around the best size, and stable running with small trials.
 
 A score is judged only where the batch size or the engine was the restriction (see `sample`): a lower score under a
-lighter load is a load change, not a worse size. A drop counts only beyond three standard deviations of the noise.
+lighter load is a load change, not a worse size. It is low only beyond eps and two standard deviations of the noise.
 
-- A first collapse of the score (below half of the best) is watched for one decision: whether it is V-shaped, a hiccup
-  already over, cannot be seen earlier.
+- A first low score is watched for one decision: it may be noise, and whether a collapse (below half of the best) is
+  V-shaped, a hiccup already over, cannot be seen earlier.
 - A fallback is an experiment: re-evaluation measures the smaller size and the best one anew, and the better one wins.
 - A trial takes at most one batch in ten: one window may well hold more than `exploration_interval` batches.
 - Memory or step time over its limit shrinks the batch in either phase, unless no smaller batch is known to help.
@@ -12,7 +12,7 @@ lighter load is a load change, not a worse size. A drop counts only beyond three
 
 from __future__ import annotations
 
-from batchpilot.tuners.adjustment import LONG_STEP_MS, Situation, adjust, oscillation_step, shrunk
+from batchpilot.tuners.adjustment import LONG_STEP_MS, Situation, adjust, oscillation_step, shrunk, significance
 from batchpilot.tuners.phases import Phase
 from batchpilot.tuners.probing import DROP
 from batchpilot.tuners.safety import Fallback, fallback_for, fallback_size, is_recovering, is_v_shaped
@@ -21,7 +21,6 @@ from batchpilot.tuners.searching import probe
 from batchpilot.tuners.state import TunerState
 
 ANOMALY = 0.5
-DROP_DEVIATIONS = 3.0
 TRIAL_SHARE = 10
 
 
@@ -41,6 +40,7 @@ def adjust_online(state: TunerState, sample: Sample, evidence: Evidence) -> None
         _settle_if_stable(state, state.size)
         return
     score, best_score = state.score(sample), state.board.best_score
+    is_confirmed = _is_low_again(state, score, best_score)
     if _collapsed(state, score, best_score):
         return
     if not state.record(sample):
@@ -61,6 +61,7 @@ def adjust_online(state: TunerState, sample: Sample, evidence: Evidence) -> None
         flat_above=state.board.is_known_flat_from(state.size + 1),
         highest=state.highest,
         cycle=state.cycle,
+        is_confirmed=is_confirmed,
     )
     state.cycle += 1
     move = adjust(now, state.config)
@@ -99,7 +100,8 @@ def run_stable(state: TunerState, sample: Sample, evidence: Evidence) -> None:
 
 def _hold_or_explore(state: TunerState, sample: Sample, evidence: Evidence) -> None:
     score, best_score = state.score(sample), state.board.best_score
-    if _collapsed(state, score, best_score) or _fell_back(state, score, best_score):
+    is_confirmed = _is_low_again(state, score, best_score)
+    if _collapsed(state, score, best_score) or (is_confirmed and _fell_back(state, score, best_score)):
         return
     if not state.record(sample):
         state.re_evaluate([state.best_size], state.reason)
@@ -107,28 +109,32 @@ def _hold_or_explore(state: TunerState, sample: Sample, evidence: Evidence) -> N
     config = state.config
     state.reason = f"stable at {state.size}, score {score:.3f}"
     state.steps_since_trial += sample.steps
-    recovers = config.enable_auto_recovery and is_recovering(state.scores, config.recovery_sensitivity)
-    if state.size < state.best_size and recovers:
+    recoverable = state.size < state.best_size and config.enable_auto_recovery
+    if recoverable and is_recovering(state.scores, config.recovery_sensitivity):
         larger = min(state.best_size, max(state.size + 1, round(1.1 * state.size)))
         state.move(larger, f"recovering to {larger}: the score rises")
     elif evidence is Evidence.BINDING:
         _explore(state)
 
 
+def _is_low_again(state: TunerState, score: float, best_score: float) -> bool:
+    """Count a score in or out of a row of low ones; True from the second in a row."""
+    low = score < best_score * (1.0 - significance(state.board.noise, state.config))
+    state.low_scores = state.low_scores + 1 if low else 0
+    return state.low_scores > 1
+
+
 def _collapsed(state: TunerState, score: float, best_score: float) -> bool:
     """Answer a score below half of the best; False when it is not."""
     if score >= ANOMALY * best_score:
-        state.anomalies = 0
         return False
-    state.anomalies += 1
-    if state.anomalies == 1:
+    if state.low_scores == 1:
         state.reason = f"holding {state.size}: score {score:.3f} is below half of the best, watching"
         return True
     if is_v_shaped(state.scores):
         state.reason = f"holding {state.size}: the score is already rising again"
         return True
     if state.size != state.best_size:
-        state.anomalies = 0
         state.move(state.best_size, f"back to the best size {state.best_size}: the score at {state.size} collapsed")
         return True
     if state.phase is Phase.STABLE_RUNNING:
@@ -139,9 +145,7 @@ def _collapsed(state: TunerState, score: float, best_score: float) -> bool:
 
 def _fell_back(state: TunerState, score: float, best_score: float) -> bool:
     """Answer a drop of the score by its fallback level; False when there is none to answer."""
-    drop = 1.0 - score / best_score if best_score > 0 else 0.0
-    if drop <= DROP_DEVIATIONS * state.board.noise:
-        drop = 0.0
+    drop = 1.0 - score / best_score
     level = fallback_for(drop, state.config.fallback_level)
     if level is Fallback.SAFE:
         state.enter_safe_state(f"the score dropped by {drop:.0%}")
@@ -149,7 +153,7 @@ def _fell_back(state: TunerState, score: float, best_score: float) -> bool:
     deeper, state.fallback = level > state.fallback, level
     best_size = state.best_size
     smaller = fallback_size(level, state.size, best_size, state.config.min_batch_size)
-    if score < DROP * best_score and drop > 0:
+    if score < DROP * best_score:
         why = f"the score dropped by {drop:.0%} ({level.name.lower()} fallback)"
         state.re_evaluate([smaller, best_size] if deeper else [best_size], why)
     elif level is Fallback.NONE:
@@ -178,6 +182,7 @@ def _explore(state: TunerState) -> None:
 def _judge_trial(state: TunerState, sample: Sample) -> None:
     """Keep the size on trial if it leads the board, go home otherwise."""
     state.trial_steps = sample.steps
+    state.score(sample)
     state.record(sample)
     if state.board.best_size == state.size:
         state.phase = Phase.DYNAMIC_ADJUSTMENT

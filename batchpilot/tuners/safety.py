@@ -120,7 +120,7 @@ class Trend:
 
     def __init__(self, slope: float | None = None) -> None:
         self._known_slope = slope
-        self._sums = [0.0] * 5
+        self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)
 
     def observe(self, batch: float, value: float) -> None:
         """Hear one window.
@@ -129,9 +129,15 @@ class Trend:
             batch: mean requests per step.
             value: the quantity.
         """
-        news = (1.0, batch, value, batch * batch, batch * value)
         keep = self.FORGETTING
-        self._sums = [keep * old + new for old, new in zip(self._sums, news, strict=True)]
+        weight, x, y, xx, xy = self._sums
+        self._sums = (
+            keep * weight + 1.0,
+            keep * x + batch,
+            keep * y + value,
+            keep * xx + batch * batch,
+            keep * xy + batch * value,
+        )
 
     def estimate(self, batch: float) -> float | None:
         """The quantity at another batch; None while nothing, or only one batch, is known.
@@ -174,7 +180,8 @@ class Trend:
         Raises:
             KeyError: a field is missing.
         """
-        self._known_slope, self._sums = state["known_slope"], list(state["sums"])
+        weight, x, y, xx, xy = state["sums"]
+        self._known_slope, self._sums = state["known_slope"], (weight, x, y, xx, xy)
 
 
 def allowed_mb(total_mb: float, config: TunerConfig) -> float:

@@ -32,6 +32,7 @@ class Evidence(Enum):
     SATURATED = "memory or the token budget"
     LIGHT = "the load"
     FILLING = "a batch still filling up"
+    OVERHANG = "the batch size, with more requests running than it lets into a step"
     DRAINING = "a batch larger than the limit, still draining"
 
 
@@ -48,7 +49,9 @@ class Sample(NamedTuple):
         peak_tokens_per_s: the engine's estimated peak, 0 when unknown.
         utilisation: share of the window within steps.
         memory_efficiency: 1 - memory waste; 1 where memory is not reported.
-        memory_fraction: peak memory over total.
+        memory_fraction: memory in use over total, the KV share where the device's memory is unknown; the mean, because
+            a server that reserves its KV cache peaks at its own limit whatever the batch. The peak enters the estimate
+            of what a larger batch needs.
         memory_peak_mb: most memory in use.
         memory_total_mb: the device's memory, 0 when unknown.
         arrivals: requests that arrived.
@@ -77,26 +80,25 @@ def is_odd(metrics: WindowMetrics) -> bool:
     Args:
         metrics: a window as heard.
     """
-    needed = (
-        metrics.start_ms,
-        metrics.duration_ms,
-        metrics.busy_ms,
-        metrics.steps,
-        metrics.generated_tokens,
-        metrics.arrivals,
-        metrics.queue,
-        metrics.running,
-        metrics.oldest_wait_ms,
-        metrics.batch_size_mean,
-        metrics.utilisation,
-        metrics.kv_used_fraction,
-        metrics.memory_used_mb,
-        metrics.memory_peak_mb,
-        metrics.memory_total_mb,
-        metrics.peak_tokens_per_s,
-    )
     try:
-        return not all(0 <= value < _HUGE for value in needed)
+        return not (
+            0 <= metrics.start_ms < _HUGE
+            and 0 <= metrics.duration_ms < _HUGE
+            and 0 <= metrics.busy_ms < _HUGE
+            and 0 <= metrics.steps < _HUGE
+            and 0 <= metrics.generated_tokens < _HUGE
+            and 0 <= metrics.arrivals < _HUGE
+            and 0 <= metrics.queue < _HUGE
+            and 0 <= metrics.running < _HUGE
+            and 0 <= metrics.oldest_wait_ms < _HUGE
+            and 0 <= metrics.batch_size_mean < _HUGE
+            and 0 <= metrics.utilisation < _HUGE
+            and 0 <= metrics.kv_used_fraction < _HUGE
+            and 0 <= metrics.memory_used_mb < _HUGE
+            and 0 <= metrics.memory_peak_mb < _HUGE
+            and 0 <= metrics.memory_total_mb < _HUGE
+            and 0 <= metrics.peak_tokens_per_s < _HUGE
+        )
     except TypeError:
         return True
 
@@ -117,7 +119,7 @@ def read(metrics: WindowMetrics) -> Sample:
         metrics: the window.
     """
     step_ms = metrics.busy_ms / metrics.steps
-    peak_mb, total_mb = metrics.memory_peak_mb, metrics.memory_total_mb
+    peak_mb, total_mb, kv_used = metrics.memory_peak_mb, metrics.memory_total_mb, metrics.kv_used_fraction
     return Sample(
         evidence=evidence(metrics, step_ms),
         end_ms=metrics.start_ms + metrics.duration_ms,
@@ -128,7 +130,7 @@ def read(metrics: WindowMetrics) -> Sample:
         peak_tokens_per_s=metrics.peak_tokens_per_s,
         utilisation=min(metrics.utilisation, 1.0),
         memory_efficiency=min(metrics.memory_used_mb / peak_mb, 1.0) if peak_mb > 0 else 1.0,
-        memory_fraction=min(peak_mb / total_mb, 1.0) if total_mb > 0 else min(metrics.kv_used_fraction, 1.0),
+        memory_fraction=min((metrics.memory_used_mb or peak_mb) / total_mb if total_mb > 0 else kv_used, 1.0),
         memory_peak_mb=peak_mb,
         memory_total_mb=total_mb,
         arrivals=metrics.arrivals,
@@ -145,8 +147,12 @@ def evidence(metrics: WindowMetrics, step_ms: float) -> Evidence:
         step_ms: its mean step time.
     """
     limit, batch = metrics.limits.batch_size, metrics.batch_size_mean
+    if batch > RAMP * limit:
+        return Evidence.DRAINING
+    if metrics.running > max(RAMP * limit, limit + 1):
+        return Evidence.OVERHANG
     if batch == 0 or batch >= FILLED * limit:
-        return Evidence.DRAINING if batch > RAMP * limit else Evidence.BINDING
+        return Evidence.BINDING
     if metrics.queue > 0 and metrics.running > RAMP * batch:
         return Evidence.FILLING
     if metrics.queue > 0 and metrics.oldest_wait_ms > QUEUED_STEPS * step_ms:

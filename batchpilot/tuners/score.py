@@ -2,9 +2,10 @@
 
     score = a * throughput + b * utilisation + g * (1 - memory_waste),    memory_waste = (peak - used) / peak
 
-Throughput enters as busy throughput (generated tokens per second of step time) over the engine's estimated peak,
-clipped to [0, 1]. Where the peak is unknown, the largest throughput seen so far takes its place; the board keeps
-throughput apart from the rest of the score, so that scores taken earlier stay comparable when that reference rises.
+Throughput enters as busy throughput (generated tokens per second of step time) over the engine's estimated peak, in
+[0, 1]. Where the peak is unknown, or the engine has exceeded it (estimates assume a context length), the largest
+throughput seen so far takes its place: a clipped score could not tell the sizes beyond a low estimate apart. The board
+keeps throughput apart from the rest of the score, so that earlier scores stay comparable when that reference rises.
 
 Source: dynamic batch tuner document, score (SPEC 1); the normalisation is ours.
 """
@@ -28,8 +29,8 @@ _LARGEST_RESIDUAL = 0.2
 class ScoreBoard:
     """Mean score by batch size under the present load, the best size, and how noisy a score is.
 
-    The best size changes hands only when a challenger's mean leads by more than the noise: on a plateau the incumbent
-    stays.
+    The best size changes hands only when a challenger's mean leads by more than the noise explains: on a plateau the
+    incumbent stays.
 
     Args:
         config: gives the weights of the score.
@@ -71,7 +72,7 @@ class ScoreBoard:
         """
         throughput = sample.throughput_tokens_per_s
         self._largest_throughput = max(self._largest_throughput, throughput)
-        self._reference = sample.peak_tokens_per_s or self._largest_throughput
+        self._reference = max(sample.peak_tokens_per_s, self._largest_throughput)
         return self._total(throughput, self._rest(sample))
 
     def record(self, size: int, sample: Sample) -> None:
@@ -82,16 +83,19 @@ class ScoreBoard:
             sample: the measurement.
         """
         throughput, rest = sample.throughput_tokens_per_s, self._rest(sample)
-        if (known := self._entries.get(size)) and known[2]:
-            old_throughput, old_rest, count = known
-            self._learn_noise(self._total(throughput, rest), self._total(old_throughput, old_rest), count)
+        throughput_before, rest_before, count = self._entries.get(size, (0.0, 0.0, 0))
+        rose = False
+        if count:
+            score, before = self._total(throughput, rest), self._total(throughput_before, rest_before)
+            self._learn_noise(score, before, count)
+            rose = score >= before
             weight = 1.0 / min(count + 1, MEMORY)
-            throughput = old_throughput + weight * (throughput - old_throughput)
-            rest = old_rest + weight * (rest - old_rest)
-            self._entries[size] = (throughput, rest, count + 1)
-        else:
-            self._entries[size] = (throughput, rest, 1)
-        self._crown_winner(size)
+            throughput = throughput_before + weight * (throughput - throughput_before)
+            rest = rest_before + weight * (rest - rest_before)
+        self._entries[size] = (throughput, rest, count + 1)
+        # A best size that rose stays the best, which spares the look at all the others.
+        if not (rose and size == self.best_size):
+            self._crown_winner(size)
 
     def reject(self, size: int) -> None:
         """Score a size 0: it was measured and is not acceptable.
@@ -190,7 +194,16 @@ class ScoreBoard:
         if self.best_size is None:
             self.best_size = changed
             return
-        # Only a changed incumbent can be overtaken by another size than the changed one.
-        challenger = max(self._entries, key=self.mean) if changed == self.best_size else changed
-        if self.mean(challenger) > self.best_score * (1.0 + self.noise):
-            self.best_size = challenger
+        if changed != self.best_size:
+            if self.mean(changed) > self.best_score * (1.0 + self._margin(changed)):
+                self.best_size = changed
+            return
+        best_score, winner = self.best_score, changed
+        for size in self._entries:
+            if size != changed and self.mean(size) > best_score * (1.0 + self._margin(size)):
+                best_score, winner = self.mean(size), size
+        self.best_size = winner
+
+    def _margin(self, size: int) -> float:
+        """Relative lead of a size's mean that noise alone explains, two standard errors."""
+        return 2.0 * self.noise / math.sqrt(min(max(self._entries[size][2], 1), MEMORY))

@@ -27,6 +27,7 @@ def probe(state: TunerState, sample: Sample, evidence: Evidence) -> None:
         state.start_probe(state.config.min_batch_size, "the load fills the batch: the probe begins at the minimum")
         return
     if evidence is not Evidence.DRAINING:
+        state.score(sample)
         state.record(sample)
     scores = state.board.scores(state.probe.sizes)
     following = state.probe.advance(scores, state.fits_memory, evidence is not Evidence.SATURATED)
@@ -56,6 +57,7 @@ def re_evaluate(state: TunerState, sample: Sample, evidence: Evidence) -> None:
         state.move(home, f"the load does not fill {state.size}: holding {home}")
         return
     if evidence is not Evidence.DRAINING:
+        state.score(sample)
         state.record(sample)
     state.candidates.pop(0)
     if state.candidates:

@@ -19,6 +19,15 @@ from batchpilot.tuners.score import ScoreBoard
 from batchpilot.tuners.stability import StabilityWindow
 
 LONGEST_COOLDOWN = 32
+SMALL_MOVE = 0.1
+"""A move by at most this share, or by 1, disturbs the batch too little to wait for."""
+
+_UNSETTLED = {
+    Evidence.FILLING: Evidence.SATURATED,
+    Evidence.OVERHANG: Evidence.BINDING,
+    Evidence.DRAINING: Evidence.DRAINING,
+}
+"""What a batch that still changes counts as once patience is over; a draining one is never credited."""
 
 _PARTS = ("board", "stability", "memory", "step_time", "load")
 _PLAIN = (
@@ -26,8 +35,10 @@ _PLAIN = (
     "reason",
     "scores",
     "consecutive_failures",
-    "anomalies",
+    "low_scores",
     "ceiling",
+    "settle_ms",
+    "settling_ms",
     "unsettled_ms",
     "cycle",
     "light_decisions",
@@ -51,6 +62,7 @@ class TunerState:
         config: the `dynamic_batch_tuner` section.
         memory_per_request_mb: what one more running request needs, where the caller can compute it from the model;
             None learns it from the windows.
+        settle_ms: measured time that is left unjudged after a larger move.
 
     Attributes:
         config: the section in force.
@@ -67,9 +79,11 @@ class TunerState:
         load_changed: whether they have changed since the scores were taken.
         scores: the last scores, whatever their size.
         fallback: the level of fallback in force.
-        anomalies: collapsed scores in a row.
+        low_scores: scores well below the best in a row, at one size.
         consecutive_failures: failed windows in a row.
         ceiling: largest size that failures have left; None for no bound beside the configuration's.
+        settle_ms: as above.
+        settling_ms: what is left of it after the last move.
         unsettled_ms: time spent waiting for the batch to settle at this size.
         cycle: adjustment decisions, which time the oscillation.
         light_decisions: decisions in a row in which a pending probe found too little load.
@@ -82,8 +96,9 @@ class TunerState:
         total_mb: the device's memory, 0 when unknown.
     """
 
-    def __init__(self, config: TunerConfig, memory_per_request_mb: float | None = None) -> None:
+    def __init__(self, config: TunerConfig, memory_per_request_mb: float | None = None, settle_ms: float = 0.0) -> None:
         self.config = config
+        self.settle_ms = settle_ms
         self.phase = Phase.INITIAL_PROBING
         self.size = config.initial_batch_size
         self.reason = f"serving at the initial size {self.size} until the first measurement"
@@ -97,9 +112,10 @@ class TunerState:
         self.load_changed = False
         self.scores: list[float] = []
         self.fallback = Fallback.NONE
-        self.anomalies = 0
+        self.low_scores = 0
         self.consecutive_failures = 0
         self.ceiling: int | None = None
+        self.settling_ms = 0.0
         self.unsettled_ms = 0.0
         self.cycle = 0
         self.light_decisions = 0
@@ -150,7 +166,9 @@ class TunerState:
         """
         size = max(self.config.min_batch_size, min(size, self.highest))
         if size != self.size:
+            self.low_scores = 0
             self.unsettled_ms = 0.0
+            self.settling_ms = self.settle_ms if abs(size - self.size) > max(1.0, SMALL_MOVE * self.size) else 0.0
         self.size, self.reason = size, reason
 
     def start_probe(self, first: int, why: str) -> None:
@@ -205,7 +223,7 @@ class TunerState:
         return score
 
     def record(self, sample: Sample) -> bool:
-        """Credit a sample to the present size.
+        """Credit a sample, scored before, to the present size.
 
         Args:
             sample: a measurement of it.
@@ -213,7 +231,6 @@ class TunerState:
         Returns:
             Whether it is acceptable; if not, the size scores 0 and the reason says why.
         """
-        self.board.score(sample)
         why = unacceptable(sample, self.config)
         if why is None:
             self.board.record(self.size, sample)
@@ -223,17 +240,26 @@ class TunerState:
         return False
 
     def settled(self, sample: Sample) -> Evidence | None:
-        """The sample's evidence; None while the batch still changes and patience (`probing_timeout_ms`) lasts.
+        """The sample's evidence; None just after a larger move, and while the batch changes and patience lasts.
+
+        Patience is `probing_timeout_ms`. Just after a move the batch holds the move itself: the prompts of the requests
+        newly admitted, or none at all while a smaller limit admits nobody. The growing probe does not wait for the
+        latter: its steps are far larger than that error.
 
         Args:
             sample: a measurement.
         """
-        if sample.evidence not in (Evidence.FILLING, Evidence.DRAINING):
-            return sample.evidence
-        self.unsettled_ms += sample.duration_ms
-        if self.unsettled_ms < self.config.probing_timeout_ms:
+        evidence = sample.evidence
+        if evidence is Evidence.OVERHANG and self.probe is not None and not self.probe.low:
+            evidence = Evidence.BINDING
+        if evidence in _UNSETTLED:
+            self.settling_ms = self.settle_ms
+            self.unsettled_ms += sample.duration_ms
+            return _UNSETTLED[evidence] if self.unsettled_ms >= self.config.probing_timeout_ms else None
+        if self.settling_ms > 0.0 and evidence is not Evidence.LIGHT:
+            self.settling_ms -= sample.duration_ms
             return None
-        return Evidence.SATURATED if sample.evidence is Evidence.FILLING else Evidence.DRAINING
+        return evidence
 
     def forget_scores(self) -> None:
         """Drop the scores, and with them everything gathered about the present phase."""
@@ -247,7 +273,7 @@ class TunerState:
         self.load_changed = False
         self.scores.clear()
         self.fallback = Fallback.NONE
-        self.anomalies = 0
+        self.low_scores = 0
         self.trial_home = None
         self.steps_since_trial = 0.0
         self.cycle = 0
