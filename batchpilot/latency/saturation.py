@@ -206,7 +206,7 @@ class SaturationParameters:
 def step_ms(p: NDArray[np.float64], B: float, S: float, C: float) -> float:
     """T(B, S, C) in ms for parameters `p` in field order; compiled, unchecked."""
     throughput = p[0] * math.expm1(-p[1] * B) * math.expm1(-p[2] * S)
-    return p[5] + (p[3] + p[4] * S) / throughput + p[6] * B + p[7] * S + p[8] * C
+    return float(p[5] + (p[3] + p[4] * S) / throughput + p[6] * B + p[7] * S + p[8] * C)
 
 
 @kernel
