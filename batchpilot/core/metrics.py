@@ -139,7 +139,9 @@ METRIC_NAMES = tuple(field.name for field in fields(WindowMetrics) if field.name
 METRICS = np.dtype([(name, "f8") for name in METRIC_NAMES])
 """`WindowMetrics` without its limits as a record, for arrays of windows; counts are floats there."""
 
-_INTEGERS = frozenset(field.name for field in fields(WindowMetrics) if field.type == "int")
+_CONVERTERS = tuple(
+    (field.name, int if field.type == "int" else float) for field in fields(WindowMetrics) if field.name != "limits"
+)
 
 
 def to_record(window: WindowMetrics) -> np.recarray[Any, np.dtype[Any]]:
@@ -162,6 +164,5 @@ def from_record(record: np.void, limits: Limits) -> WindowMetrics:
         record: one record of `METRICS`.
         limits: the limits in force during the window.
     """
-    values = zip(METRIC_NAMES, record.item(), strict=True)
-    plain = {name: int(value) if name in _INTEGERS else value for name, value in values}
-    return WindowMetrics(limits=limits, **plain)
+    values = zip(_CONVERTERS, record.item(), strict=True)
+    return WindowMetrics(limits=limits, **{name: convert(value) for (name, convert), value in values})

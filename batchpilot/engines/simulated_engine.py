@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from batchpilot.core.limits import DISCIPLINES, Limits
 from batchpilot.core.metrics import METRICS, WindowMetrics, from_record
 from batchpilot.core.names import lookup
-from batchpilot.engines.scheduler import blocks_for
 from batchpilot.engines.simulated import DONE, LOG_FULL, STUCK, advance
 from batchpilot.engines.state import BATCHING_MODES, OFF_TOKENS, PREFILL_MODES, SchedulerState, allocate, row
-from batchpilot.engines.windows import open_window, summarise
+from batchpilot.engines.windows import open_window, run_window, summarise
 from batchpilot.latency.compiled import plain
 from batchpilot.latency.saturation import SaturationParameters
 from batchpilot.workloads.table import RequestTable
@@ -220,6 +219,7 @@ class SimulatedEngine:
         )
         load(self._state, 0, config, requests)
         self._row = plain(row)(self._state, 0)
+        self._clock = np.asarray(self._state.clock)[0]
         self._record = np.zeros(1, METRICS).view(np.recarray)
         self._limits: Limits | None = None
         self._full_logs: list[NDArray[np.float64]] = []
@@ -232,13 +232,12 @@ class SimulatedEngine:
     @property
     def now_ms(self) -> float:
         """Engine time."""
-        return float(self._row.clock[0].now_ms)
+        return float(self._clock["now_ms"])
 
     @property
     def finished(self) -> bool:
         """Whether every request has ended."""
-        clock = self._row.clock[0]
-        return bool(clock.n_ended == clock.n_requests)
+        return bool(self._clock["n_ended"] == self._clock["n_requests"])
 
     def set_limits(self, limits: Limits) -> None:
         """Put limits into force from the next step on.
@@ -262,16 +261,27 @@ class SimulatedEngine:
         Raises:
             RuntimeError: no limits were set, or waiting requests can never run (a defect of the scheduler).
         """
-        if self._limits is None:
-            raise RuntimeError("set_limits must be called before the engine runs")
-        while True:
-            code = advance(self._row, until_ms)
-            if code == STUCK:
-                raise RuntimeError(f"the scheduler is stuck at {self.now_ms} ms with limits {self._limits}")
-            if code != LOG_FULL:
-                return bool(code == DONE)
-            self._full_logs.append(self._row.step_log.copy())
-            self._row.clock[0].n_logged = 0
+        self._limits_in_force()
+        while (code := advance(self._row, until_ms)) == LOG_FULL:
+            self._empty_log()
+        return self._is_done(code)
+
+    def run_window(self, until_ms: float) -> tuple[WindowMetrics, bool]:
+        """Run until a time, close the window and open the next.
+
+        Args:
+            until_ms: engine time.
+
+        Returns:
+            The window's measurements, and whether every request has ended.
+
+        Raises:
+            RuntimeError: as `run_until`.
+        """
+        limits = self._limits_in_force()
+        while (code := run_window(self._row, until_ms, self._record)) == LOG_FULL:
+            self._empty_log()
+        return from_record(self._record[0], limits), self._is_done(code)
 
     def close_window(self) -> WindowMetrics:
         """Measurements since the last call, and the start of a new window.
@@ -279,23 +289,26 @@ class SimulatedEngine:
         Raises:
             RuntimeError: no limits were set.
         """
-        if self._limits is None:
-            raise RuntimeError("set_limits must be called before a window is measured")
+        limits = self._limits_in_force()
         summarise(self._row, self._record)
         open_window(self._row)
-        return from_record(self._record[0], self._limits)
+        return from_record(self._record[0], limits)
 
     def step_log(self) -> NDArray[np.float64]:
         """Every step so far, rows of (start_ms, B, S, C, T_ms), shape (steps, 5); empty unless recorded."""
-        logged = int(self._row.clock[0].n_logged)
+        logged = int(self._clock["n_logged"])
         return np.concatenate([*self._full_logs, self._row.step_log[:logged]])
 
+    def _limits_in_force(self) -> Limits:
+        if self._limits is None:
+            raise RuntimeError("set_limits must be called before the engine runs")
+        return self._limits
 
-def kv_blocks(tokens: int, block_size: int) -> int:
-    """KV blocks that hold so many tokens.
+    def _empty_log(self) -> None:
+        self._full_logs.append(self._row.step_log.copy())
+        self._clock["n_logged"] = 0
 
-    Args:
-        tokens: >= 0.
-        block_size: tokens in a block, >= 1.
-    """
-    return int(blocks_for(tokens, block_size))
+    def _is_done(self, code: int) -> bool:
+        if code == STUCK:
+            raise RuntimeError(f"the scheduler is stuck at {self.now_ms} ms with limits {self._limits}")
+        return code == DONE

@@ -236,27 +236,20 @@ def run_engine(
         horizon_ms: where to stop; None runs until every request has ended.
     """
     end = math.inf if horizon_ms is None else horizon_ms
-    tuner = limits_or_tuner if isinstance(limits_or_tuner, Tuner) else None
-    constant = limits_or_tuner if isinstance(limits_or_tuner, Limits) else None
     windows: list[WindowMetrics] = []
     tuner_ns = 0
     done = len(engine.requests) == 0
     while engine.now_ms < end and not (done and end == math.inf):
-        if tuner is not None:
-            started = time.perf_counter_ns()
-            limits = tuner.ask()
-            tuner_ns += time.perf_counter_ns() - started
-        else:
-            assert constant is not None
-            limits = constant
+        started = time.perf_counter_ns()
+        limits = limits_or_tuner.ask() if isinstance(limits_or_tuner, Tuner) else limits_or_tuner
+        asked = time.perf_counter_ns()
         engine.set_limits(limits)
-        done = engine.run_until(min(engine.now_ms + window_ms, end))
-        window = engine.close_window()
+        window, done = engine.run_window(min(engine.now_ms + window_ms, end))
         windows.append(window)
-        if tuner is not None:
-            started = time.perf_counter_ns()
-            tuner.tell(window)
-            tuner_ns += time.perf_counter_ns() - started
+        measured = time.perf_counter_ns()
+        if isinstance(limits_or_tuner, Tuner):
+            limits_or_tuner.tell(window)
+            tuner_ns += asked - started + time.perf_counter_ns() - measured
     return _collect(engine, windows, tuner_ns / 1e9)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from batchpilot.engines.simulated import LOG_FULL, advance
 from batchpilot.engines.state import FAILED, LENGTH, REFUSED_ARRIVAL, REFUSED_GUARD, SchedulerState, row
 from batchpilot.latency.compiled import allocating, kernel, parallel
 
@@ -148,6 +149,20 @@ def open_window(s: SchedulerState) -> None:
     w.peak_mb = 0.0
     w.first_start = c.n_first
     w.end_start = c.n_ended
+
+
+@allocating
+def run_window(s: SchedulerState, until_ms: float, out) -> int:  # type: ignore[no-untyped-def]
+    """`advance`, then fill `out[0]` and open the next window; with a full step log only the former.
+
+    Returns:
+        What `advance` returned.
+    """
+    code = advance(s, until_ms)
+    if code != LOG_FULL:
+        summarise(s, out)
+        open_window(s)
+    return code
 
 
 @parallel

@@ -1,0 +1,45 @@
+# Two commands do everything on a fresh machine: `make leaderboard` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+JOBS ?= 2
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: leaderboard standard test lint format bench clean
+
+leaderboard: .venv/installed
+	$(BIN)/batchpilot leaderboard --suite quick --track guarded --seeds 3 --jobs $(JOBS) --out reports/quick --overwrite
+
+standard: .venv/installed
+	$(BIN)/batchpilot leaderboard --suite standard --track guarded --seeds 5 --jobs $(JOBS) --out reports/standard --resume
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest --numprocesses $(JOBS)
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/installed-dev
+	$(BIN)/python benchmarks/bench_engine.py
+	$(BIN)/python benchmarks/bench_tuners.py
+	$(BIN)/python benchmarks/bench_env.py
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) --editable .
+	touch $@
+
+.venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) --editable '.[dev]'
+	touch $@ .venv/installed

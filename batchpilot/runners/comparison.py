@@ -1,0 +1,146 @@
+"""SPEC's comparison run: static 8, 16, 32, 64 against dynamic in a closed loop, and its regression gate."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from batchpilot.baselines import SERVER_DEFAULT
+from batchpilot.configs import TunerConfig
+from batchpilot.configs.scenario import Scenario
+from batchpilot.core.files import write_atomic
+from batchpilot.core.provenance import provenance
+from batchpilot.engines import SimulatedEngine, run_engine
+from batchpilot.envs.scenarios import prepare
+from batchpilot.tuners import make_tuner
+
+CONCURRENCIES = (8, 16, 24, 32)
+STRATEGIES = ("static-8", "static-16", "static-32", "static-64", "dynamic")
+
+MIN_THROUGHPUT_RATIO = 0.9
+MIN_UTILISATION_RATIO = 0.8
+MAX_P95_RATIO = 1.2
+MIN_SUCCESS_RATE = 0.99
+"""Regression gate of the tuner document."""
+
+Row = dict[str, Any]
+_KEY = ("scenario", "tuner")
+
+
+def compare(scenarios: Sequence[Scenario], strategies: Sequence[str], seeds: int, config: TunerConfig) -> list[Row]:
+    """Every strategy on every scenario, figures averaged over seeds.
+
+    Args:
+        scenarios: closed-loop scenarios, one a concurrency.
+        strategies: tuner names.
+        seeds: number of seeds, from 0.
+        config: the tuners' configuration.
+
+    Returns:
+        One row a scenario and strategy: throughput (tokens/s), utilisation, end-to-end p95 (ms), success rate, and
+        throughput over that of static-8 and of the best static size there.
+    """
+    rows: list[Row] = []
+    for chosen in scenarios:
+        runs = [prepare(chosen, seed) for seed in range(seeds)]
+        here: list[Row] = []
+        for name in strategies:
+            figures = []
+            for run in runs:
+                tuner = make_tuner(name, config, base=SERVER_DEFAULT, seed=run.seed)
+                engine = SimulatedEngine(run.engine, run.requests)
+                result = run_engine(engine, tuner, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
+                p95 = result.percentile_ms("e2e_ms", 95)
+                figures.append((result.throughput_tokens_per_s, result.utilisation, p95, result.success_rate))
+            throughput, utilisation, p95, success = np.mean(figures, axis=0).tolist()
+            here.append(
+                {
+                    "scenario": chosen.name,
+                    "tuner": name,
+                    "throughput_tokens_per_s": throughput,
+                    "utilisation": utilisation,
+                    "e2e_p95_ms": p95,
+                    "success_rate": success,
+                }
+            )
+        static = {row["tuner"]: row["throughput_tokens_per_s"] for row in here if row["tuner"].startswith("static")}
+        best = max(static.values(), default=math.nan)
+        for row in here:
+            row["ratio_to_static_8"] = row["throughput_tokens_per_s"] / static.get("static-8", math.nan)
+            row["ratio_to_best_static"] = row["throughput_tokens_per_s"] / best
+        rows += here
+    return rows
+
+
+def save_baseline(path: Path, rows: Sequence[Row], config: TunerConfig, seeds: int) -> None:
+    """Write rows as the baseline that later runs are held against.
+
+    Args:
+        path: JSON file to write.
+        rows: what `compare` returned.
+        config: the tuners' configuration, for the record.
+        seeds: number of seeds, for the record.
+    """
+    origin = provenance(0, {"tuner_config": config.to_dict(), "seeds": seeds})
+    write_atomic(path, json.dumps({"rows": list(rows), **origin}, indent=1) + "\n")
+
+
+def load_baseline(path: Path) -> list[Row]:
+    """The rows of a baseline file.
+
+    Args:
+        path: what `save_baseline` wrote.
+
+    Raises:
+        ValueError: not a baseline; the message names the file and what is missing.
+        OSError: the file cannot be read.
+    """
+    needed = {*_KEY, "throughput_tokens_per_s", "utilisation", "e2e_p95_ms"}
+    try:
+        rows = json.loads(path.read_text())["rows"]
+        missing = needed - set.intersection(*(set(row) for row in rows))
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a baseline file ({error!r}); write one with --save-baseline") from None
+    if missing:
+        raise ValueError(f"{path}: baseline rows lack {', '.join(sorted(missing))}")
+    return list(rows)
+
+
+def regressions(rows: Sequence[Row], baseline: Sequence[Row]) -> list[str]:
+    """What got worse than the gate allows, one sentence each; empty when the gate is passed.
+
+    Args:
+        rows: the present figures.
+        baseline: the stored ones; a row without its counterpart there is a failure too, so that nothing slips out.
+    """
+    stored = {tuple(row[key] for key in _KEY): row for row in baseline}
+    found = []
+    for row in rows:
+        place = f"{row['tuner']} on {row['scenario']}"
+        if row["success_rate"] < MIN_SUCCESS_RATE:
+            found.append(f"{place}: success rate {row['success_rate']:.4f} is below {MIN_SUCCESS_RATE}")
+        before = stored.pop(tuple(row[key] for key in _KEY), None)
+        if before is None:
+            found.append(f"{place}: the baseline does not hold it")
+            continue
+        for column, name, bound in (
+            ("throughput_tokens_per_s", "throughput", MIN_THROUGHPUT_RATIO),
+            ("utilisation", "utilisation", MIN_UTILISATION_RATIO),
+        ):
+            # Written so that a NaN fails the gate.
+            if not row[column] >= bound * before[column]:
+                found.append(
+                    f"{place}: {name} {row[column]:.4g} is below {bound} of the baseline's {before[column]:.4g}"
+                )
+        if not row["e2e_p95_ms"] <= MAX_P95_RATIO * before["e2e_p95_ms"]:
+            found.append(
+                f"{place}: p95 latency {row['e2e_p95_ms']:.0f} ms is above {MAX_P95_RATIO} of the baseline's "
+                f"{before['e2e_p95_ms']:.0f} ms"
+            )
+    found += [f"{tuner} on {where}: in the baseline, but not measured now" for where, tuner in stored]
+    return found

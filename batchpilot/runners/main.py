@@ -1,0 +1,24 @@
+"""The `batchpilot` command."""
+
+from __future__ import annotations
+
+import typer
+
+from batchpilot.runners import config_commands
+from batchpilot.runners.compare_command import compare_command
+from batchpilot.runners.leaderboard_command import leaderboard
+from batchpilot.runners.simulate_command import simulate
+
+app = typer.Typer(
+    name="batchpilot",
+    help="Finds, and keeps finding, the batching limits an LLM inference server should run with.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+app.command()(leaderboard)
+app.command()(simulate)
+app.command(name="compare")(compare_command)
+app.add_typer(config_commands.app, name="config")
+
+if __name__ == "__main__":
+    app()

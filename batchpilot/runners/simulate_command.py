@@ -1,0 +1,101 @@
+"""`batchpilot simulate`: one scenario, one strategy, what happened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from batchpilot.baselines import SERVER_DEFAULT
+from batchpilot.core.files import write_atomic
+from batchpilot.core.limits import Limits
+from batchpilot.core.provenance import provenance
+from batchpilot.core.tuner import Tuner
+from batchpilot.engines import SimulatedEngine, SimulationResult, run_engine
+from batchpilot.envs.scenarios import PreparedRun, prepare
+from batchpilot.runners.evaluation import tightest_slo
+from batchpilot.runners.options import DeviceOption, JsonOption, ModelOption, TensorParallelOption, reporting_mistakes
+from batchpilot.runners.selection import find_scenario, find_tuner_config, on_hardware, parse_limits
+from batchpilot.tuners import TUNERS, make_tuner
+
+
+@reporting_mistakes
+def simulate(
+    scenario: Annotated[str, typer.Argument(help="A scenario's name or file.")] = "quick-chat",
+    tuner: Annotated[str | None, typer.Option(help=f"A strategy: {', '.join(TUNERS)}.")] = None,
+    limits: Annotated[
+        str | None, typer.Option(help="Constant limits instead: batch_size=64,token_budget=2048.")
+    ] = None,
+    config: Annotated[str | None, typer.Option(help="Tuner configuration: a preset or a file.")] = None,
+    seed: Annotated[int, typer.Option(help="Of workload, noise and tuner.")] = 0,
+    device: DeviceOption = None,
+    model: ModelOption = None,
+    tensor_parallel: TensorParallelOption = None,
+    out: Annotated[Path | None, typer.Option(help="Also write requests and windows to this JSON file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run one strategy on one scenario and print what happened."""
+    if tuner is not None and limits is not None:
+        raise ValueError("--tuner and --limits are both given; a run follows one of them")
+    run = prepare(on_hardware(find_scenario(scenario), device, model, tensor_parallel), seed)
+    strategy: Limits | Tuner
+    if tuner is not None:
+        strategy = make_tuner(tuner, find_tuner_config(config), base=SERVER_DEFAULT, slo=tightest_slo(run), seed=seed)
+    else:
+        strategy = parse_limits(limits) if limits is not None else SERVER_DEFAULT
+    engine = SimulatedEngine(run.engine, run.requests)
+    result = run_engine(engine, strategy, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
+    figures = _figures(run, strategy, result)
+    if out is not None:
+        write_atomic(out, json.dumps(figures | _details(result), indent=1) + "\n")
+    if as_json:
+        typer.echo(json.dumps(figures, indent=2))
+    else:
+        Console().print(_table(figures))
+
+
+def _figures(run: PreparedRun, strategy: Limits | Tuner, result: SimulationResult) -> dict[str, Any]:
+    reasons = ("length", "refused_on_arrival", "refused_by_guard", "failed", "unfinished")
+    return {
+        "scenario": run.scenario.name,
+        "strategy": strategy.name if isinstance(strategy, Tuner) else str(strategy),
+        "device": run.scenario.device,
+        "model": run.scenario.model,
+        "latency": run.latency_provenance,
+        "kv_capacity_tokens": run.engine.capacity_tokens,
+        "requests": len(run.requests),
+        **{f"ended_{reason}": result.count(reason) for reason in reasons},
+        "elapsed_s": result.elapsed_ms / 1000.0,
+        "goodput_fraction": result.goodput_fraction,
+        "goodput_tokens_per_s": result.goodput_tokens_per_s,
+        "throughput_tokens_per_s": result.throughput_tokens_per_s,
+        "slo_attainment": result.slo_attainment,
+        **{
+            f"{column}_p{q}_ms": result.percentile_ms(f"{column}_ms", q)
+            for column in ("ttft", "tpot", "e2e")
+            for q in (50, 95, 99)
+        },
+        "utilisation": result.utilisation,
+        "preemptions": result.preemptions,
+        **{f"refused_q{k + 1}": float(share) for k, share in enumerate(result.refused_by_prompt_quartile())},
+        "final_limits": str(result.windows[-1].limits) if result.windows else "",
+        **provenance(run.seed, run.scenario.model_dump()),
+    }
+
+
+def _details(result: SimulationResult) -> dict[str, Any]:
+    columns = {"arrival_ms": result.requests.arrival_ms, "ttft_ms": result.ttft_ms, "e2e_ms": result.e2e_ms}
+    per_request = {name: values.tolist() for name, values in columns.items()}
+    per_request |= {"finish_reason": result.finish_reason, "slo_met": result.slo_met.tolist()}
+    return {"per_request": per_request, "windows": [window.to_dict() for window in result.windows]}
+
+
+def _table(figures: dict[str, Any]) -> Table:
+    table = Table(title=f"{figures['strategy']} on {figures['scenario']}", show_header=False)
+    for name, value in figures.items():
+        table.add_row(name, f"{value:,.3f}" if isinstance(value, float) else str(value))
+    return table
