@@ -1,0 +1,75 @@
+"""The leaderboard's tables for a terminal, readable at 120 columns and without colour."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from batchpilot.runners.grids import Cell, Grid, Row, behaviour_grid, refusal_grid, results_grid, scenario_grid
+
+WIDTH = 120
+_MOST_FIGURES = 12
+
+
+def leaderboard_tables(summary: Sequence[Row]) -> list[Table]:
+    """Everything a run has to say on a terminal: per scenario, refusals, behaviour, and the results last.
+
+    The results come last because the end of the output is what stays in view.
+
+    Args:
+        summary: summary rows.
+    """
+    grids = (scenario_grid(summary), refusal_grid(summary), behaviour_grid(summary), results_grid(summary))
+    return [table for grid in grids for table in tables(grid)]
+
+
+def tables(grid: Grid) -> list[Table]:
+    """A grid as terminal tables: one, or several with the first column repeated where there are too many columns.
+
+    Args:
+        grid: what to show.
+    """
+    parts = []
+    for first in range(1, len(grid.columns), _MOST_FIGURES):
+        shown = [0, *range(first, min(first + _MOST_FIGURES, len(grid.columns)))]
+        table = Table(
+            title=grid.title,
+            caption=grid.caption or None,
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
+            title_justify="left",
+            caption_justify="left",
+            title_style="bold",
+            caption_style="dim",
+        )
+        for column in shown:
+            table.add_column(Text(grid.columns[column]), justify="right" if column else "left", vertical="bottom")
+        for row in grid.rows:
+            table.add_row(*(_text(row[column]) for column in shown))
+        parts.append(table)
+    return parts
+
+
+def render(shown: Iterable[Table], *, width: int = WIDTH) -> str:
+    """Tables as plain text without colour, for files and tests.
+
+    Args:
+        shown: the tables, in order.
+        width: columns of the imagined terminal.
+    """
+    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
+    with console.capture() as captured:
+        for table in shown:
+            console.print(table)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+
+
+def _text(cell: Cell) -> Text:
+    style = "bold" if cell.best else "dim" if cell.reference else ""
+    return Text(cell.text, style=style, no_wrap=False)
