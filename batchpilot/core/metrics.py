@@ -165,4 +165,5 @@ def from_record(record: np.void, limits: Limits) -> WindowMetrics:
         limits: the limits in force during the window.
     """
     values = zip(_CONVERTERS, record.item(), strict=True)
-    return WindowMetrics(limits=limits, **{name: convert(value) for (name, convert), value in values})
+    plain: dict[str, Any] = {name: convert(value) for (name, convert), value in values}
+    return WindowMetrics(limits=limits, **plain)

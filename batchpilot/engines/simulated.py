@@ -6,7 +6,9 @@ import math
 
 from numba import prange
 
-from batchpilot.engines.scheduler import admit_arrivals, commit, commit_failure, next_arrival_ms, plan
+from batchpilot.engines.admission import admit_arrivals, next_arrival_ms
+from batchpilot.engines.commit import commit, commit_failure
+from batchpilot.engines.scheduler import plan
 from batchpilot.engines.state import STATIC, SchedulerState, row
 from batchpilot.engines.static_batching import commit_static, plan_static
 from batchpilot.latency.compiled import inlined, kernel, parallel

@@ -9,17 +9,11 @@ from __future__ import annotations
 
 import math
 
+from batchpilot.engines.admission import guard_refuses
+from batchpilot.engines.commit import count_step
+from batchpilot.engines.lifecycle import add_to_plan, blocks_for, close_holes, end_request, first_token
 from batchpilot.engines.queue import pop
-from batchpilot.engines.scheduler import (
-    add_to_plan,
-    blocks_for,
-    close_holes,
-    count_step,
-    end_request,
-    first_token,
-    guard_refuses,
-    open_plan,
-)
+from batchpilot.engines.scheduler import open_plan
 from batchpilot.engines.state import LENGTH, REFUSED_GUARD, SchedulerState
 from batchpilot.latency.compiled import kernel
 from batchpilot.latency.saturation import step_ms

@@ -1,0 +1,106 @@
+"""What happens to one request: blocks reserved, planned, first token, preempted, ended. Compiled, unchecked."""
+
+from __future__ import annotations
+
+from batchpilot.engines.queue import push, sooner
+from batchpilot.engines.state import UNFINISHED, SchedulerState
+from batchpilot.latency.compiled import kernel
+
+
+@kernel
+def blocks_for(tokens: int, block_size: int) -> int:
+    """KV blocks that hold so many tokens."""
+    return (tokens + block_size - 1) // block_size
+
+
+@kernel
+def end_request(s: SchedulerState, r: int, reason: int) -> None:
+    """A request ends: its reason and time are written once, its KV blocks are freed."""
+    c = s.clock[0]
+    s.requests[r].reason = reason
+    s.requests[r].finish_ms = c.now_ms
+    c.free_blocks += s.requests[r].blocks
+    s.requests[r].blocks = 0
+    s.slots[c.n_ended].ended = r
+    c.n_ended += 1
+
+
+@kernel
+def first_token(s: SchedulerState, r: int) -> None:
+    """Note the time of a request's first token."""
+    c = s.clock[0]
+    s.requests[r].first_ms = c.now_ms
+    s.slots[c.n_first].first = r
+    c.n_first += 1
+
+
+@kernel
+def preempt(s: SchedulerState, position: int) -> None:
+    """Put the running request at `position` back into the queue, to be recomputed; its place becomes a hole (-1)."""
+    c = s.clock[0]
+    r = s.slots[position].running
+    s.slots[position].running = -1
+    c.free_blocks += s.requests[r].blocks
+    c.useful_tokens -= s.requests[r].computed
+    s.requests[r].blocks = 0
+    s.requests[r].computed = 0
+    s.window[0].preemptions += 1
+    push(s, r)
+
+
+@kernel
+def close_holes(s: SchedulerState) -> None:
+    """Keep the running requests that have neither been preempted nor ended, in order."""
+    c = s.clock[0]
+    kept = 0
+    for k in range(c.n_running):
+        r = s.slots[k].running
+        if r >= 0 and s.requests[r].reason == UNFINISHED:
+            s.slots[kept].running = r
+            kept += 1
+    c.n_running = kept
+
+
+@kernel
+def least_urgent(s: SchedulerState) -> int:
+    """Position of the running request with the largest key that is not in the step being planned, -1 for none."""
+    c = s.clock[0]
+    worst = -1
+    for k in range(c.n_running):
+        r = s.slots[k].running
+        if r >= 0 and s.requests[r].in_step != c.step and (worst < 0 or sooner(s, s.slots[worst].running, r)):
+            worst = k
+    return worst
+
+
+@kernel
+def reserve(s: SchedulerState, r: int, tokens: int) -> bool:
+    """Give a running request KV blocks for `tokens` more, preempting less urgent ones; False if it had to go itself.
+
+    A request never displaces one already planned in this step or more urgent than itself, so the most urgent one
+    always proceeds and every step makes progress.
+    """
+    c = s.clock[0]
+    missing = blocks_for(s.requests[r].computed + tokens, c.block_size) - s.requests[r].blocks
+    while missing > c.free_blocks:
+        c.kv_short = 1
+        position = least_urgent(s)
+        itself = s.slots[position].running == r
+        preempt(s, position)
+        if itself:
+            return False
+    s.requests[r].blocks += missing
+    c.free_blocks -= missing
+    return True
+
+
+@kernel
+def add_to_plan(s: SchedulerState, r: int, tokens: int) -> None:
+    """Give a request `tokens` in the step being planned; its KV blocks are reserved already."""
+    c = s.clock[0]
+    s.slots[c.n_plan].planned = r
+    s.slots[c.n_plan].tokens = tokens
+    s.requests[r].in_step = c.step
+    c.n_plan += 1
+    c.plan_total_tokens += tokens
+    c.plan_context += s.requests[r].computed
