@@ -1,0 +1,150 @@
+"""`batchpilot leaderboard`: which strategy wins where, as a table on the terminal and files in a folder."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from batchpilot.configs.scenario import scenario, suite, suites
+from batchpilot.core.limits import TRACKS
+from batchpilot.runners.evaluation import Task
+from batchpilot.runners.jobs import cell_path
+from batchpilot.runners.leaderboard import Leaderboard, Outcome, run_leaderboard
+from batchpilot.runners.options import DeviceOption, JsonOption, ModelOption, TensorParallelOption, reporting_mistakes
+from batchpilot.runners.report import write_report
+from batchpilot.runners.selection import find_scenario, find_tuner_config, on_hardware
+from batchpilot.runners.summary import summarise, write_csv
+from batchpilot.runners.tables import leaderboard_tables
+from batchpilot.workloads.readers import READERS
+
+TRACE_SCENARIO = "trace-replay"
+
+
+@reporting_mistakes
+def leaderboard(
+    suite_name: Annotated[str, typer.Option("--suite", help=f"Scenarios: {', '.join(suites())}.")] = "quick",
+    scenarios: Annotated[
+        list[str] | None, typer.Option("--scenario", help="These scenarios (name or file) instead of a suite.")
+    ] = None,
+    track: Annotated[str, typer.Option(help=f"Limits that may be set: {', '.join(TRACKS)}.")] = "guarded",
+    tuners: Annotated[str, typer.Option(help="Strategies, separated by commas; the track's own when left out.")] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each scenario.")] = 3,
+    first_seed: Annotated[int, typer.Option("--seed", help="The first seed.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    config: Annotated[str | None, typer.Option(help="Tuner configuration: a preset or a file.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Replay this trace instead of a suite.")] = None,
+    trace_format: Annotated[str, typer.Option("--format", help=f"Of the trace: {', '.join(READERS)}.")] = "azure2023",
+    rate: Annotated[float, typer.Option(help="Replay the trace this many times as fast.")] = 1.0,
+    start_s: Annotated[float, typer.Option(help="Start of the part of the trace that is replayed.")] = 0.0,
+    duration_s: Annotated[float | None, typer.Option(help="Its length; the rest when left out.")] = None,
+    skip_bad_rows: Annotated[bool, typer.Option(help="Count malformed rows of the trace instead of stopping.")] = False,
+    device: DeviceOption = None,
+    model: ModelOption = None,
+    tensor_parallel: TensorParallelOption = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for results; reports/SUITE-TRACK when left out.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with what an earlier run left in the folder.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace the results in the folder.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Rank strategies on the same requests, against references; write results.csv, summary.csv and report.html."""
+    notes: list[str] = []
+    if trace is not None:
+        replay = {"file": str(trace), "format": trace_format, "rate": rate, "start_s": start_s}
+        replay |= {"duration_s": duration_s, "skip_bad_rows": skip_bad_rows}
+        named = [scenario(TRACE_SCENARIO).with_trace(**replay)]
+    elif scenarios:
+        named = [find_scenario(name) for name in scenarios]
+    else:
+        named = suite(suite_name)
+    chosen = [on_hardware(one, device, model, tensor_parallel) for one in named]
+    runnable = [one for one in chosen if not one.needs_trace]
+    if len(runnable) < len(chosen):
+        notes.append("The trace replay was left out: no trace was given (--trace FILE --format NAME).")
+    board = Leaderboard(
+        tuple(runnable),
+        track,
+        tuple(name.strip() for name in tuners.split(",") if name.strip()),
+        seeds,
+        first_seed,
+        find_tuner_config(config),
+    )
+    folder = out or Path("reports") / f"{trace.stem if trace else suite_name}-{track}"
+    _refuse_to_overwrite(folder, resume or overwrite)
+    started = time.monotonic()
+    outcome = _run_with_progress(board, folder, jobs, resume, Console(stderr=True))
+    summary = summarise(outcome.rows)
+    _write(folder, board, outcome, summary, notes)
+    if as_json:
+        typer.echo(json.dumps(summary, indent=1, default=str))
+        return
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    for table in leaderboard_tables(summary):
+        console.print(table)
+    for note in notes:
+        console.print(note)
+    spent = time.monotonic() - started
+    console.print(f"{len(outcome.rows)} runs in {spent:.0f} s: {folder}/results.csv, summary.csv, report.html")
+
+
+def _refuse_to_overwrite(folder: Path, told: bool) -> None:
+    if (folder / "results.csv").exists() and not told:
+        raise ValueError(f"{folder} holds results already; add --overwrite or --resume, or give another --out")
+
+
+def _run_with_progress(board: Leaderboard, folder: Path, jobs: int, resume: bool, console: Console) -> Outcome:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    tasks = board.tasks()
+    try:
+        with Progress(*columns, console=console, transient=True) as progress:
+            bar = progress.add_task("running", total=len(tasks))
+
+            def advance(task: Task, from_disk: bool) -> None:
+                kept = " (kept)" if from_disk else ""
+                progress.update(bar, advance=1, description=f"{task.scenario.name} seed {task.seed}{kept}")
+
+            return run_leaderboard(board, folder, jobs=jobs, resume=resume, on_done=advance)
+    except KeyboardInterrupt:
+        finished = sum(cell_path(folder, task).exists() for task in tasks)
+        typer.secho(
+            f"stopped: {finished} of {len(tasks)} cells are kept in {folder}; the same command with --resume goes on",
+            err=True,
+            fg=typer.colors.YELLOW,
+        )
+        raise typer.Exit(130) from None
+
+
+def _write(folder: Path, board: Leaderboard, outcome: Outcome, summary: list[dict[str, Any]], notes: list[str]) -> None:
+    write_csv(folder / "results.csv", outcome.rows)
+    write_csv(folder / "summary.csv", summary)
+    write_report(
+        folder / "report.html",
+        title=f"Which batching strategy keeps its promises? Track {board.track}",
+        rows=outcome.rows,
+        summary=summary,
+        curves=outcome.curves,
+        provenance=outcome.origin | {"command": shlex.join(["batchpilot", *sys.argv[1:]])},
+        notes=[*notes, *_latency_notes(outcome), *_best_notes(board, outcome)],
+    )
+
+
+def _latency_notes(outcome: Outcome) -> list[str]:
+    return [f"Step latency {source}." for source in dict.fromkeys(row["latency"] for row in outcome.rows)]
+
+
+def _best_notes(board: Leaderboard, outcome: Outcome) -> list[str]:
+    """What `static-best` was in each scenario at the first seed, so that a reader can try it."""
+    found = []
+    for chosen in board.scenarios:
+        best = outcome.best.get((chosen.name, board.first_seed))
+        if best is not None:
+            limits = ", ".join(f"{name} {value}" for name, value in best.items() if value is not None)
+            found.append(f"static-best on {chosen.name} (seed {board.first_seed}): {limits}.")
+    return found
