@@ -5,11 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from batchpilot.runners.summary import OVERALL
-
-Row = Mapping[str, Any]
+from batchpilot.runners.summary import OVERALL, Row
 
 HINDSIGHT = "static-best"
 """The reference that wins and losses are counted against."""

@@ -16,11 +16,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from batchpilot.runners.grids import HINDSIGHT, reference_names
-from batchpilot.runners.summary import OVERALL
+from batchpilot.runners.summary import OVERALL, Row
 from batchpilot.runners.svg import INK, MUTED, drawing, to_svg
 
-Row = Mapping[str, Any]
 Curves = Mapping[tuple[str, str], Mapping[str, Sequence[float]]]
+"""What each strategy did over time, by (scenario, strategy) and then by column."""
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")

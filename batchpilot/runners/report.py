@@ -22,9 +22,7 @@ from batchpilot.runners.grids import (
 )
 from batchpilot.runners.page import definitions, element, figure, fold, items, page, table
 from batchpilot.runners.plots import Curves, goodput_by_strategy, over_time, ratio_by_scenario, refusals_by_quartile
-from batchpilot.runners.summary import OVERALL
-
-Row = Mapping[str, Any]
+from batchpilot.runners.summary import OVERALL, Row
 
 _REFERENCES = {
     "static-8": "static-8: a batch size of 8 for ever, the source documents' constant.",

@@ -28,6 +28,7 @@ from batchpilot.runners.statistics import (
 )
 
 Row = Mapping[str, Any]
+"""A result or summary row by column name."""
 
 OVERALL = "(overall)"
 """Stands where a scenario's name would, in the rows over all scenarios; no scenario can be called so."""

@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from batchpilot.runners.grids import Cell, Grid, Row, behaviour_grid, refusal_grid, results_grid, scenario_grid
+from batchpilot.runners.grids import Cell, Grid, behaviour_grid, refusal_grid, results_grid, scenario_grid
+from batchpilot.runners.summary import Row
 
 WIDTH = 120
-_MOST_FIGURES = 12
+"""Columns of the terminal that tables are made for."""
 
 
 def leaderboard_tables(summary: Sequence[Row]) -> list[Table]:
@@ -29,24 +30,21 @@ def leaderboard_tables(summary: Sequence[Row]) -> list[Table]:
 
 
 def tables(grid: Grid) -> list[Table]:
-    """A grid as terminal tables: one, or several with the first column repeated where there are too many columns.
+    """A grid as terminal tables: one, or several with the first column repeated where one would be too wide.
 
     Args:
         grid: what to show.
     """
     parts = []
-    for first in range(1, len(grid.columns), _MOST_FIGURES):
-        shown = [0, *range(first, min(first + _MOST_FIGURES, len(grid.columns)))]
+    for shown in _parts(grid):
         table = Table(
-            title=grid.title,
-            caption=grid.caption or None,
+            title=Text(grid.title, style="bold"),
+            caption=Text(grid.caption, style="dim") if grid.caption else None,
             box=box.SIMPLE_HEAD,
             pad_edge=False,
             collapse_padding=True,
             title_justify="left",
             caption_justify="left",
-            title_style="bold",
-            caption_style="dim",
         )
         for column in shown:
             table.add_column(Text(grid.columns[column]), justify="right" if column else "left", vertical="bottom")
@@ -70,6 +68,18 @@ def render(shown: Iterable[Table], *, width: int = WIDTH) -> str:
     return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
 
 
+def _parts(grid: Grid) -> list[list[int]]:
+    """The columns of each table: as many as fit beside the first."""
+    lines = [[header, *(row[column].text for row in grid.rows)] for column, header in enumerate(grid.columns)]
+    widths = [max(len(line) for text in texts for line in text.split("\n")) + 2 for texts in lines]
+    parts = [[0]]
+    for column in range(1, len(widths)):
+        if len(parts[-1]) > 1 and sum(widths[shown] for shown in parts[-1]) + widths[column] > WIDTH:
+            parts.append([0])
+        parts[-1].append(column)
+    return parts
+
+
 def _text(cell: Cell) -> Text:
     style = "bold" if cell.best else "dim" if cell.reference else ""
-    return Text(cell.text, style=style, no_wrap=False)
+    return Text(cell.text, style=style)

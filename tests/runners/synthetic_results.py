@@ -100,7 +100,7 @@ def result_curves(scenarios=tuple(SCENARIOS), tuners=tuple(GOODPUT), windows=150
         for tuner in tuners:
             time_s = np.arange(1.0, windows + 1)
             fixed = {"static-8": 8.0, "static-default": 256.0, "static-best": 96.0}.get(tuner)
-            climb = np.minimum(4 * 2 ** (time_s // 4), 64 + 16 * np.sign(np.sin(time_s / 9)))
+            climb = np.minimum(4 * 2 ** np.minimum(time_s // 4, 10), 64 + 16 * np.sign(np.sin(time_s / 9)))
             batch = climb if fixed is None else np.full(windows, fixed)
             grows = {"static-8": 8.0, "static-default": 3.0}.get(tuner, 0.0) * place
             queue = np.maximum(0, grows * time_s + 20 * np.sin(time_s / 12) + rng.normal(0, 4, windows))
