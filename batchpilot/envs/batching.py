@@ -1,0 +1,166 @@
+"""`BatchingEnv`: one simulated server whose limits an agent sets, one decision interval at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from batchpilot.core.features import window_features
+from batchpilot.core.limits import Limits
+from batchpilot.core.metrics import WindowMetrics, to_record
+from batchpilot.engines.simulated_engine import SimulatedEngine
+from batchpilot.envs.rendering import RENDER_MODES, History
+from batchpilot.envs.scenarios import PreparedRun
+from batchpilot.envs.task import ScenarioLike, Task
+
+
+class BatchingEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
+    """Set a server's batching limits so that as many tokens as possible meet their promise.
+
+    **Step.** One decision interval of engine time. The action moves the limits, the engine runs, the observation tells
+    what happened.
+
+    **Observation.** `Box` of `core.features.FEATURE_NAMES`: ratios of the last window to capacity, promise and limits.
+    After `reset` nothing was measured yet, and most features are neutral.
+
+    **Action.** `MultiDiscrete`, one index a limit, as `core.actions.ActionTable` (attribute `table`) says: moves by
+    notches of a geometric grid, or the notch itself.
+
+    **Reward.** "goodput" or "score" of the window, see `envs.rewards`.
+
+    **Episode.** `reset(seed)` draws scenario and workload from the seed alone. It terminates when every request has
+    ended and is truncated at the scenario's horizon. `reset(options={"scenario": name, "workload_seed": seed})` plays
+    a given run.
+
+    **Info.** "metrics" (the window's `WindowMetrics` without its limits; a percentile without a sample is left out),
+    "limits" (those in force; one that is off is left out), "scenario" and "seed" (of the workload).
+
+    Args:
+        scenario: a scenario, its name, a suite's name, or several of them to draw from.
+        track: the limits that actions move: "batch", "limits" or "guarded".
+        fields: these limits instead of a track's.
+        action_mode: "relative" or "absolute".
+        reward: "goodput" or "score".
+        base: the limits at the start, moved to the nearest notches; None for what servers ship (256, 2048).
+        decision_interval_ms: engine time of a step; None takes the scenario's.
+        seeds: workload seeds to draw from; None draws a new one every episode.
+        backend: "simulated".
+        render_mode: "ansi" (a text panel), "rgb_array" (a chart), or None.
+
+    Raises:
+        ValueError: an argument is unknown or outside its bound; the message names it.
+    """
+
+    metadata = {"render_modes": RENDER_MODES, "render_fps": 4}  # noqa: RUF012 (Gymnasium declares it so)
+
+    def __init__(
+        self,
+        scenario: ScenarioLike = "quick",
+        *,
+        track: str = "limits",
+        fields: Sequence[str] | None = None,
+        action_mode: str = "relative",
+        reward: str = "goodput",
+        base: Limits | None = None,
+        decision_interval_ms: float | None = None,
+        seeds: Sequence[int] | None = None,
+        backend: str = "simulated",
+        render_mode: str | None = None,
+    ) -> None:
+        self.task = Task(
+            scenario,
+            track=track,
+            fields=fields,
+            action_mode=action_mode,
+            reward=reward,
+            base=base,
+            decision_interval_ms=decision_interval_ms,
+            seeds=seeds,
+            backend=backend,
+        )
+        self.table = self.task.table
+        self.observation_space = self.task.observation_space
+        self.action_space = self.task.action_space
+        self.render_mode = render_mode
+        self._history = None if render_mode is None else History(render_mode)
+        self._run: PreparedRun | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Begin an episode.
+
+        Args:
+            seed: draws this episode and the following ones; None goes on drawing.
+            options: "scenario" and "workload_seed" in place of the draws.
+
+        Raises:
+            ValueError: an unknown option or scenario.
+        """
+        super().reset(seed=seed)
+        self._run = self.task.draw(self.np_random, options)
+        self._engine = SimulatedEngine(self._run.engine, self._run.requests)
+        self._interval_ms = self.task.interval_ms(self._run)
+        self._horizon_ms = math.inf if self._run.horizon_ms is None else self._run.horizon_ms
+        self._tpot_target_ms = float(self._engine.state.clock[0].tpot_target_ms)
+        self._position = self.table.start(self._tpot_target_ms)
+        if self._history is not None:
+            self._history.begin(self._run.scenario.name)
+        window = self._measure()
+        return window_features(window), self._info(window)
+
+    def step(self, action: NDArray[np.int64]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Set limits and run one decision interval.
+
+        Args:
+            action: one index a limit, shape (fields,).
+
+        Returns:
+            Observation, reward, whether every request has ended, whether the horizon was reached before, info.
+
+        Raises:
+            ValueError: the action is not in the action space.
+            RuntimeError: there was no `reset`.
+        """
+        if self._run is None:
+            raise RuntimeError("reset must be called before step")
+        action = np.asarray(action)
+        self.task.check_actions(action, self._position.shape)
+        self._position = self.table.move(self._position, action)
+        window = self._measure(self._interval_ms)
+        reward = float(self.task.reward(to_record(window))[0])
+        terminated = self._engine.finished
+        truncated = not terminated and self._engine.now_ms >= self._horizon_ms
+        if self._history is not None:
+            self._history.add(window)
+        return window_features(window), reward, terminated, truncated, self._info(window)
+
+    def render(self) -> Any:
+        """The episode so far, as the render mode says: a string, or an image of shape (H, W, 3); None without one."""
+        return None if self._history is None else self._history.render()
+
+    def _measure(self, interval_ms: float = 0.0) -> WindowMetrics:
+        """Put the position's limits into force, run for an interval and close the window."""
+        engine = self._engine
+        engine.set_limits(self.table.to_limits(self._position, self._tpot_target_ms))
+        if interval_ms > 0:
+            engine.run_until(min(engine.now_ms + interval_ms, self._horizon_ms))
+        window = engine.close_window()
+        self._tpot_target_ms = window.tpot_target_ms
+        return window
+
+    def _info(self, window: WindowMetrics) -> dict[str, Any]:
+        assert self._run is not None
+        metrics = window.to_dict()
+        limits = metrics.pop("limits")
+        return {
+            "metrics": {name: value for name, value in metrics.items() if not math.isnan(value)},
+            "limits": {name: value for name, value in limits.items() if value is not None},
+            "scenario": self._run.scenario.name,
+            "seed": self._run.seed,
+        }

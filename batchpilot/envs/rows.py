@@ -1,0 +1,154 @@
+"""Many simulated engines side by side: one scheduler state with a row each, run by compiled threads. Times in ms.
+
+A row gives the very numbers that a `SimulatedEngine` gives for the same run: rows share nothing but the arrays.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import get_num_threads, set_num_threads
+from numpy.typing import NDArray
+
+from batchpilot.core.limit_arrays import NO_DISCIPLINE, LimitArrays
+from batchpilot.core.limits import DISCIPLINES
+from batchpilot.core.metrics import METRICS
+from batchpilot.engines.simulated import STUCK, advance_many
+from batchpilot.engines.simulated_engine import load
+from batchpilot.engines.state import OFF_TOKENS, SchedulerState, allocate, row
+from batchpilot.engines.windows import open_window, summarise, summarise_many
+from batchpilot.envs.scenarios import PreparedRun
+from batchpilot.latency.compiled import plain
+
+ROWS_PER_THREAD = 32
+"""A thread pays for itself from about this many rows on."""
+
+NOISE_TABLE = 8192
+"""Factors on step time; as many as `SimulatedEngine` draws."""
+
+
+class SimulationRows:
+    """n simulated engines.
+
+    Args:
+        n: rows.
+        threads: compiled threads; None takes one for every `ROWS_PER_THREAD` rows, up to half of Numba's: where OpenMP
+            threads outnumber the idle processors, every step waits for a time slice and takes tens of times as long.
+
+    Attributes:
+        metrics: the last window of each row, records of `METRICS`, shape (n,).
+
+    Raises:
+        ValueError: more threads than Numba has, or none.
+    """
+
+    def __init__(self, n: int, threads: int | None = None) -> None:
+        most = get_num_threads()
+        if threads is not None and not 1 <= threads <= most:
+            raise ValueError(f"threads is {threads}; it must be from 1 to {most}, or None for a choice by rows")
+        self._threads = threads or max(1, min(n // ROWS_PER_THREAD, most // 2))
+        self.metrics = np.zeros(n, METRICS)
+        self._records = self.metrics.view(np.recarray)
+        self._codes = np.zeros(n, np.int64)
+        self._discipline = np.zeros(n)
+        self._use(allocate(n, 0))
+
+    @property
+    def now_ms(self) -> NDArray[np.float64]:
+        """Engine times, shape (n,)."""
+        return self._clock["now_ms"]
+
+    @property
+    def finished(self) -> NDArray[np.bool_]:
+        """Whether every request has ended, shape (n,)."""
+        ended: NDArray[np.bool_] = self._clock["n_ended"] == self._clock["n_requests"]
+        return ended
+
+    @property
+    def tpot_target_ms(self) -> NDArray[np.float64]:
+        """TPOT targets as the last windows know them, shape (n,)."""
+        return self._clock["tpot_target_ms"]
+
+    def load(self, i: int, run: PreparedRun) -> None:
+        """Put a run into a row, at time 0; the state grows where the run needs more room.
+
+        Args:
+            i: the row.
+            run: engine and requests.
+        """
+        requests, engine = run.requests, run.engine
+        users = int(requests.user.max()) + 1 if len(requests) else 1
+        noise = NOISE_TABLE if engine.noise > 0 else 1
+        self._make_room(len(requests), users, noise, len(engine.drift))
+        load(self._state, i, engine, requests)
+        self._discipline[i] = DISCIPLINES[engine.discipline]
+
+    def set_limits(self, limits: LimitArrays) -> None:
+        """Put limits into force in every row.
+
+        Args:
+            limits: arrays of shape (n,).
+        """
+        record = self._limits
+        record["batch_size"] = limits.batch_size
+        record["token_budget"] = np.minimum(limits.token_budget, OFF_TOKENS)
+        record["max_queued_tokens"] = np.minimum(limits.max_queued_tokens, OFF_TOKENS)
+        record["max_wait_ms"] = np.where(np.isinf(limits.max_wait_ms), 0.0, limits.max_wait_ms)
+        record["step_target_ms"] = limits.step_target_ms
+        record["ttft_guard"] = limits.ttft_guard
+        record["discipline"] = np.where(limits.discipline == NO_DISCIPLINE, self._discipline, limits.discipline)
+
+    def run_until(self, until_ms: NDArray[np.float64]) -> None:
+        """Run every row to its time and measure its window; a row that is already there measures an empty one.
+
+        Args:
+            until_ms: engine times, shape (n,).
+
+        Raises:
+            RuntimeError: waiting requests of a row can never run (a defect of the scheduler).
+        """
+        previous = get_num_threads()
+        set_num_threads(self._threads)
+        try:
+            advance_many(self._state, until_ms, self._codes)
+            summarise_many(self._state, self._records)
+        finally:
+            set_num_threads(previous)
+        if (self._codes == STUCK).any():
+            stuck = int(np.argmax(self._codes == STUCK))
+            raise RuntimeError(f"the scheduler of row {stuck} is stuck at {self.now_ms[stuck]} ms")
+
+    def measure(self, i: int) -> None:
+        """Measure one row's window and open the next.
+
+        Args:
+            i: the row.
+        """
+        one = plain(row)(self._state, i)
+        summarise(one, self._records[i : i + 1])
+        open_window(one)
+
+    def _use(self, state: SchedulerState) -> None:
+        """Take a state into use, with plain views of the records that every step reads."""
+        self._state = state
+        self._clock = state.clock.view(np.ndarray)
+        self._limits = state.limits.view(np.ndarray)
+
+    def _make_room(self, requests: int, users: int, noise: int, drift_rows: int) -> None:
+        """Grow the state, rows in progress included, until a run fits; sizes double so that this stays rare."""
+        state = self._state
+        room = (
+            state.requests.shape[1],
+            state.user_finish.shape[1],
+            state.noise.shape[1],
+            state.parameters.shape[1] - 2,
+        )
+        needed = (requests, users, noise, drift_rows)
+        if all(need <= have for need, have in zip(needed, room, strict=True)):
+            return
+        grown = [max(have, 2 ** math.ceil(math.log2(max(need, 1)))) for need, have in zip(needed, room, strict=True)]
+        larger = allocate(len(self._codes), grown[0], users=grown[1], noise=grown[2], drift_rows=grown[3])
+        for old, new in zip(state, larger, strict=True):
+            new[tuple(slice(size) for size in old.shape)] = old
+        self._use(larger)

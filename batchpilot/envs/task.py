@@ -1,0 +1,166 @@
+"""What an environment's episodes are made of; the single and the vector environment share it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from batchpilot.baselines.static import SERVER_DEFAULT
+from batchpilot.configs.scenario import Scenario, scenario_names, suite, suites
+from batchpilot.configs.scenario import scenario as catalogued
+from batchpilot.core.actions import ActionTable
+from batchpilot.core.features import FEATURE_HIGH, FEATURE_LOW
+from batchpilot.core.limits import TRACKS, Limits
+from batchpilot.core.names import lookup, unknown_name
+from batchpilot.envs.rewards import REWARDS, Reward
+from batchpilot.envs.scenarios import PreparedRun, prepare
+
+ScenarioLike = str | Scenario | Sequence[str | Scenario]
+
+REMEMBERED_RUNS = 256
+"""Prepared runs kept where seeds come from a list; a run of a few thousand requests takes some hundred kilobytes."""
+
+_BACKENDS = ("simulated", "torch")
+_OPTIONS = ("scenario", "workload_seed")
+
+
+class Task:
+    """The decision problem: which runs there are, what actions mean, what is rewarded.
+
+    Args:
+        scenario: a scenario, its name, a suite's name, or several of them; each episode draws one. A suite's scenarios
+            that need a trace file are left out.
+        track: the limits that actions move, one of `TRACKS`.
+        fields: these limits instead of a track's.
+        action_mode: "relative" or "absolute".
+        reward: one of `REWARDS`.
+        base: the limits at the start of an episode, moved to the nearest notches; None for what servers ship.
+        decision_interval_ms: engine time of one step; None takes the scenario's.
+        seeds: workload seeds to draw from, whose runs are prepared once; None draws a new one every episode.
+        backend: what executes the steps: "simulated".
+
+    Attributes:
+        scenarios: what episodes are drawn from.
+        table: what actions mean.
+        reward: rewards of many windows.
+        observation_space: of one environment.
+        action_space: of one environment.
+
+    Raises:
+        ValueError: an unknown name, no scenario, a scenario without its trace file, or an interval or seeds that are
+            no good.
+    """
+
+    def __init__(
+        self,
+        scenario: ScenarioLike,
+        *,
+        track: str = "limits",
+        fields: Sequence[str] | None = None,
+        action_mode: str = "relative",
+        reward: str = "goodput",
+        base: Limits | None = None,
+        decision_interval_ms: float | None = None,
+        seeds: Sequence[int] | None = None,
+        backend: str = "simulated",
+    ) -> None:
+        _check_backend(backend)
+        if decision_interval_ms is not None and not 0 < decision_interval_ms < np.inf:
+            raise ValueError(f"decision_interval_ms is {decision_interval_ms}; it must be above 0 ms, or None")
+        if seeds is not None and len(seeds) == 0:
+            raise ValueError("seeds is empty; give workload seeds, or None to draw new ones")
+        self.scenarios = _resolve(scenario)
+        moved = lookup(TRACKS, track, "track") if fields is None else tuple(fields)
+        self.table = ActionTable(moved, base or SERVER_DEFAULT, action_mode)
+        self.reward: Reward = lookup(REWARDS, reward, "reward")
+        self.observation_space = spaces.Box(FEATURE_LOW, FEATURE_HIGH, dtype=np.float32)
+        self.action_space = spaces.MultiDiscrete(list(self.table.sizes))
+        self._decision_interval_ms = decision_interval_ms
+        self._seeds = None if seeds is None else tuple(int(seed) for seed in seeds)
+        self._remembered = lru_cache(REMEMBERED_RUNS)(self._prepared)
+
+    def draw(self, rng: np.random.Generator, options: Mapping[str, Any] | None = None) -> PreparedRun:
+        """The run of the next episode.
+
+        Args:
+            rng: where scenario and workload seed are drawn from; nothing else is.
+            options: "scenario" (one of the task's, by name) and "workload_seed" take the place of the draws, so that a
+                leaderboard's very run can be played.
+
+        Raises:
+            ValueError: an unknown option, or a scenario that is not the task's.
+        """
+        options = options or {}
+        for name in options:
+            lookup(dict.fromkeys(_OPTIONS), name, "reset option")
+        index = int(rng.integers(len(self.scenarios)))
+        if "scenario" in options:
+            by_name = {scenario.name: number for number, scenario in enumerate(self.scenarios)}
+            index = lookup(by_name, options["scenario"], "scenario of this environment")
+        if "workload_seed" in options:
+            return self._remembered(index, int(options["workload_seed"]))
+        if self._seeds is None:
+            return self._prepared(index, int(rng.integers(2**31)))
+        return self._remembered(index, self._seeds[rng.integers(len(self._seeds))])
+
+    def interval_ms(self, run: PreparedRun) -> float:
+        """Engine time of one step.
+
+        Args:
+            run: the episode's run.
+        """
+        return run.window_ms if self._decision_interval_ms is None else self._decision_interval_ms
+
+    def check_actions(self, actions: NDArray[Any], shape: tuple[int, ...]) -> None:
+        """Refuse what no action space would hold.
+
+        Args:
+            actions: indices.
+            shape: what their shape must be.
+
+        Raises:
+            ValueError: a wrong shape, type or index.
+        """
+        whole = np.issubdtype(actions.dtype, np.integer)
+        if actions.shape != shape or not whole or (actions < 0).any() or (actions >= self.table.sizes).any():
+            raise ValueError(
+                f"actions must be whole numbers of shape {shape}, each from 0 and below {self.table.sizes} "
+                f"for {', '.join(self.table.fields)}; given: {actions}"
+            )
+
+    def _prepared(self, index: int, seed: int) -> PreparedRun:
+        return prepare(self.scenarios[index], seed)
+
+
+def _check_backend(backend: str) -> None:
+    lookup(dict.fromkeys(_BACKENDS), backend, "backend")
+    if backend == "torch":
+        raise ValueError(
+            "backend 'torch' is not in this version: it comes with the torch engine (extra 'torch'); "
+            "use backend='simulated'"
+        )
+
+
+def _resolve(given: ScenarioLike) -> tuple[Scenario, ...]:
+    """Scenarios from names, suites and scenarios."""
+    several = [given] if isinstance(given, str | Scenario) else list(given)
+    found = [scenario for one in several for scenario in _one_or_suite(one)]
+    if not found:
+        raise ValueError(f"no scenario to draw from in {given!r}")
+    return tuple(found)
+
+
+def _one_or_suite(given: str | Scenario) -> list[Scenario]:
+    if isinstance(given, str) and given in suites():
+        return [scenario for scenario in suite(given) if not scenario.needs_trace]
+    if isinstance(given, str) and given not in scenario_names():
+        raise ValueError(unknown_name(given, [*suites(), *scenario_names()], "scenario or suite"))
+    scenario = catalogued(given) if isinstance(given, str) else given
+    if scenario.needs_trace:
+        raise ValueError(f"scenario {scenario.name!r} needs a trace file; give scenario.with_trace(file=...)")
+    return [scenario]
