@@ -114,7 +114,7 @@ def _guide(rows: Sequence[Row], references: Sequence[str]) -> list[str]:
         "A ratio divides a strategy's goodput by a reference's on the same requests, run by run. Runs in which the "
         "reference served nothing have no ratio and are left out, for every strategy alike.",
         "Figures over seeds are interquartile means: the mean of the middle half. Over all scenarios that sets aside a "
-        "strategy's best and worst quarter of runs, so read its worst scenario in the table beside it.",
+        "strategy's best and worst quarter of runs, so read the last rows of the scenario table too.",
     ]
     if len(seeds) < 2:
         return [*guide, "There is one seed, and so there are no intervals: a difference may be luck."]
