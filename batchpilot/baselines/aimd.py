@@ -12,7 +12,6 @@ off, because they were taken at the larger size.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +21,7 @@ from batchpilot.core import SLO, Limits, Tuner, WindowMetrics
 SAMPLES = 100
 LOW = 0.8
 CLIPPER_BACKOFF = 0.9
+_HUGE = 1e15
 
 
 class AIMDTuner(Tuner):
@@ -77,7 +77,7 @@ class AIMDTuner(Tuner):
                 return
             target = metrics.tpot_target_ms if self._target_ms is None else self._target_ms
             step_ms, steps = metrics.step_ms_mean, metrics.steps
-            if not (0 < steps < math.inf and 0 <= step_ms < math.inf and target > 0):
+            if not (0 < steps < _HUGE and 0 <= step_ms < _HUGE and target > 0):
                 return
             self._samples.append((step_ms, steps))
             self._trim()

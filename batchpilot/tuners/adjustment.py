@@ -1,8 +1,7 @@
 """Online adjustment: one step up, down or beside the best size, per decision. Pure functions of a situation.
 
-Four readings of the document's rules, which as printed can feed on themselves:
+Three readings of the document's rules, which as printed can feed on themselves:
 
-- One low score is measured again before anything is done about it: windows are noisy, and moving is not free.
 - Shrinking comes before growing: a spare utilisation or memory is no reason to grow while the score is falling.
 - A lower score *below* the best size is answered by going back to the best size, not by shrinking further; above it,
   shrinking stops at the best size.
@@ -46,7 +45,6 @@ class Situation(NamedTuple):
         flat_above: whether a larger size is known to gain nothing.
         highest: largest size that memory and configuration allow.
         cycle: decisions since adjustment began, which times the oscillation.
-        is_confirmed: whether the size scored low in the decision before, too.
     """
 
     size: int
@@ -60,7 +58,6 @@ class Situation(NamedTuple):
     flat_above: bool
     highest: int
     cycle: int
-    is_confirmed: bool
 
 
 def adjust(now: Situation, config: TunerConfig) -> Move:
@@ -73,8 +70,6 @@ def adjust(now: Situation, config: TunerConfig) -> Move:
     eps = significance(now.noise, config)
     if now.score < now.best_score * (1.0 - eps):
         why = f"{now.size} scored {now.score:.3f} < {now.best_score:.3f}"
-        if not now.is_confirmed:
-            return Move(now.size, f"measuring {now.size} again: it scored {now.score:.3f} < {now.best_score:.3f}")
         if now.size < now.best_size:
             return Move(now.best_size, f"back to {now.best_size}: {why}")
         smaller = shrunk(now.size, config)

@@ -1,7 +1,7 @@
 """Load changes: whether requests now arrive at another rate than when the size was judged. Times in ms.
 
 Arrivals are counted in two stretches, the last few windows and everything before them. A change of the rate counts
-when it exceeds `load_change_threshold` *and* three standard deviations of a Poisson count, so that the chance clumps of
+when it exceeds `load_change_threshold` *and* four standard deviations of a Poisson count, so that the chance clumps of
 a slow but steady stream are no change.
 
 Source: dynamic batch tuner document, load change (SPEC 1); the significance test is ours.
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 RECENT_WINDOWS = 5
-DEVIATIONS = 3.0
+DEVIATIONS = 4.0
 
 
 class LoadTracker:

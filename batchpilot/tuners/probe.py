@@ -232,17 +232,18 @@ class ProbeTuner(Tuner):
             pending = [_unpacked(sample) for sample in state["pending"]]
             last = _unpacked(state["last"]) if state["last"] else None
             counts = {name: int(state["counts"][name]) for name in _COUNTERS}
-            plain = [state[name] for name in ("windows_per_decision", "memory_per_request_mb", "clock_ms")]
-            next_report_ms = float(state["next_report_ms"])
+            windows_per_decision, memory_per_request_mb = state["windows_per_decision"], state["memory_per_request_mb"]
+            clock_ms, next_report_ms = float(state["clock_ms"]), float(state["next_report_ms"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"the state of the probe tuner is incomplete: {error!r}") from error
         with self._lock:
             self._config, self._base, self._state = config, base, known
-            self._windows_per_decision, self._memory_per_request_mb, self._clock_ms = plain
+            self._windows_per_decision, self._memory_per_request_mb = windows_per_decision, memory_per_request_mb
             self._settle_ms = known.settle_ms
             self._pending, self._last, self._counts = pending, last, counts
-            self._next_report_ms = next_report_ms
-            self._publish()
+            self._clock_ms, self._next_report_ms = clock_ms, next_report_ms
+            self._limits = base.replace(batch_size=known.size)
+            self.name = config.strategy
 
     def _start(self) -> None:
         self.name = self._config.strategy

@@ -3,8 +3,9 @@
 A score is judged only where the batch size or the engine was the restriction (see `sample`): a lower score under a
 lighter load is a load change, not a worse size. It is low only beyond eps and two standard deviations of the noise.
 
-- A first low score is watched for one decision: it may be noise, and whether a collapse (below half of the best) is
-  V-shaped, a hiccup already over, cannot be seen earlier.
+- A first low score is not credited but measured again: it may be noise, and whether a collapse (below half of the best)
+  is V-shaped, a hiccup already over, cannot be seen earlier.
+- A confirmed drop at the best size itself is no matter of size alone: the smaller size is tried in re-evaluation.
 - A fallback is an experiment: re-evaluation measures the smaller size and the best one anew, and the better one wins.
 - A trial takes at most one batch in ten: one window may well hold more than `exploration_interval` batches.
 - Memory or step time over its limit shrinks the batch in either phase, unless no smaller batch is known to help.
@@ -40,9 +41,13 @@ def adjust_online(state: TunerState, sample: Sample, evidence: Evidence) -> None
         _settle_if_stable(state, state.size)
         return
     score, best_score = state.score(sample), state.board.best_score
-    is_confirmed = _is_low_again(state, score, best_score)
-    if _collapsed(state, score, best_score):
-        return
+    if _is_low(state, score, best_score):
+        if state.low_scores == 1 or _collapsed(state, score, best_score):
+            return
+        if state.size == state.best_size:
+            smaller = shrunk(state.size, state.config)
+            state.re_evaluate([smaller, state.size], f"{state.size} scored {score:.3f} < {best_score:.3f} twice")
+            return
     if not state.record(sample):
         state.re_evaluate([state.best_size], state.reason)
         return
@@ -61,7 +66,6 @@ def adjust_online(state: TunerState, sample: Sample, evidence: Evidence) -> None
         flat_above=state.board.is_known_flat_from(state.size + 1),
         highest=state.highest,
         cycle=state.cycle,
-        is_confirmed=is_confirmed,
     )
     state.cycle += 1
     move = adjust(now, state.config)
@@ -100,8 +104,9 @@ def run_stable(state: TunerState, sample: Sample, evidence: Evidence) -> None:
 
 def _hold_or_explore(state: TunerState, sample: Sample, evidence: Evidence) -> None:
     score, best_score = state.score(sample), state.board.best_score
-    is_confirmed = _is_low_again(state, score, best_score)
-    if _collapsed(state, score, best_score) or (is_confirmed and _fell_back(state, score, best_score)):
+    if _is_low(state, score, best_score) and (
+        state.low_scores == 1 or _collapsed(state, score, best_score) or _fell_back(state, score, best_score)
+    ):
         return
     if not state.record(sample):
         state.re_evaluate([state.best_size], state.reason)
@@ -117,20 +122,20 @@ def _hold_or_explore(state: TunerState, sample: Sample, evidence: Evidence) -> N
         _explore(state)
 
 
-def _is_low_again(state: TunerState, score: float, best_score: float) -> bool:
-    """Count a score in or out of a row of low ones; True from the second in a row."""
-    low = score < best_score * (1.0 - significance(state.board.noise, state.config))
-    state.low_scores = state.low_scores + 1 if low else 0
-    return state.low_scores > 1
+def _is_low(state: TunerState, score: float, best_score: float) -> bool:
+    """Whether a score is well below the best; counts how many in a row are."""
+    if score >= best_score * (1.0 - significance(state.board.noise, state.config)):
+        state.low_scores = 0
+        return False
+    state.low_scores += 1
+    state.reason = f"measuring {state.size} again: it scored {score:.3f} < {best_score:.3f}"
+    return True
 
 
 def _collapsed(state: TunerState, score: float, best_score: float) -> bool:
     """Answer a score below half of the best; False when it is not."""
     if score >= ANOMALY * best_score:
         return False
-    if state.low_scores == 1:
-        state.reason = f"holding {state.size}: score {score:.3f} is below half of the best, watching"
-        return True
     if is_v_shaped(state.scores):
         state.reason = f"holding {state.size}: the score is already rising again"
         return True

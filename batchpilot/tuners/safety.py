@@ -111,6 +111,8 @@ def is_recovering(scores: Sequence[float], sensitivity: float) -> bool:
 class Trend:
     """How a quantity grows with the batch: a least-squares line that forgets, learned from windows.
 
+    While the batch stays the same only the level is followed, and the last slope is kept.
+
     Args:
         slope: growth per request where it is known beforehand; None learns it.
     """
@@ -119,7 +121,8 @@ class Trend:
     LEAST_SPREAD = 0.05
 
     def __init__(self, slope: float | None = None) -> None:
-        self._known_slope = slope
+        self._is_known = slope is not None
+        self._slope = slope
         self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)
 
     def observe(self, batch: float, value: float) -> None:
@@ -149,12 +152,12 @@ class Trend:
         if weight == 0.0:
             return None
         mean_x, mean_y = x / weight, y / weight
-        slope = self._known_slope
+        variance = xx / weight - mean_x * mean_x
+        if not self._is_known and variance > (self.LEAST_SPREAD * mean_x) ** 2:
+            self._slope = max(0.0, (xy / weight - mean_x * mean_y) / variance)
+        slope = self._slope
         if slope is None:
-            variance = xx / weight - mean_x * mean_x
-            if variance <= (self.LEAST_SPREAD * mean_x) ** 2:
-                return None
-            slope = max(0.0, (xy / weight - mean_x * mean_y) / variance)
+            return None
         return mean_y + slope * (batch - mean_x)
 
     def helps_to_shrink(self, lowest: float, limit: float) -> bool:
@@ -169,7 +172,7 @@ class Trend:
 
     def state_dict(self) -> dict[str, Any]:
         """The line's sums as plain data."""
-        return {"known_slope": self._known_slope, "sums": list(self._sums)}
+        return {"is_known": self._is_known, "slope": self._slope, "sums": list(self._sums)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from saved sums.
@@ -181,7 +184,7 @@ class Trend:
             KeyError: a field is missing.
         """
         weight, x, y, xx, xy = state["sums"]
-        self._known_slope, self._sums = state["known_slope"], (weight, x, y, xx, xy)
+        self._is_known, self._slope, self._sums = state["is_known"], state["slope"], (weight, x, y, xx, xy)
 
 
 def allowed_mb(total_mb: float, config: TunerConfig) -> float:
