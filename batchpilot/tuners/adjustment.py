@@ -20,7 +20,7 @@ from batchpilot.configs.tuner import TunerConfig
 LOW_UTILISATION = 0.5
 LOW_MEMORY = 0.7
 LONG_STEP_MS = 1000.0
-NOISE_MARGIN = 2.0
+NOISE_MARGIN = 3.0
 
 
 class Move(NamedTuple):
@@ -89,7 +89,7 @@ def adjust(now: Situation, config: TunerConfig) -> Move:
 
 
 def significance(noise: float, config: TunerConfig) -> float:
-    """Relative difference from which two scores differ: eps, or two standard deviations of the noise if larger.
+    """Relative difference from which two scores differ: eps, or three standard deviations of the noise if larger.
 
     Args:
         noise: relative standard deviation of a score.

@@ -1,7 +1,7 @@
 """What the tuner does while it runs: adjusting around the best size, and stable running with small trials.
 
 A score is judged only where the batch size or the engine was the restriction (see `sample`): a lower score under a
-lighter load is a load change, not a worse size. It is low only beyond eps and two standard deviations of the noise.
+lighter load is a load change, not a worse size. It is low only beyond eps and three standard deviations of the noise.
 
 - A first low score is not credited but measured again: it may be noise, and whether a collapse (below half of the best)
   is V-shaped, a hiccup already over, cannot be seen earlier.

@@ -114,6 +114,15 @@ class ScoreBoard:
         """
         self.best_size = size
 
+    def defend(self, size: int) -> None:
+        """Make a measured size the best one unless another leads it by more than the noise explains.
+
+        Args:
+            size: a size on the board.
+        """
+        self.best_size = size
+        self._crown_winner(size)
+
     def forget(self) -> None:
         """Drop every score: they were taken under another load. The noise and the throughput seen stay."""
         self._entries.clear()

@@ -43,7 +43,7 @@ def probe(state: TunerState, sample: Sample, evidence: Evidence) -> None:
 
 
 def re_evaluate(state: TunerState, sample: Sample, evidence: Evidence) -> None:
-    """RE_EVALUATION: measure each candidate once, then adjust from the better one.
+    """RE_EVALUATION: measure each candidate once, then adjust from the last one unless another leads it.
 
     Args:
         state: what the tuner knows; changed.
@@ -59,10 +59,13 @@ def re_evaluate(state: TunerState, sample: Sample, evidence: Evidence) -> None:
     if evidence is not Evidence.DRAINING:
         state.score(sample)
         state.record(sample)
-    state.candidates.pop(0)
+    last = state.candidates.pop(0)
     if state.candidates:
         state.move(state.candidates[0], f"re-evaluating at {state.candidates[0]}")
-    elif state.board.best_size is not None and state.board.best_score == 0.0:
+        return
+    if last in state.board:
+        state.board.defend(last)
+    if state.board.best_size is not None and state.board.best_score == 0.0:
         state.enter_safe_state("no acceptable size is left")
     else:
         state.phase = Phase.DYNAMIC_ADJUSTMENT

@@ -85,7 +85,7 @@ def test_never_shrinks_below_the_minimum():
 
 
 def test_a_drop_within_the_noise_is_no_drop():
-    assert next_size(score=0.75, noise=0.05) == 42  # two standard deviations are 10 %, the drop is 6 %
+    assert next_size(score=0.75, noise=0.05) == 42  # three standard deviations are 15 %, the drop is 6 %
 
 
 @pytest.mark.parametrize(("cycle", "expected"), [(0, 42), (1, 40), (2, 38), (3, 40), (4, 42)])
