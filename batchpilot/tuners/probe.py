@@ -9,7 +9,8 @@ nothing reads a clock. How a window is heard, in order:
 3. one with a failed step goes to the failure rules;
 4. one that measured nothing (no step, no token) holds the limits;
 5. any other is scored; a decision follows once `windows_per_decision` windows and `adjustment_interval_ms` have passed,
-   and, after a move of more than a tenth, once `settle_ms` of measured time have let the batch settle.
+   after a move of more than a tenth, `settle_ms` of measured time have let the batch settle, and the windows hold the
+   load's usual mix of prompt and output tokens (see `mix`) or `probing_timeout_ms` of it.
 
 The rules are in `searching` and `running`, the words in `phases`, the arithmetic in the other modules of this package.
 
@@ -113,6 +114,7 @@ class ProbeTuner(Tuner):
             if measured_nothing(metrics):
                 self._counts["windows_held"] += 1
                 return
+            self._state.mix.observe(metrics.prefill_tokens, metrics.generated_tokens)
             self._pending.append(read(metrics))
             if self._is_time_to_decide():
                 sample = combine(self._pending)
@@ -269,10 +271,19 @@ class ProbeTuner(Tuner):
         return metrics.start_ms < ended - _CLOCK_SLACK_MS
 
     def _is_time_to_decide(self) -> bool:
-        if len(self._pending) < self._windows_per_decision:
+        pending, config = self._pending, self._config
+        if len(pending) < self._windows_per_decision:
             return False
-        heard_ms: float = sum(sample.duration_ms for sample in self._pending)
-        return heard_ms >= float(self._config.adjustment_interval_ms)
+        heard_ms = prefill_tokens = generated_tokens = 0.0
+        for sample in pending:
+            heard_ms += sample.duration_ms
+            prefill_tokens += sample.prefill_tokens
+            generated_tokens += sample.generated_tokens
+        if heard_ms < config.adjustment_interval_ms:
+            return False
+        if heard_ms >= config.probing_timeout_ms or self._state.load_changed or self._state.is_settling:
+            return True
+        return self._state.mix.is_represented(prefill_tokens, generated_tokens)
 
     def _report(self, now_ms: float) -> None:
         if now_ms >= self._next_report_ms or now_ms < self._next_report_ms - 2000.0 * self._config.report_interval_sec:

@@ -43,7 +43,10 @@ class Sample(NamedTuple):
         evidence: what restricted the engine.
         end_ms: engine time at the window's end.
         duration_ms: its length.
+        busy_ms: time within steps.
         steps: completed steps.
+        generated_tokens: output tokens emitted.
+        prefill_tokens: prompt tokens computed.
         step_ms: mean step time.
         throughput_tokens_per_s: generated tokens per second of step time.
         peak_tokens_per_s: the engine's estimated peak, 0 when unknown.
@@ -61,7 +64,10 @@ class Sample(NamedTuple):
     evidence: Evidence
     end_ms: float
     duration_ms: float
+    busy_ms: float
     steps: float
+    generated_tokens: float
+    prefill_tokens: float
     step_ms: float
     throughput_tokens_per_s: float
     peak_tokens_per_s: float
@@ -87,6 +93,7 @@ def is_odd(metrics: WindowMetrics) -> bool:
             and 0 <= metrics.busy_ms < _HUGE
             and 0 <= metrics.steps < _HUGE
             and 0 <= metrics.generated_tokens < _HUGE
+            and 0 <= metrics.prefill_tokens < _HUGE
             and 0 <= metrics.arrivals < _HUGE
             and 0 <= metrics.queue < _HUGE
             and 0 <= metrics.running < _HUGE
@@ -124,7 +131,10 @@ def read(metrics: WindowMetrics) -> Sample:
         evidence=evidence(metrics, step_ms),
         end_ms=metrics.start_ms + metrics.duration_ms,
         duration_ms=metrics.duration_ms,
+        busy_ms=metrics.busy_ms,
         steps=metrics.steps,
+        generated_tokens=metrics.generated_tokens,
+        prefill_tokens=metrics.prefill_tokens,
         step_ms=step_ms,
         throughput_tokens_per_s=min(1000.0 * metrics.generated_tokens / metrics.busy_ms, _HUGE),
         peak_tokens_per_s=metrics.peak_tokens_per_s,
@@ -161,25 +171,31 @@ def evidence(metrics: WindowMetrics, step_ms: float) -> Evidence:
 
 
 def combine(samples: Sequence[Sample]) -> Sample:
-    """One sample for several windows at the same size: sums of counts, means weighted by time, the last evidence.
+    """One sample for several windows at the same size: sums, rates of sums, means weighted by time, the last evidence.
 
     Args:
         samples: at least one, in order.
     """
     if len(samples) == 1:
         return samples[0]
-    duration = sum(sample.duration_ms for sample in samples)
+    duration_ms = sum(sample.duration_ms for sample in samples)
+    busy_ms = sum(sample.busy_ms for sample in samples)
+    steps = sum(sample.steps for sample in samples)
+    generated_tokens = sum(sample.generated_tokens for sample in samples)
 
     def mean(values: Iterable[float]) -> float:
         weighted = zip(values, samples, strict=True)
-        return sum(value * sample.duration_ms for value, sample in weighted) / duration
+        return sum(value * sample.duration_ms for value, sample in weighted) / duration_ms
 
     return samples[-1]._replace(
-        duration_ms=duration,
-        steps=sum(sample.steps for sample in samples),
+        duration_ms=duration_ms,
+        busy_ms=busy_ms,
+        steps=steps,
+        generated_tokens=generated_tokens,
+        prefill_tokens=sum(sample.prefill_tokens for sample in samples),
         arrivals=sum(sample.arrivals for sample in samples),
-        step_ms=mean(sample.step_ms for sample in samples),
-        throughput_tokens_per_s=mean(sample.throughput_tokens_per_s for sample in samples),
+        step_ms=busy_ms / steps,
+        throughput_tokens_per_s=min(1000.0 * generated_tokens / busy_ms, _HUGE),
         utilisation=mean(sample.utilisation for sample in samples),
         memory_efficiency=mean(sample.memory_efficiency for sample in samples),
         memory_fraction=max(sample.memory_fraction for sample in samples),

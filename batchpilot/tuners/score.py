@@ -208,9 +208,12 @@ class ScoreBoard:
                 self.best_size = changed
             return
         best_score, winner = self.best_score, changed
-        for size in self._entries:
-            if size != changed and self.mean(size) > best_score * (1.0 + self._margin(size)):
-                best_score, winner = self.mean(size), size
+        weight = self._throughput_weight
+        scale = weight / self._reference if self._reference > 0 else 0.0
+        for size, (throughput, rest, _) in self._entries.items():
+            score = min(scale * throughput, weight) + rest
+            if score > best_score and score > best_score * (1.0 + self._margin(size)):
+                best_score, winner = score, size
         self.best_size = winner
 
     def _margin(self, size: int) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.tuners.adjustment import LONG_STEP_MS
 from batchpilot.tuners.load import LoadTracker
+from batchpilot.tuners.mix import WorkMix
 from batchpilot.tuners.phases import Phase
 from batchpilot.tuners.probing import Probe
 from batchpilot.tuners.safety import Fallback, Trend, allowed_mb, unacceptable
@@ -29,7 +30,7 @@ _UNSETTLED = {
 }
 """What a batch that still changes counts as once patience is over; a draining one is never credited."""
 
-_PARTS = ("board", "stability", "memory", "step_time", "load")
+_PARTS = ("board", "stability", "memory", "step_time", "load", "mix")
 _PLAIN = (
     "size",
     "reason",
@@ -76,6 +77,7 @@ class TunerState:
         memory: peak memory by batch, in MB.
         step_time: step time by batch, in ms.
         load: arrivals now against before.
+        mix: prompt tokens for each generated one.
         load_changed: whether they have changed since the scores were taken.
         scores: the last scores, whatever their size.
         fallback: the level of fallback in force.
@@ -109,6 +111,7 @@ class TunerState:
         self.memory = Trend(memory_per_request_mb)
         self.step_time = Trend()
         self.load = LoadTracker()
+        self.mix = WorkMix()
         self.load_changed = False
         self.scores: list[float] = []
         self.fallback = Fallback.NONE
@@ -132,6 +135,11 @@ class TunerState:
         """Largest size that the configuration and past failures allow."""
         most = self.config.max_batch_size
         return most if self.ceiling is None else max(self.config.min_batch_size, min(most, self.ceiling))
+
+    @property
+    def is_settling(self) -> bool:
+        """Whether the next measured time is left unjudged anyway."""
+        return self.settling_ms > 0.0
 
     @property
     def best_size(self) -> int:

@@ -467,6 +467,22 @@ def test_after_a_larger_move_the_batch_may_settle(drive):
     assert driven(9) == [8, 1, 1, 2, 4, 4, 8, 8, 16]
 
 
+def test_windows_are_averaged_until_they_hold_the_usual_mix_of_prompts(drive):
+    driven = drive(lambda size: 0.5)
+    driven(6, prefill_tokens=500)
+    # No prompt at all for one window, twice as many in the next: together they are the usual mix.
+    assert driven(1, prefill_tokens=0) == [32]
+    assert driven.size == 32
+    assert driven(1, prefill_tokens=1000) == [32]
+    assert driven.size == 64
+
+
+def test_an_unusual_mix_is_waited_for_until_the_timeout(drive):
+    driven = drive(lambda size: 0.5, probing_timeout_ms=5000.0)
+    driven(3, prefill_tokens=5000)
+    assert driven(6, prefill_tokens=0) == [4] * 5 + [8]
+
+
 def test_a_tuner_keeps_the_other_limits_of_its_base():
     tuner = ProbeTuner(base=Limits(256, token_budget=2048, max_queued_tokens=9))
     assert tuner.ask() == Limits(8, token_budget=2048, max_queued_tokens=9)

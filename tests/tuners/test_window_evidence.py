@@ -61,11 +61,14 @@ def test_the_kv_share_stands_in_for_unknown_device_memory(window):
     assert sample.memory_fraction == pytest.approx(0.4)
 
 
-def test_combined_windows_are_means_weighted_by_time(window):
-    short = read(window(LIMITS, 0.4, duration_ms=1000.0))
-    long = read(window(LIMITS, 0.8, 1, duration_ms=3000.0))
+def test_combined_windows_are_sums_and_means_weighted_by_time(window):
+    short = read(window(LIMITS, 0.4, utilisation=1.0, prefill_tokens=10))
+    long = read(window(LIMITS, 0.8, 1, duration_ms=3000.0, busy_ms=2000.0, utilisation=0.6, prefill_tokens=20))
     both = combine([short, long])
-    assert both.throughput_tokens_per_s == pytest.approx((400 * 1 + 800 * 3) / 4)
+    assert both.throughput_tokens_per_s == pytest.approx(1000 * (400 + 800) / (1000 + 2000))
+    assert both.utilisation == pytest.approx((1.0 * 1 + 0.6 * 3) / 4)
+    assert both.step_ms == pytest.approx(3000 / 100)
+    assert both.prefill_tokens == 30
     assert both.steps == 100
     assert both.duration_ms == 4000.0
     assert both.end_ms == long.end_ms
