@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-TOLERANCE = 0.25
+TOLERANCE = 0.4
 FORGETTING = 0.98
 
 
@@ -33,7 +33,7 @@ class WorkMix:
         self._generated_tokens = FORGETTING * self._generated_tokens + generated_tokens
 
     def is_represented(self, prefill_tokens: float, generated_tokens: float) -> bool:
-        """Whether a sample's mix is within a quarter of the load's.
+        """Whether a sample's mix is within two fifths of the load's.
 
         Args:
             prefill_tokens: prompt tokens computed in the sample.
