@@ -7,6 +7,7 @@ load does not fill behaves alike: such a window is neither an improvement nor a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import NamedTuple
@@ -187,6 +188,10 @@ def combine(samples: Sequence[Sample]) -> Sample:
         weighted = zip(values, samples, strict=True)
         return sum(value * sample.duration_ms for value, sample in weighted) / duration_ms
 
+    # The time an engine at its peak would have taken, as far as every window knows its peak.
+    known = all(sample.peak_tokens_per_s > 0 for sample in samples)
+    ideal_s = sum(sample.generated_tokens / sample.peak_tokens_per_s for sample in samples) if known else math.inf
+
     return samples[-1]._replace(
         duration_ms=duration_ms,
         busy_ms=busy_ms,
@@ -196,6 +201,7 @@ def combine(samples: Sequence[Sample]) -> Sample:
         arrivals=sum(sample.arrivals for sample in samples),
         step_ms=busy_ms / steps,
         throughput_tokens_per_s=min(1000.0 * generated_tokens / busy_ms, _HUGE),
+        peak_tokens_per_s=min(generated_tokens / ideal_s, _HUGE),
         utilisation=mean(sample.utilisation for sample in samples),
         memory_efficiency=mean(sample.memory_efficiency for sample in samples),
         memory_fraction=max(sample.memory_fraction for sample in samples),

@@ -2,10 +2,11 @@
 
     score = a * throughput + b * utilisation + g * (1 - memory_waste),    memory_waste = (peak - used) / peak
 
-Throughput enters as busy throughput (generated tokens per second of step time) over the engine's estimated peak, in
-[0, 1]. Where the peak is unknown, or the engine has exceeded it (estimates assume a context length), the largest
-throughput seen so far takes its place: a clipped score could not tell the sizes beyond a low estimate apart. The board
-keeps throughput apart from the rest of the score, so that earlier scores stay comparable when that reference rises.
+Throughput enters as busy throughput (generated tokens per second of step time) over the engine's estimated peak for
+that window's work, in [0, 1]. Where the peak is unknown the throughput itself is kept, and the largest seen so far
+counts as 1; the same holds where the engine has exceeded its estimate, because a clipped score could not tell the sizes
+beyond a low estimate apart. The board keeps throughput apart from the rest of the score, so that earlier scores stay
+comparable when that reference rises; a peak that becomes known, or unknown, is another unit and forgets them.
 
 Source: dynamic batch tuner document, score (SPEC 1); the normalisation is ours.
 """
@@ -46,7 +47,7 @@ class ScoreBoard:
         self._memory_weight = config.memory_efficiency_weight
         self._entries: dict[int, tuple[float, float, int]] = {}
         self._reference = 0.0
-        self._largest_throughput = 0.0
+        self._peak_is_known = False
         self._noise_variance = 0.0
         self._residuals = 0
         self.best_size: int | None = None
@@ -70,9 +71,12 @@ class ScoreBoard:
         Args:
             sample: a measurement.
         """
-        throughput = sample.throughput_tokens_per_s
-        self._largest_throughput = max(self._largest_throughput, throughput)
-        self._reference = max(sample.peak_tokens_per_s, self._largest_throughput)
+        peak_is_known = sample.peak_tokens_per_s > 0
+        if peak_is_known is not self._peak_is_known:
+            self._peak_is_known, self._reference = peak_is_known, 0.0
+            self.forget()
+        throughput = _relative_throughput(sample)
+        self._reference = max(self._reference, throughput, 1.0 if peak_is_known else 0.0)
         return self._total(throughput, self._rest(sample))
 
     def record(self, size: int, sample: Sample) -> None:
@@ -82,7 +86,7 @@ class ScoreBoard:
             size: the batch size that was measured.
             sample: the measurement.
         """
-        throughput, rest = sample.throughput_tokens_per_s, self._rest(sample)
+        throughput, rest = _relative_throughput(sample), self._rest(sample)
         throughput_before, rest_before, count = self._entries.get(size, (0.0, 0.0, 0))
         rose = False
         if count:
@@ -124,7 +128,7 @@ class ScoreBoard:
         self._crown_winner(size)
 
     def forget(self) -> None:
-        """Drop every score: they were taken under another load. The noise and the throughput seen stay."""
+        """Drop every score: they were taken under another load. The noise and the reference stay."""
         self._entries.clear()
         self.best_size = None
 
@@ -161,7 +165,7 @@ class ScoreBoard:
         return {
             "entries": [[size, *entry] for size, entry in self._entries.items()],
             "reference": self._reference,
-            "largest_throughput": self._largest_throughput,
+            "peak_is_known": self._peak_is_known,
             "noise_variance": self._noise_variance,
             "residuals": self._residuals,
             "best_size": self.best_size,
@@ -178,7 +182,7 @@ class ScoreBoard:
         """
         self._entries = {int(size): (throughput, rest, count) for size, throughput, rest, count in state["entries"]}
         self._reference = state["reference"]
-        self._largest_throughput = state["largest_throughput"]
+        self._peak_is_known = state["peak_is_known"]
         self._noise_variance = state["noise_variance"]
         self._residuals = state["residuals"]
         self.best_size = state["best_size"]
@@ -219,3 +223,9 @@ class ScoreBoard:
     def _margin(self, size: int) -> float:
         """Relative lead of a size's mean that noise alone explains, two standard errors."""
         return 2.0 * self.noise / math.sqrt(min(max(self._entries[size][2], 1), MEMORY))
+
+
+def _relative_throughput(sample: Sample) -> float:
+    """Busy throughput over the estimated peak; itself where none is known."""
+    peak = sample.peak_tokens_per_s
+    return sample.throughput_tokens_per_s / peak if peak > 0 else sample.throughput_tokens_per_s

@@ -85,3 +85,20 @@ def test_forgetting_leaves_nothing_best(window, config):
     board.forget()
     assert board.best_size is None
     assert board.best_score == 0.0
+
+
+def test_each_window_is_held_against_the_peak_of_its_own_work(window, config):
+    # Twice the prompts, half the tokens, half the peak: the same score.
+    board = ScoreBoard(config())
+    told(board, 8, read(window(LIMITS, 0.6, peak_tokens_per_s=1000.0)))
+    told(board, 8, read(window(LIMITS, 0.3, peak_tokens_per_s=500.0)))
+    assert board.mean(8) == pytest.approx(0.6)
+    assert board.noise == pytest.approx(0.0)
+
+
+def test_a_peak_that_becomes_known_forgets_scores_in_tokens(window, config):
+    board = ScoreBoard(config())
+    told(board, 8, read(window(LIMITS, 0.6, peak_tokens_per_s=0.0)))
+    assert told(board, 16, read(window(LIMITS, 0.3, peak_tokens_per_s=600.0))) == pytest.approx(0.5)
+    assert 8 not in board
+    assert board.best_size == 16

@@ -62,13 +62,20 @@ def test_the_kv_share_stands_in_for_unknown_device_memory(window):
 
 
 def test_combined_windows_are_sums_and_means_weighted_by_time(window):
-    short = read(window(LIMITS, 0.4, utilisation=1.0, prefill_tokens=10))
+    short = read(window(LIMITS, 0.4, prefill_tokens=10, peak_tokens_per_s=500.0))
     long = read(window(LIMITS, 0.8, 1, duration_ms=3000.0, busy_ms=2000.0, utilisation=0.6, prefill_tokens=20))
     both = combine([short, long])
     assert both.throughput_tokens_per_s == pytest.approx(1000 * (400 + 800) / (1000 + 2000))
     assert both.utilisation == pytest.approx((1.0 * 1 + 0.6 * 3) / 4)
     assert both.step_ms == pytest.approx(3000 / 100)
     assert both.prefill_tokens == 30
+    # At their peaks the 400 tokens take 0.8 s and the 800 tokens another 0.8 s.
+    assert both.peak_tokens_per_s == pytest.approx(1200 / 1.6)
     assert both.steps == 100
     assert both.duration_ms == 4000.0
     assert both.end_ms == long.end_ms
+
+
+def test_combined_windows_know_their_peak_only_if_each_does(window):
+    known, unknown = read(window(LIMITS, 0.4)), read(window(LIMITS, 0.4, 1, peak_tokens_per_s=0.0))
+    assert combine([known, unknown]).peak_tokens_per_s == 0.0
