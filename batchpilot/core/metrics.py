@@ -57,8 +57,8 @@ class WindowMetrics:
         memory_peak_mb: most device memory in use.
         memory_total_mb: the device's memory, 0 when unknown.
         kv_capacity_tokens: KV tokens that fit.
-        peak_tokens_per_s: the engine's estimated peak of generated tokens per second, the reference that makes
-            throughput commensurable; 0 when unknown.
+        peak_tokens_per_s: the engine's estimated peak of generated tokens per second for the window's mix of prompt and
+            output tokens, the reference that makes throughput commensurable; 0 when unknown.
         ttft_target_ms: mean TTFT target of the requests that arrived (the last known one when none did).
         tpot_target_ms: mean TPOT target, likewise.
     """

@@ -42,9 +42,10 @@ def preempt(s: SchedulerState, position: int) -> None:
     s.slots[position].running = -1
     c.free_blocks += s.requests[r].blocks
     c.useful_tokens -= s.requests[r].computed
+    s.window[0].preemptions += 1
+    s.window[0].recomputed_tokens += s.requests[r].computed
     s.requests[r].blocks = 0
     s.requests[r].computed = 0
-    s.window[0].preemptions += 1
     push(s, r)
 
 

@@ -101,6 +101,7 @@ WINDOW = np.dtype(
         ("ttft_target_sum", "f8"),
         ("tpot_target_sum", "f8"),
         ("preemptions", "i8"),
+        ("recomputed_tokens", "i8"),
         ("failures", "i8"),
         ("batch_sum", "i8"),
         ("token_sum", "i8"),

@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 from batchpilot.engines.simulated import LOG_FULL, advance
 from batchpilot.engines.state import FAILED, LENGTH, REFUSED_ARRIVAL, REFUSED_GUARD, SchedulerState, row
 from batchpilot.latency.compiled import allocating, kernel, parallel
+from batchpilot.latency.saturation import step_ms
+
+LARGEST_BATCH = 512.0
+"""Batch sizes beyond this are not considered for the engine's peak."""
 
 
 @kernel
@@ -42,6 +46,41 @@ def met_slo(s: SchedulerState, r: int) -> bool:
     ):
         return False
     return s.requests[r].generated < 2 or tpot_ms(s, r) <= s.requests[r].tpot_target_ms
+
+
+@kernel
+def decode_ms_at_best(s: SchedulerState, context: float) -> float:
+    """Estimated ms per token at the best batch size that the KV cache holds, when every request reads `context`."""
+    c = s.clock[0]
+    largest = max(min(LARGEST_BATCH, c.total_blocks * c.block_size / max(context, 1.0)), 1.0)
+    best = math.inf
+    size = 1.0
+    while size < largest:
+        best = min(best, step_ms(s.parameters[0, 1:], size, size, size * context) / size)
+        size *= 2.0
+    return min(best, step_ms(s.parameters[0, 1:], largest, largest, largest * context) / largest)
+
+
+@kernel
+def peak_tokens_per_s(s: SchedulerState) -> float:
+    """Estimated peak of generated tokens per second for the window's mix of prompt and output tokens.
+
+    From the least time its work could have taken: the longer of decoding alone at the best batch size, and of all its
+    tokens at saturated throughput with their own context read. Stated per mix, since no engine generates as much while
+    it also computes long prompts; recomputation after preemption is no work asked for. A window without output keeps
+    the last value.
+    """
+    c = s.clock[0]
+    w = s.window[0]
+    if w.generated_tokens > 0:
+        estimate = s.parameters[0, 1:]
+        context = w.context_sum / max(w.batch_sum, 1)
+        token_ms = estimate[4] / estimate[0] + estimate[7]
+        asked = max(w.prefill_tokens - w.recomputed_tokens, 0) + w.generated_tokens
+        saturated_ms = asked * token_ms + w.generated_tokens * (estimate[6] + estimate[8] * context)
+        ideal_ms = max(saturated_ms, w.generated_tokens * decode_ms_at_best(s, context))
+        c.peak_tokens_per_s = 1000.0 * w.generated_tokens / ideal_ms
+    return c.peak_tokens_per_s
 
 
 @allocating
@@ -117,7 +156,7 @@ def summarise(s: SchedulerState, out) -> None:  # type: ignore[no-untyped-def]
     m.memory_peak_mb = max(w.peak_mb, c.fixed_mb)
     m.memory_total_mb = c.total_mb
     m.kv_capacity_tokens = c.total_blocks * c.block_size
-    m.peak_tokens_per_s = c.peak_tokens_per_s
+    m.peak_tokens_per_s = peak_tokens_per_s(s)
     if w.arrivals > 0:
         c.ttft_target_ms = w.ttft_target_sum / w.arrivals
         c.tpot_target_ms = w.tpot_target_sum / w.arrivals
@@ -140,6 +179,7 @@ def open_window(s: SchedulerState) -> None:
     w.ttft_target_sum = 0.0
     w.tpot_target_sum = 0.0
     w.preemptions = 0
+    w.recomputed_tokens = 0
     w.failures = 0
     w.batch_sum = 0
     w.token_sum = 0

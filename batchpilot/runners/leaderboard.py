@@ -17,7 +17,7 @@ from batchpilot.runners.evaluation import STATIC_BEST, Cell, Curves, Row, Task
 from batchpilot.runners.jobs import run_tasks
 from batchpilot.tuners import TUNERS
 
-_BATCH_TUNERS = ("static-8", "static-default", "static-accumulate", "aimd", "dynamic", "hybrid", STATIC_BEST)
+_BATCH_TUNERS = ("static-8", "static-default", "aimd", "dynamic", "hybrid", STATIC_BEST)
 
 TRACK_TUNERS: dict[str, tuple[str, ...]] = {
     "batch": _BATCH_TUNERS,

@@ -19,7 +19,6 @@ from batchpilot.runners.evaluation import Task
 from batchpilot.runners.jobs import cell_path
 from batchpilot.runners.leaderboard import Leaderboard, Outcome, run_leaderboard
 from batchpilot.runners.options import DeviceOption, JsonOption, ModelOption, TensorParallelOption, reporting_mistakes
-from batchpilot.runners.report import write_report
 from batchpilot.runners.selection import find_scenario, find_tuner_config, on_hardware
 from batchpilot.runners.summary import summarise, write_csv
 from batchpilot.runners.tables import leaderboard_tables
@@ -122,6 +121,8 @@ def _run_with_progress(board: Leaderboard, folder: Path, jobs: int, resume: bool
 
 
 def _write(folder: Path, board: Leaderboard, outcome: Outcome, summary: list[dict[str, Any]], notes: list[str]) -> None:
+    from batchpilot.runners.report import write_report  # matplotlib would slow down every command
+
     write_csv(folder / "results.csv", outcome.rows)
     write_csv(folder / "summary.csv", summary)
     write_report(
