@@ -24,6 +24,8 @@ QUEUED_STEPS = 2.0
 """A request that waited longer than this many steps is held back by the engine, not by the moment of its arrival."""
 
 _HUGE = 1e15
+_INSTANT_MS = 1e-6
+_LEAST_PEAK = 1e-6
 
 
 class Evidence(Enum):
@@ -112,12 +114,13 @@ def is_odd(metrics: WindowMetrics) -> bool:
 
 
 def measured_nothing(metrics: WindowMetrics) -> bool:
-    """Whether a window holds no measurement: no step, no step time or no token.
+    """Whether a window holds no measurement: no step, no token, or no time worth the name.
 
     Args:
         metrics: a window that is not odd.
     """
-    return metrics.steps == 0 or metrics.generated_tokens == 0 or metrics.busy_ms == 0 or metrics.duration_ms == 0
+    no_time = metrics.busy_ms < _INSTANT_MS or metrics.duration_ms < _INSTANT_MS
+    return no_time or metrics.steps < 1 or metrics.generated_tokens < 1
 
 
 def read(metrics: WindowMetrics) -> Sample:
@@ -138,7 +141,7 @@ def read(metrics: WindowMetrics) -> Sample:
         prefill_tokens=metrics.prefill_tokens,
         step_ms=step_ms,
         throughput_tokens_per_s=min(1000.0 * metrics.generated_tokens / metrics.busy_ms, _HUGE),
-        peak_tokens_per_s=metrics.peak_tokens_per_s,
+        peak_tokens_per_s=metrics.peak_tokens_per_s if metrics.peak_tokens_per_s >= _LEAST_PEAK else 0.0,
         utilisation=min(metrics.utilisation, 1.0),
         memory_efficiency=min(metrics.memory_used_mb / peak_mb, 1.0) if peak_mb > 0 else 1.0,
         memory_fraction=min((metrics.memory_used_mb or peak_mb) / total_mb if total_mb > 0 else kv_used, 1.0),
