@@ -1,0 +1,122 @@
+"""The command line, run as a user runs it."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from batchpilot.runners.main import app
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runner = CliRunner()
+    return lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
+
+
+def test_leaderboard_writes_table_csv_and_report(run, tiny_file, tmp_path):
+    result = run("leaderboard", "--scenario", tiny_file, "--seeds", 2, "--out", "out")
+    assert result.exit_code == 0, result.output
+    assert "guarded-default" in result.output
+    assert "static-best" in result.output
+    rows = list(csv.DictReader((tmp_path / "out/results.csv").open()))
+    assert {row["seed"] for row in rows} == {"0", "1"}
+    assert len(rows) == 2 * 7
+    report = (tmp_path / "out/report.html").read_text()
+    assert "<svg" in report
+
+
+def test_results_are_not_overwritten_without_being_told(run, tiny_file):
+    command = ("leaderboard", "--scenario", tiny_file, "--seeds", 1, "--tuners", "static-8", "--out", "out")
+    assert run(*command).exit_code == 0
+    refused = run(*command)
+    assert refused.exit_code == 2
+    assert "--overwrite or --resume" in refused.output
+    assert run(*command, "--resume").exit_code == 0
+    assert run(*command, "--overwrite").exit_code == 0
+
+
+def test_a_trace_is_replayed_faster_and_on_another_device(run, tmp_path):
+    lines = [f"2023-11-16 18:15:{i % 60:02d}.1234567,{100 + i},{5 + i % 7}" for i in range(50)]
+    (tmp_path / "mine.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "\n".join(sorted(lines)) + "\n")
+    result = run(
+        "leaderboard", "--trace", "mine.csv", "--rate", 2.0, "--device", "A10", "--tuners", "static-8,static-default",
+        "--track", "batch", "--seeds", 1, "--json", "--out", "out",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    rows = list(csv.DictReader((tmp_path / "out/results.csv").open()))
+    assert {row["device"] for row in rows} == {"A10"}
+    assert {row["requests"] for row in rows} == {"50"}
+    assert json.loads(result.stdout)[0]["tuner"] in ("static-8", "static-default")
+
+
+def test_a_malformed_trace_is_named_with_its_line_and_can_be_skipped(run, tmp_path):
+    (tmp_path / "bad.csv").write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        "2023-11-16 18:15:46.6805900,374,44\nnonsense,1,2\n2023-11-16 18:15:47.6805900,374,44\n"
+    )
+    command = ("leaderboard", "--trace", "bad.csv", "--tuners", "static-8", "--track", "batch", "--seeds", 1)
+    refused = run(*command, "--out", "out")
+    assert refused.exit_code == 2
+    assert "bad.csv" in refused.output
+    assert "line 3" in refused.output
+    assert run(*command, "--out", "skipped", "--skip-bad-rows").exit_code == 0
+
+
+def test_simulate_prints_what_happened(run, tiny_file, tmp_path):
+    result = run("simulate", tiny_file, "--tuner", "hybrid", "--json", "--out", "run.json")
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    assert figures["strategy"] == "hybrid"
+    ended = sum(value for name, value in figures.items() if name.startswith("ended_"))
+    assert ended == figures["requests"]
+    details = json.loads((tmp_path / "run.json").read_text())
+    assert len(details["per_request"]["ttft_ms"]) == figures["requests"]
+
+
+def test_simulate_takes_constant_limits(run, tiny_file):
+    result = run("simulate", tiny_file, "--limits", "batch_size=4,token_budget=512,ttft_guard=1.0", "--json")
+    assert json.loads(result.stdout)["final_limits"] == "batch_size=4, token_budget=512, ttft_guard=1.0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("simulate", "quick-chta"), "quick-chat"),
+        (("simulate", "quick-chat", "--limits", "batchsize=4"), "batch_size"),
+        (("simulate", "quick-chat", "--limits", "4", "--tuner", "aimd"), "follows one of them"),
+        (("simulate", "quick-chat", "--device", "A1000"), "A10"),
+        (("leaderboard", "--suite", "quik"), "quick"),
+        (("leaderboard", "--tuners", "dynamc"), "dynamic"),
+        (("leaderboard", "--trace", "nowhere.csv"), "nowhere.csv"),
+        (("compare", "--config", "t4-16g"), "t4-16gb"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(run, arguments, message):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_compare_gates_against_a_baseline(run, tmp_path):
+    command = ("compare", "--seeds", 1, "--tuners", "static-8,static-32")
+    assert run(*command, "--save-baseline", "base.json").exit_code == 0
+    assert run(*command, "--baseline", "base.json").exit_code == 0
+    stored = json.loads((tmp_path / "base.json").read_text())
+    stored["rows"][0]["throughput_tokens_per_s"] *= 2
+    (tmp_path / "base.json").write_text(json.dumps(stored))
+    failed = run(*command, "--baseline", "base.json")
+    assert failed.exit_code == 1
+    assert "regression" in failed.output
+
+
+def test_the_installed_command_answers():
+    finished = subprocess.run(
+        [sys.executable, "-m", "batchpilot.runners.main", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "leaderboard" in finished.stdout
