@@ -16,6 +16,7 @@ RENDER_MODES = ["ansi", "rgb_array"]
 
 _SPARKS = "▁▂▃▄▅▆▇█"
 _SPARK_WIDTH = 40
+_TWICE_THE_TARGET = 2.0
 _SIZE_INCHES, _DPI = (9.0, 8.0), 100
 
 
@@ -67,15 +68,18 @@ def panel(scenario: str, windows: Sequence[WindowMetrics]) -> str:
     last = windows[-1]
     attainment = "-" if math.isnan(last.slo_attainment) else f"{last.slo_attainment:.0%}"
     goodput = [window.goodput_tokens_per_s for window in windows]
+    curves = (
+        (f"batch    {last.batch_size_mean:9.1f} mean, {last.running} running", _spark(_batch_sizes(windows))),
+        (f"queue    {last.queue:9d} waiting, {last.queued_tokens} tokens", _spark(_queued(windows))),
+        (f"TTFT p95 {_ms(last.ttft_ms_p95)} of {_ms(last.ttft_target_ms)}", _spark(_ttft(windows), _TWICE_THE_TARGET)),
+        (f"TPOT p95 {_ms(last.tpot_ms_p95)} of {_ms(last.tpot_target_ms)}", _spark(_tpot(windows), _TWICE_THE_TARGET)),
+        (f"goodput  {last.goodput_tokens_per_s:9.0f} tokens/s, SLO met {attainment}", _spark(goodput)),
+    )
     lines = [
         f"{scenario}  t = {last.end_ms / 1000:.1f} s  window {last.duration_ms:.0f} ms",
-        f"limits   {last.limits}",
-        f"batch    {last.batch_size_mean:8.1f} mean   {last.running:6d} running   {_spark(_batch_sizes(windows))}",
-        f"queue    {last.queue:8d} waiting {last.queued_tokens:6d} tokens    {_spark(_queued(windows))}",
-        f"TTFT p95 {_ms(last.ttft_ms_p95)} of {_ms(last.ttft_target_ms)}  {_spark(_ttft(windows), 2.0)}",
-        f"TPOT p95 {_ms(last.tpot_ms_p95)} of {_ms(last.tpot_target_ms)}  {_spark(_tpot(windows), 2.0)}",
-        f"goodput  {last.goodput_tokens_per_s:8.0f} tokens/s, SLO met {attainment:>4}    {_spark(goodput)}",
-        f"engine   {last.utilisation:8.0%} busy    {last.kv_used_fraction:6.0%} KV   "
+        f"limits   {_limits(last)}",
+        *(f"{text:<48} {spark}" for text, spark in curves),
+        f"engine   {last.utilisation:9.0%} busy, {last.kv_used_fraction:.0%} KV, "
         f"{last.refusals} refused, {last.preemptions} preempted, {last.failures} failed steps",
     ]
     return "\n".join(lines) + "\n"
@@ -126,11 +130,13 @@ def _draw_limits(axes: Any, windows: Sequence[WindowMetrics]) -> None:
 
 
 def _draw_queue(axes: Any, windows: Sequence[WindowMetrics]) -> None:
+    from matplotlib.ticker import EngFormatter
+
     time = _seconds(windows)
     limit = [_or_nan(window.limits.max_queued_tokens) for window in windows]
     axes.set_title("How much waits, and how much may?", fontsize=9)
     axes.fill_between(time, _queued(windows), color="0.8", label="queued tokens")
-    axes.step(time, limit, where="pre", color="black", label="limit")
+    axes.step(time, limit, where="pre", color="black", label="limit (gap: off)")
     axes.step(
         time,
         [_or_nan(window.limits.token_budget) for window in windows],
@@ -139,8 +145,8 @@ def _draw_queue(axes: Any, windows: Sequence[WindowMetrics]) -> None:
         linestyle="--",
         label="token budget",
     )
-    axes.set_yscale("symlog", base=2, linthresh=64)
-    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_yscale("symlog", linthresh=100)
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_ylabel("tokens")
 
 
@@ -190,15 +196,27 @@ def _or_nan(limit: int | None) -> float:
 
 
 def _ms(value: float) -> str:
-    return "       - ms" if math.isnan(value) else f"{value:8.0f} ms"
+    return "        - ms" if math.isnan(value) else f"{value:9.0f} ms"
+
+
+def _limits(window: WindowMetrics) -> str:
+    """The limits in force, those that are off left out."""
+    named = {name: value for name, value in window.limits.to_dict().items() if value is not None}
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in named.items()
+    )
 
 
 def _spark(values: Sequence[float], top: float | None = None) -> str:
     """The last values as bars from 0 to `top`, or to the largest of them; a blank where there is none."""
     shown = values[-_SPARK_WIDTH:]
     highest = max((value for value in shown if math.isfinite(value)), default=0.0) if top is None else top
-    return "".join(_bar(value / highest if highest > 0 else 0.0 * value) for value in shown)
+    return "".join(_bar(value, highest) for value in shown)
 
 
-def _bar(share: float) -> str:
-    return " " if math.isnan(share) else _SPARKS[min(int(max(share, 0.0) * len(_SPARKS)), len(_SPARKS) - 1)]
+def _bar(value: float, top: float) -> str:
+    if math.isnan(value):
+        return " "
+    if value >= top > 0:
+        return _SPARKS[-1]
+    return _SPARKS[int(value / top * len(_SPARKS)) if value > 0 else 0]

@@ -1,0 +1,1 @@
+"""Learned agents: adapters, training and export. Each module imports its heavy libraries itself."""
