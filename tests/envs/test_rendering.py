@@ -13,11 +13,13 @@ def played(env, steps=8):
 
 
 def test_the_panel_names_limits_latency_and_goodput(scenarios):
-    env = played(BatchingEnv(scenarios["chat"], render_mode="ansi"))
+    env = BatchingEnv(scenarios["chat"], render_mode="ansi")
+    env.reset(seed=0)
+    env.step(env.table.hold(env.table.start(100.0)))
     panel = env.render()
     lines = panel.splitlines()
     assert lines[0].startswith("chat")
-    assert "batch_size=" in panel
+    assert "batch_size 256" in panel
     for word in ("queue", "TTFT p95", "TPOT p95", "goodput", "refused"):
         assert word in panel
     assert max(map(len, lines)) <= 120
