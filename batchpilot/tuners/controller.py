@@ -41,7 +41,7 @@ def decide(state: TunerState, sample: Sample) -> None:
     state.consecutive_failures = 0
     state.total_mb = sample.memory_total_mb
     state.memory.observe(sample.batch_size_mean, sample.memory_peak_mb)
-    state.step_time.observe(sample.batch_size_mean, sample.step_ms)
+    state.step_time.observe(sample.batch_size_mean, sample.step_ms, sample.steps)
     if is_static(state.config):
         state.reason = f"static at {state.size}"
         return

@@ -220,8 +220,9 @@ def _relieved(state: TunerState, sample: Sample) -> bool:
         return False
     if sample.memory_fraction > limit and state.memory.helps_to_shrink(lowest, limit * state.total_mb):
         why = f"memory is at {sample.memory_fraction:.2f} > {limit:g}"
-    elif sample.step_ms > LONG_STEP_MS and state.step_time.helps_to_shrink(lowest, LONG_STEP_MS):
-        why = f"a step takes {sample.step_ms:.0f} ms > {LONG_STEP_MS:g}"
+    elif state.step_time.level > LONG_STEP_MS and state.step_time.helps_to_shrink(lowest, LONG_STEP_MS):
+        # The mean over the last windows: one window may hold a single step with a long prompt, which no size avoids.
+        why = f"a step takes {state.step_time.level:.0f} ms > {LONG_STEP_MS:g}"
     else:
         return False
     smaller = shrunk(state.size, state.config)

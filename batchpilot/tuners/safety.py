@@ -115,31 +115,38 @@ class Trend:
 
     Args:
         slope: growth per request where it is known beforehand; None learns it.
+        forgetting: weight that an earlier window keeps with each new one, 0-1.
     """
 
-    FORGETTING = 0.9
     LEAST_SPREAD = 0.05
 
-    def __init__(self, slope: float | None = None) -> None:
+    def __init__(self, slope: float | None = None, forgetting: float = 0.9) -> None:
+        self._forgetting = forgetting
         self._is_known = slope is not None
         self._slope = slope
         self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)
 
-    def observe(self, batch: float, value: float) -> None:
+    @property
+    def level(self) -> float:
+        """Weighted mean of the last windows' values, 0 before any."""
+        return self._sums[2] / self._sums[0] if self._sums[0] > 0.0 else 0.0
+
+    def observe(self, batch: float, value: float, weight: float = 1.0) -> None:
         """Hear one window.
 
         Args:
             batch: mean requests per step.
             value: the quantity.
+            weight: how much the window counts, > 0: 1, or its steps where the value is a mean over steps.
         """
-        keep = self.FORGETTING
-        weight, x, y, xx, xy = self._sums
+        keep = self._forgetting
+        n, x, y, xx, xy = self._sums
         self._sums = (
-            keep * weight + 1.0,
-            keep * x + batch,
-            keep * y + value,
-            keep * xx + batch * batch,
-            keep * xy + batch * value,
+            keep * n + weight,
+            keep * x + weight * batch,
+            keep * y + weight * value,
+            keep * xx + weight * batch * batch,
+            keep * xy + weight * batch * value,
         )
 
     def estimate(self, batch: float) -> float | None:

@@ -30,6 +30,9 @@ _UNSETTLED = {
 }
 """What a batch that still changes counts as once patience is over; a draining one is never credited."""
 
+STEP_TIME_FORGETTING = 0.7
+"""The step time that shrinks a batch is a mean over about the last three windows' steps."""
+
 _PARTS = ("board", "stability", "memory", "step_time", "load", "mix")
 _PLAIN = (
     "size",
@@ -109,7 +112,7 @@ class TunerState:
         self.probe_pending = True
         self.stability = StabilityWindow()
         self.memory = Trend(memory_per_request_mb)
-        self.step_time = Trend()
+        self.step_time = Trend(forgetting=STEP_TIME_FORGETTING)
         self.load = LoadTracker()
         self.mix = WorkMix()
         self.load_changed = False

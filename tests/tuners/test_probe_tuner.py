@@ -124,11 +124,20 @@ def test_a_drop_above_the_best_size_shrinks_to_the_best(drive):
     assert driven.phase == Phase.DYNAMIC_ADJUSTMENT
 
 
-def test_a_long_step_shrinks_the_batch(drive):
+def test_steps_that_stay_long_shrink_the_batch(drive):
     driven = stable_drive(drive)
-    driven(1, busy_ms=60_000.0, duration_ms=60_000.0, generated_tokens=48_000)  # 1200 ms a step
+    long_steps = {"busy_ms": 60_000.0, "duration_ms": 60_000.0, "generated_tokens": 48_000}  # 1200 ms a step
+    sizes = [driven(1, start_ms=1e6 + 60_000.0 * k, **long_steps)[0] for k in range(6)]
+    assert sizes == [32] * 6
+    # The mean over the last windows passes 1000 ms with the sixth: 20 * 0.7**6 + 1200 * (1 - 0.7**6) = 1061.
     assert driven.size == 22  # 32 - round(9.6)
     assert driven.phase == Phase.DYNAMIC_ADJUSTMENT
+
+
+def test_one_long_step_shrinks_nothing(drive):
+    driven = stable_drive(drive)
+    driven(1, steps=1, busy_ms=5_000.0, duration_ms=5_000.0, generated_tokens=4_000)
+    assert driven.size == 32
 
 
 def test_memory_over_its_limit_shrinks_the_batch(drive):
