@@ -124,14 +124,18 @@ def test_a_drop_above_the_best_size_shrinks_to_the_best(drive):
     assert driven.phase == Phase.DYNAMIC_ADJUSTMENT
 
 
-def test_steps_that_stay_long_shrink_the_batch(drive):
-    driven = stable_drive(drive)
-    long_steps = {"busy_ms": 60_000.0, "duration_ms": 60_000.0, "generated_tokens": 48_000}  # 1200 ms a step
-    sizes = [driven(1, start_ms=1e6 + 60_000.0 * k, **long_steps)[0] for k in range(6)]
-    assert sizes == [32] * 6
-    # The mean over the last windows passes 1000 ms with the sixth: 20 * 0.7**6 + 1200 * (1 - 0.7**6) = 1061.
-    assert driven.size == 22  # 32 - round(9.6)
-    assert driven.phase == Phase.DYNAMIC_ADJUSTMENT
+def test_a_batch_whose_steps_stay_long_is_too_large(drive):
+    # 40 ms a request: beyond 25 requests a step takes over 1000 ms, though the score still rises with the size.
+    driven = drive(lambda size: size / 300, initial_batch_size=16)
+    sizes = []
+    now_ms = 0.0
+    for _ in range(80):
+        step_ms = 40.0 * driven.size
+        steps = max(1, round(1000.0 / step_ms))
+        sizes += driven(1, start_ms=now_ms, steps=steps, busy_ms=steps * step_ms, duration_ms=steps * step_ms)
+        now_ms += steps * step_ms
+    assert max(sizes) > 25
+    assert max(sizes[-30:]) <= 25
 
 
 def test_one_long_step_shrinks_nothing(drive):
