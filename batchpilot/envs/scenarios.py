@@ -10,7 +10,7 @@ from batchpilot.configs.catalogue import DeviceSpec, ModelSpec, device, model
 from batchpilot.configs.scenario import ModelSwitch, Scenario
 from batchpilot.engines.memory import memory_model
 from batchpilot.engines.simulated_engine import EngineConfig
-from batchpilot.latency.roofline import roofline
+from batchpilot.latency.registry import find_latency
 from batchpilot.latency.saturation import SaturationParameters
 from batchpilot.workloads.build import build_requests
 from batchpilot.workloads.table import RequestTable
@@ -56,9 +56,9 @@ def prepare(scenario: Scenario, seed: int) -> PreparedRun:
         ValueError: device or model unknown, the model does not fit, or a trace scenario has no file.
     """
     chip, served = device(scenario.device), model(scenario.model)
-    estimated = roofline(chip, served, scenario.tensor_parallel, scenario.dtype)
+    known = find_latency(chip, served, scenario.tensor_parallel, scenario.dtype)
     memory = memory_model(chip, served, scenario.tensor_parallel, scenario.dtype)
-    latency = estimated.parameters
+    latency = known.parameters
     requests = build_requests(
         scenario.workload,
         scenario.slo_classes(),
@@ -81,9 +81,7 @@ def prepare(scenario: Scenario, seed: int) -> PreparedRun:
         seed=seed,
     )
     horizon_ms = None if scenario.duration_s is None else 1000.0 * (scenario.duration_s + GRACE_S)
-    return PreparedRun(
-        scenario, seed, engine, requests, horizon_ms, scenario.decision_interval_ms, estimated.provenance
-    )
+    return PreparedRun(scenario, seed, engine, requests, horizon_ms, scenario.decision_interval_ms, known.provenance)
 
 
 def capacity_per_s(
@@ -136,4 +134,4 @@ def drift_schedule(
 
 
 def _switched(scenario: Scenario, chip: DeviceSpec, served: ModelSpec) -> SaturationParameters:
-    return roofline(chip, served, scenario.tensor_parallel, scenario.dtype).parameters
+    return find_latency(chip, served, scenario.tensor_parallel, scenario.dtype).parameters
