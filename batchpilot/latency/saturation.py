@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from batchpilot.core.files import write_atomic
 from batchpilot.core.names import lookup
 from batchpilot.latency.compiled import kernel
+from batchpilot.latency.vectorised import steps_gradient, steps_ms
 
 N_PARAMETERS = 9
 _STRICTLY_POSITIVE = ("p_max", "k_b", "k_s", "w_1")
@@ -77,13 +78,51 @@ class SaturationParameters:
 
         Source: throughput saturation model, eq. T(B, S); the context term is ours.
         """
-        B, S, C = (np.asarray(x, dtype=np.float64) for x in (batch_size, tokens, context_tokens))
-        for name, values, lowest in (("batch_size", B, 1), ("tokens", S, 1), ("context_tokens", C, 0)):
-            if not np.all(np.isfinite(values) & (values >= lowest)):
-                raise ValueError(f"{name} holds a value that is not finite or below {lowest}")
-        throughput = self.p_max * np.expm1(-self.k_b * B) * np.expm1(-self.k_s * S)
-        work = (self.w_0 + self.w_1 * S) / throughput
-        return np.asarray(self.tau_0 + work + self.tau_b * B + self.tau_s * S + self.tau_c * C)
+        B, S, C = _checked(batch_size, tokens, context_tokens)
+        latency_ms = np.empty(B.shape)
+        steps_ms(self.as_array(), B.ravel(), S.ravel(), C.ravel(), latency_ms.ravel())
+        return latency_ms
+
+    def predict_one(self, batch_size: float, tokens: float, context_tokens: float = 0.0) -> float:
+        """`predict` for one step, without the cost of arrays.
+
+        Args:
+            batch_size: requests in the step, >= 1.
+            tokens: tokens computed in the step, >= 1.
+            context_tokens: tokens read by attention, >= 0.
+
+        Raises:
+            ValueError: an argument is below its bound or not finite.
+        """
+        if not (1 <= batch_size < math.inf and 1 <= tokens < math.inf and 0 <= context_tokens < math.inf):
+            raise ValueError(
+                f"batch_size {batch_size} and tokens {tokens} must be >= 1 and context_tokens {context_tokens} >= 0, "
+                "all finite"
+            )
+        throughput = self.p_max * math.expm1(-self.k_b * batch_size) * math.expm1(-self.k_s * tokens)
+        work = (self.w_0 + self.w_1 * tokens) / throughput
+        return self.tau_0 + work + self.tau_b * batch_size + self.tau_s * tokens + self.tau_c * context_tokens
+
+    def gradient(
+        self, batch_size: ArrayLike, tokens: ArrayLike, context_tokens: ArrayLike = 0.0
+    ) -> NDArray[np.float64]:
+        """How the latency of a step changes with each parameter, dT/dtheta.
+
+        Args:
+            batch_size: requests in the step, >= 1; broadcasts with the others, shape (...).
+            tokens: tokens computed in the step, >= 1.
+            context_tokens: tokens read by attention, >= 0.
+
+        Returns:
+            Shape (9, ...), a row per parameter in field order, in ms per unit of the parameter.
+
+        Raises:
+            ValueError: an argument is below its bound or not finite; the message names it.
+        """
+        B, S, C = _checked(batch_size, tokens, context_tokens)
+        gradient = np.empty((N_PARAMETERS, B.size))
+        steps_gradient(self.as_array(), B.ravel(), S.ravel(), C.ravel(), gradient)
+        return gradient.reshape(N_PARAMETERS, *B.shape)
 
     def peak_tokens_per_s(
         self, kv_capacity_tokens: float, context_tokens: float = 1024.0, batch_size: int = 512
@@ -142,7 +181,7 @@ class SaturationParameters:
 
     def as_array(self) -> NDArray[np.float64]:
         """The parameters in field order, shape (9,), as the kernels take them."""
-        return np.array(astuple(self))
+        return np.array([getattr(self, name) for name in self.__slots__], dtype=np.float64)
 
     def to_dict(self) -> dict[str, float]:
         """The parameters by name."""
@@ -202,11 +241,43 @@ class SaturationParameters:
         return write_atomic(path, yaml.safe_dump({"parameters": self.to_dict()}, sort_keys=False))
 
 
+def _checked(
+    batch_size: ArrayLike, tokens: ArrayLike, context_tokens: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """B, S and C as arrays of one shape, within their bounds."""
+    B, S, C = (np.asarray(x, dtype=np.float64) for x in (batch_size, tokens, context_tokens))
+    for name, values, lowest in (("batch_size", B, 1), ("tokens", S, 1), ("context_tokens", C, 0)):
+        if values.size and not (values.min() >= lowest and values.max() < math.inf):
+            raise ValueError(f"{name} holds a value that is not finite or below {lowest}")
+    if B.shape == S.shape == C.shape:
+        return B, S, C
+    shape = np.broadcast_shapes(B.shape, S.shape, C.shape)
+    B, S, C = (np.broadcast_to(x, shape) for x in (B, S, C))
+    return B, S, C
+
+
 @kernel
 def step_ms(p: NDArray[np.float64], B: float, S: float, C: float) -> float:
     """T(B, S, C) in ms for parameters `p` in field order; compiled, unchecked."""
     throughput = p[0] * math.expm1(-p[1] * B) * math.expm1(-p[2] * S)
     return float(p[5] + (p[3] + p[4] * S) / throughput + p[6] * B + p[7] * S + p[8] * C)
+
+
+@kernel
+def step_gradient(p: NDArray[np.float64], B: float, S: float, C: float, out: NDArray[np.float64]) -> None:
+    """dT/dtheta of one step into `out`, shape (9,), for parameters `p` in field order; compiled, unchecked."""
+    by_requests, by_tokens = math.expm1(-p[1] * B), math.expm1(-p[2] * S)
+    throughput = p[0] * by_requests * by_tokens
+    work = (p[3] + p[4] * S) / throughput
+    out[0] = -work / p[0]
+    out[1] = work * B * (1.0 + by_requests) / by_requests
+    out[2] = work * S * (1.0 + by_tokens) / by_tokens
+    out[3] = 1.0 / throughput
+    out[4] = S / throughput
+    out[5] = 1.0
+    out[6] = B
+    out[7] = S
+    out[8] = C
 
 
 @kernel
