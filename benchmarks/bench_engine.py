@@ -79,7 +79,13 @@ def main() -> None:
     line("conversation trace, a window a second", len(table) / seconds, GOAL_REQUESTS_PER_S, "requests/s")
     result = simulate(table, LATENCY, Limits(256, 2048), record_steps=True, **kv)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    line(f"whole process after the hour ({len(result.step_log):,} steps logged)", after / 1024, GOAL_MEMORY_MB, "MB", True)
+    line(
+        f"whole process after the hour ({len(result.step_log):,} steps logged)",
+        after / 1024,
+        GOAL_MEMORY_MB,
+        "MB",
+        True,
+    )
     line("of which by simulating the hour", (after - before) / 1024, GOAL_MEMORY_MB, "MB", True)
 
 

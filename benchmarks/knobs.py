@@ -114,7 +114,9 @@ def main() -> None:
         shares += [max(result["+ shortest prompt first"]), result["untuned"][0]]
         print(f"{chosen!s:40s} {result['rate_per_s'][0]:6.2f} " + " ".join(f"{share:8.3f}" for share in shares))
     if options.out:
-        write_atomic(options.out, json.dumps({"table": table, **provenance(0, {"settings": settings})}, indent=1) + "\n")
+        write_atomic(
+            options.out, json.dumps({"table": table, **provenance(0, {"settings": settings})}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,7 @@ METRIC_NAMES = tuple(field.name for field in fields(WindowMetrics) if field.name
 METRICS = np.dtype([(name, "f8") for name in METRIC_NAMES])
 """`WindowMetrics` without its limits as a record, for arrays of windows; counts are floats there."""
 
+_values = attrgetter(*METRIC_NAMES)
 _CONVERTERS = tuple(
     (field.name, int if field.type == "int" else float) for field in fields(WindowMetrics) if field.name != "limits"
 )
@@ -153,8 +155,7 @@ def to_record(window: WindowMetrics) -> np.recarray[Any, np.dtype[Any]]:
     Returns:
         Record array of shape (1,).
     """
-    values = tuple(getattr(window, name) for name in METRIC_NAMES)
-    return np.array([values], METRICS).view(np.recarray)
+    return np.array([_values(window)], METRICS).view(np.recarray)
 
 
 def from_record(record: np.void, limits: Limits) -> WindowMetrics:

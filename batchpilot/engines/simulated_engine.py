@@ -21,7 +21,9 @@ from batchpilot.latency.saturation import SaturationParameters
 from batchpilot.workloads.table import RequestTable
 
 UNLIMITED_KV_TOKENS = 2**40
-_NOISE_TABLE = 8192
+NOISE_TABLE = 8192
+"""Length of the table of noise factors, which a run goes through again and again."""
+
 _NOISE_STREAM, _ESTIMATE_STREAM = 1, 2
 
 
@@ -213,7 +215,7 @@ class SimulatedEngine:
             1,
             len(requests),
             users=int(requests.user.max()) + 1 if len(requests) else 1,
-            noise=_NOISE_TABLE if config.noise > 0 else 1,
+            noise=NOISE_TABLE if config.noise > 0 else 1,
             drift_rows=len(config.drift),
             step_log=4096 if record_steps else 0,
         )

@@ -15,7 +15,7 @@ from batchpilot.core.limit_arrays import NO_DISCIPLINE, LimitArrays
 from batchpilot.core.limits import DISCIPLINES
 from batchpilot.core.metrics import METRICS
 from batchpilot.engines.simulated import STUCK, advance_many
-from batchpilot.engines.simulated_engine import load
+from batchpilot.engines.simulated_engine import NOISE_TABLE, load
 from batchpilot.engines.state import OFF_TOKENS, SchedulerState, allocate, row
 from batchpilot.engines.windows import open_window, summarise, summarise_many
 from batchpilot.envs.scenarios import PreparedRun
@@ -23,9 +23,6 @@ from batchpilot.latency.compiled import plain
 
 ROWS_PER_THREAD = 32
 """A thread pays for itself from about this many rows on."""
-
-NOISE_TABLE = 8192
-"""Factors on step time; as many as `SimulatedEngine` draws."""
 
 
 class SimulationRows:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from batchpilot.configs.scenario import scenario
@@ -20,7 +19,7 @@ from batchpilot.runners.comparison import (
     regressions,
     save_baseline,
 )
-from batchpilot.runners.options import DeviceOption, JsonOption, ModelOption, reporting_mistakes
+from batchpilot.runners.options import DeviceOption, JsonOption, ModelOption, reporting_mistakes, stdout_console
 from batchpilot.runners.selection import find_tuner_config, on_hardware
 
 
@@ -47,7 +46,7 @@ def compare_command(
     if as_json:
         typer.echo(json.dumps({"rows": rows, "regressions": found}, indent=2))
     else:
-        Console().print(_table(rows))
+        stdout_console().print(_table(rows))
         for sentence in found:
             typer.secho(f"regression: {sentence}", err=True, fg=typer.colors.RED)
         if baseline is not None and not found:

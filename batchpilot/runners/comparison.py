@@ -15,11 +15,15 @@ from batchpilot.configs import TunerConfig
 from batchpilot.configs.scenario import Scenario
 from batchpilot.core.files import write_atomic
 from batchpilot.core.provenance import provenance
+from batchpilot.core.tuner import Tuner
 from batchpilot.engines import SimulatedEngine, run_engine
-from batchpilot.envs.scenarios import prepare
+from batchpilot.envs.scenarios import PreparedRun, prepare
 from batchpilot.tuners import make_tuner
 
 CONCURRENCIES = (8, 16, 24, 32)
+WARM_UP_RUNS = 3
+"""Runs that a tuner serves after its first before it counts as warm: about a minute."""
+
 STRATEGIES = ("static-8", "static-16", "static-32", "static-64", "dynamic")
 
 MIN_THROUGHPUT_RATIO = 0.9
@@ -35,6 +39,9 @@ _KEY = ("scenario", "tuner")
 def compare(scenarios: Sequence[Scenario], strategies: Sequence[str], seeds: int, config: TunerConfig) -> list[Row]:
     """Every strategy on every scenario, figures averaged over seeds.
 
+    72 requests last some 20 s, about as long as a probe. So a strategy that learns has two rows: as it starts, and
+    "(warm)", on the same requests after it has served other ones from as many clients, as in a running server.
+
     Args:
         scenarios: closed-loop scenarios, one a concurrency.
         strategies: tuner names.
@@ -48,26 +55,15 @@ def compare(scenarios: Sequence[Scenario], strategies: Sequence[str], seeds: int
     rows: list[Row] = []
     for chosen in scenarios:
         runs = [prepare(chosen, seed) for seed in range(seeds)]
+        warm_up = [prepare(chosen, seeds + seed) for seed in range(seeds)]
         here: list[Row] = []
         for name in strategies:
-            figures = []
-            for run in runs:
-                tuner = make_tuner(name, config, base=SERVER_DEFAULT, seed=run.seed)
-                engine = SimulatedEngine(run.engine, run.requests)
-                result = run_engine(engine, tuner, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
-                p95 = result.percentile_ms("e2e_ms", 95)
-                figures.append((result.throughput_tokens_per_s, result.utilisation, p95, result.success_rate))
-            throughput, utilisation, p95, success = np.mean(figures, axis=0).tolist()
-            here.append(
-                {
-                    "scenario": chosen.name,
-                    "tuner": name,
-                    "throughput_tokens_per_s": throughput,
-                    "utilisation": utilisation,
-                    "e2e_p95_ms": p95,
-                    "success_rate": success,
-                }
-            )
+            tuners = [make_tuner(name, config, base=SERVER_DEFAULT, seed=run.seed) for run in runs]
+            here.append(_row(chosen, name, runs, tuners))
+            if not name.startswith("static"):
+                for _ in range(WARM_UP_RUNS):
+                    _row(chosen, name, warm_up, tuners)
+                here.append(_row(chosen, f"{name} (warm)", runs, tuners))
         static = {row["tuner"]: row["throughput_tokens_per_s"] for row in here if row["tuner"].startswith("static")}
         best = max(static.values(), default=math.nan)
         for row in here:
@@ -75,6 +71,22 @@ def compare(scenarios: Sequence[Scenario], strategies: Sequence[str], seeds: int
             row["ratio_to_best_static"] = row["throughput_tokens_per_s"] / best
         rows += here
     return rows
+
+
+def _row(chosen: Scenario, name: str, runs: Sequence[PreparedRun], tuners: Sequence[Tuner]) -> Row:
+    """Mean figures of one strategy over runs, each with its own tuner, which goes on from the state it is in."""
+    figures = []
+    for run, tuner in zip(runs, tuners, strict=True):
+        engine = SimulatedEngine(run.engine, run.requests)
+        result = run_engine(engine, tuner, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
+        p95 = result.percentile_ms("e2e_ms", 95)
+        figures.append((result.throughput_tokens_per_s, result.utilisation, p95, result.success_rate))
+    columns = ("throughput_tokens_per_s", "utilisation", "e2e_p95_ms", "success_rate")
+    return {
+        "scenario": chosen.name,
+        "tuner": name,
+        **dict(zip(columns, np.mean(figures, axis=0).tolist(), strict=True)),
+    }
 
 
 def save_baseline(path: Path, rows: Sequence[Row], config: TunerConfig, seeds: int) -> None:

@@ -18,7 +18,14 @@ from batchpilot.core.limits import TRACKS
 from batchpilot.runners.evaluation import Task
 from batchpilot.runners.jobs import cell_path
 from batchpilot.runners.leaderboard import Leaderboard, Outcome, run_leaderboard
-from batchpilot.runners.options import DeviceOption, JsonOption, ModelOption, TensorParallelOption, reporting_mistakes
+from batchpilot.runners.options import (
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    TensorParallelOption,
+    reporting_mistakes,
+    stdout_console,
+)
 from batchpilot.runners.selection import find_scenario, find_tuner_config, on_hardware
 from batchpilot.runners.summary import summarise, write_csv
 from batchpilot.runners.tables import leaderboard_tables
@@ -84,7 +91,7 @@ def leaderboard(
     if as_json:
         typer.echo(json.dumps(summary, indent=1, default=str))
         return
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = stdout_console()
     for table in leaderboard_tables(summary):
         console.print(table)
     for note in notes:

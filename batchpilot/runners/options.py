@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Annotated, ParamSpec
 
 import typer
+from rich.console import Console
 
 Parameters = ParamSpec("Parameters")
 
@@ -16,6 +18,11 @@ TensorParallelOption = Annotated[
     int | None, typer.Option("--tensor-parallel", min=1, help="Devices that share the model.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+
+def stdout_console() -> Console:
+    """A console on standard output: as wide as the terminal, 120 columns where there is none."""
+    return Console(width=None if sys.stdout.isatty() else 120)
 
 
 def reporting_mistakes(command: Callable[Parameters, None]) -> Callable[Parameters, None]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from batchpilot.baselines import SERVER_DEFAULT
@@ -18,7 +17,14 @@ from batchpilot.core.tuner import Tuner
 from batchpilot.engines import SimulatedEngine, SimulationResult, run_engine
 from batchpilot.envs.scenarios import PreparedRun, prepare
 from batchpilot.runners.evaluation import tightest_slo
-from batchpilot.runners.options import DeviceOption, JsonOption, ModelOption, TensorParallelOption, reporting_mistakes
+from batchpilot.runners.options import (
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    TensorParallelOption,
+    reporting_mistakes,
+    stdout_console,
+)
 from batchpilot.runners.selection import find_scenario, find_tuner_config, on_hardware, parse_limits
 from batchpilot.tuners import TUNERS, make_tuner
 
@@ -55,7 +61,7 @@ def simulate(
     if as_json:
         typer.echo(json.dumps(figures, indent=2))
     else:
-        Console().print(_table(figures))
+        stdout_console().print(_table(figures))
 
 
 def _figures(run: PreparedRun, strategy: Limits | Tuner, result: SimulationResult) -> dict[str, Any]:

@@ -27,6 +27,12 @@ def test_a_batch_of_8_starves_32_clients(rows):
     assert all(row["success_rate"] == 1.0 for row in rows)
 
 
+def test_a_warm_tuner_has_left_its_probe_behind(rows):
+    by_tuner = {row["tuner"]: row for row in rows}
+    assert by_tuner["dynamic (warm)"]["throughput_tokens_per_s"] > by_tuner["dynamic"]["throughput_tokens_per_s"]
+    assert by_tuner["dynamic (warm)"]["ratio_to_static_8"] > 1.2
+
+
 def test_equal_figures_pass_the_gate(rows, tmp_path):
     save_baseline(tmp_path / "baseline.json", rows, TunerConfig(), 2)
     assert regressions(rows, load_baseline(tmp_path / "baseline.json")) == []
