@@ -113,12 +113,15 @@ def fit(
         cost, minimum = _followed(problem, p, outlier)
         if cost < best_cost:
             best_cost, best = cost, minimum
+    lowest, highest = at_bounds(problem, best)
+    low, high = problem.bounds()
+    best = problem.parameters(np.where(lowest, low, np.where(highest, high, problem.coordinates(best))))
     spread = covariance(problem, best, outlier)
     ranges = intervals(problem, best, spread)
     points = int(problem.points.max()) + 1
     free = tuple(NAMES[place] for place in problem.free)
     values = {name: float(best[place]) for name, place in zip(free, problem.free, strict=True)}
-    at_lowest, at_highest = (tuple(compress(free, mask)) for mask in at_bounds(problem, best))
+    at_lowest, at_highest = tuple(compress(free, lowest)), tuple(compress(free, highest))
     return Fit(
         parameters=SaturationParameters(*map(float, best)),
         free=free,

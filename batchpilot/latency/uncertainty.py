@@ -12,8 +12,8 @@ from batchpilot.latency.residuals import FEASIBLE, LOGARITHMIC, NAMES, Floats, P
 _FLAT = 1e-7
 """Of the steepest direction's slope: what is flatter than this the observations do not determine at all."""
 
-_AT_BOUND = 1e-3
-"""Distance in the solver's coordinates within which a parameter counts as at its bound."""
+_AT_BOUND = np.array([1e-3 if name in LOGARITHMIC else 1e-6 for name in NAMES])
+"""Distance in the solver's coordinates within which a parameter counts as at its bound; it stops short of it."""
 
 _ANYTHING = 1e12
 """Variance, in the solver's coordinates, of what could be anything."""
@@ -30,7 +30,8 @@ def at_bounds(problem: Problem, p: Floats) -> tuple[NDArray[np.bool_], NDArray[n
     """
     u = problem.coordinates(p)
     low, high = problem.bounds()
-    return u - low < _AT_BOUND, high - u < _AT_BOUND
+    near = _AT_BOUND[problem.free]
+    return u - low < near, high - u < near
 
 
 def covariance(problem: Problem, p: Floats, outlier: float | None) -> Floats:
