@@ -100,7 +100,7 @@ class Problem:
 
     def bounds(self) -> tuple[Floats, Floats]:
         """Lowest and highest coordinates of the free parameters."""
-        low, high = (np.array([FEASIBLE[name][side] for name in NAMES]) for side in (0, 1))
+        low, high = _FEASIBLE
         return self.coordinates(low), self.coordinates(high)
 
     def coordinates(self, p: Floats) -> Floats:
@@ -122,7 +122,8 @@ class Problem:
         scaled = np.zeros(len(NAMES))
         scaled[self.free] = u
         scaled[_LOGARITHMIC] = np.exp(scaled[_LOGARITHMIC])
-        p: Floats = scaled * self.units
+        # The exponential of a bound's logarithm may lie a hair outside it.
+        p: Floats = np.clip(scaled * self.units, *_FEASIBLE)
         for name, value in self.fixed.items():
             p[NAMES.index(name)] = value
         return p
@@ -161,6 +162,7 @@ class Problem:
         return gradient
 
 
+_FEASIBLE = np.array([FEASIBLE[name] for name in NAMES]).T
 _LOGARITHMIC = np.array([name in LOGARITHMIC for name in NAMES])
 
 

@@ -1,0 +1,172 @@
+"""From a file of measured steps to latency parameters: read, cleaned, fitted, and held against simpler models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from batchpilot.configs.catalogue import device, model
+from batchpilot.core.provenance import provenance
+from batchpilot.latency.fitting import Fit, fit
+from batchpilot.latency.judging import Comparison, Judgement, compare
+from batchpilot.latency.measurement_files import LABELS, MeasurementFile, read_measurements
+from batchpilot.latency.observations import HIGHEST_MS, LOWEST_MS, Dropped, Observations
+from batchpilot.latency.regressors import GivenRegressor, LatencyRegressor, SaturationRegressor, make_regressor
+from batchpilot.latency.roofline import roofline
+
+LONGEST_STEP_MS = 60_000.0
+"""What a calibration takes for a step: the document's 500 ms would leave long prefills out."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    """What a file of measurements says about step latency.
+
+    Attributes:
+        source: name of the file.
+        labels: device, model and tensor_parallel, where anybody said.
+        observations: what was fitted.
+        dropped: what was left out.
+        fit: the saturation model.
+        comparisons: every model's errors, the saturation model's last.
+        remarks: what a reader should know besides the fit's own problems and notes.
+    """
+
+    source: str
+    labels: Mapping[str, str]
+    observations: Observations
+    dropped: Dropped
+    fit: Fit
+    comparisons: tuple[Comparison, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def judgement(self) -> Judgement:
+        """The saturation model's errors on what it was fitted on."""
+        return self.comparisons[-1].fitted
+
+    @property
+    def title(self) -> str:
+        """What was calibrated, in a line."""
+        named = [self.labels[label] for label in ("model", "device") if label in self.labels]
+        share = f"{self.labels['tensor_parallel']} x " if "tensor_parallel" in self.labels and len(named) == 2 else ""
+        return f"{named[0]} on {share}{named[1]}" if len(named) == 2 else " ".join(named) or self.source
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain data, for machines."""
+        fitted = self.fit
+        return {
+            "source": self.source,
+            **self.labels,
+            "parameters": fitted.parameters.to_dict(),
+            "intervals": {name: list(ends) for name, ends in fitted.intervals.items()},
+            "sensitivity": dict(fitted.sensitivity),
+            "loss": fitted.loss,
+            "robust": fitted.robust,
+            "observations": fitted.observations,
+            "points": fitted.points,
+            "dropped": asdict(self.dropped),
+            "degenerate": fitted.degenerate,
+            "problems": list(fitted.problems),
+            "notes": [*fitted.notes, *self.remarks],
+            "models": [asdict(comparison) for comparison in self.comparisons],
+        }
+
+    def to_entry(self, measured_on: str) -> dict[str, Any]:
+        """What a parameter file holds: the parameters, and where they come from.
+
+        Args:
+            measured_on: the date, as text.
+        """
+        share = {"tensor_parallel": int(self.labels["tensor_parallel"])} if "tensor_parallel" in self.labels else {}
+        entry = {
+            **self.labels,
+            **share,
+            "parameters": self.fit.parameters.to_dict(),
+            "kind": "measured",
+            "source": self.source,
+            "points": self.fit.observations,
+            "mean_relative_error": self.judgement.mape,
+            "measured_on": measured_on,
+        }
+        problems = {"problems": list(self.fit.problems)} if self.fit.degenerate else {}
+        return entry | problems | {"provenance": provenance(config={"loss": self.fit.loss, "robust": self.fit.robust})}
+
+
+def calibrate_file(
+    path: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    select: Mapping[str, str] | None = None,
+    lowest_ms: float = LOWEST_MS,
+    highest_ms: float = LONGEST_STEP_MS,
+    loss: str = "relative",
+    robust: bool = True,
+    fixed: Mapping[str, float] | None = None,
+    seed: int = 0,
+) -> Calibration:
+    """Calibrate the latency model on a file of measured steps.
+
+    Args:
+        path: a CSV file, see `read_measurements`.
+        columns: the file's names of columns.
+        select: device, model and tensor_parallel of the rows to use; labels where the file has no such column.
+        lowest_ms: steps as short or shorter are dropped.
+        highest_ms: steps as long or longer are dropped.
+        loss: of the fit.
+        robust: whether the fit holds outliers back.
+        fixed: parameters that are not fitted.
+        seed: of the fit's random starts.
+
+    Raises:
+        ValueError: the file is not as it should be, no step is left, or an argument is outside its bound.
+        OSError: the file cannot be read.
+    """
+    file = read_measurements(path, columns, select)
+    observations, dropped = file.observations.cleaned(lowest_ms, highest_ms)
+    if not len(observations):
+        raise ValueError(f"{path}: no step is left to fit; dropped {dropped}")
+    labels = _labels(file, select or {})
+    baselines, remarks = _baselines(labels)
+    options: dict[str, Any] = {"loss": loss, "robust": robust, "fixed": fixed, "seed": seed}
+    comparisons = [compare(make, observations) for make in (*baselines, lambda: SaturationRegressor(**options))]
+    long_ones = int((observations.latency_ms >= HIGHEST_MS).sum())
+    if long_ones:
+        remarks.append(f"{long_ones} steps of {HIGHEST_MS:g} ms or more are in; the document's own bound drops them")
+    return Calibration(
+        source=Path(path).name,
+        labels=labels,
+        observations=observations,
+        dropped=dropped,
+        fit=fit(observations, **options),
+        comparisons=tuple(comparisons),
+        remarks=tuple(remarks),
+    )
+
+
+def _labels(file: MeasurementFile, select: Mapping[str, str]) -> dict[str, str]:
+    """What was measured, in the catalogue's spelling where it knows the name."""
+    labels = {label: file.labels.get(label) or select.get(label, "") for label in LABELS}
+    for label, find in (("device", device), ("model", model)):
+        try:
+            labels[label] = find(labels[label]).name
+        except ValueError:
+            continue
+    return {label: text for label, text in labels.items() if text}
+
+
+def _baselines(labels: Mapping[str, str]) -> tuple[list[Callable[[], LatencyRegressor]], list[str]]:
+    """Simpler models to be held against: of both losses, and the roofline where the hardware is known."""
+    makers: list[Callable[[], LatencyRegressor]] = [
+        lambda kind=kind, loss=loss: make_regressor(kind, loss=loss)  # type: ignore[misc]
+        for kind in ("linear", "polynomial")
+        for loss in ("absolute", "relative")
+    ]
+    try:
+        share = int(labels.get("tensor_parallel", "1"))
+        estimate = roofline(device(labels.get("device", "")), model(labels.get("model", "")), share)
+    except ValueError as error:
+        return makers, [f"no roofline beside it: {error}"]
+    return [*makers, lambda: GivenRegressor("roofline (not fitted)", estimate.parameters)], []
