@@ -4,7 +4,7 @@ BIN := .venv/bin
 JOBS ?= 2
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: leaderboard standard test lint format bench clean
+.PHONY: leaderboard standard test test-rl lint format bench clean
 
 leaderboard: .venv/installed
 	$(BIN)/batchpilot leaderboard --suite quick --track guarded --seeds 8 --jobs $(JOBS) --out reports/quick --overwrite
@@ -14,6 +14,9 @@ standard: .venv/installed
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest --numprocesses $(JOBS)
+
+test-rl: .venv/installed-rl
+	$(BIN)/python -m pytest tests/agents
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -43,3 +46,8 @@ clean:
 .venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(INSTALL) --editable '.[dev]'
 	touch $@ .venv/installed
+
+# stable-baselines3 brings torch; constraints.txt pins the version, so point pip at a CPU build where you have one.
+.venv/installed-rl: .venv/installed-dev
+	$(INSTALL) --editable '.[dev,rl]'
+	touch $@

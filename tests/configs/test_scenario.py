@@ -235,7 +235,7 @@ def test_every_catalogued_scenario_is_in_a_suite_and_every_suite_loads():
 
 def test_quick_is_short_and_standard_covers_every_family():
     quick, standard = suite("quick"), suite("standard")
-    assert len(quick) == 4
+    assert len(quick) >= 4
     assert all(one.duration_s == pytest.approx(120, rel=0.2) for one in quick)
     assert len(standard) >= 14
     assert {one.family for one in standard} >= {
