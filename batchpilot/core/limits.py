@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral
 from typing import Any
 
 from batchpilot.core.names import lookup
@@ -55,11 +56,10 @@ class Limits:
     discipline: str | None = None
 
     def __post_init__(self) -> None:
-        _check_integer("batch_size", self.batch_size, 1)
-        if self.token_budget is not None:
-            _check_integer("token_budget", self.token_budget, 1)
-        if self.max_queued_tokens is not None:
-            _check_integer("max_queued_tokens", self.max_queued_tokens, 0)
+        for name, lowest in (("batch_size", 1), ("token_budget", 1), ("max_queued_tokens", 0)):
+            value = getattr(self, name)
+            if value is not None or name == "batch_size":
+                object.__setattr__(self, name, _whole(name, value, lowest))
         if self.max_wait_ms is not None and not (math.isfinite(self.max_wait_ms) and self.max_wait_ms >= 0):
             raise ValueError(f"max_wait_ms is {self.max_wait_ms}; it must be >= 0 ms, or None for no waiting")
         for name in ("step_target_ms", "ttft_guard"):
@@ -107,7 +107,8 @@ class Limits:
         return ", ".join(part for part in parts if not part.endswith("=None"))
 
 
-def _check_integer(name: str, value: object, lowest: int) -> None:
-    """Reject anything but a whole number >= `lowest`; numpy integers pass through `int()` at the caller's side."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+def _whole(name: str, value: object, lowest: int) -> int:
+    """The value as a plain int; numpy integers become one."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < lowest:
         raise ValueError(f"{name} is {value!r}; it must be a whole number >= {lowest}")
+    return int(value)

@@ -130,7 +130,7 @@ def load(state: SchedulerState, i: int, config: EngineConfig, requests: RequestT
         ValueError: the requests, users or drift rows do not fit.
     """
     n = len(requests)
-    users = int(requests.user.max()) + 1 if n else 1
+    users = requests.users
     room = (state.requests.shape[1], state.user_finish.shape[1], state.parameters.shape[1] - 2)
     needed = (n, users, len(config.drift))
     if any(need > have for need, have in zip(needed, room, strict=True)):
@@ -144,7 +144,7 @@ def load(state: SchedulerState, i: int, config: EngineConfig, requests: RequestT
     columns["estimated_output"] = requests.estimated_output_tokens
     columns["ttft_target_ms"] = requests.ttft_target_ms
     columns["tpot_target_ms"] = requests.tpot_target_ms
-    columns["user"] = requests.user
+    columns["user"] = requests.user_codes
     columns["priority"] = requests.priority
 
     rng = np.random.default_rng([config.seed, _NOISE_STREAM])
@@ -214,7 +214,7 @@ class SimulatedEngine:
         self._state = allocate(
             1,
             len(requests),
-            users=int(requests.user.max()) + 1 if len(requests) else 1,
+            users=requests.users,
             noise=NOISE_TABLE if config.noise > 0 else 1,
             drift_rows=len(config.drift),
             step_log=4096 if record_steps else 0,

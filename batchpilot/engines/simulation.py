@@ -231,24 +231,32 @@ def run_engine(
 
     Args:
         engine: an engine that has not run yet.
-        limits_or_tuner: constant limits, or a tuner.
+        limits_or_tuner: constant limits, or a tuner (anything with `ask` and `tell`).
         window_ms: length of a window, > 0.
         horizon_ms: where to stop; None runs until every request has ended.
+
+    Raises:
+        ValueError: neither limits nor a tuner.
     """
     end = math.inf if horizon_ms is None else horizon_ms
+    tuner = None if isinstance(limits_or_tuner, Limits) else limits_or_tuner
+    if tuner is not None and not all(callable(getattr(tuner, name, None)) for name in ("ask", "tell")):
+        raise ValueError(
+            f"limits_or_tuner is a {type(tuner).__name__}; it must be Limits, or a tuner with ask and tell"
+        )
     windows: list[WindowMetrics] = []
     tuner_ns = 0
     done = len(engine.requests) == 0
     while engine.now_ms < end and not (done and end == math.inf):
         started = time.perf_counter_ns()
-        limits = limits_or_tuner.ask() if isinstance(limits_or_tuner, Tuner) else limits_or_tuner
+        limits = limits_or_tuner if isinstance(limits_or_tuner, Limits) else limits_or_tuner.ask()
         asked = time.perf_counter_ns()
         engine.set_limits(limits)
         window, done = engine.run_window(min(engine.now_ms + window_ms, end))
         windows.append(window)
         measured = time.perf_counter_ns()
-        if isinstance(limits_or_tuner, Tuner):
-            limits_or_tuner.tell(window)
+        if tuner is not None:
+            tuner.tell(window)
             tuner_ns += asked - started + time.perf_counter_ns() - measured
     return _collect(engine, windows, tuner_ns / 1e9)
 

@@ -75,9 +75,8 @@ class SimulationRows:
             run: engine and requests.
         """
         requests, engine = run.requests, run.engine
-        users = int(requests.user.max()) + 1 if len(requests) else 1
         noise = NOISE_TABLE if engine.noise > 0 else 1
-        self._make_room(len(requests), users, noise, len(engine.drift))
+        self._make_room(len(requests), requests.users, noise, len(engine.drift))
         load(self._state, i, engine, requests)
         self._discipline[i] = DISCIPLINES[engine.discipline]
 

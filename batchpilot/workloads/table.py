@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,7 +17,7 @@ PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 _DEFAULT_SLO = SLO()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class RequestTable:
     """Requests in order of arrival. Build one with `from_arrays`.
 
@@ -114,6 +115,16 @@ class RequestTable:
 
     def __len__(self) -> int:
         return len(self.arrival_ms)
+
+    @cached_property
+    def user_codes(self) -> NDArray[np.int64]:
+        """Users renumbered 0, 1, 2 ..., shape (n,): tenant numbers may be anything, arrays by user should be small."""
+        return np.unique(self.user, return_inverse=True)[1].astype(np.int64)
+
+    @property
+    def users(self) -> int:
+        """Number of different users, at least 1."""
+        return int(self.user_codes.max(initial=0)) + 1
 
     @property
     def duration_ms(self) -> float:

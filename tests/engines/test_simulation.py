@@ -130,6 +130,26 @@ def test_a_tuner_is_asked_once_a_window_and_told_the_limits_it_asked_for():
         assert before.duration_ms >= 500.0
 
 
+def test_anything_with_ask_and_tell_is_a_tuner():
+    class Plain:
+        def ask(self):
+            return Limits(3)
+
+        def tell(self, metrics):
+            self.heard = metrics
+
+    result = simulate(steady(50), LATENCY, Plain(), record_steps=True)
+    assert result.step_log[:, 1].max() <= 3
+    with pytest.raises(ValueError, match="limits_or_tuner is a int"):
+        simulate(steady(5), LATENCY, 8)
+
+
+def test_tenant_numbers_may_be_anything():
+    table = RequestTable.from_arrays([0.0, 1.0, 2.0], 100, 5, user=[10**12, 7, 10**12])
+    assert table.users == 2
+    assert simulate(table, LATENCY, Limits(1, discipline="fair")).count("length") == 3
+
+
 def test_window_percentiles_are_those_of_its_requests():
     result = simulate(steady(), LATENCY, Limits(64), window_ms=1e9)
     (window,) = result.windows
