@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from batchpilot.configs.scenario import scenario, suite, suites
 from batchpilot.core.limits import TRACKS
-from batchpilot.runners.evaluation import Task
+from batchpilot.runners.evaluation import Row, Task
 from batchpilot.runners.jobs import cell_path
 from batchpilot.runners.leaderboard import Leaderboard, Outcome, run_leaderboard
 from batchpilot.runners.options import (
@@ -87,6 +88,7 @@ def leaderboard(
     started = time.monotonic()
     outcome = _run_with_progress(board, folder, jobs, resume, Console(stderr=True))
     summary = summarise(outcome.rows)
+    notes += too_long_notes(outcome.rows)
     _write(folder, board, outcome, summary, notes)
     if as_json:
         typer.echo(json.dumps(summary, indent=1, default=str))
@@ -141,6 +143,26 @@ def _write(folder: Path, board: Leaderboard, outcome: Outcome, summary: list[dic
         provenance=outcome.origin | {"command": shlex.join(["batchpilot", *sys.argv[1:]])},
         notes=[*notes, *_latency_notes(outcome), *_best_notes(board, outcome)],
     )
+
+
+def too_long_notes(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each scenario in which requests failed whatever the strategy: no engine could have served them.
+
+    Args:
+        rows: result rows.
+    """
+    failed: dict[str, int] = {}
+    requests: dict[str, int] = {}
+    for row in rows:
+        name = row["scenario"]
+        failed[name] = min(failed.get(name, row["failed"]), row["failed"])
+        requests[name] = max(requests.get(name, 0), row["requests"])
+    return [
+        f"{name}: at least {count} of {requests[name]} requests failed under every strategy: longer than the model or its "
+        "KV cache allows."
+        for name, count in failed.items()
+        if count
+    ]
 
 
 def _latency_notes(outcome: Outcome) -> list[str]:

@@ -67,6 +67,15 @@ def test_a_malformed_trace_is_named_with_its_line_and_can_be_skipped(run, tmp_pa
     assert run(*command, "--out", "skipped", "--skip-bad-rows").exit_code == 0
 
 
+def test_requests_that_no_engine_could_serve_are_said_to_be(run, tmp_path):
+    lines = [f"2023-11-16 18:15:{i:02d}.5,{100_000 if i % 2 else 100},5" for i in range(20)]
+    (tmp_path / "long.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "\n".join(lines) + "\n")
+    command = ("leaderboard", "--trace", "long.csv", "--tuners", "static-8,static-default", "--track", "batch")
+    result = run(*command, "--seeds", 1, "--out", "out")
+    assert result.exit_code == 0, result.output
+    assert "at least 10 of 20 requests failed under every strategy" in result.output
+
+
 def test_simulate_prints_what_happened(run, tiny_file, tmp_path):
     result = run("simulate", tiny_file, "--tuner", "hybrid", "--json", "--out", "run.json")
     assert result.exit_code == 0, result.output
