@@ -18,6 +18,9 @@ _AT_BOUND = np.array([1e-3 if name in LOGARITHMIC else 1e-6 for name in NAMES])
 _ANYTHING = 1e12
 """Variance, in the solver's coordinates, of what could be anything."""
 
+_LEAST_LEFT = 0.05
+"""Least of a point's residual that counts as left by the fit: one that is alone in its place leaves none."""
+
 _LARGEST_LOG = 600.0
 
 
@@ -38,7 +41,8 @@ def covariance(problem: Problem, p: Floats, outlier: float | None) -> Floats:
     """Covariance of the free parameters; NaN for those that stopped at a bound.
 
     Repeats of one step share the model's error there, so they count as one observation: the estimate is the
-    cluster-robust sandwich with a point (B, S, C) as cluster. It supposes neither equal variances nor the right model.
+    cluster-robust sandwich (CR3) with a point (B, S, C) as cluster. It supposes neither equal variances nor the right
+    model.
 
     Args:
         problem: what was fitted.
@@ -59,9 +63,11 @@ def covariance(problem: Problem, p: Floats, outlier: float | None) -> Floats:
     bread, flat = _inverse(np.vstack([slopes[:n] * np.sqrt(influence)[:, None], slopes[n:]]))
     scores = np.zeros((int(problem.points.max()) + 1, inner.size))
     np.add.at(scores, problem.points, slopes[:n] * (off * influence)[:, None])
-    for_few = len(scores) / max(len(scores) - inner.size, 1)
+    # What a point would be off by, had it not been fitted: else a point that decides a parameter seems exact.
+    leverage = np.bincount(problem.points, influence * np.sum((slopes[:n] @ bread) * slopes[:n], axis=1))
+    scores /= np.maximum(1.0 - leverage, _LEAST_LEFT)[:, None]
     unit = problem.per_coordinate(p)[inner]
-    spread = for_few * (bread @ (scores.T @ scores) @ bread) + flat
+    spread = bread @ (scores.T @ scores) @ bread + flat
     result[np.ix_(inner, inner)] = spread * np.outer(unit, unit)
     return result
 
