@@ -158,8 +158,8 @@ def too_long_notes(rows: Sequence[Row]) -> list[str]:
         failed[name] = min(failed.get(name, row["failed"]), row["failed"])
         requests[name] = max(requests.get(name, 0), row["requests"])
     return [
-        f"{name}: at least {count} of {requests[name]} requests failed under every strategy: longer than the model or its "
-        "KV cache allows."
+        f"{name}: at least {count} of {requests[name]} requests failed under every strategy: longer than the model or "
+        "its KV cache allows."
         for name, count in failed.items()
         if count
     ]
