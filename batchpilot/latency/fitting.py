@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 
 import numpy as np
@@ -101,6 +101,7 @@ def fit(
     Source: throughput saturation document, fit.
     """
     fixed = _checked(observations, loss, fixed, weights, pull)
+    start, base = (given and _with_work(given, fixed.get("w_1")) for given in (start, base))
     problem = Problem(observations, loss, fixed, weights, base, pull)
     outlier = OUTLIER if robust else None
     starts = [document_start(observations)] if start is None or random else []
@@ -165,6 +166,14 @@ def _checked(
     if not np.any(observations.context_tokens):
         known.setdefault("tau_c", 0.0)
     return known
+
+
+def _with_work(parameters: SaturationParameters, w_1: float | None) -> SaturationParameters:
+    """The same latencies with another work per token, as a fit with fixed `w_1` can compare and start from."""
+    if w_1 is None:
+        return parameters
+    ratio = w_1 / parameters.w_1
+    return replace(parameters, p_max=parameters.p_max * ratio, w_0=parameters.w_0 * ratio, w_1=w_1)
 
 
 def _cost(problem: Problem, p: Floats, outlier: float | None) -> float:

@@ -93,6 +93,14 @@ def test_w_1_is_fixed_because_only_ratios_count():
     assert "w_1" not in found.free
 
 
+def test_a_start_in_other_units_of_work_is_the_same_start():
+    observed = steps_of(TRUTH, 100, noise=0.02)
+    tripled = replace(TRUTH, p_max=3 * TRUTH.p_max, w_0=3 * TRUTH.w_0, w_1=3.0)
+    assert fit(observed, start=tripled, random=0).parameters == fit(observed, start=TRUTH, random=0).parameters
+    pulled = fit(observed, start=tripled, random=0, base=tripled, pull=1e6).parameters
+    assert pulled.as_array() == pytest.approx(TRUTH.as_array(), rel=1e-2)
+
+
 def test_fixed_parameters_stay_where_they_are():
     found = fit(steps_of(TRUTH, 200), fixed={"tau_c": 0.0, "k_b": 10.0})
     assert (found.parameters.tau_c, found.parameters.k_b, found.parameters.w_1) == (0.0, 10.0, 1.0)
