@@ -4,7 +4,6 @@ from batchpilot.latency.online.adaptive import AdaptiveLatency
 from batchpilot.latency.online.attempts import Update
 from batchpilot.latency.online.background import BackgroundUpdates
 from batchpilot.latency.online.drift import Drift, DriftDetector
-from batchpilot.latency.online.feasible import FEASIBLE
 from batchpilot.latency.online.history import History, ObservationBuffer
 from batchpilot.latency.online.momentum import Momentum
 from batchpilot.latency.online.monitor import ErrorSummary, Health, Monitor
@@ -30,7 +29,6 @@ __all__ = [
     "Health",
     "Triggers",
     "STAGES",
-    "FEASIBLE",
     "ObservationBuffer",
     "History",
 ]

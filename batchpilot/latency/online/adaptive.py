@@ -23,6 +23,9 @@ from batchpilot.latency.saturation import SaturationParameters, step_ms
 
 _log = logging.getLogger(__name__)
 
+FORGET_SEVERITY = 2.0
+"""A change of load moves the errors of a model that misses part of the truth by less; what it taught is still true."""
+
 
 class AdaptiveLatency:
     """Step latency whose parameters follow what the engine is measured to do.
@@ -41,7 +44,8 @@ class AdaptiveLatency:
         detector: finds changes of the engine; None for the default.
         monitor: keeps errors and rates; None for the default.
         buffer: keeps observations; None for the default.
-        forget_at_drift: whether a change of the engine makes updates learn only from what came after it.
+        forget_severity: a change of the engine that changes the errors by more than this factor makes updates learn
+            only from what came after it; a milder one leaves the older observations in use. Infinite: never forget.
 
     Raises:
         ValueError: an argument is outside its bound, or a name is unknown.
@@ -60,12 +64,12 @@ class AdaptiveLatency:
         detector: DriftDetector | None = None,
         monitor: Monitor | None = None,
         buffer: ObservationBuffer | None = None,
-        forget_at_drift: bool = True,
+        forget_severity: float = FORGET_SEVERITY,
     ) -> None:
         check_feasible(base)
         self.triggers = triggers or Triggers()
         self.monitor = monitor or Monitor()
-        self.forget_at_drift = forget_at_drift
+        self.forget_severity = forget_severity
         self._rule = make_update_rule(rule) if isinstance(rule, str) else rule
         self._detector = detector or DriftDetector()
         self._buffer = buffer or ObservationBuffer()
@@ -114,9 +118,11 @@ class AdaptiveLatency:
         Returns:
             What was attempted; None when there was too little to look at, nothing was due, or the stage is "offline".
         """
-        if self._buffer.count - self._looked < self.triggers.look_every:
+        if not self._enough_new():
             return None
         with self._updating:
+            if not self._enough_new():  # someone else has looked while this caller waited
+                return None
             history = self._buffer.history()
             self._look(history)
             reason = self.triggers.reason(
@@ -226,6 +232,9 @@ class AdaptiveLatency:
                 self._load(before)
                 raise
 
+    def _enough_new(self) -> bool:
+        return self._buffer.count - self._looked >= self.triggers.look_every
+
     def _look(self, history: History) -> None:
         """Judge new observations by the parameters in force, and test for a change of the engine."""
         fresh = history.since(self._looked).rows
@@ -241,7 +250,7 @@ class AdaptiveLatency:
         self._counts["drifts"] += 1
         self._drifted = True
         self._rule.reset()
-        if self.forget_at_drift:
+        if drift.severity > self.forget_severity:
             self._regime_start = drift.since
         _log.info("the engine changed at observation %d: %s", drift.since, drift)
 

@@ -12,6 +12,7 @@ from batchpilot.latency.online.history import History
 from batchpilot.latency.online.relative_loss import signed_errors
 from batchpilot.latency.online.rules import UpdateRule
 from batchpilot.latency.online.stages import Answers, Published
+from batchpilot.latency.residuals import NAMES
 from batchpilot.latency.saturation import SaturationParameters
 
 _log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ def attempt(
     before = _mean_error(current, judging)
     try:
         values = rule.propose(current.values, answers.base.values, regime.until(judging.first))
-        parameters = SaturationParameters(*(float(value) for value in values))
+        parameters = SaturationParameters(**dict(zip(NAMES, values.tolist(), strict=True)))
         check_feasible(parameters)
     except (ArithmeticError, ValueError) as error:
         _log.warning("update of the latency parameters (%s) failed: %s", reason, error)

@@ -11,13 +11,20 @@ from numpy.typing import NDArray
 
 from batchpilot.latency.online.history import COLUMNS, History
 from batchpilot.latency.online.relative_loss import signed_errors
-from batchpilot.latency.online.two_samples import ks_distance, ks_threshold, spent_level, where_it_changed
+from batchpilot.latency.online.two_samples import (
+    autocorrelation_time,
+    ks_distance,
+    ks_threshold,
+    spent_level,
+    where_it_changed,
+)
 
 Array = NDArray[np.float64]
 
 WINDOW = 1000
 LEVEL = 0.05
 _LEAST_REFERENCE = 100
+_EXACT = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +36,15 @@ class Drift:
         distance: Kolmogorov-Smirnov distance that gave the alarm.
         threshold: what it had to exceed.
         window: how many of the newest observations gave it away.
+        severity: ratio, >= 1, of the mean |log(predicted / measured)| before and after the change; before is the larger
+            where the parameters have followed the engine already.
     """
 
     since: int
     distance: float
     threshold: float
     window: int
+    severity: float
 
 
 class DriftDetector:
@@ -46,8 +56,12 @@ class DriftDetector:
     quick answer to large ones.
 
     Tests repeat for as long as the server runs, over windows that overlap. Each therefore gets its share of the level
-    (`spent_level`): the level is the chance of even one false alarm in an endless stationary stream of independent
-    residuals, not the chance of each test. An alarm moves the anchor to the present, where a new stream begins.
+    (`spent_level`): the level is the chance of even one false alarm in an endless stationary stream, not
+    the chance of each test. An alarm moves the anchor to the present, where a new stream begins.
+
+    The test takes residuals to be independent. Where the model misses part of the truth they follow the slow tides of
+    the load; the samples then count as smaller by the autocorrelation time of the reference, which dampens the alarms
+    that a change of load alone gives, but cannot rule them out.
 
     Args:
         window: observations in the reference and in the larger recent sample, >= 100.
@@ -56,7 +70,8 @@ class DriftDetector:
     Raises:
         ValueError: an argument is outside its bound.
 
-    Source: throughput saturation document (window 1000, level 0.05); the spending of the level is ours.
+    Source: throughput saturation document (window 1000, level 0.05); spent level and autocorrelation time are
+    ours.
     """
 
     def __init__(self, window: int = WINDOW, level: float = LEVEL) -> None:
@@ -90,14 +105,16 @@ class DriftDetector:
         self.tests += 1
         level = spent_level(self.level, self.tests) / len(self.scales)
         for recent in testable:
-            before = self._reference[: recent.first - self._anchor]
-            reference = np.sort(signed_errors(parameters, before))
-            errors = signed_errors(parameters, recent.rows)
-            distance = ks_distance(reference, np.sort(errors))
-            threshold = ks_threshold(level, len(reference), len(errors))
+            before = signed_errors(parameters, self._reference[: recent.first - self._anchor])
+            after = signed_errors(parameters, recent.rows)
+            reference, inertia = np.sort(before), autocorrelation_time(before)
+            distance = ks_distance(reference, np.sort(after))
+            threshold = ks_threshold(level, len(before) / inertia, len(after) / inertia)
             if distance > threshold:
                 self.anchor(history.end)
-                return Drift(recent.first + where_it_changed(reference, errors), distance, threshold, len(recent))
+                change = where_it_changed(reference, after)
+                sizes = [max(float(np.mean(np.abs(errors))), _EXACT) for errors in (before, after[change:])]
+                return Drift(recent.first + change, distance, threshold, len(recent), max(sizes) / min(sizes))
         return None
 
     def anchor(self, number: int) -> None:

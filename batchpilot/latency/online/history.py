@@ -87,7 +87,7 @@ class ObservationBuffer:
     Source: throughput saturation document, online adaptation (10,000 observations).
     """
 
-    __slots__ = ("_cells", "_lock", "_rows", "capacity", "count", "dropped", "longest_ms", "shortest_ms")
+    __slots__ = ("_cells", "_first", "_lock", "_rows", "capacity", "count", "dropped", "longest_ms", "shortest_ms")
 
     def __init__(
         self, capacity: int = CAPACITY, shortest_ms: float = SHORTEST_MS, longest_ms: float = LONGEST_MS
@@ -104,6 +104,7 @@ class ObservationBuffer:
         # Writing floats into an array of the standard library takes a third of the time of assigning a NumPy row.
         self._cells = array("d", bytes(8 * capacity * len(COLUMNS)))
         self._rows = np.frombuffer(self._cells).reshape(capacity, len(COLUMNS))
+        self._first = 0
         self._lock = threading.Lock()
 
     def record(self, batch_size: float, tokens: float, context_tokens: float, duration_ms: float) -> bool:
@@ -135,10 +136,11 @@ class ObservationBuffer:
     def history(self) -> History:
         """A copy of everything kept."""
         with self._lock:
-            kept = min(self.count, self.capacity)
-            start = (self.count - kept) % self.capacity
-            rows = np.concatenate((self._rows[start:kept], self._rows[:start])) if start else self._rows[:kept].copy()
-            return History(rows, self.count - kept)
+            first = max(self._first, self.count - self.capacity)
+            start = first % self.capacity
+            stop = start + self.count - first
+            rows = np.concatenate((self._rows[start:stop], self._rows[: max(stop - self.capacity, 0)]))
+            return History(rows, first)
 
     def state_dict(self) -> dict[str, Any]:
         """The observations and counts, as plain data."""
@@ -164,4 +166,4 @@ class ObservationBuffer:
         rows = rows[-self.capacity :]
         with self._lock:
             self._rows[np.arange(count - len(rows), count) % self.capacity] = rows
-            self.count, self.dropped = count, dropped
+            self._first, self.count, self.dropped = count - len(rows), count, dropped

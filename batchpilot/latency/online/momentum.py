@@ -49,7 +49,7 @@ class Momentum(UpdateRule):
         self.momentum = momentum
         self.batch = batch
         self.pull = pull
-        self._velocity = np.zeros(8)
+        self._velocity = np.zeros(9)
         self._seen = 0
         self._without_gain = 0
 
@@ -73,7 +73,7 @@ class Momentum(UpdateRule):
         """Keep the velocity of a step that helped; slow down after several that did not."""
         self._without_gain = 0 if accepted else self._without_gain + 1
         if not accepted:
-            self._velocity = np.zeros(8)
+            self._velocity = np.zeros(9)
         if self._without_gain == _PATIENCE:
             self.rate *= _RATE_DECAY
             self._without_gain = 0
@@ -81,7 +81,7 @@ class Momentum(UpdateRule):
     def reset(self) -> None:
         """Stand still at the first rate; observations already seen stay seen."""
         self.rate = self._first_rate
-        self._velocity = np.zeros(8)
+        self._velocity = np.zeros(9)
         self._without_gain = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -100,6 +100,6 @@ class Momentum(UpdateRule):
             seen, without_gain = int(state["seen"]), int(state["without_gain"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is no saved momentum rule: {error!r}") from None
-        if not rate > 0.0 or velocity.shape != (8,) or not np.all(np.isfinite(velocity)):
+        if not rate > 0.0 or velocity.shape != (9,) or not np.all(np.isfinite(velocity)):
             raise ValueError(f"the saved momentum rule has rate {rate} and velocity {velocity}")
         self.rate, self._velocity, self._seen, self._without_gain = rate, velocity, seen, without_gain

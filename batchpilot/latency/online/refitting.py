@@ -1,4 +1,4 @@
-"""Levenberg-Marquardt within the feasible set, on normal equations of eight coordinates: a refit takes milliseconds."""
+"""Levenberg-Marquardt within the feasible set, on normal equations of the coordinates: a refit takes milliseconds."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def minimise(loss: RelativeLoss, start: Array) -> Array:
 
     Args:
         loss: what to lower.
-        start: feasible coordinates, shape (8,).
+        start: feasible coordinates, shape (9,).
 
     Returns:
-        Coordinates whose loss is not above that of the start, shape (8,).
+        Coordinates whose loss is not above that of the start, shape (9,).
 
     Raises:
         ArithmeticError: the loss is not finite at the start.

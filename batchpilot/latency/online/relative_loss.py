@@ -18,22 +18,22 @@ PULL = 0.01
 OUTLIER = 0.2
 """Errors beyond this share of the measured time count linearly: a glitch may not move the parameters by its square."""
 
-FREE = np.array([0, 1, 2, 3, 5, 6, 7, 8])
-"""The parameters that adapt, in field order: all but w_1."""
-
-_LOGS = 3
+_N = 9
+_LOGS = slice(0, 3)
+_W_1 = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Coordinates:
-    """Parameters as eight numbers of which one unit means about the same: once, or e times, the whole step time.
+    """Parameters as numbers of which one unit always means about as much, so that one learning rate suits all.
 
     p_max, k_b and k_s enter by their logarithms. The others, which may be 0, are measured in the amount that changes
-    the step times at hand by 100 % (root mean square); one that does not enter them (tau_c without context) stays.
+    the step times at hand by 100 % (root mean square). Two kinds stay as they are: w_1, since p_max, w_0 and w_1 count
+    only as ratios, and what does not enter the steps at hand, as tau_c without context.
 
     Attributes:
-        start: parameters in field order from which those that stay are taken, shape (9,).
-        unit: of each coordinate; 1 for logarithms, 0 for what stays; shape (8,).
+        start: parameters in field order, from which those that stay are taken, shape (9,).
+        unit: of each coordinate; 1 for logarithms, 0 for what stays; shape (9,).
     """
 
     start: Array
@@ -47,42 +47,49 @@ class Coordinates:
             rows: columns B, S, C, T; at least one row.
             start: parameters in field order, feasible.
         """
-        hessian, gradient, slope = np.empty((8, 8)), np.empty(8), np.empty(8)
-        everyone_counts = np.inf
-        weights = np.full(len(rows), 1.0 / len(rows))
-        normal_equations(start, rows, weights, everyone_counts, slope, gradient, hessian)
+        hessian, gradient, slope = np.empty((_N, _N)), np.empty(_N), np.empty(_N)
+        none_is_an_outlier = np.inf
+        normal_equations(start, rows, equal_weights(len(rows)), none_is_an_outlier, slope, gradient, hessian)
         effect = np.sqrt(np.diag(hessian))
-        unit = np.divide(1.0, effect, out=np.zeros(8), where=effect > 0)
-        unit[:_LOGS] = 1.0
+        unit = np.divide(1.0, effect, out=np.zeros(_N), where=effect > 0)
+        unit[_LOGS] = 1.0
+        unit[_W_1] = 0.0
         return cls(start, unit)
 
     @property
     def bounds(self) -> tuple[Array, Array]:
-        """The feasible set: lowest and highest value of each coordinate, shapes (8,)."""
+        """The feasible set: lowest and highest value of each coordinate, shapes (9,)."""
         return self.from_parameters(LOWEST), self.from_parameters(HIGHEST)
 
     def from_parameters(self, parameters: Array) -> Array:
-        """Coordinates of parameters.
+        """Coordinates of parameters, 0 for those that stay; shape (9,).
 
         Args:
             parameters: in field order, shape (9,).
         """
-        free = parameters[FREE]
-        x = np.divide(free, self.unit, out=np.zeros(8), where=self.unit > 0)
-        x[:_LOGS] = np.log(free[:_LOGS])
-        return np.asarray(x)
+        x = np.divide(parameters, self.unit, out=np.zeros(_N), where=self.unit > 0)
+        x[_LOGS] = np.log(parameters[_LOGS])
+        return x
 
     def to_parameters(self, x: Array) -> Array:
         """Parameters of coordinates, projected into the feasible set; shape (9,).
 
         Args:
-            x: coordinates, shape (8,).
+            x: coordinates, shape (9,).
         """
-        parameters = self.start.copy()
-        moved = x * self.unit
-        moved[:_LOGS] = np.exp(x[:_LOGS])
-        parameters[FREE] = np.where(self.unit > 0, moved, parameters[FREE])
+        parameters = np.where(self.unit > 0, x * self.unit, self.start)
+        parameters[_LOGS] = np.exp(x[_LOGS])
         return project(parameters)
+
+    def slope(self, parameters: Array) -> Array:
+        """Derivative of each parameter by its coordinate, shape (9,).
+
+        Args:
+            parameters: in field order, shape (9,).
+        """
+        slope = self.unit.copy()
+        slope[_LOGS] = parameters[_LOGS]
+        return slope
 
 
 class RelativeLoss:
@@ -104,20 +111,21 @@ class RelativeLoss:
         self._weights = weights
         self._pull = pull
         self._base = coordinates.from_parameters(base)
-        self._slope = np.empty(8)
+        self._slope = np.empty(_N)
 
     def at(self, x: Array) -> tuple[float, Array, Array]:
-        """Loss, gradient (8,) and Gauss-Newton Hessian (8, 8).
+        """Loss, gradient (9,) and Gauss-Newton Hessian (9, 9).
 
         Args:
-            x: coordinates, shape (8,).
+            x: coordinates, shape (9,).
         """
-        gradient, hessian, unit = np.empty(8), np.empty((8, 8)), self.coordinates.unit
+        gradient, hessian = np.empty(_N), np.empty((_N, _N))
         parameters = self.coordinates.to_parameters(x)
         loss = normal_equations(parameters, self._rows, self._weights, OUTLIER, self._slope, gradient, hessian)
-        away = np.where(unit > 0, x - self._base, 0.0)
+        chain = self.coordinates.slope(parameters)
+        away = x - self._base
         loss += 0.5 * self._pull * float(away @ away)
-        return loss, gradient * unit + self._pull * away, hessian * np.outer(unit, unit) + self._pull * np.eye(8)
+        return loss, gradient * chain + self._pull * away, hessian * np.outer(chain, chain) + self._pull * np.eye(_N)
 
 
 def equal_weights(count: int) -> Array:

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+_BLOCK, _LEAST_BLOCKS = 50, 4
+
 
 def spent_level(level: float, test: int) -> float:
     """The part of a level that the k-th of endlessly many tests may use: level / (k (k + 1)).
@@ -36,7 +38,24 @@ def ks_distance(first: Array, second: Array) -> float:
     return float(np.max(np.abs(below_first - below_second)))
 
 
-def ks_threshold(level: float, first: int, second: int) -> float:
+def autocorrelation_time(values: Array) -> float:
+    """How many successive values say as much as one independent value; at least 1.
+
+    By block means, on ranks so that glitches do not hide it; correlation over more than 50 values goes unseen.
+
+    Args:
+        values: in order of time, shape (n,); 1 is returned for fewer than 200.
+    """
+    blocks = len(values) // _BLOCK
+    if blocks < _LEAST_BLOCKS:
+        return 1.0
+    ranks = np.empty(len(values))
+    ranks[np.argsort(values)] = np.arange(len(values))
+    means = ranks[: blocks * _BLOCK].reshape(blocks, _BLOCK).mean(axis=1)
+    return max(1.0, float(_BLOCK * means.var(ddof=1) / ranks.var()))
+
+
+def ks_threshold(level: float, first: float, second: float) -> float:
     """The distance that two samples of one distribution exceed with at most this probability, whatever their size.
 
     Levels far out in the tail are where the usual asymptotic p-value is least to be trusted, so this is an inequality,
@@ -44,8 +63,8 @@ def ks_threshold(level: float, first: int, second: int) -> float:
 
     Args:
         level: above 0.
-        first: size of one sample, >= 1.
-        second: size of the other, >= 1.
+        first: independent values in one sample, > 0.
+        second: those in the other, > 0.
 
     Source: Wei and Dudley (2012), two-sample Dvoretzky-Kiefer-Wolfowitz inequalities: e serves every n = m; for n != m
     they find 2 enough up to 200 and conjecture it beyond, which e exceeds.
