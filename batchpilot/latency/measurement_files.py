@@ -14,21 +14,13 @@ from numpy.typing import NDArray
 from batchpilot.core.names import lookup, unknown_name
 from batchpilot.latency.observations import Observations
 
-COLUMNS: dict[str, str | None] = {
-    "batch_size": None,
-    "tokens": None,
-    "latency_ms": None,
-    "context_tokens": "0",
-    "device": "",
-    "model": "",
-    "tensor_parallel": "",
-}
-"""What a file may hold, under these names unless mapped; None is needed, other values stand in for a missing column."""
+NEEDED = ("batch_size", "tokens", "latency_ms")
+LABELS = ("device", "model", "tensor_parallel")
+COLUMNS = (*NEEDED, "context_tokens", *LABELS)
+"""What a file may hold, under these names unless mapped; without context_tokens the context is 0."""
 
 SPLITWISE_COLUMNS = ("batch_size", "prompt_size", "token_size", "prompt_time", "token_time")
 """The header of Splitwise's measurements; a row holds a prefill and the mean of the decode steps after it."""
-
-LABELS = ("device", "model", "tensor_parallel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +80,7 @@ def read_measurements(
         decode = Observations.of(B, B, decode_ms, B * (prompt + generated / 2))
         by_row = np.arange(2 * len(kept)).reshape(2, -1).T.ravel()
         return MeasurementFile(Observations.joined([prefill, decode])[by_row], "splitwise", labels)
-    B, S, T = (numbers(names[field]) for field in ("batch_size", "tokens", "latency_ms"))
+    B, S, T = (numbers(names[field]) for field in NEEDED)
     steps = Observations.of(B, S, T, numbers(names["context_tokens"]) if "context_tokens" in names else 0.0)
     return MeasurementFile(steps, "named", labels)
 
@@ -96,11 +88,11 @@ def read_measurements(
 def _names(path: Path, header: Sequence[str], columns: Mapping[str, str], splitwise: bool) -> dict[str, str]:
     """The file's column of each field that it has."""
     for field, column in columns.items():
-        lookup(COLUMNS, field, "field of an observation")
+        lookup(dict.fromkeys(COLUMNS), field, "field of an observation")
         if column not in header:
             raise ValueError(f"{path}: {unknown_name(column, header, 'column')}")
     names = {field: columns.get(field, field) for field in COLUMNS}
-    missing = [field for field, default in COLUMNS.items() if default is None and names[field] not in header]
+    missing = [field for field in NEEDED if names[field] not in header]
     if missing and not splitwise:
         raise ValueError(
             f"{path}: no column for {', '.join(missing)}; the header holds {', '.join(header) or 'nothing'}. "

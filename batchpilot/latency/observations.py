@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -97,15 +96,9 @@ class Observations:
         Raises:
             ValueError: see the class.
         """
-        latencies = np.atleast_1d(latency_ms)
+        B, S, T = (np.atleast_1d(np.asarray(x)) for x in (batch_size, tokens, latency_ms))
         context = np.asarray(context_tokens)
-        context = np.full(latencies.shape, context) if context.ndim == 0 else context
-        return cls(
-            *(
-                cast(NDArray[np.float64], x)
-                for x in (np.atleast_1d(batch_size), np.atleast_1d(tokens), context, latencies)
-            )
-        )
+        return cls(B, S, np.broadcast_to(context, T.shape) if context.ndim == 0 else context, T)
 
     def __len__(self) -> int:
         return len(self.latency_ms)
@@ -139,8 +132,11 @@ class Observations:
     @property
     def usable(self) -> bool:
         """Whether every observation is finite, with B, S >= 1, C >= 0 and T > 0, as a fit needs it."""
-        lowest = ((self.batch_size, 1.0), (self.tokens, 1.0), (self.context_tokens, 0.0), (self.latency_ms, 1e-300))
-        return len(self) == 0 or all(values.min() >= low and values.max() < np.inf for values, low in lowest)
+        if len(self) == 0:
+            return True
+        finite = all(np.isfinite(getattr(self, field.name)).all() for field in fields(self))
+        enough = self.batch_size.min() >= 1 and self.tokens.min() >= 1 and self.context_tokens.min() >= 0
+        return bool(finite and enough and self.latency_ms.min() > 0)
 
     def cleaned(self, lowest_ms: float = LOWEST_MS, highest_ms: float = HIGHEST_MS) -> tuple[Observations, Dropped]:
         """The observations that a fit may use, and what was left out.

@@ -46,12 +46,11 @@ def random_starts(problem: Problem, count: int, rng: np.random.Generator, outlie
     observed = problem.observations
     rows = np.unique(np.linspace(0, len(observed) - 1, min(len(observed), _ROWS)).astype(np.intp))
     few, roots = observed[rows], problem.roots[rows]
+    (lowest_b, highest_b), (lowest_s, highest_s) = FEASIBLE["k_b"], FEASIBLE["k_s"]
     starts = []
-    for place in rng.random((count, 2)):
-        k_b, k_s = (
-            problem.fixed.get(name, float(np.exp(np.log(low) + share * np.log(high / low))))
-            for share, (name, (low, high)) in zip(place, ((n, FEASIBLE[n]) for n in ("k_b", "k_s")), strict=True)
-        )
+    for share_b, share_s in rng.random((count, 2)):
+        k_b = problem.fixed.get("k_b", lowest_b * (highest_b / lowest_b) ** share_b)
+        k_s = problem.fixed.get("k_s", lowest_s * (highest_s / lowest_s) ** share_s)
         starts.append(_solved(problem, few, roots, k_b, k_s, outlier))
     return starts
 
