@@ -185,7 +185,7 @@ def _planned(
 
 
 def _bound_by(outlook: Outlook, saturation: float) -> str:
-    if outlook.late_for_memory > outlook.late_for_compute:
+    if outlook.refused_for_memory > outlook.refused_for_compute:
         return "KV memory"
     return "compute" if outlook.rate >= _NEAR_SATURATION * saturation else "TTFT target"
 
@@ -201,6 +201,6 @@ def _why_nothing_holds(
         return f"no step that serves these requests is as short as {TPOT_SHARE:.0%} of {slo.tpot_ms:g} ms (TPOT target)"
     alone = float((engine.prompt_ms + engine.step_ms > TTFT_SHARE * slo.ttft_ms).mean())
     return (
-        f"{attainment:.0%} within TTFT {slo.ttft_ms:g} ms and TPOT {slo.tpot_ms:g} ms is held at no rate: {alone:.0%} of "
-        f"the prompts take longer than {TTFT_SHARE:.0%} of the TTFT target even alone"
+        f"{attainment:.0%} within TTFT {slo.ttft_ms:g} ms and TPOT {slo.tpot_ms:g} ms is held at no rate: {alone:.0%} "
+        f"of the prompts take longer than {TTFT_SHARE:.0%} of the TTFT target even alone"
     )

@@ -1,0 +1,269 @@
+"""A planning question as a user asks it, its analytic answer, and the answer held against simulation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchpilot.configs.catalogue import DeviceSpec, ModelSpec
+from batchpilot.core.limits import Limits
+from batchpilot.core.slo import SLO
+from batchpilot.engines import MemoryModel, SimulationResult, memory_model, simulate
+from batchpilot.envs.scenarios import prepare
+from batchpilot.latency.attainment import Service
+from batchpilot.latency.capacity import MAX_STEP_TOKENS
+from batchpilot.latency.demand import Demand
+from batchpilot.latency.planning import Plan, plan, planned_service
+from batchpilot.latency.registry import find_latency
+from batchpilot.latency.roofline import LatencyEstimate
+from batchpilot.runners.selection import find_scenario, on_hardware
+from batchpilot.workloads import FITTED_LENGTHS, RequestTable, fixed_lengths, poisson
+
+Draw = Callable[[int, np.random.Generator], tuple[NDArray[np.int64], NDArray[np.int64]]]
+"""Draws so many requests: their prompt and output tokens."""
+
+STEP_NOISE = 0.05
+ESTIMATE_ERROR = 0.10
+"""What the simulated server suffers, as in the catalogued scenarios: noisy steps, and an estimate that is off."""
+
+FACTORS = (0.7, 0.85, 1.0, 1.1, 1.2, 1.35)
+"""Rates that are simulated, relative to the planned one."""
+
+_DEMAND_REQUESTS = 512
+_LEAST_REQUESTS = 400
+_LONGEST_S = 3600.0
+_DEMAND_STREAM, _ARRIVAL_STREAM, _ESTIMATE_STREAM = 21, 22, 23
+_LARGEST_OUTPUT_SHARE = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What is served on what, and what was promised.
+
+    Attributes:
+        device: one of `tensor_parallel` alike.
+        model: the model.
+        tensor_parallel: devices that share the model; together they are one engine.
+        dtype: type the weights are stored in.
+        workload: what tables call the mix of requests.
+        draw: draws from it.
+        slo: targets.
+        attainment: share of the requests to be served within both.
+    """
+
+    device: DeviceSpec
+    model: ModelSpec
+    tensor_parallel: int
+    dtype: str
+    workload: str
+    draw: Draw
+    slo: SLO
+    attainment: float
+
+    @cached_property
+    def latency(self) -> LatencyEstimate:
+        """The best known step latency."""
+        return find_latency(self.device, self.model, self.tensor_parallel, self.dtype)
+
+    @cached_property
+    def memory(self) -> MemoryModel:
+        """The division of one device's memory."""
+        return memory_model(self.device, self.model, self.tensor_parallel, self.dtype)
+
+    @cached_property
+    def max_step_tokens(self) -> int:
+        """Most tokens of a step whose activations fit beside weights and KV cache."""
+        free_mb = self.memory.total_mb - self.memory.used_mb(self.memory.kv_capacity_tokens)
+        return max(1, min(MAX_STEP_TOKENS, int(free_mb / self.memory.activation_mb_per_token)))
+
+    @cached_property
+    def demand(self) -> Demand:
+        """A few hundred requests that stand for the mix; the same ones every time."""
+        prompt, output = self.draw(_DEMAND_REQUESTS, np.random.default_rng(_DEMAND_STREAM))
+        return Demand(prompt.astype(np.float64), output.astype(np.float64))
+
+    def plan(self, slowdown: float = 1.0) -> Plan:
+        """The analytic answer.
+
+        Args:
+            slowdown: as if every step took so many times as long as is known.
+
+        Raises:
+            ValueError: no rate is held; the message says why.
+        """
+        return plan(
+            self.latency.parameters.scaled(slowdown),
+            self.demand,
+            self.slo,
+            self.memory.kv_capacity_tokens,
+            attainment=self.attainment,
+            max_step_tokens=self.max_step_tokens,
+        )
+
+    def service(self, chosen: Plan) -> Service:
+        """The engine under a plan's limits, for asking about other rates.
+
+        Args:
+            chosen: the plan.
+        """
+        return planned_service(self.latency.parameters, self.demand, chosen, self.max_step_tokens)
+
+    def simulate(self, limits: Limits, rate_per_s: float, seed: int, duration_s: float) -> SimulationResult:
+        """Poisson arrivals at a rate, served under limits until every request has ended.
+
+        The server's own latency estimate is off by 10 % in each parameter, its steps vary by 5 %.
+
+        Args:
+            limits: in force throughout.
+            rate_per_s: requests per second.
+            seed: of arrivals, lengths, noise and the estimate's error.
+            duration_s: how long requests arrive; longer where they would be few, up to an hour.
+        """
+        rng = np.random.default_rng([seed, _ARRIVAL_STREAM])
+        lasting_s = min(max(duration_s, _LEAST_REQUESTS / rate_per_s), max(duration_s, _LONGEST_S))
+        arrival_ms = poisson(rate_per_s, 1000.0 * lasting_s, rng)
+        latency = self.latency.parameters
+        return simulate(
+            RequestTable.from_arrays(arrival_ms, *self.draw(len(arrival_ms), rng), slos=self.slo),
+            latency,
+            limits,
+            memory=self.memory,
+            max_model_len=self.model.max_model_len,
+            noise=STEP_NOISE,
+            estimate=latency.perturbed(np.random.default_rng([seed, _ESTIMATE_STREAM]), ESTIMATE_ERROR),
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """What simulation says of a rate, means over seeds.
+
+    Attributes:
+        rate_per_s: requests per second.
+        attainment: share of the requests served within SLO.
+        worst: the same of the worst seed.
+        goodput_fraction: share of the offered output tokens served within SLO.
+        goodput_tokens_per_s: these per second.
+        ttft_p95_ms: of the requests that got a first token.
+        tpot_p95_ms: of the requests that finished.
+        batch_size: mean requests in a step.
+        step_ms: mean step.
+        kv_fraction: mean share of the KV cache in use.
+        refused: share of the requests that was refused.
+    """
+
+    rate_per_s: float
+    attainment: float
+    worst: float
+    goodput_fraction: float
+    goodput_tokens_per_s: float
+    ttft_p95_ms: float
+    tpot_p95_ms: float
+    batch_size: float
+    step_ms: float
+    kv_fraction: float
+    refused: float
+
+
+def simulated(
+    question: Question, limits: Limits, rate_per_s: float, seeds: Sequence[int], duration_s: float
+) -> Simulated:
+    """Ask the simulation about one rate.
+
+    Args:
+        question: what is served.
+        limits: in force throughout.
+        rate_per_s: requests per second, > 0.
+        seeds: one run each.
+        duration_s: how long requests arrive.
+    """
+    runs = [_figures(question.simulate(limits, rate_per_s, seed, duration_s)) for seed in seeds]
+    means = dict(zip(runs[0], np.mean([list(run.values()) for run in runs], axis=0).tolist(), strict=True))
+    return Simulated(rate_per_s=rate_per_s, worst=min(run["attainment"] for run in runs), **means)
+
+
+def held_in_simulation(curve: Sequence[Simulated], attainment: float) -> float | None:
+    """The rate at which a simulated curve crosses the wanted attainment, straight lines between its points.
+
+    Args:
+        curve: by ascending rate.
+        attainment: the share wanted.
+
+    Returns:
+        Requests per second; None where the curve lies below it from the start, infinity where it never falls below.
+    """
+    if curve[0].attainment < attainment:
+        return None
+    for before, after in pairwise(curve):
+        if after.attainment < attainment:
+            part = (before.attainment - attainment) / (before.attainment - after.attainment)
+            return before.rate_per_s + part * (after.rate_per_s - before.rate_per_s)
+    return math.inf
+
+
+def find_draw(name: str, device: DeviceSpec, model: ModelSpec, tensor_parallel: int) -> Draw:
+    """The mix of requests that a command line names, cut to what the model can take.
+
+    Args:
+        name: azure-conv, azure-code, `prompt,output` (`fixed` may stand before it), or a scenario's name or file, whose
+            requests are drawn anew without their order.
+        device: where a scenario runs, since its load may depend on it.
+        model: its context bounds prompt plus output.
+        tensor_parallel: devices that share the model.
+
+    Raises:
+        ValueError: not understood, or longer than the model's context.
+        OSError: a scenario's file cannot be read.
+    """
+    bound = model.max_model_len
+    if name in FITTED_LENGTHS:
+        most_output = min(1024, bound // _LARGEST_OUTPUT_SHARE)
+        lengths = FITTED_LENGTHS[name]
+        return replace(lengths, max_prompt_tokens=bound - most_output, max_output_tokens=most_output).sample
+    fixed = name.removeprefix("fixed").lstrip(" :")
+    if "," in fixed:
+        parts = fixed.split(",")
+        if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
+            raise ValueError(f"workload {name!r} is not of the form prompt,output in tokens")
+        prompt, output = (int(part) for part in parts)
+        if prompt + output > bound:
+            raise ValueError(f"{prompt} + {output} tokens exceed the {bound} of {model.name}'s context")
+        return fixed_lengths(prompt, output).sample
+    requests = prepare(on_hardware(find_scenario(name), device.name, model.name, tensor_parallel), 0).requests
+    fitting = requests.select(requests.prompt_tokens + requests.output_tokens <= bound)
+    if len(fitting) == 0:
+        raise ValueError(f"no request of {name} fits into the {bound} tokens of {model.name}'s context")
+
+    def draw(n: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        rows = rng.integers(len(fitting), size=n)
+        return fitting.prompt_tokens[rows], fitting.output_tokens[rows]
+
+    return draw
+
+
+def _figures(result: SimulationResult) -> dict[str, float]:
+    windows = [window for window in result.windows if window.steps]
+    steps = sum(window.steps for window in windows)
+    step_ms = sum(window.busy_ms for window in windows) / max(steps, 1)
+    batch = sum(window.batch_size_mean * window.steps for window in windows) / max(steps, 1)
+    kv = sum(window.kv_used_fraction * window.duration_ms for window in result.windows)
+    refused: dict[str, Any] = {reason: result.count(reason) for reason in ("refused_on_arrival", "refused_by_guard")}
+    return {
+        "attainment": result.slo_attainment,
+        "goodput_fraction": result.goodput_fraction,
+        "goodput_tokens_per_s": result.goodput_tokens_per_s,
+        "ttft_p95_ms": result.percentile_ms("ttft_ms", 95),
+        "tpot_p95_ms": result.percentile_ms("tpot_ms", 95),
+        "batch_size": batch,
+        "step_ms": step_ms,
+        "kv_fraction": kv / result.elapsed_ms if result.elapsed_ms > 0 else 0.0,
+        "refused": sum(refused.values()) / max(len(result.requests), 1),
+    }
