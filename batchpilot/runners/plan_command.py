@@ -17,7 +17,7 @@ from batchpilot.core.provenance import provenance
 from batchpilot.core.slo import SLO
 from batchpilot.latency.planning import ATTAINMENT, Plan
 from batchpilot.runners.options import JsonOption, reporting_mistakes
-from batchpilot.runners.plan_page import disagreement_grid, plan_grid, verdict, write_plan_page
+from batchpilot.runners.plan_page import disagreement_grid, pasteable, plan_grid, verdict, write_plan_page
 from batchpilot.runners.planned import FACTORS, Question, Simulated, find_draw, held_in_simulation, simulated
 from batchpilot.runners.tables import tables
 
@@ -76,8 +76,9 @@ def plan_command(
         }
         typer.echo(json.dumps(_plain(figures | checks | origin), indent=2, allow_nan=False))
         return
+    typer.echo(verdict(question, chosen))
+    typer.echo(f"limits: {pasteable(chosen.limits)}\n")
     console = Console()
-    console.print(verdict(question, chosen))
     for grid in grids:
         for table in tables(grid):
             console.print(table)

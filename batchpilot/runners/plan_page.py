@@ -1,4 +1,4 @@
-"""A plan as one self-contained page: what to paste, what it holds, where steps may lie, and where simulation disagrees."""
+"""A plan as tables and as a page: what to paste, what it holds, where steps may lie, where simulation disagrees."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from batchpilot.core.files import write_atomic
+from batchpilot.core.limits import Limits
 from batchpilot.latency.inverse import sla_inverse
 from batchpilot.latency.planning import Plan
 from batchpilot.runners.grids import Cell, Grid
@@ -47,6 +48,7 @@ def write_plan_page(
             title,
             element("h1", title),
             element("p", verdict(question, chosen), "lead"),
+            definitions({"limits": pasteable(chosen.limits)}),
             *(table(grid) for grid in tables),
             figure(rate_chart(question, chosen, curve)),
             figure(region_chart(question, chosen)),
@@ -65,8 +67,8 @@ def verdict(question: Question, chosen: Plan) -> str:
     """
     return (
         f"One engine of {question.tensor_parallel} x {question.device.name} holds {chosen.rate_per_s:.3g} requests/s "
-        f"({chosen.attainment:.0%} within TTFT {chosen.slo.ttft_ms:g} ms and TPOT {chosen.slo.tpot_ms:g} ms); what binds "
-        f"is the {chosen.bound_by}."
+        f"({chosen.attainment:.0%} within TTFT {chosen.slo.ttft_ms:g} ms and TPOT {chosen.slo.tpot_ms:g} ms); "
+        f"what binds is the {chosen.bound_by}."
     )
 
 
@@ -91,9 +93,8 @@ def rate_chart(question: Question, chosen: Plan, curve: Sequence[Simulated]) -> 
         simulated = [point.attainment for point in curve]
         worst = [point.attainment - point.worst for point in curve]
         at = [point.rate_per_s for point in curve]
-        axes.errorbar(
-            at, simulated, yerr=[worst, [0.0] * len(at)], fmt="o", color=_ORANGE, label="simulation, worst seed below"
-        )
+        down = [worst, [0.0] * len(at)]
+        axes.errorbar(at, simulated, yerr=down, fmt="o", color=_ORANGE, label="simulation, down to its worst seed")
         axes.axvline(chosen.rate_per_s, color=INK, linewidth=1, label="planned rate")
         axes.axvline(chosen.saturation_per_s, color=MUTED, linestyle=(0, (1, 1.5)), label="saturation")
         axes.axhline(chosen.attainment, color=MUTED, linestyle=(0, (5, 2)), label="wanted")
@@ -141,6 +142,17 @@ def region_chart(question: Question, chosen: Plan) -> str:
         return to_svg(drawn, "region", title)
 
 
+def pasteable(limits: Limits) -> str:
+    """Limits as `batchpilot simulate --limits` reads them.
+
+    Args:
+        limits: those of a plan.
+    """
+    given = {name: value for name, value in limits.to_dict().items() if value is not None}
+    texts = {name: f"{value:.6g}" if isinstance(value, float) else str(value) for name, value in given.items()}
+    return ",".join(f"{name}={text}" for name, text in texts.items())
+
+
 def plan_grid(question: Question, chosen: Plan, facts: dict[str, str]) -> Grid:
     """The plan as a table.
 
@@ -149,12 +161,10 @@ def plan_grid(question: Question, chosen: Plan, facts: dict[str, str]) -> Grid:
         chosen: the plan.
         facts: further rows.
     """
-    limits = {name: value for name, value in chosen.limits.to_dict().items() if value is not None}
     rows = {
         "latency": question.latency.provenance,
         "requests": f"{question.workload}: mean prompt {question.demand.prompt_tokens.mean():,.0f}, "
         f"output {question.demand.output_tokens.mean():,.0f} tokens",
-        "limits": ",".join(f"{name}={value:g}" for name, value in limits.items()),
         "holds": f"{chosen.rate_per_s:.3f} requests/s per engine",
         "saturates at": f"{chosen.saturation_per_s:.3f} requests/s per engine",
         "bound by": chosen.bound_by,
@@ -189,7 +199,7 @@ def disagreement_grid(question: Question, chosen: Plan, check: Simulated) -> Gri
         for name, (planned, found) in pairs.items()
     )
     caption = (
-        f"At {chosen.rate_per_s:.3f} requests/s. Worst seed {check.worst:.3f}; TTFT p95 {check.ttft_p95_ms:.0f} ms, TPOT "
-        f"p95 {check.tpot_p95_ms:.1f} ms; {check.refused:.1%} refused."
+        f"At {chosen.rate_per_s:.3f} requests/s. Worst seed {check.worst:.3f}; TTFT p95 {check.ttft_p95_ms:.0f} ms, "
+        f"TPOT p95 {check.tpot_p95_ms:.1f} ms; {check.refused:.1%} refused."
     )
     return Grid("Plan against simulation", ("", "plan", "simulation", "plan is off by"), rows, caption)
