@@ -123,14 +123,18 @@ def guard_refuses(s: SchedulerState, r: int, prefill_ms: float) -> bool:
 
 @kernel
 def admit_next(s: SchedulerState, tokens: int) -> bool:
-    """Move the next waiting request into the step with `tokens`, or refuse it by the guard; False if KV is short."""
+    """Move the next waiting request into the step with `tokens`, or refuse it by the guard; False if KV is short.
+
+    It takes the KV blocks of all it is known to need, prompt and what it generated before a preemption: letting it in on
+    its first chunk would have half-computed prompts push one another out again and again.
+    """
     c = s.clock[0]
     r = s.slots[0].waiting
     if guard_refuses(s, r, predicted_prefill_ms(s, r, tokens)):
         pop(s)
         end_request(s, r, REFUSED_GUARD)
         return True
-    missing = blocks_for(tokens, c.block_size)
+    missing = blocks_for(s.requests[r].prompt + s.requests[r].generated, c.block_size)
     if missing > c.free_blocks:
         return False
     pop(s)
@@ -148,10 +152,10 @@ def admit_next(s: SchedulerState, tokens: int) -> bool:
 def make_way(s: SchedulerState) -> None:
     """Under the priority discipline, preempt less urgent classes for a waiting high-priority request."""
     c = s.clock[0]
-    limits = s.limits[0]
     while c.n_queue > 0 and s.requests[s.slots[0].waiting].priority == _HIGH:
-        first = min(s.requests[s.slots[0].waiting].prompt, limits.token_budget)
-        if c.n_running < limits.batch_size and blocks_for(first, c.block_size) <= c.free_blocks:
+        waiting = s.requests[s.slots[0].waiting]
+        needed = blocks_for(waiting.prompt + waiting.generated, c.block_size)
+        if c.n_running < s.limits[0].batch_size and needed <= c.free_blocks:
             return
         position = least_urgent(s)
         if position < 0 or s.requests[s.slots[position].running].priority == _HIGH:

@@ -82,7 +82,7 @@ def reserve(s: SchedulerState, r: int, tokens: int) -> bool:
     always proceeds and every step makes progress.
     """
     c = s.clock[0]
-    missing = blocks_for(s.requests[r].computed + tokens, c.block_size) - s.requests[r].blocks
+    missing = max(blocks_for(s.requests[r].computed + tokens, c.block_size) - s.requests[r].blocks, 0)
     while missing > c.free_blocks:
         c.kv_short = 1
         position = least_urgent(s)

@@ -179,10 +179,10 @@ class Reference:
             self.waiting.remove(r)
             self.end(r, "refused_by_guard")
             return True
-        if self.blocks_for(tokens) > self.free():
+        if self.blocks_for(r.need) > self.free():
             return False
         self.waiting.remove(r)
-        r.blocks, r.admitted = self.blocks_for(tokens), True
+        r.blocks, r.admitted = self.blocks_for(r.need), True
         self.virtual = max(self.virtual, r.key) if self.discipline != "priority" else 0.0
         self.running.append(r)
         plan.append((r, tokens))
@@ -205,8 +205,7 @@ class Reference:
     def make_way(self):
         while self.waiting and self.head().priority == 0:
             head = self.head()
-            first = self.blocks_for(min(head.prompt, self.limits.token_budget or 2**30))
-            if len(self.running) < self.limits.batch_size and first <= self.free():
+            if len(self.running) < self.limits.batch_size and self.blocks_for(head.need) <= self.free():
                 return
             victim = max(self.running, key=lambda v: (v.key, v.id), default=None)
             if victim is None or victim.priority == 0:

@@ -13,10 +13,10 @@ LATENCY = SaturationParameters(p_max=12.0, k_b=2.0, k_s=0.02, tau_0=4.0, tau_b=0
 ESTIMATE = SaturationParameters(p_max=10.0, k_b=2.0, k_s=0.03, tau_0=5.0, tau_b=0.04, tau_c=3e-4)
 
 
-def random_table(seed, n=60, concurrency=0):
+def random_table(seed, n=60, concurrency=0, longest_output=60):
     rng = np.random.default_rng(seed)
     prompts = rng.integers(1, 900, n)
-    outputs = rng.integers(1, 60, n)
+    outputs = rng.integers(1, longest_output, n)
     return RequestTable.from_arrays(
         np.cumsum(rng.exponential(40.0, n)),
         prompts,
@@ -75,7 +75,7 @@ def test_every_discipline_and_prefill_mode_equals_the_plain_scheduler(discipline
 
 @pytest.mark.parametrize("discipline", ["fcfs", "spf", "priority", "fair"])
 def test_a_kv_cache_that_is_too_small_preempts_like_the_plain_scheduler(discipline):
-    result = assert_same(random_table(2), Limits(16, token_budget=512), 1600, discipline=discipline)
+    result = assert_same(random_table(2, longest_output=400), Limits(16, token_budget=512), 1600, discipline=discipline)
     assert result.preemptions > 10
 
 

@@ -1,0 +1,31 @@
+"""The real engine: a Hugging Face causal LM with a paged KV cache, driven by the simulator's own scheduler.
+
+Needs the extra `torch`; nothing else in the package imports this folder.
+"""
+
+from __future__ import annotations
+
+try:
+    import torch  # noqa: F401
+    import transformers  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"the torch engine needs {error.name}; install it with: pip install 'batchpilot[torch]'"
+    ) from error
+
+from batchpilot.engines.torch.engine import TorchEngine, TorchEngineConfig
+from batchpilot.engines.torch.model import PRESETS, load_model
+from batchpilot.engines.torch.runner import ModelRunner
+from batchpilot.engines.torch.sampling import Sampling
+from batchpilot.engines.torch.telemetry import Telemetry, TelemetrySample
+
+__all__ = [
+    "TorchEngine",
+    "TorchEngineConfig",
+    "ModelRunner",
+    "Sampling",
+    "Telemetry",
+    "TelemetrySample",
+    "load_model",
+    "PRESETS",
+]

@@ -1,0 +1,136 @@
+"""The paged KV cache: key and value tensors in blocks, and which blocks each request holds.
+
+The scheduler only counts blocks. `BlockTables` follows its counts with physical blocks: what it took is taken here,
+what it freed is freed here, and the two sums are compared after every change.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from batchpilot.engines.torch.shape import ModelShape
+
+
+class PagedKVCache:
+    """Keys and values of every layer, in blocks of tokens; allocated once.
+
+    Args:
+        shape: the model's.
+        blocks: number of blocks.
+        block_size: tokens in a block.
+        dtype: of keys and values.
+        device: where they live.
+
+    Attributes:
+        keys: a tensor a layer, shape (blocks, block_size, kv_heads, head_dim).
+        values: the same.
+        block_size: tokens in a block.
+    """
+
+    def __init__(
+        self, shape: ModelShape, blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        size = (blocks, block_size, shape.kv_heads, shape.head_dim)
+        # Zeros, since attention multiplies what lies behind a context's end by zero, which does not silence a NaN.
+        self.keys = [torch.zeros(size, dtype=dtype, device=device) for _ in range(shape.layers)]
+        self.values = [torch.zeros(size, dtype=dtype, device=device) for _ in range(shape.layers)]
+        self.block_size = block_size
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return int(self.keys[0].shape[0])
+
+
+class BlockTables:
+    """Which physical blocks each request holds.
+
+    Args:
+        requests: number of requests.
+        blocks: number of blocks.
+        most: most blocks of one request.
+    """
+
+    def __init__(self, requests: int, blocks: int, most: int) -> None:
+        self._held = np.zeros(requests, np.int64)
+        self._row = np.full(requests, -1, np.int64)
+        self._tables = np.zeros((1, max(most, 1)), np.int64)
+        self._free_rows = [0]
+        self._fresh = 0
+        self._blocks = blocks
+        self._returned: list[int] = []
+
+    @property
+    def free(self) -> int:
+        """Blocks that no request holds."""
+        return self._blocks - self._fresh + len(self._returned)
+
+    @property
+    def held(self) -> NDArray[np.int64]:
+        """Blocks each request holds, shape (requests,)."""
+        return self._held
+
+    def follow(self, counts: NDArray[np.int64], free: int) -> None:
+        """Free and take blocks until every request holds what the scheduler counts.
+
+        Args:
+            counts: blocks of each request as the scheduler counts them, shape (requests,).
+            free: free blocks as the scheduler counts them.
+
+        Raises:
+            RuntimeError: the scheduler's free blocks are not ours: one was leaked or given twice.
+        """
+        changed = np.flatnonzero(counts != self._held)
+        for shrinking in (True, False):
+            for r in changed:
+                if (counts[r] < self._held[r]) == shrinking:
+                    self._resize(int(r), int(counts[r]))
+        if self.free != free:
+            raise RuntimeError(f"the block tables have {self.free} free blocks, the scheduler counts {free}")
+
+    def table(self, requests: ArrayLike) -> NDArray[np.int64]:
+        """Block ids of some requests.
+
+        Args:
+            requests: ids, shape (n,); each holds at least one block.
+
+        Returns:
+            Shape (n, most); entries behind a request's last block are ids of any block.
+        """
+        return self._tables[self._row[requests]]
+
+    def owned(self) -> NDArray[np.int64]:
+        """Every block that is held, once for each holder, shape (blocks held,)."""
+        holders = np.flatnonzero(self._held)
+        return np.concatenate([np.zeros(0, np.int64), *(self._tables[self._row[r], : self._held[r]] for r in holders)])
+
+    def _resize(self, r: int, count: int) -> None:
+        held = int(self._held[r])
+        if held == 0:
+            self._row[r] = self._take_row()
+        row = self._tables[self._row[r]]
+        if count < held:
+            self._returned.extend(row[count:held].tolist())
+        else:
+            row[held:count] = [self._take_block() for _ in range(count - held)]
+        self._held[r] = count
+        if count == 0:
+            self._free_rows.append(int(self._row[r]))
+            self._row[r] = -1
+
+    def _take_block(self) -> int:
+        if self._returned:
+            return self._returned.pop()
+        if self._fresh == self._blocks:
+            raise RuntimeError(f"the scheduler gave more than the {self._blocks} blocks there are")
+        self._fresh += 1
+        return self._fresh - 1
+
+    def _take_row(self) -> int:
+        if not self._free_rows:
+            rows = len(self._tables)
+            self._tables = np.concatenate([self._tables, np.zeros_like(self._tables)])
+            self._free_rows = list(range(rows, 2 * rows))
+        return self._free_rows.pop()
