@@ -257,9 +257,8 @@ class AdaptiveLatency:
     def _attempt(self, history: History, reason: str) -> Update:
         """Propose, judge, and replace the parameters if the candidate is better."""
         self._attempted = history.end
-        regime = history.since(self._regime_start)
-        held_out = self.triggers.held_out_of(len(regime))
-        update, candidate = attempt(self._rule, self._answers, regime, held_out, reason)
+        held_out = self.triggers.held_out_of(len(history.since(self._regime_start)))
+        update, candidate = attempt(self._rule, self._answers, history, self._regime_start, held_out, reason)
         if candidate is not None:
             self._answers = self._answers.with_adapted(candidate)
             if self._drifted:

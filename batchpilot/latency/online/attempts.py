@@ -38,36 +38,37 @@ class Update:
 
 
 def attempt(
-    rule: UpdateRule, answers: Answers, regime: History, held_out: int, reason: str
+    rule: UpdateRule, answers: Answers, history: History, since: int, held_out: int, reason: str
 ) -> tuple[Update, Published | None]:
     """Let a rule propose parameters and judge them; nothing is replaced here.
 
     Args:
         rule: proposes; its memory may change.
         answers: the parameters in force and the base.
-        regime: the observations that may be learnt from, more than `held_out`.
+        history: everything kept.
+        since: number of the first observation that may be learnt from; more than `held_out` follow.
         held_out: how many of the newest the rule does not see, >= 1.
         reason: why, for the log.
 
     Returns:
         What became of it, and the parameters to publish if they are better than those in force.
     """
-    judging = regime.newest(held_out)
+    judging = history.newest(held_out)
     current = answers.adapted
     before = _mean_error(current, judging)
     try:
-        values = rule.propose(current.values, answers.base.values, regime.until(judging.first))
+        values = rule.propose(current.values, answers.base.values, history.until(judging.first), since)
         parameters = SaturationParameters(**dict(zip(NAMES, values.tolist(), strict=True)))
         check_feasible(parameters)
     except (ArithmeticError, ValueError) as error:
         _log.warning("update of the latency parameters (%s) failed: %s", reason, error)
-        return Update(reason, "failed", regime.end, before, np.nan), None
+        return Update(reason, "failed", history.end, before, np.nan), None
     candidate = Published.of(parameters, current.version + 1)
     after = _mean_error(candidate, judging)
     better = after < before
     outcome = "accepted" if better else "worse"
     _log.info("update of the latency parameters (%s) %s: error %.4f to %.4f", reason, outcome, before, after)
-    return Update(reason, outcome, regime.end, before, after), candidate if better else None
+    return Update(reason, outcome, history.end, before, after), candidate if better else None
 
 
 def _mean_error(published: Published, history: History) -> float:

@@ -1,4 +1,4 @@
-"""The update rule that takes small steps: projected gradient descent with momentum over what it has not seen yet."""
+"""The update rule that takes small steps: projected gradient descent with momentum, paced by new observations."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ Array = NDArray[np.float64]
 
 _PATIENCE = 5
 _RATE_DECAY = 0.95
-_UNIT_HISTORY = 500
 
 
 class Momentum(UpdateRule):
-    """One gradient step per mini-batch of new observations, in order of time.
+    """One gradient step for every ten new observations, on the hundred that lead up to them.
 
-    After `patience` proposals in a row without gain the rate shrinks by 5 %; a change of the engine restores it. A
-    coordinate that meets the edge of the feasible set loses its velocity, and so do all when a proposal is dropped.
+    Successive steps of an engine are alike, so that ten of them alone would pull the parameters to and fro. After five
+    proposals in a row without gain the rate shrinks by 5 %; a change of the engine restores it. A coordinate that meets
+    the edge of the feasible set loses its velocity, and so do all when a proposal is dropped.
 
     Args:
         rate: learning rate, above 0; one rate suits all coordinates (see `Coordinates`).
         momentum: share of the velocity that survives a step, 0 to below 1.
-        batch: observations in a mini-batch, >= 1.
+        batch: most observations that a gradient is the mean of, >= 1.
+        stride: new observations for which one step is taken, >= 1.
         pull: weight of the L2 pull towards the base, >= 0.
 
     Raises:
@@ -39,34 +40,37 @@ class Momentum(UpdateRule):
 
     name = "momentum"
 
-    def __init__(self, rate: float = 0.1, momentum: float = 0.9, batch: int = 10, pull: float = PULL) -> None:
-        if not rate > 0.0 or not 0.0 <= momentum < 1.0 or batch < 1 or not pull >= 0.0:
+    def __init__(
+        self, rate: float = 0.1, momentum: float = 0.9, batch: int = 100, stride: int = 10, pull: float = PULL
+    ) -> None:
+        if not rate > 0.0 or not 0.0 <= momentum < 1.0 or min(batch, stride) < 1 or not pull >= 0.0:
             raise ValueError(
-                f"rate is {rate}, momentum {momentum}, batch {batch}, pull {pull}; "
-                "expected rate > 0, 0 <= momentum < 1, batch >= 1 and pull >= 0"
+                f"rate is {rate}, momentum {momentum}, batch {batch}, stride {stride}, pull {pull}; "
+                "expected rate > 0, 0 <= momentum < 1, batch and stride >= 1, pull >= 0"
             )
         self.rate = self._first_rate = rate
         self.momentum = momentum
         self.batch = batch
+        self.stride = stride
         self.pull = pull
         self._velocity = np.zeros(9)
         self._seen = 0
         self._without_gain = 0
 
-    def propose(self, current: Array, base: Array, history: History) -> Array:
-        """The parameters after one step per mini-batch of what has come since the last proposal."""
-        coordinates = Coordinates.of(history.newest(_UNIT_HISTORY).rows, current)
+    def propose(self, current: Array, base: Array, history: History, since: int) -> Array:
+        """The parameters after the steps for what has come since the last proposal."""
+        coordinates = Coordinates.of(history.rows, current)
         lowest, highest = coordinates.bounds
         x = coordinates.from_parameters(current)
-        unseen = history.since(self._seen).rows
-        for start in range(0, len(unseen), self.batch):
-            rows = unseen[start : start + self.batch]
+        learning = history.since(since)
+        for number in range(max(self._seen, learning.first) + self.stride, history.end + 1, self.stride):
+            rows = learning.until(number).newest(self.batch).rows
+            self._seen = number
             _, gradient, _ = RelativeLoss(rows, equal_weights(len(rows)), coordinates, base, self.pull).at(x)
             self._velocity = self.momentum * self._velocity - self.rate * gradient
             wanted = x + self._velocity
             x = np.clip(wanted, lowest, highest)
             self._velocity[x != wanted] = 0.0
-        self._seen = history.end
         return coordinates.to_parameters(x)
 
     def hear(self, accepted: bool) -> None:

@@ -36,11 +36,11 @@ class Refit(UpdateRule):
         self.decay = decay
         self.pull = pull
 
-    def propose(self, current: Array, base: Array, history: History) -> Array:
+    def propose(self, current: Array, base: Array, history: History, since: int) -> Array:
         """The fit to the newest `window` observations, starting from the current parameters."""
-        rows = history.newest(self.window).rows
+        rows = history.since(since).newest(self.window).rows
         weights = self.decay ** np.arange(len(rows) - 1, -1, -1.0)
-        coordinates = Coordinates.of(rows, current)
+        coordinates = Coordinates.of(history.rows, current)
         loss = RelativeLoss(rows, weights / weights.sum(), coordinates, base, self.pull)
         return coordinates.to_parameters(minimise(loss, coordinates.from_parameters(current)))
 

@@ -19,8 +19,8 @@ class UpdateRule(ABC):
 
     The contract, member by member:
 
-    - `propose(current, base, history)` returns feasible parameters; it changes nothing but the rule's own memory. The
-      proposal is then judged on observations that the rule has not seen.
+    - `propose(current, base, history, since)` returns feasible parameters and changes nothing but the rule's own
+      memory. The proposal is then judged on observations that the rule has not seen.
     - `hear(accepted)` tells the rule how its proposal was judged.
     - `reset()` forgets what it carries from one proposal to the next; it is called when the engine has changed.
     - `state_dict()` / `load_state_dict(state)` move the rule to another process as plain data.
@@ -34,13 +34,15 @@ class UpdateRule(ABC):
     name: str = "rule"
 
     @abstractmethod
-    def propose(self, current: Array, base: Array, history: History) -> Array:
+    def propose(self, current: Array, base: Array, history: History, since: int) -> Array:
         """Better parameters.
 
         Args:
             current: parameters to start from, feasible.
             base: parameters of the offline fit, which the L2 pull draws towards.
-            history: observations to learn from, at least one, oldest first.
+            history: everything kept but what is held out. Observations before `since` are of another regime: their
+                times no longer hold, but they still tell which steps there can be.
+            since: number of the first observation to learn from; at least one follows.
 
         Raises:
             ArithmeticError, ValueError: there is no answer; the update counts as failed.

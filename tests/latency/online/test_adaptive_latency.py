@@ -24,8 +24,8 @@ class Fixed(UpdateRule):
         self.resets = 0
         self.learnt_from = []
 
-    def propose(self, current, base, history):
-        self.learnt_from.append((history.first, history.end))
+    def propose(self, current, base, history, since):
+        self.learnt_from.append((since, history.end))
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer

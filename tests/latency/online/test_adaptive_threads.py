@@ -19,7 +19,7 @@ class Alternating(UpdateRule):
     def __init__(self):
         self.proposals = 0
 
-    def propose(self, current, base, history):
+    def propose(self, current, base, history, since):
         self.proposals += 1
         factor = 2.0 if self.proposals % 2 else 0.5
         return BASE.scaled(factor * (1 + 1e-3 * self.proposals)).as_array()

@@ -70,7 +70,7 @@ def test_an_unknown_stage_or_share_is_refused_and_changes_nothing():
     adaptive = after_a_throttle("partial", partial_share=0.2)
     with pytest.raises(ValueError, match="did you mean 'partial'"):
         adaptive.move_to("partal")
-    with pytest.raises(ValueError, match="partial_share is 1.5"):
+    with pytest.raises(ValueError, match=r"partial_share is 1\.5"):
         adaptive.move_to("full", 1.5)
     assert adaptive.stage == "partial"
     assert adaptive.state_dict()["partial_share"] == 0.2
