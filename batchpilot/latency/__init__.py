@@ -1,6 +1,53 @@
-"""The saturation model: how long a step takes, and what that allows."""
+"""The saturation model: how long a step takes, how well that is known, and what it allows.
+
+Fitting needs scipy, so its names are imported on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from batchpilot.latency.roofline import LatencyEstimate, roofline
 from batchpilot.latency.saturation import SaturationParameters, largest_tokens, step_ms
 
-__all__ = ["LatencyEstimate", "roofline", "SaturationParameters", "largest_tokens", "step_ms"]
+if TYPE_CHECKING:
+    from batchpilot.latency.fitting import Fit, fit
+    from batchpilot.latency.judging import compare, judge
+    from batchpilot.latency.measurement_files import read_measurements
+    from batchpilot.latency.observations import Observations
+    from batchpilot.latency.regressors import REGRESSORS, make_regressor
+
+__all__ = [
+    "LatencyEstimate",
+    "roofline",
+    "SaturationParameters",
+    "largest_tokens",
+    "step_ms",
+    "Observations",
+    "read_measurements",
+    "fit",
+    "Fit",
+    "make_regressor",
+    "REGRESSORS",
+    "judge",
+    "compare",
+]
+
+_HOMES = {
+    "Observations": "observations",
+    "read_measurements": "measurement_files",
+    "fit": "fitting",
+    "Fit": "fitting",
+    "make_regressor": "regressors",
+    "REGRESSORS": "regressors",
+    "judge": "judging",
+    "compare": "judging",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    if name in _HOMES:
+        return getattr(import_module(f"batchpilot.latency.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'batchpilot.latency' has no attribute {name!r}")

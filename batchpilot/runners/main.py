@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from batchpilot.runners import config_commands
+from batchpilot.runners.calibrate_command import calibrate
 from batchpilot.runners.compare_command import compare_command
 from batchpilot.runners.leaderboard_command import leaderboard
 from batchpilot.runners.simulate_command import simulate
@@ -18,6 +19,7 @@ app = typer.Typer(
 app.command()(leaderboard)
 app.command()(simulate)
 app.command(name="compare")(compare_command)
+app.command()(calibrate)
 app.add_typer(config_commands.app, name="config")
 
 if __name__ == "__main__":
