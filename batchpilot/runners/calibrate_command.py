@@ -11,14 +11,13 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from rich.console import Console
 
 from batchpilot.core.files import write_atomic
 from batchpilot.latency.observations import LOWEST_MS
 from batchpilot.latency.residuals import LOSSES
 from batchpilot.runners.calibration import LONGEST_STEP_MS, Calibration, calibrate_file
 from batchpilot.runners.calibration_grids import models_grid, parameters_grid, verdict
-from batchpilot.runners.options import JsonOption, reporting_mistakes
+from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_console
 from batchpilot.runners.tables import WIDTH, tables
 
 
@@ -85,7 +84,7 @@ def calibrate(
 
 
 def _show(found: Calibration) -> None:
-    console = Console()
+    console = stdout_console()
     for grid in (models_grid(found), parameters_grid(found)):
         for table in tables(grid):
             console.print(table)
