@@ -176,7 +176,7 @@ def independent_alarms(seed: int) -> tuple[int, int, int]:
 
 
 def adaptive_alarms(engine: str, seed: int) -> tuple[int, int, float, float]:
-    """Of a whole adaptive model on one served stationary stream: drift alarms, times it forgot, its error, the base's."""
+    """Of a whole model on one served stationary stream: drift alarms, times it forgot, its error, that of the base."""
     rng = np.random.default_rng([seed, 4])
     rows = served(seed, STATIONARY)
     rows = hinge(rows, rng) if engine == "hinge" else rows
@@ -204,9 +204,7 @@ def print_false_alarms(streams: int, parallel: Parallel) -> None:
         f"0.05 for every test instead: {np.sum(naive > 0)} streams with an alarm; "
         f"{naive.sum() / tests.sum():.3f} of {tests.sum():,} tests"
     )
-    print(
-        f"\nThe whole model (sliding window) on six served, dependent streams of {STATIONARY:,}; base off by {BASE_ERROR:.0%}"
-    )
+    print(f"\nThe whole model (sliding window) on six served, dependent stationary streams of {STATIONARY:,}")
     print(f"{'engine':42s} {'alarms':>24s} {'forgets':>16s} {'error':>7s} {'base':>7s}")
     for engine, name in (("model", "follows the model's formula"), ("hinge", "max(memory, compute), which it misses")):
         drifts, forgets, error, base = zip(

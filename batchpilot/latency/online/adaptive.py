@@ -109,8 +109,9 @@ class AdaptiveLatency:
             duration_ms: measured time. What is not finite, negative or absurd is counted and dropped.
         """
         self._buffer.record(batch_size, tokens, context_tokens, duration_ms)
-        if self._wake is not None and self._buffer.count >= self._wake_at:
-            self._wake.set()
+        wake = self._wake
+        if wake is not None and self._buffer.count >= self._wake_at:
+            wake.set()
 
     def update(self) -> Update | None:
         """Look at what is new and improve the parameters if that is due; one caller at a time.
@@ -174,7 +175,8 @@ class AdaptiveLatency:
 
     def health(self) -> Health:
         """Error, drift rate and update failures against their bounds."""
-        return self.monitor.health()
+        with self._updating:
+            return self.monitor.health()
 
     def wake(self, event: threading.Event | None) -> None:
         """Set an event whenever there is enough new to look at.

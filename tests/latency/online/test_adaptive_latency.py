@@ -188,3 +188,26 @@ def test_status_is_flat_and_plain():
     assert status["observations"] == len(JUMP)
     assert status["base_mean_error"] > status["mean_error"] > 0
     assert not any(isinstance(value, dict | list) for value in status.values())
+
+
+def test_a_mild_change_is_followed_without_forgetting():
+    adaptive, slower = AdaptiveLatency(BASE), BASE.scaled(1.03)
+    feed(adaptive, np.concatenate([rows_of(BASE, 2000), rows_of(slower, 2500, 1)]))
+    assert adaptive.status()["drifts"] >= 1
+    assert adaptive.status()["regime_start"] == 0
+    assert mean_error(adaptive.adapted, slower) < mean_error(BASE, slower)
+
+
+def test_a_change_seen_at_low_load_only_does_not_spoil_predictions_of_high_load():
+    # Cheap at one request, a parameter like tau_b is dear at sixty: what it costs is told by the steps of before.
+    adaptive = AdaptiveLatency(BASE)
+    feed(adaptive, rows_of(BASE, 2000))
+    idle = rows_of(THROTTLED, 400, 1)
+    idle[:, :2] = np.random.default_rng(2).integers(1, 3, (400, 1))
+    idle[:, 2] = 500 * idle[:, 0]
+    noise = np.exp(0.05 * np.random.default_rng(3).standard_normal(400))
+    idle[:, 3] = THROTTLED.predict(*idle[:, :3].T) * noise
+    feed(adaptive, idle)
+    assert adaptive.status()["regime_start"] >= 1990
+    assert np.mean(np.abs(adaptive.adapted.predict(*idle[:, :3].T) / idle[:, 3] - 1)) < 0.06
+    assert mean_error(adaptive.adapted, THROTTLED) < mean_error(BASE, THROTTLED)
