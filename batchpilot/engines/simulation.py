@@ -16,6 +16,7 @@ from batchpilot.core.limits import Limits
 from batchpilot.core.metrics import WindowMetrics
 from batchpilot.core.slo import SLO
 from batchpilot.core.tuner import Tuner
+from batchpilot.engines.executor import Executor
 from batchpilot.engines.simulated_engine import EngineConfig, EngineMemory, SimulatedEngine
 from batchpilot.engines.state import FAILED, FINISH_REASONS, LENGTH, REFUSED_ARRIVAL, REFUSED_GUARD, UNFINISHED
 from batchpilot.latency.saturation import SaturationParameters
@@ -225,12 +226,12 @@ def simulate(
 
 
 def run_engine(
-    engine: SimulatedEngine, limits_or_tuner: Limits | Tuner, *, window_ms: float, horizon_ms: float | None = None
+    engine: Executor, limits_or_tuner: Limits | Tuner, *, window_ms: float, horizon_ms: float | None = None
 ) -> SimulationResult:
     """Drive a loaded engine window by window.
 
     Args:
-        engine: an engine that has not run yet.
+        engine: a simulated or real engine that has not run yet.
         limits_or_tuner: constant limits, or a tuner (anything with `ask` and `tell`).
         window_ms: length of a window, > 0.
         horizon_ms: where to stop; None runs until every request has ended.
@@ -265,7 +266,7 @@ def _parameters(latency: SaturationParameters | str | Path) -> SaturationParamet
     return latency if isinstance(latency, SaturationParameters) else SaturationParameters.from_yaml(latency)
 
 
-def _collect(engine: SimulatedEngine, windows: list[WindowMetrics], tuner_seconds: float) -> SimulationResult:
+def _collect(engine: Executor, windows: list[WindowMetrics], tuner_seconds: float) -> SimulationResult:
     """Read the result out of the engine's state."""
     s = engine.state
     n = len(engine.requests)

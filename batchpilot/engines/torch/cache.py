@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from batchpilot.engines.torch.shape import ModelShape
 
@@ -90,7 +90,7 @@ class BlockTables:
         if self.free != free:
             raise RuntimeError(f"the block tables have {self.free} free blocks, the scheduler counts {free}")
 
-    def table(self, requests: ArrayLike) -> NDArray[np.int64]:
+    def table(self, requests: NDArray[np.int64]) -> NDArray[np.int64]:
         """Block ids of some requests.
 
         Args:

@@ -64,9 +64,8 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
         work()
     held = peak = 0
     for event in sorted(profiled.events(), key=lambda event: event.time_range.start):
-        if event.name == "[memory]":
-            held += event.cpu_memory_usage
-            peak = max(peak, held)
+        held += event.self_cpu_memory_usage
+        peak = max(peak, held)
     return int(peak)
 
 

@@ -19,7 +19,7 @@ def kv_bytes_per_token(shape: ModelShape, dtype: torch.dtype) -> int:
         shape: the model's.
         dtype: of keys and values.
     """
-    return 2 * shape.layers * shape.kv_heads * shape.head_dim * dtype.itemsize
+    return int(2 * shape.layers * shape.kv_heads * shape.head_dim * dtype.itemsize)
 
 
 def weight_bytes(model: torch.nn.Module) -> int:

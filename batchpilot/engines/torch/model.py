@@ -104,7 +104,8 @@ def _random(config: Any, settings: dict[str, Any], device: str, seed: int) -> An
     """The configuration's model with random weights; the caller's random state is left as it was."""
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, **settings)
+        auto: Any = AutoModelForCausalLM
+        return auto.from_config(config, **settings)
 
 
 def _has_weights(folder: Path) -> bool:

@@ -151,7 +151,6 @@ class ModelRunner:
         with torch.inference_mode():
             self._forward(step, provisional)
             activation_peak = peak_bytes(lambda: self._forward(step, provisional), self.device)
-        del provisional
         return divide_memory(
             self.device,
             fraction=default_memory_fraction(self.device) if fraction is None else fraction,

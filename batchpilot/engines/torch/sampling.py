@@ -73,13 +73,14 @@ def choose(
     """
     if sampling.temperature == 0:
         return logits.argmax(-1)
-    probability, token = (logits.float() / sampling.temperature).softmax(-1).sort(-1, descending=True, stable=True)
+    probability, token = (logits.float() / sampling.temperature).softmax(-1).sort(stable=True, dim=-1, descending=True)
     below = probability.cumsum(-1) - probability
     kept = probability.masked_fill(below >= sampling.top_p, 0.0).double().cumsum(-1)
     drawn = torch.from_numpy(uniform(sampling.seed, request, place)).to(logits.device).unsqueeze(-1) * kept[:, -1:]
     # Rounding may put the draw on the total itself, which is above every kept token.
     index = torch.searchsorted(kept, drawn, right=True).clamp_(max=logits.shape[-1] - 1)
-    return token.gather(-1, index).squeeze(-1)
+    chosen: torch.Tensor = token.gather(-1, index).squeeze(-1)
+    return chosen
 
 
 def _mixed(key: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -62,7 +62,8 @@ class TokenStore:
             request: request ids, shape (n,).
             place: places, shape (n,).
         """
-        return self._ids[self._start[request] + place]
+        ids: NDArray[np.int64] = self._ids[self._start[request] + place]
+        return ids
 
     def append(self, request: NDArray[np.int64], place: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
         """Write generated tokens.

@@ -81,10 +81,10 @@ def straight_line(shapes: NDArray[np.float64], times_ms: NDArray[np.float64]) ->
     terms = np.stack([np.ones(len(shapes)), requests, requests * tokens, requests * context], 1)
     tau_0, tau_b, per_token, tau_c = nnls(terms / times_ms[:, None], np.ones(len(shapes)))[0]
     return SaturationParameters(
-        p_max=1.0 / max(per_token, _LEAST_MS_PER_TOKEN),
+        p_max=1.0 / max(float(per_token), _LEAST_MS_PER_TOKEN),
         k_b=_SATURATED_AT_ONCE,
         k_s=_SATURATED_AT_ONCE,
-        tau_0=tau_0,
-        tau_b=tau_b,
-        tau_c=tau_c,
+        tau_0=float(tau_0),
+        tau_b=float(tau_b),
+        tau_c=float(tau_c),
     )
