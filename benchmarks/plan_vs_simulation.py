@@ -18,6 +18,7 @@ The plan's margins were chosen on draws of other seeds (docs/planning.md).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 from itertools import product
@@ -40,6 +41,7 @@ WORKLOADS = ("azure-conv", "azure-code", "fixed")
 TENSOR_PARALLEL = (1, 1, 2, 4)
 FIRST_SEED = 100
 DURATION_S = 300.0
+MOST_GAIN = 0.1
 
 
 def draw(rng: np.random.Generator) -> Question | None:
@@ -61,11 +63,8 @@ def draw(rng: np.random.Generator) -> Question | None:
 
 def around(limits: Limits, slo: SLO) -> list[Limits]:
     """Settings around planned limits: three values of each of three limits, and the other two one at a time."""
-    target, budget, queued = (
-        limits.step_target_ms or slo.tpot_ms,
-        limits.token_budget or 1,
-        limits.max_queued_tokens or 0,
-    )
+    target, budget = limits.step_target_ms or slo.tpot_ms, limits.token_budget or 1
+    queued = limits.max_queued_tokens or 0
     crossed = [
         limits.replace(
             batch_size=max(1, round(size * limits.batch_size)),
@@ -119,6 +118,53 @@ def _against_simulation(question: Question, chosen: Plan, seeds: range) -> dict[
     }
 
 
+def print_rows(rows: list[dict[str, Any]]) -> None:
+    """One line a setting, misses marked, and what they come to."""
+    heads = ("device", "model", "tp", "workload", "TTFT/TPOT", "latency", "rate/s", "bound by")
+    figures = ("attains", "worst", "grid gain", "held", "10 % more")
+    print("{:10s} {:12s} {:>2s} {:11s} {:>9s} {:9s} {:>8s} {:11s}".format(*heads), *(f"{name:>9s}" for name in figures))
+    for row in rows:
+        more = "yes" if row["ten_percent_more"] else "no"
+        print(
+            f"{row['device']:10s} {row['model']:12s} {row['tensor_parallel']:2d} {row['workload']:11s}",
+            f"{row['slo']:>9s} {row['latency']:9s} {row['rate_per_s']:8.3f} {row['bound_by']:11s}",
+            f"{row['attainment']:9.3f} {row['worst']:9.3f} {row['grid_gain']:+9.3f} {row['held']:9.2f} {more:>9s}",
+            "" if row["attainment"] >= ATTAINMENT and row["grid_gain"] <= MOST_GAIN else "MISS",
+        )
+    met = sum(row["attainment"] >= ATTAINMENT for row in rows)
+    near = sum(row["grid_gain"] <= MOST_GAIN for row in rows)
+    print(f"\nSLO met at the planned rate: {met} of {len(rows)}; no setting serves over 10 % more there: {near}")
+    ratios = np.quantile([row["held"] for row in rows], (0.0, 0.5, 1.0))
+    print("held over planned rate: least {:.2f}, median {:.2f}, most {:.2f} (inf: beyond 1.35)".format(*ratios))
+    more_of = sum(row["ten_percent_more"] for row in rows)
+    print(f"some setting around holds 1.1 times the planned rate: {more_of} of {len(rows)}")
+
+
+def print_refused(refused: list[dict[str, Any]]) -> None:
+    """The settings for which the plan says that no rate is held, and what simulation says of them."""
+    agreed = sum(result["idle"] < ATTAINMENT for result in refused)
+    print(f"set aside, since the plan says that no rate is held: {len(refused)}; simulation agrees in {agreed}")
+    for result in refused:
+        place = "{device} {model} tp {tensor_parallel} {workload} {slo}".format(**result)
+        print(f"  {place}: simulation attains {result['idle']:.3f}; {result['refused']}")
+
+
+def settings(count: int, seed: int) -> list[Question]:
+    """Random settings in the order drawn, until `count` of them hold some rate by plan."""
+    rng = np.random.default_rng(seed)
+    drawn: list[Question] = []
+    held = 0
+    while held < count:
+        question = draw(rng)
+        if question is None:
+            continue
+        drawn.append(question)
+        with contextlib.suppress(ValueError):
+            question.plan()
+            held += 1
+    return drawn
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--settings", type=int, default=20)
@@ -127,53 +173,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    rng = np.random.default_rng(options.seed)
     seeds = range(FIRST_SEED, FIRST_SEED + options.seeds)
-    chosen: list[Question] = []
-    held = 0
-    while held < options.settings:
-        question = draw(rng)
-        if question is None:
-            continue
-        chosen.append(question)
-        try:
-            question.plan()
-        except ValueError:
-            continue
-        held += 1
     # A Question draws through a closure, which threads share and processes could not; the simulation leaves the lock.
-    results = Parallel(n_jobs=options.jobs, prefer="threads")(delayed(judge)(question, seeds) for question in chosen)
+    work = (delayed(judge)(question, seeds) for question in settings(options.settings, options.seed))
+    results = Parallel(n_jobs=options.jobs, prefer="threads")(work)
     rows = [result for result in results if "refused" not in result]
     refused = [result for result in results if "refused" in result]
-    heads = ("device", "model", "tp", "workload", "TTFT/TPOT", "latency", "rate/s", "bound by")
-    figures = ("attains", "worst", "grid gain", "held", "10 % more")
-    print("{:10s} {:12s} {:>2s} {:11s} {:>9s} {:9s} {:>8s} {:11s}".format(*heads), *(f"{name:>9s}" for name in figures))
-    for row in rows:
-        miss = "" if row["attainment"] >= ATTAINMENT and row["grid_gain"] <= 0.1 else "  MISS"
-        print(
-            f"{row['device']:10s} {row['model']:12s} {row['tensor_parallel']:2d} {row['workload']:11s} {row['slo']:>9s} "
-            f"{row['latency']:9s} {row['rate_per_s']:8.3f} {row['bound_by']:11s} {row['attainment']:9.3f} "
-            f"{row['worst']:9.3f} {row['grid_gain']:+9.3f} {row['held']:9.2f} "
-            f"{'yes' if row['ten_percent_more'] else 'no':>9s}{miss}"
-        )
-    met = sum(row["attainment"] >= ATTAINMENT for row in rows)
-    near = sum(row["grid_gain"] <= 0.1 for row in rows)
-    more = sum(row["ten_percent_more"] for row in rows)
-    ratios = np.quantile([row["held"] for row in rows], (0.0, 0.5, 1.0))
-    print(f"\nSLO met at the planned rate: {met} of {len(rows)}; no setting serves over 10 % more there: {near}")
-    print(
-        f"held over planned rate: least {ratios[0]:.2f}, median {ratios[1]:.2f}, most {ratios[2]:.2f} (inf: beyond 1.35)"
-    )
-    print(f"some setting around holds 1.1 times the planned rate: {more} of {len(rows)}")
-    agreed = sum(result["idle"] < ATTAINMENT for result in refused)
-    print(
-        f"set aside, since the plan says that no rate is held: {len(refused)}; nearly idle, simulation agrees in {agreed}"
-    )
-    for result in refused:
-        print(
-            f"  {result['device']} {result['model']} tp {result['tensor_parallel']} {result['workload']} {result['slo']}: "
-            f"simulation attains {result['idle']:.3f}; {result['refused']}"
-        )
+    print_rows(rows)
+    print_refused(refused)
     if options.out:
         origin = provenance(options.seed, {"settings": options.settings, "seeds": options.seeds})
         write_atomic(options.out, json.dumps({"rows": rows, "refused": refused, **origin}, indent=1) + "\n")

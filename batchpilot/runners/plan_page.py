@@ -68,7 +68,7 @@ def verdict(question: Question, chosen: Plan) -> str:
     return (
         f"One engine of {question.tensor_parallel} x {question.device.name} holds {chosen.rate_per_s:.3g} requests/s "
         f"({chosen.attainment:.0%} within TTFT {chosen.slo.ttft_ms:g} ms and TPOT {chosen.slo.tpot_ms:g} ms); "
-        f"what binds is the {chosen.bound_by}."
+        f"bound by {chosen.bound_by}."
     )
 
 
