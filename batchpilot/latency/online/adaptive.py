@@ -14,6 +14,7 @@ from batchpilot.latency.online.drift import DriftDetector
 from batchpilot.latency.online.feasible import check_feasible
 from batchpilot.latency.online.history import History, ObservationBuffer
 from batchpilot.latency.online.monitor import Health, Monitor
+from batchpilot.latency.online.progress import Progress
 from batchpilot.latency.online.registry import make_update_rule
 from batchpilot.latency.online.relative_loss import signed_errors
 from batchpilot.latency.online.rules import UpdateRule
@@ -77,9 +78,7 @@ class AdaptiveLatency:
         published = Published.of(base, 0)
         self._answers = Answers(published, published, stage_share(stage, partial_share))
         self._updating = threading.Lock()
-        self._looked = self._attempted = self._regime_start = 0
-        self._drifted = False
-        self._counts = {"accepted": 0, "worse": 0, "failed": 0, "drifts": 0}
+        self._progress = Progress()
         self._last: Update | None = None
         self._wake_at = self.triggers.look_every
         self._wake: threading.Event | None = None
@@ -127,10 +126,10 @@ class AdaptiveLatency:
             history = self._buffer.history()
             self._look(history)
             reason = self.triggers.reason(
-                available=len(history.since(self._regime_start)),
-                since_update=history.end - self._attempted,
+                available=len(history.since(self._progress.regime_start)),
+                since_update=history.end - self._progress.attempted,
                 error=self.monitor.recent_error(self.triggers.error_window),
-                drifted=self._drifted,
+                drifted=bool(self._progress.drifted),
             )
             if reason is None or self._stage == "offline":
                 return None
@@ -196,7 +195,7 @@ class AdaptiveLatency:
                 "version": self._answers.adapted.version,
                 "observations": self._buffer.count,
                 "dropped": self._buffer.dropped,
-                "regime_start": self._regime_start,
+                "regime_start": self._progress.regime_start,
                 "mean_error": errors.mean,
                 "p95_error": errors.p95,
                 "p99_error": errors.p99,
@@ -206,7 +205,10 @@ class AdaptiveLatency:
                 "degraded": self.monitor.degraded,
                 "healthy": health.healthy,
                 "complaints": "; ".join(health.complaints),
-                **{f"updates_{name}" if name != "drifts" else name: count for name, count in self._counts.items()},
+                "drifts": self._progress.drifts,
+                "updates_accepted": self._progress.accepted,
+                "updates_worse": self._progress.worse,
+                "updates_failed": self._progress.failed,
                 "last_reason": self._last.reason if self._last else "",
                 "last_outcome": self._last.outcome if self._last else "",
                 **self.adapted.to_dict(),
@@ -235,39 +237,40 @@ class AdaptiveLatency:
                 raise
 
     def _enough_new(self) -> bool:
-        return self._buffer.count - self._looked >= self.triggers.look_every
+        return self._buffer.count - self._progress.looked >= self.triggers.look_every
 
     def _look(self, history: History) -> None:
         """Judge new observations by the parameters in force, and test for a change of the engine."""
-        fresh = history.since(self._looked).rows
+        fresh = history.since(self._progress.looked).rows
         answers = self._answers
         adapted, base = (np.expm1(signed_errors(p.values, fresh)) for p in (answers.adapted, answers.base))
         self.monitor.hear_errors(np.abs(adapted), np.abs(base))
         drift = self._detector.check(history, answers.adapted.values)
         self.monitor.hear_drift_test(drift is not None)
-        self._looked = history.end
+        self._progress.looked = history.end
         self._wake_at = history.end + self.triggers.look_every
         if drift is None:
             return
-        self._counts["drifts"] += 1
-        self._drifted = True
+        self._progress.drifts += 1
+        self._progress.drifted = 1
         self._rule.reset()
         if drift.severity > self.forget_severity:
-            self._regime_start = drift.since
+            self._progress.regime_start = drift.since
         _log.info("the engine changed at observation %d: %s", drift.since, drift)
 
     def _attempt(self, history: History, reason: str) -> Update:
         """Propose, judge, and replace the parameters if the candidate is better."""
-        self._attempted = history.end
-        held_out = self.triggers.held_out_of(len(history.since(self._regime_start)))
-        update, candidate = attempt(self._rule, self._answers, history, self._regime_start, held_out, reason)
+        progress = self._progress
+        progress.attempted = history.end
+        held_out = self.triggers.held_out_of(len(history.since(progress.regime_start)))
+        update, candidate = attempt(self._rule, self._answers, history, progress.regime_start, held_out, reason)
         if candidate is not None:
             self._answers = self._answers.with_adapted(candidate)
-            if self._drifted:
+            if progress.drifted:
                 self.monitor.rebase()
-            self._drifted = False
+            progress.drifted = 0
         self._rule.hear(candidate is not None)
-        self._counts[update.outcome] += 1
+        progress.count(update.outcome)
         self.monitor.hear_update(failed=update.outcome == "failed")
         return update
 
@@ -280,11 +283,7 @@ class AdaptiveLatency:
             "version": self._answers.adapted.version,
             "stage": self._stage,
             "partial_share": self._partial_share,
-            "looked": self._looked,
-            "attempted": self._attempted,
-            "regime_start": self._regime_start,
-            "drifted": self._drifted,
-            "counts": dict(self._counts),
+            "progress": self._progress.to_dict(),
             "buffer": self._buffer.state_dict(),
             "detector": self._detector.state_dict(),
             "monitor": self.monitor.state_dict(),
@@ -296,9 +295,7 @@ class AdaptiveLatency:
                 raise ValueError(f"the saved state is of rule {state['rule']!r}; this one follows {self._rule.name!r}")
             base, adapted = (SaturationParameters.from_dict(state[name]) for name in ("base", "adapted"))
             version, share = int(state["version"]), float(state["partial_share"])
-            numbers = [int(state[name]) for name in ("looked", "attempted", "regime_start")]
-            drifted, stage = bool(state["drifted"]), str(state["stage"])
-            counts = {name: int(state["counts"][name]) for name in self._counts}
+            progress, stage = Progress.from_dict(state["progress"]), str(state["stage"])
             answered = stage_share(stage, share)
             parts = [state[name] for name in ("buffer", "detector", "monitor", "rule_state")]
         except (KeyError, TypeError) as error:
@@ -310,7 +307,6 @@ class AdaptiveLatency:
         self.monitor.load_state_dict(parts[2])
         self._rule.load_state_dict(parts[3])
         self._answers = Answers(Published.of(base, 0), Published.of(adapted, version), answered)
-        self._looked, self._attempted, self._regime_start = numbers
-        self._drifted, self._stage, self._partial_share, self._counts = drifted, stage, share, counts
-        self._wake_at = self._looked + self.triggers.look_every
+        self._progress, self._stage, self._partial_share = progress, stage, share
+        self._wake_at = progress.looked + self.triggers.look_every
         self._last = None
