@@ -8,6 +8,7 @@ from batchpilot.runners import config_commands
 from batchpilot.runners.calibrate_command import calibrate
 from batchpilot.runners.compare_command import compare_command
 from batchpilot.runners.leaderboard_command import leaderboard
+from batchpilot.runners.plan_command import plan_command
 from batchpilot.runners.simulate_command import simulate
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app.command()(leaderboard)
 app.command()(simulate)
 app.command(name="compare")(compare_command)
 app.command()(calibrate)
+app.command(name="plan")(plan_command)
 app.add_typer(config_commands.app, name="config")
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from batchpilot.configs.catalogue import device as find_device
 from batchpilot.configs.catalogue import model as find_model
 from batchpilot.core.provenance import provenance
 from batchpilot.core.slo import SLO
 from batchpilot.latency.planning import ATTAINMENT, Plan
-from batchpilot.runners.options import JsonOption, reporting_mistakes
+from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_console
 from batchpilot.runners.plan_page import disagreement_grid, pasteable, plan_grid, verdict, write_plan_page
 from batchpilot.runners.planned import FACTORS, Question, Simulated, find_draw, held_in_simulation, simulated
 from batchpilot.runners.tables import tables
@@ -78,7 +77,7 @@ def plan_command(
         return
     typer.echo(verdict(question, chosen))
     typer.echo(f"limits: {pasteable(chosen.limits)}\n")
-    console = Console()
+    console = stdout_console()
     for grid in grids:
         for table in tables(grid):
             console.print(table)
