@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from batchpilot.latency.judging import compare, judge
     from batchpilot.latency.measurement_files import read_measurements
     from batchpilot.latency.observations import Observations
+    from batchpilot.latency.online import AdaptiveLatency, BackgroundUpdates
     from batchpilot.latency.regressors import REGRESSORS, make_regressor
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
     "REGRESSORS",
     "judge",
     "compare",
+    "AdaptiveLatency",
+    "BackgroundUpdates",
 ]
 
 _HOMES = {
@@ -43,6 +46,8 @@ _HOMES = {
     "REGRESSORS": "regressors",
     "judge": "judging",
     "compare": "judging",
+    "AdaptiveLatency": "online",
+    "BackgroundUpdates": "online",
 }
 
 

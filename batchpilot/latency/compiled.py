@@ -26,7 +26,7 @@ def kernel_sources_stamp(package: Path = Path(__file__).parents[1]) -> str:
     """
     digest = hashlib.sha256()
     for folder in _KERNEL_PACKAGES:
-        for path in sorted((package / folder).glob("*.py")):
+        for path in sorted((package / folder).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()
 
