@@ -132,7 +132,9 @@ class TorchEngine:
         self._limits: Limits | None = None
         self._tokens = TokenStore(requests, runner.shape.vocabulary, config.seed, prompts)
         self._padding = np.zeros(len(self._records), np.int64)
-        longest = int(requests.prompt_tokens.max(initial=0) + requests.output_tokens.max(initial=0))
+        # A padded batch reserves its longest prompt, recomputed output included, and its longest output.
+        output = requests.output_tokens
+        longest = int((requests.prompt_tokens + output).max(initial=0) + output.max(initial=0))
         blocks = int(self._clock["total_blocks"])
         self._tables = BlockTables(len(self._records), blocks, min(-(-longest // scheduler.block_size), blocks))
 
