@@ -51,14 +51,14 @@ def paged_attention(
     for name in _UNSUPPORTED:
         if others.get(name) is not None:
             raise NotImplementedError(f"paged attention has no {name!r}, which {type(module).__name__} needs")
-    keys, values = paged.cache.keys[module.layer_idx], paged.cache.values[module.layer_idx]
-    keys.flatten(0, 1).index_copy_(0, paged.slots, key[0].transpose(0, 1))
-    values.flatten(0, 1).index_copy_(0, paged.slots, value[0].transpose(0, 1))
+    cache, layer = paged.cache, module.layer_idx
+    cache.keys[layer].flatten(0, 1).index_copy_(0, paged.slots, key[0].transpose(0, 1))
+    cache.values[layer].flatten(0, 1).index_copy_(0, paged.slots, value[0].transpose(0, 1))
     queries = query[0].transpose(0, 1)
-    rows = [
-        _attend(queries[group.rows], keys, values, group, scaling, sliding_window).flatten(0, 1)
-        for group in paged.groups
-    ]
+    rows = []
+    for group in paged.groups:
+        keys, values = cache.contexts(layer, group.table)
+        rows.append(_attend(queries[group.rows], keys, values, group, scaling, sliding_window).flatten(0, 1))
     return torch.cat(rows).index_select(0, paged.unpadded).unsqueeze(0), None
 
 
@@ -70,11 +70,14 @@ def _attend(
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    """Attention of one group: queries of shape (n, T, heads, head_dim) to its contexts in the cache; the same shape."""
+    """Attention of one group, queries and result of shape (n, T, heads, head_dim).
+
+    The contexts of its requests, n times L keys and values, lie one after the other: shape (n * L, kv_heads, head_dim).
+    """
     n, tokens, heads, size = queries.shape
-    kv_heads = keys.shape[2]
-    context_keys = keys.index_select(0, group.table).view(n, -1, kv_heads, size).transpose(1, 2)
-    context_values = values.index_select(0, group.table).view(n, -1, kv_heads, size).transpose(1, 2)
+    kv_heads = keys.shape[1]
+    context_keys = keys.view(n, -1, kv_heads, size).transpose(1, 2)
+    context_values = values.view(n, -1, kv_heads, size).transpose(1, 2)
     mask = group.mask(context_keys.shape[2], window, queries.dtype)
     if tokens == 1:
         # The heads that share keys stand in for queries, so that no key is read once a head.

@@ -37,6 +37,29 @@ class PagedKVCache:
         self.keys = [torch.zeros(size, dtype=dtype, device=device) for _ in range(shape.layers)]
         self.values = [torch.zeros(size, dtype=dtype, device=device) for _ in range(shape.layers)]
         self.block_size = block_size
+        self._contexts = [self.keys[0].new_empty(0), self.keys[0].new_empty(0)]
+
+    def contexts(self, layer: int, table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of some blocks, one after the other, in memory that the next call uses again.
+
+        Args:
+            layer: index of the layer.
+            table: block ids, shape (n,).
+
+        Returns:
+            Keys and values, each of shape (n * block_size, kv_heads, head_dim).
+        """
+        found = []
+        for k, blocks in enumerate((self.keys[layer], self.values[layer])):
+            flat = blocks.flatten(1)
+            size = len(table) * flat.shape[1]
+            if self._contexts[k].numel() < size:
+                # Half as much again, so that growing contexts do not allocate in every step.
+                self._contexts[k] = flat.new_empty(size + size // 2)
+            out = self._contexts[k][:size].view(len(table), -1)
+            torch.index_select(flat, 0, table, out=out)
+            found.append(out.view(-1, *blocks.shape[2:]))
+        return found[0], found[1]
 
     @property
     def blocks(self) -> int:
