@@ -95,6 +95,15 @@ def test_block_tables_give_no_block_twice_and_notice_a_wrong_count():
         tables.follow(np.array([0, 4, 0]), 3)
 
 
+def test_block_tables_grow_with_those_that_hold_blocks_together():
+    tables = BlockTables(100, 6, 2)
+    for r in range(100):
+        counts = np.zeros(100, np.int64)
+        counts[r] = 2
+        tables.follow(counts, 4)
+    assert tables.rows <= 2
+
+
 def test_given_prompts_must_be_those_of_the_requests():
     requests = RequestTable.from_arrays(np.zeros(2), [3, 2], 2)
     for prompts, message in (

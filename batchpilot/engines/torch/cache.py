@@ -95,6 +95,11 @@ class BlockTables:
         """Blocks each request holds, shape (requests,)."""
         return self._held
 
+    @property
+    def rows(self) -> int:
+        """Requests that there is room for; it grows with those that hold blocks together, not with those that did."""
+        return len(self._tables)
+
     def follow(self, counts: NDArray[np.int64], free: int) -> None:
         """Free and take blocks until every request holds what the scheduler counts.
 

@@ -25,7 +25,8 @@ class Sampling:
         temperature: 0 for the likeliest token, >= 0.
         top_p: draw from the likeliest tokens that together have this probability, in (0, 1].
         seed: of the draws.
-        eos_token_id: a request that emits it ends there; None lets every request run to its output length.
+        eos_token_id: a request that emits it says no more; None lets every request run to its output length. In a
+            padded batch it keeps its place until all are done.
 
     Raises:
         ValueError: a value is outside its bound; the message names it.
