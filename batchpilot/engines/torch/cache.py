@@ -6,6 +6,8 @@ what it freed is freed here, and the two sums are compared after every change.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -34,8 +36,8 @@ class PagedKVCache:
     ) -> None:
         size = (blocks, block_size, shape.kv_heads, shape.head_dim)
         # Zeros, since attention multiplies what lies behind a context's end by zero, which does not silence a NaN.
-        self.keys = [torch.zeros(size, dtype=dtype, device=device) for _ in range(shape.layers)]
-        self.values = [torch.zeros(size, dtype=dtype, device=device) for _ in range(shape.layers)]
+        self.keys = [_zeros(size, dtype, device) for _ in range(shape.layers)]
+        self.values = [_zeros(size, dtype, device) for _ in range(shape.layers)]
         self.block_size = block_size
         self._contexts = [self.keys[0].new_empty(0), self.keys[0].new_empty(0)]
 
@@ -162,3 +164,11 @@ class BlockTables:
             self._tables = np.concatenate([self._tables, np.zeros_like(self._tables)])
             self._free_rows = list(range(rows, 2 * rows))
         return self._free_rows.pop()
+
+
+def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    if device.type != "cpu":
+        return torch.zeros(size, dtype=dtype, device=device)
+    # NumPy's zeros come from the system when they are first touched; torch would fill gigabytes at start.
+    octets = np.zeros(math.prod(size) * dtype.itemsize, np.uint8)
+    return torch.from_numpy(octets).view(dtype).view(size)
