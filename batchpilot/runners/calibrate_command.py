@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +17,28 @@ from batchpilot.latency.residuals import LOSSES
 from batchpilot.runners.calibration import LONGEST_STEP_MS, Calibration, calibrate_file
 from batchpilot.runners.calibration_grids import models_grid, parameters_grid, verdict
 from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_console
+from batchpilot.runners.plain_data import without_nan
+from batchpilot.runners.selection import parse_limits
 from batchpilot.runners.tables import WIDTH, tables
+from batchpilot.runners.torch_calibration import (
+    ENGINES,
+    MEASURED_LIMITS,
+    TorchServer,
+    calibrate_engine,
+    named_engine,
+    write_steps,
+)
+from batchpilot.runners.torch_options import (
+    REPEATS,
+    TRIALS,
+    DtypeOption,
+    KvOption,
+    LimitsOption,
+    RepeatsOption,
+    ThreadsOption,
+    TrialsOption,
+    shown,
+)
 
 
 @reporting_mistakes
@@ -44,34 +64,53 @@ def calibrate(
     out: Annotated[Path | None, typer.Option(help="Write the parameters to this YAML file.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a report with charts to this HTML file.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace files that are there.")] = False,
-    engine: Annotated[str | None, typer.Option(help="Measure on an engine instead; not there yet.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help=f"Measure on an engine instead of reading a file: {', '.join(ENGINES)}.")
+    ] = None,
+    dtype: DtypeOption = "float32",
+    threads: ThreadsOption = None,
+    kv_capacity_tokens: KvOption = None,
+    limits: LimitsOption = None,
+    trials: TrialsOption = TRIALS,
+    repeats: RepeatsOption = REPEATS,
+    steps: Annotated[Path | None, typer.Option(help="Write the measured steps to this CSV file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fit the latency model to measured steps, hold it against simpler ones, and say how far to trust it."""
-    if engine is not None:
-        raise ValueError(
-            f"--engine {engine} would measure on this machine, which batchpilot cannot do yet; measure elsewhere and "
-            "give --measurements FILE.csv"
-        )
-    if measurements is None:
-        raise ValueError("no measurements; give --measurements FILE.csv")
-    for path in (out, report):
+    if (measurements is None) == (engine is None):
+        raise ValueError("give measurements, --measurements FILE.csv, or an engine to measure, --engine torch --model")
+    for path in (out, report, steps):
         if path is not None and path.exists() and not overwrite:
             raise ValueError(f"{path} is there already; add --overwrite, or give another name")
-    asked = {"device": device, "model": model, "tensor_parallel": tensor_parallel}
-    found = calibrate_file(
-        measurements,
-        columns=_pairs(columns, "--columns"),
-        select={label: str(value) for label, value in asked.items() if value is not None},
-        lowest_ms=min_ms,
-        highest_ms=max_ms,
-        loss=loss,
-        robust=robust,
-        fixed=_numbers(_pairs(fix, "--fix")),
-        seed=seed,
-    )
+    options: dict[str, Any] = {
+        "lowest_ms": min_ms,
+        "highest_ms": max_ms,
+        "loss": loss,
+        "robust": robust,
+        "fixed": _numbers(_pairs(fix, "--fix")),
+        "seed": seed,
+    }
+    if measurements is not None:
+        asked = {"device": device, "model": model, "tensor_parallel": tensor_parallel}
+        found = calibrate_file(
+            measurements,
+            columns=_pairs(columns, "--columns"),
+            select={label: str(value) for label, value in asked.items() if value is not None},
+            **options,
+        )
+    else:
+        named_engine(str(engine))
+        if model is None:
+            raise ValueError("no model to measure; give --model, a preset, a folder or a Hugging Face name")
+        server = TorchServer(model, device, dtype, threads, kv_capacity_tokens, seed)
+        largest = parse_limits(limits) if limits is not None else MEASURED_LIMITS
+        found, measured = calibrate_engine(
+            server, largest, trials=trials, repeats=repeats, show=lambda runs: shown(runs, trials * repeats), **options
+        )
+        if steps is not None:
+            write_steps(steps, measured)
     if as_json:
-        typer.echo(json.dumps(_without_nan(found.to_dict()), indent=2, allow_nan=False))
+        typer.echo(json.dumps(without_nan(found.to_dict()), indent=2, allow_nan=False))
     else:
         _show(found)
     if out is not None:
@@ -113,12 +152,3 @@ def _numbers(pairs: Mapping[str, str]) -> dict[str, float]:
         return {name: float(value) for name, value in pairs.items()}
     except ValueError as error:
         raise ValueError(f"--fix: {error}; expected numbers") from None
-
-
-def _without_nan(value: Any) -> Any:
-    """Plain data in which NaN, which JSON lacks, is null."""
-    if isinstance(value, Mapping):
-        return {name: _without_nan(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""From a file of measured steps to latency parameters: read, cleaned, fitted, and held against simpler models."""
+"""From measured steps to latency parameters: read, cleaned, fitted, and held against simpler models."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ LONGEST_STEP_MS = 60_000.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """What a file of measurements says about step latency.
+    """What measurements say about step latency.
 
     Attributes:
-        source: name of the file.
+        source: name of the file, or what was measured.
         labels: device, model and tensor_parallel, where anybody said.
         observations: what was fitted.
         dropped: what was left out.
@@ -125,10 +125,50 @@ def calibrate_file(
         OSError: the file cannot be read.
     """
     file = read_measurements(path, columns, select)
-    observations, dropped = file.observations.cleaned(lowest_ms, highest_ms)
+    return calibrate_steps(
+        file.observations,
+        source=Path(path).name,
+        labels=_labels(file, select or {}),
+        lowest_ms=lowest_ms,
+        highest_ms=highest_ms,
+        loss=loss,
+        robust=robust,
+        fixed=fixed,
+        seed=seed,
+    )
+
+
+def calibrate_steps(
+    steps: Observations,
+    *,
+    source: str,
+    labels: Mapping[str, str],
+    lowest_ms: float = LOWEST_MS,
+    highest_ms: float = LONGEST_STEP_MS,
+    loss: str = "relative",
+    robust: bool = True,
+    fixed: Mapping[str, float] | None = None,
+    seed: int = 0,
+) -> Calibration:
+    """Calibrate the latency model on measured steps.
+
+    Args:
+        steps: as they were measured, in their order.
+        source: where they come from.
+        labels: device, model and tensor_parallel, where anybody said.
+        lowest_ms: steps as short or shorter are dropped.
+        highest_ms: steps as long or longer are dropped.
+        loss: of the fit.
+        robust: whether the fit holds outliers back.
+        fixed: parameters that are not fitted.
+        seed: of the fit's random starts.
+
+    Raises:
+        ValueError: no step is left, or an argument is outside its bound.
+    """
+    observations, dropped = steps.cleaned(lowest_ms, highest_ms)
     if not len(observations):
-        raise ValueError(f"{path}: no step is left to fit; dropped {dropped}")
-    labels = _labels(file, select or {})
+        raise ValueError(f"{source}: no step is left to fit; dropped {dropped}")
     baselines, remarks = _baselines(labels)
     options: dict[str, Any] = {"loss": loss, "robust": robust, "fixed": fixed, "seed": seed}
     comparisons = [compare(make, observations) for make in (*baselines, lambda: SaturationRegressor(**options))]
@@ -136,7 +176,7 @@ def calibrate_file(
     if long_ones:
         remarks.append(f"{long_ones} steps of {HIGHEST_MS:g} ms or more are in; the document's own bound drops them")
     return Calibration(
-        source=Path(path).name,
+        source=source,
         labels=labels,
         observations=observations,
         dropped=dropped,

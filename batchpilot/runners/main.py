@@ -10,6 +10,7 @@ from batchpilot.runners.compare_command import compare_command
 from batchpilot.runners.leaderboard_command import leaderboard
 from batchpilot.runners.plan_command import plan_command
 from batchpilot.runners.simulate_command import simulate
+from batchpilot.runners.validate_command import validate
 
 app = typer.Typer(
     name="batchpilot",
@@ -21,6 +22,7 @@ app.command()(leaderboard)
 app.command()(simulate)
 app.command(name="compare")(compare_command)
 app.command()(calibrate)
+app.command()(validate)
 app.command(name="plan")(plan_command)
 app.add_typer(config_commands.app, name="config")
 

@@ -1,0 +1,258 @@
+"""The same requests and limits through the real engine and through its calibrated simulation, side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from batchpilot.configs.scenario import Scenario
+from batchpilot.core.limits import Limits
+from batchpilot.engines.simulated_engine import EngineConfig, SimulatedEngine
+from batchpilot.engines.simulation import SimulationResult, run_engine
+from batchpilot.engines.step_design import steps_of
+from batchpilot.envs.scenarios import capacity_per_s
+from batchpilot.latency.judging import Judgement, judge
+from batchpilot.latency.observations import Observations
+from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.runners.calibration_grids import percent, plain
+from batchpilot.runners.grids import Cell, Grid
+from batchpilot.workloads.build import build_requests
+from batchpilot.workloads.lengths import Lengths, LogNormal
+from batchpilot.workloads.table import RequestTable
+
+if TYPE_CHECKING:
+    from batchpilot.engines.torch import ModelRunner
+
+LOAD = 0.6
+"""Share of the estimated capacity that the synthetic workload asks for."""
+
+LENGTHS = Lengths(LogNormal(64, 0.8, 4, 256), (LogNormal(24, 0.6, 2, 96),))
+"""Prompts and outputs of the synthetic workload."""
+
+QUANTILES = (50, 95)
+WINDOW_MS = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure, twice.
+
+    Attributes:
+        name: what it is, unit included.
+        real: on the real engine.
+        simulated: in its simulation.
+    """
+
+    name: str
+    real: float
+    simulated: float
+
+    @property
+    def error(self) -> float:
+        """How much more the simulation says, of the real; NaN where there is nothing to divide by."""
+        return self.simulated / self.real - 1.0 if self.real else math.nan
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Validation:
+    """How well the simulation tells what the real engine does.
+
+    Attributes:
+        labels: device and model.
+        workload: what was asked, in a line.
+        limits: under which both ran.
+        requests: how many there were.
+        figures: latency quantiles and throughput, side by side.
+        steps: errors of the predicted step times over the real run, whose steps were not fitted.
+        parameters: of the simulation.
+        finished: how many requests ran to their end, really and simulated.
+    """
+
+    labels: Mapping[str, str]
+    workload: str
+    limits: Limits
+    requests: int
+    figures: tuple[Figure, ...]
+    steps: Judgement
+    parameters: SaturationParameters
+    finished: tuple[int, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain data, NaN among it."""
+        return {
+            **self.labels,
+            "workload": self.workload,
+            "limits": str(self.limits),
+            "requests": self.requests,
+            "finished": dict(zip(("real", "simulated"), self.finished, strict=True)),
+            "figures": {figure.name: asdict(figure) | {"error": figure.error} for figure in self.figures},
+            "steps": self.steps.to_dict(),
+            "parameters": self.parameters.to_dict(),
+        }
+
+
+def synthetic_requests(
+    parameters: SaturationParameters, kv_capacity_tokens: int, count: int, *, load: float = LOAD, seed: int = 0
+) -> RequestTable:
+    """Poisson arrivals at a share of what the engine can serve.
+
+    Args:
+        parameters: its step latency.
+        kv_capacity_tokens: its KV tokens.
+        count: requests, >= 1.
+        load: share of the estimated capacity, > 0.
+        seed: of arrivals and lengths.
+
+    Raises:
+        ValueError: an argument is outside its bound.
+    """
+    if count < 1 or not (load > 0 and math.isfinite(load)):
+        raise ValueError(f"{count} requests at load {load}; need at least one, at a load above 0")
+    rng = np.random.default_rng(seed)
+    prompt, output = LENGTHS.sample(count, rng)
+    rate_per_s = load * capacity_per_s(parameters, kv_capacity_tokens, *LENGTHS.means())
+    return RequestTable.from_arrays(1000.0 * np.cumsum(rng.exponential(1.0 / rate_per_s, count)), prompt, output)
+
+
+def scenario_requests(
+    scenario: Scenario, parameters: SaturationParameters, kv_capacity_tokens: int, count: int | None, *, seed: int = 0
+) -> RequestTable:
+    """The requests of a scenario, its load scaled to the engine at hand.
+
+    Args:
+        scenario: its device and model are not looked at.
+        parameters: the engine's step latency.
+        kv_capacity_tokens: its KV tokens.
+        count: only so many, the first; None for all.
+        seed: of arrivals and lengths.
+    """
+    requests = build_requests(
+        scenario.workload,
+        scenario.slo_classes(),
+        np.random.default_rng(seed),
+        lambda prompt, output: capacity_per_s(parameters, kv_capacity_tokens, prompt, output),
+        scenario.duration_s,
+    )
+    return requests if count is None else requests.select(slice(count))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """A run of the real engine.
+
+    Attributes:
+        requests: what arrived.
+        result: what happened, its steps recorded.
+        engine: the same engine as it would be simulated.
+        limits: in force.
+    """
+
+    requests: RequestTable
+    result: SimulationResult
+    engine: EngineConfig
+    limits: Limits
+
+
+def serve(
+    runner: ModelRunner, estimate: SaturationParameters, requests: RequestTable, limits: Limits, *, seed: int = 0
+) -> Served:
+    """Send requests through the real engine.
+
+    Args:
+        runner: the model.
+        estimate: what the scheduler believes the step latency to be.
+        requests: what arrives.
+        limits: in force.
+        seed: of the prompts' tokens.
+    """
+    from batchpilot.engines.torch import TorchEngine, TorchEngineConfig
+
+    config = TorchEngineConfig(estimate=estimate, seed=seed)
+    engine = TorchEngine(config, requests, runner, record_steps=True)
+    result = run_engine(engine, limits, window_ms=WINDOW_MS)
+    return Served(requests, result, config.scheduler_config(runner), limits)
+
+
+def validate_run(
+    served: Served, parameters: SaturationParameters, *, labels: Mapping[str, str], workload: str
+) -> Validation:
+    """Simulate what was served, and compare.
+
+    Args:
+        served: the real run.
+        parameters: step latency of the simulation; its scheduler believes what the real one believed.
+        labels: device and model.
+        workload: the requests in a line.
+    """
+    real, requests = served.result, served.requests
+    engine = SimulatedEngine(replace(served.engine, latency=parameters), requests)
+    simulated = run_engine(engine, served.limits, window_ms=WINDOW_MS)
+    return Validation(
+        labels=labels,
+        workload=workload,
+        limits=served.limits,
+        requests=len(requests),
+        figures=side_by_side(real, simulated),
+        steps=judge_steps(parameters, steps_of(np.asarray(real.step_log))),
+        parameters=parameters,
+        finished=(real.count("length"), simulated.count("length")),
+    )
+
+
+def side_by_side(real: SimulationResult, simulated: SimulationResult) -> tuple[Figure, ...]:
+    """Quantiles of TTFT, TPOT and E2E, and throughput, of two runs.
+
+    Args:
+        real: on the real engine.
+        simulated: in its simulation.
+    """
+    latencies = [
+        Figure(f"{name} p{q} ms", *(run.percentile_ms(f"{name.lower()}_ms", q) for run in (real, simulated)))
+        for name in ("TTFT", "TPOT", "E2E")
+        for q in QUANTILES
+    ]
+    return (*latencies, Figure("tokens/s", real.throughput_tokens_per_s, simulated.throughput_tokens_per_s))
+
+
+def judge_steps(parameters: SaturationParameters, steps: Observations) -> Judgement:
+    """Errors of predicted step times.
+
+    Args:
+        parameters: what predicts.
+        steps: what was measured, at least one.
+
+    Raises:
+        ValueError: there are no steps.
+    """
+    return judge(parameters.predict(steps.batch_size, steps.tokens, steps.context_tokens), steps.latency_ms)
+
+
+def validation_grid(validation: Validation) -> Grid:
+    """The figures side by side.
+
+    Args:
+        validation: what was found.
+    """
+    rows = [
+        tuple(map(Cell, (figure.name, plain(figure.real, ",.1f"), plain(figure.simulated, ",.1f"), signed(figure))))
+        for figure in validation.figures
+    ]
+    return Grid(
+        f"Does the simulation tell what {validation.labels['model']} does?",
+        ("", "Real", "Simulated", "Error"),
+        tuple(rows),
+        f"{validation.workload}; {validation.limits}. {validation.labels['device']}.",
+    )
+
+
+def signed(figure: Figure) -> str:
+    """A figure's error in percent, with its sign.
+
+    Args:
+        figure: real and simulated.
+    """
+    return ("+" if figure.error > 0 else "") + percent(figure.error)

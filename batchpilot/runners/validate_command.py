@@ -1,0 +1,121 @@
+"""`batchpilot validate`: does the calibrated simulation tell what the real engine does?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from batchpilot.core.provenance import provenance
+from batchpilot.engines.step_design import MeasuredTrial
+from batchpilot.latency.fitting import fit
+from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.runners.calibration_grids import percent
+from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_console
+from batchpilot.runners.plain_data import without_nan
+from batchpilot.runners.selection import find_scenario, parse_limits
+from batchpilot.runners.tables import tables
+from batchpilot.runners.torch_calibration import (
+    ENGINES,
+    FIXED,
+    MEASURED_LIMITS,
+    TorchServer,
+    all_steps,
+    labels_of,
+    measure,
+    named_engine,
+    plan_trials,
+)
+from batchpilot.runners.torch_options import (
+    REPEATS,
+    TRIALS,
+    DtypeOption,
+    KvOption,
+    LimitsOption,
+    RepeatsOption,
+    ThreadsOption,
+    TrialsOption,
+    shown,
+)
+from batchpilot.runners.torch_validation import (
+    LOAD,
+    Validation,
+    scenario_requests,
+    serve,
+    synthetic_requests,
+    validate_run,
+    validation_grid,
+)
+
+_REQUESTS = 200
+_WORKLOAD_SEED = 1
+
+
+@reporting_mistakes
+def validate(
+    model: Annotated[str, typer.Option(help="A preset, a folder with config.json, or a Hugging Face name.")],
+    engine: Annotated[str, typer.Option(help=f"What is real: {', '.join(ENGINES)}.")] = "torch",
+    scenario: Annotated[str | None, typer.Option(help="A scenario's requests instead of synthetic ones.")] = None,
+    limits: LimitsOption = None,
+    parameters: Annotated[
+        Path | None, typer.Option(help="What `calibrate --out` wrote; without it the engine is calibrated first.")
+    ] = None,
+    requests: Annotated[int, typer.Option(min=1, help="How many, at most.")] = _REQUESTS,
+    load: Annotated[float, typer.Option(help="Share of the capacity that synthetic requests ask for.")] = LOAD,
+    device: Annotated[str | None, typer.Option(help="Torch device.")] = None,
+    dtype: DtypeOption = "float32",
+    threads: ThreadsOption = None,
+    kv_capacity_tokens: KvOption = None,
+    trials: TrialsOption = TRIALS,
+    repeats: RepeatsOption = REPEATS,
+    seed: Annotated[int, typer.Option(help="Of weights, design, arrivals and lengths.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the same requests and limits on the real engine and in its calibrated simulation, and compare."""
+    named_engine(engine)
+    chosen = find_scenario(scenario) if scenario is not None else None
+    in_force = parse_limits(limits) if limits is not None else MEASURED_LIMITS
+    known = SaturationParameters.from_yaml(parameters) if parameters is not None else None
+    server = TorchServer(model, device, dtype, threads, kv_capacity_tokens, seed)
+    runner = server.start()
+    design = plan_trials(runner, in_force, trials, seed) if known is None else ()
+
+    def measured(rounds: int, seed: int) -> list[MeasuredTrial]:
+        total = rounds * len(design)
+        return measure(runner, design, repeats=rounds, seed=seed, show=lambda runs: shown(runs, total)) if total else []
+
+    before = measured(repeats - repeats // 2, seed)
+    first = fit(all_steps(before), seed=seed, fixed=FIXED).parameters if known is None else known
+    capacity, workload_seed = runner.kv_capacity_tokens, seed + _WORKLOAD_SEED
+    if chosen is not None:
+        asked = scenario_requests(chosen, first, capacity, requests, seed=workload_seed)
+    else:
+        asked = synthetic_requests(first, capacity, requests, load=load, seed=workload_seed)
+    served = serve(runner, first, asked, in_force, seed=seed)
+    after = measured(repeats // 2, seed + 1)
+    found = validate_run(
+        served,
+        first if known is not None else fit(all_steps([*before, *after]), seed=seed, fixed=FIXED).parameters,
+        labels=labels_of(server, runner),
+        workload=f"{len(asked)} requests ({chosen.name if chosen is not None else f'synthetic, load {load:g}'})",
+    )
+    if as_json:
+        typer.echo(json.dumps(without_nan(found.to_dict() | provenance(seed)), indent=2, allow_nan=False))
+    else:
+        _show(found)
+
+
+def _show(found: Validation) -> None:
+    console = stdout_console()
+    for table in tables(validation_grid(found)):
+        console.print(table)
+    real, simulated = found.finished
+    typer.echo(f"finished: {real} really, {simulated} simulated, of {found.requests}")
+    typer.secho(
+        f"A step's time is off by {percent(found.steps.mape)} on average and by less than "
+        f"{percent(found.steps.p95_error)} in 95 of 100 of the run's {found.steps.observations} steps, "
+        "none of which was fitted.",
+        bold=True,
+    )
