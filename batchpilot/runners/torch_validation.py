@@ -158,7 +158,14 @@ class Served:
 
 
 def serve(
-    runner: ModelRunner, estimate: SaturationParameters, requests: RequestTable, limits: Limits, *, seed: int = 0
+    runner: ModelRunner,
+    estimate: SaturationParameters,
+    requests: RequestTable,
+    limits: Limits,
+    *,
+    mode: str = "continuous",
+    prefill: str = "chunked",
+    seed: int = 0,
 ) -> Served:
     """Send requests through the real engine.
 
@@ -167,11 +174,13 @@ def serve(
         estimate: what the scheduler believes the step latency to be.
         requests: what arrives.
         limits: in force.
+        mode: "continuous" or "static" batching.
+        prefill: "chunked", "whole" or "selective".
         seed: of the prompts' tokens.
     """
     from batchpilot.engines.torch import TorchEngine, TorchEngineConfig
 
-    config = TorchEngineConfig(estimate=estimate, seed=seed)
+    config = TorchEngineConfig(estimate=estimate, mode=mode, prefill=prefill, seed=seed)
     engine = TorchEngine(config, requests, runner, record_steps=True)
     result = run_engine(engine, limits, window_ms=WINDOW_MS)
     return Served(requests, result, config.scheduler_config(runner), limits)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from batchpilot.configs.scenario import EngineSpec
 from batchpilot.core.provenance import provenance
 from batchpilot.engines.step_design import MeasuredTrial
 from batchpilot.latency.fitting import fit
@@ -93,7 +94,8 @@ def validate(
         asked = scenario_requests(chosen, first, capacity, requests, seed=workload_seed)
     else:
         asked = synthetic_requests(first, capacity, requests, load=load, seed=workload_seed)
-    served = serve(runner, first, asked, in_force, seed=seed)
+    spec = chosen.engine if chosen is not None else EngineSpec()
+    served = serve(runner, first, asked, in_force, mode=spec.mode, prefill=spec.prefill, seed=seed)
     after = measured(repeats // 2, seed + 1)
     found = validate_run(
         served,
