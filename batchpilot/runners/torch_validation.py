@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,13 +44,15 @@ class Figure:
 
     Attributes:
         name: what it is, unit included.
-        real: on the real engine.
+        real: on the real engine, the median of its runs.
         simulated: in its simulation.
+        spread: by how much the real runs differ, largest less smallest, of their median; NaN for one run.
     """
 
     name: str
     real: float
     simulated: float
+    spread: float
 
     @property
     def error(self) -> float:
@@ -67,9 +70,10 @@ class Validation:
         limits: under which both ran.
         requests: how many there were.
         figures: latency quantiles and throughput, side by side.
-        steps: errors of the predicted step times over the real run, whose steps were not fitted.
+        steps: errors of the predicted step times over the real runs, whose steps were not fitted.
         parameters: of the simulation.
-        finished: how many requests ran to their end, really and simulated.
+        runs: real runs.
+        finished: how many requests ran to their end, in the real run with the fewest and simulated.
     """
 
     labels: Mapping[str, str]
@@ -79,6 +83,7 @@ class Validation:
     figures: tuple[Figure, ...]
     steps: Judgement
     parameters: SaturationParameters
+    runs: int
     finished: tuple[int, int]
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,6 +93,7 @@ class Validation:
             "workload": self.workload,
             "limits": str(self.limits),
             "requests": self.requests,
+            "runs": self.runs,
             "finished": dict(zip(("real", "simulated"), self.finished, strict=True)),
             "figures": {figure.name: asdict(figure) | {"error": figure.error} for figure in self.figures},
             "steps": self.steps.to_dict(),
@@ -186,45 +192,48 @@ def serve(
     return Served(requests, result, config.scheduler_config(runner), limits)
 
 
-def validate_run(
-    served: Served, parameters: SaturationParameters, *, labels: Mapping[str, str], workload: str
+def validate_runs(
+    served: Sequence[Served], parameters: SaturationParameters, *, labels: Mapping[str, str], workload: str
 ) -> Validation:
     """Simulate what was served, and compare.
 
     Args:
-        served: the real run.
+        served: runs of the real engine on the same requests, at least one.
         parameters: step latency of the simulation; its scheduler believes what the real one believed.
         labels: device and model.
         workload: the requests in a line.
     """
-    real, requests = served.result, served.requests
-    engine = SimulatedEngine(replace(served.engine, latency=parameters), requests)
-    simulated = run_engine(engine, served.limits, window_ms=WINDOW_MS)
+    first = served[0]
+    engine = SimulatedEngine(replace(first.engine, latency=parameters), first.requests)
+    simulated = run_engine(engine, first.limits, window_ms=WINDOW_MS)
+    real = [run.result for run in served]
     return Validation(
         labels=labels,
         workload=workload,
-        limits=served.limits,
-        requests=len(requests),
+        limits=first.limits,
+        requests=len(first.requests),
         figures=side_by_side(real, simulated),
-        steps=judge_steps(parameters, steps_of(np.asarray(real.step_log))),
+        steps=judge_steps(parameters, Observations.joined(steps_of(np.asarray(result.step_log)) for result in real)),
         parameters=parameters,
-        finished=(real.count("length"), simulated.count("length")),
+        runs=len(served),
+        finished=(min(result.count("length") for result in real), simulated.count("length")),
     )
 
 
-def side_by_side(real: SimulationResult, simulated: SimulationResult) -> tuple[Figure, ...]:
-    """Quantiles of TTFT, TPOT and E2E, and throughput, of two runs.
+def side_by_side(real: Sequence[SimulationResult], simulated: SimulationResult) -> tuple[Figure, ...]:
+    """Quantiles of TTFT, TPOT and E2E, and throughput, of real runs and their simulation.
 
     Args:
-        real: on the real engine.
-        simulated: in its simulation.
+        real: runs of the real engine, at least one.
+        simulated: the simulation.
     """
-    latencies = [
-        Figure(f"{name} p{q} ms", *(run.percentile_ms(f"{name.lower()}_ms", q) for run in (real, simulated)))
+    figures = {
+        f"{name} p{q} ms": partial(SimulationResult.percentile_ms, column=f"{name.lower()}_ms", q=q)
         for name in ("TTFT", "TPOT", "E2E")
         for q in QUANTILES
-    ]
-    return (*latencies, Figure("tokens/s", real.throughput_tokens_per_s, simulated.throughput_tokens_per_s))
+    }
+    named: dict[str, Callable[[SimulationResult], float]] = {**figures, "tokens/s": _throughput}
+    return tuple(_figure(name, [of(run) for run in real], of(simulated)) for name, of in named.items())
 
 
 def judge_steps(parameters: SaturationParameters, steps: Observations) -> Judgement:
@@ -247,21 +256,37 @@ def validation_grid(validation: Validation) -> Grid:
         validation: what was found.
     """
     rows = [
-        tuple(map(Cell, (figure.name, plain(figure.real, ",.1f"), plain(figure.simulated, ",.1f"), signed(figure))))
+        (
+            figure.name,
+            plain(figure.real, ",.1f"),
+            plain(figure.simulated, ",.1f"),
+            signed(figure),
+            percent(figure.spread),
+        )
         for figure in validation.figures
     ]
     return Grid(
         f"Does the simulation tell what {validation.labels['model']} does?",
-        ("", "Real", "Simulated", "Error"),
-        tuple(rows),
-        f"{validation.workload}; {validation.limits}. {validation.labels['device']}.",
+        ("", "Real", "Simulated", "Error", "Real runs differ by"),
+        tuple(tuple(map(Cell, row)) for row in rows),
+        f"{validation.workload}; {validation.limits}. {ran}.",
     )
 
 
-def signed(figure: Figure) -> str:
-    """A figure's error in percent, with its sign.
+def shares(figure: Figure) -> tuple[str, str]:
+    """A figure's error, with its sign, and the spread of its real runs, in percent.
 
     Args:
         figure: real and simulated.
     """
-    return ("+" if figure.error > 0 else "") + percent(figure.error)
+    return ("+" if figure.error > 0 else "") + percent(figure.error), percent(figure.spread)
+
+
+def _throughput(run: SimulationResult) -> float:
+    return run.throughput_tokens_per_s
+
+
+def _figure(name: str, real: Sequence[float], simulated: float) -> Figure:
+    middle = float(np.median(real))
+    differing = len(real) > 1 and middle > 0
+    return Figure(name, middle, simulated, float(np.ptp(real)) / middle if differing else math.nan)

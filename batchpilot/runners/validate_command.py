@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from batchpilot.configs.scenario import EngineSpec
@@ -30,7 +32,6 @@ from batchpilot.runners.torch_calibration import (
     plan_trials,
 )
 from batchpilot.runners.torch_options import (
-    REPEATS,
     TRIALS,
     DtypeOption,
     KvOption,
@@ -46,11 +47,13 @@ from batchpilot.runners.torch_validation import (
     scenario_requests,
     serve,
     synthetic_requests,
-    validate_run,
+    validate_runs,
     validation_grid,
 )
 
 _REQUESTS = 200
+_RUNS = 3
+_REPEATS = 4
 _WORKLOAD_SEED = 1
 
 
@@ -70,7 +73,8 @@ def validate(
     threads: ThreadsOption = None,
     kv_capacity_tokens: KvOption = None,
     trials: TrialsOption = TRIALS,
-    repeats: RepeatsOption = REPEATS,
+    repeats: RepeatsOption = _REPEATS,
+    runs: Annotated[int, typer.Option(min=1, help="How often the real engine serves the requests.")] = _RUNS,
     seed: Annotated[int, typer.Option(help="Of weights, design, arrivals and lengths.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -83,23 +87,28 @@ def validate(
     runner = server.start()
     design = plan_trials(runner, in_force, trials, seed) if known is None else ()
 
-    def measured(rounds: int, seed: int) -> list[MeasuredTrial]:
-        total = rounds * len(design)
-        return measure(runner, design, repeats=rounds, seed=seed, show=lambda runs: shown(runs, total)) if total else []
+    def measured(rounds: Sequence[int]) -> list[MeasuredTrial]:
+        total = len(rounds) * len(design)
+        if not total:
+            return []
+        return measure(runner, design, repeats=len(rounds), seed=seed + rounds[0], show=lambda runs: shown(runs, total))
 
-    before = measured(repeats - repeats // 2, seed)
-    first = fit(all_steps(before), seed=seed, fixed=FIXED).parameters if known is None else known
+    rounds = [list(map(int, part)) for part in np.array_split(range(repeats), runs + 1)]
+    calibrating = measured(rounds[0])
+    first = fit(all_steps(calibrating), seed=seed, fixed=FIXED).parameters if known is None else known
     capacity, workload_seed = runner.kv_capacity_tokens, seed + _WORKLOAD_SEED
     if chosen is not None:
         asked = scenario_requests(chosen, first, capacity, requests, seed=workload_seed)
     else:
         asked = synthetic_requests(first, capacity, requests, load=load, seed=workload_seed)
     spec = chosen.engine if chosen is not None else EngineSpec()
-    served = serve(runner, first, asked, in_force, mode=spec.mode, prefill=spec.prefill, seed=seed)
-    after = measured(repeats // 2, seed + 1)
-    found = validate_run(
+    served = []
+    for between in rounds[1:]:
+        served.append(serve(runner, first, asked, in_force, mode=spec.mode, prefill=spec.prefill, seed=seed))
+        calibrating += measured(between)
+    found = validate_runs(
         served,
-        first if known is not None else fit(all_steps([*before, *after]), seed=seed, fixed=FIXED).parameters,
+        fit(all_steps(calibrating), seed=seed, fixed=FIXED).parameters if known is None else known,
         labels=labels_of(server, runner),
         workload=f"{len(asked)} requests ({chosen.name if chosen is not None else f'synthetic, load {load:g}'})",
     )
@@ -117,7 +126,7 @@ def _show(found: Validation) -> None:
     typer.echo(f"finished: {real} really, {simulated} simulated, of {found.requests}")
     typer.secho(
         f"A step's time is off by {percent(found.steps.mape)} on average and by less than "
-        f"{percent(found.steps.p95_error)} in 95 of 100 of the run's {found.steps.observations} steps, "
+        f"{percent(found.steps.p95_error)} in 95 of 100 of the real {found.steps.observations} steps, "
         "none of which was fitted.",
         bold=True,
     )
