@@ -256,15 +256,10 @@ def validation_grid(validation: Validation) -> Grid:
         validation: what was found.
     """
     rows = [
-        (
-            figure.name,
-            plain(figure.real, ",.1f"),
-            plain(figure.simulated, ",.1f"),
-            signed(figure),
-            percent(figure.spread),
-        )
+        (figure.name, plain(figure.real, ",.1f"), plain(figure.simulated, ",.1f"), *shares(figure))
         for figure in validation.figures
     ]
+    ran = f"{validation.labels['device']}; real: median of {validation.runs}"
     return Grid(
         f"Does the simulation tell what {validation.labels['model']} does?",
         ("", "Real", "Simulated", "Error", "Real runs differ by"),
