@@ -125,8 +125,8 @@ def guard_refuses(s: SchedulerState, r: int, prefill_ms: float) -> bool:
 def admit_next(s: SchedulerState, tokens: int) -> bool:
     """Move the next waiting request into the step with `tokens`, or refuse it by the guard; False if KV is short.
 
-    It takes the KV blocks of all it is known to need, prompt and what it generated before a preemption: letting it in on
-    its first chunk would have half-computed prompts push one another out again and again.
+    It takes the KV blocks of all it is known to need, its prompt and what it generated before a preemption: letting it
+    in on its first chunk would have half-computed prompts push one another out again and again.
     """
     c = s.clock[0]
     r = s.slots[0].waiting

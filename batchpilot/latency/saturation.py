@@ -299,13 +299,16 @@ def largest_tokens(p: NDArray[np.float64], B: float, C: float, target_ms: float,
     high = min(cap, int(bound) + 1)
     low = 1
     if step_ms(p, B, float(low), C) > target_ms:
-        # One token does not fit, more may: walk down by halves to a size that does.
-        low = high
-        while low >= 1 and step_ms(p, B, float(low), C) > target_ms:
-            low //= 2
-        if low < 1:
+        # One token does not fit, more may, where w_0 is shared by few: T falls to one minimum and rises from there.
+        low, beyond = 1, high
+        while low < beyond:
+            middle = (low + beyond) // 2
+            if step_ms(p, B, float(middle + 1), C) < step_ms(p, B, float(middle), C):
+                low = middle + 1
+            else:
+                beyond = middle
+        if step_ms(p, B, float(low), C) > target_ms:
             return 0
-        high = min(high, 2 * low + 1)
     while low < high:
         middle = (low + high + 1) // 2
         if step_ms(p, B, float(middle), C) <= target_ms:
