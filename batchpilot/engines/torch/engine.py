@@ -87,7 +87,7 @@ class TorchEngine:
     """One real server: the scheduler, a model, and a clock that advances by measured step time and skips idle time.
 
     A step's time runs from the planned requests to their next tokens on the host. What planning and committing take,
-    some ten microseconds, is not in it.
+    0.2-0.3 ms a step on a processor, is not in it.
 
     Args:
         config: how the model is served.
