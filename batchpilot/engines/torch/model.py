@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import model_info
+from huggingface_hub.errors import HTTPError
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from batchpilot.core.names import lookup, unknown_name
 from batchpilot.engines.torch.attention import PAGED_ATTENTION
+
+_HUB_TIMEOUT_S = 5.0
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "tiny-llama": {
@@ -94,7 +98,7 @@ def load_model(
         model = _random(AutoConfig.from_pretrained(source), settings, device, seed)
     else:
         try:
-            model = AutoModelForCausalLM.from_pretrained(source, **settings)
+            model = AutoModelForCausalLM.from_pretrained(source, local_files_only=_only_local(source), **settings)
         except OSError as error:
             raise ValueError(unknown_name(str(source), PRESETS, "model, neither a preset nor loadable:")) from error
     return model.to(device).eval()
@@ -106,6 +110,17 @@ def _random(config: Any, settings: dict[str, Any], device: str, seed: int) -> An
         torch.manual_seed(seed)
         auto: Any = AutoModelForCausalLM
         return auto.from_config(config, **settings)
+
+
+def _only_local(source: str | Path) -> bool:
+    """Whether it is a folder, or the hub does not answer; `from_pretrained` would ask again for half a minute."""
+    if Path(source).is_dir():
+        return True
+    try:
+        model_info(str(source), timeout=_HUB_TIMEOUT_S)
+    except (HTTPError, OSError, ValueError):
+        return True
+    return False
 
 
 def _has_weights(folder: Path) -> bool:
