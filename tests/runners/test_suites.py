@@ -1,0 +1,87 @@
+"""What training, choosing and judging may not share: seeds, devices, and parts of a recorded trace."""
+
+from itertools import combinations
+
+import pytest
+
+from batchpilot.configs.recordings import recording_of, recordings, with_recording
+from batchpilot.configs.scenario import scenario, suite
+from batchpilot.configs.seeds import BLOCK, seeds_of, suite_seeds
+
+APART = ("train", "validation", "held-out")
+PAIRS = list(combinations(APART, 2))
+
+
+def segments(name: str) -> list[tuple[str, float, float]]:
+    """(recording, start, end) in the trace's own seconds of every trace scenario of a suite."""
+    found = []
+    for one in suite(name):
+        replay = one.workload.trace
+        if replay is not None:
+            assert replay.duration_s is not None, f"{one.name} replays to the end of its trace"
+            found.append((recording_of(one), replay.start_s, replay.start_s + replay.duration_s))
+    return found
+
+
+@pytest.mark.parametrize(("first", "second"), [*PAIRS, ("quick", "train"), ("quick", "held-out")])
+def test_suites_share_no_seed(first, second):
+    assert not set(suite_seeds(first)[:: BLOCK // 100]) & set(suite_seeds(second)[:: BLOCK // 100])
+    one, other = suite_seeds(first), suite_seeds(second)
+    assert one.stop <= other.start or other.stop <= one.start
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_suites_share_no_device(first, second):
+    assert not {one.device for one in suite(first)} & {one.device for one in suite(second)}
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_suites_share_no_part_of_a_trace(first, second):
+    for recording, start, end in segments(first):
+        for other, other_start, other_end in segments(second):
+            assert recording != other or end <= other_start or other_end <= start
+
+
+@pytest.mark.parametrize("name", APART)
+def test_a_suite_holds_every_kind_of_load_and_both_traces(name):
+    families = {one.family for one in suite(name)}
+    assert families >= {
+        "stationary", "bursty", "diurnal", "prompt-shift", "slo-shift", "drift", "overload", "trace",
+    }  # fmt: skip
+    assert any(drift.kind == "model_switch" for one in suite(name) for drift in one.engine.drift)
+    assert {recording for recording, _, _ in segments(name)} == set(recordings())
+
+
+def test_held_out_replays_the_second_halves_of_the_traces():
+    halves = {"azure-conv": 1750.9, "azure-code": 1718.0}
+    for name in APART:
+        for recording, start, end in segments(name):
+            assert start >= halves[recording] if name == "held-out" else end <= halves[recording]
+
+
+def test_every_trace_scenario_says_which_trace_it_needs():
+    needing = {one.name for name in APART for one in suite(name) if one.needs_trace}
+    assert needing == {name for recording in recordings().values() for name in recording.scenarios}
+    assert recording_of(scenario("trace-replay")) is None
+
+
+def test_a_folder_gives_a_scenario_its_trace(tmp_path):
+    one = scenario("held-trace-conv-h100")
+    with pytest.raises(
+        FileNotFoundError, match=r"held-trace-conv-h100 replays azure-conv, and there is no .*_conv\.csv"
+    ):
+        with_recording(one, tmp_path)
+    path = tmp_path / "AzureLLMInferenceTrace_conv.csv"
+    path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,10,4\n")
+    found = with_recording(one, tmp_path)
+    assert not found.needs_trace
+    assert found.workload.trace.model_dump(exclude={"file"}) == one.workload.trace.model_dump(exclude={"file"})
+    assert found.duration_s == one.duration_s
+    assert with_recording(scenario("quick-chat"), tmp_path) is scenario("quick-chat")
+
+
+def test_seeds_outside_a_block_are_refused():
+    assert list(seeds_of("train", 3, 2)) == [BLOCK + 3, BLOCK + 4]
+    for first, count in ((-1, 1), (0, 0), (BLOCK, 1), (BLOCK - 1, 2)):
+        with pytest.raises(ValueError, match="a suite has the seeds 0 to 999999"):
+            seeds_of("train", first, count)
