@@ -33,6 +33,10 @@ class BatchingVecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
         num_envs: rows, >= 1.
         **arguments: those of `BatchingVectorEnv`, but `autoreset_mode`.
 
+    Attributes:
+        envs: the native environment.
+        told: its infos of the last `reset` or step, arrays over the rows, for wrappers that need more than a reward.
+
     Raises:
         ValueError: an argument is unknown or outside its bound.
     """
@@ -40,6 +44,7 @@ class BatchingVecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
     def __init__(self, num_envs: int = 1, **arguments: Any) -> None:
         self.envs = BatchingVectorEnv(num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **arguments)
         super().__init__(num_envs, self.envs.single_observation_space, self.envs.single_action_space)
+        self.told: dict[str, Any] = {}
         self._actions: NDArray[np.int64] | None = None
 
     def reset(self) -> NDArray[np.float32]:
@@ -52,6 +57,7 @@ class BatchingVecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
         if any(other != options for other in self._options):
             raise ValueError("rows share one environment and take the same options; set_options with one dictionary")
         observations, told = self.envs.reset(seed=list(self._seeds), options=options)
+        self.told = told
         drawn = zip(told["scenario"].tolist(), told["seed"].tolist(), strict=True)
         self.reset_infos: list[dict[str, Any]] = [{"scenario": name, "seed": seed} for name, seed in drawn]
         self._reset_seeds()
@@ -80,7 +86,7 @@ class BatchingVecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
         if self._actions is None:
             raise RuntimeError("step_async must be called before step_wait")
         observations, rewards, terminated, truncated, told = self.envs.step(self._actions)
-        self._actions = None
+        self._actions, self.told = None, told
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         ended = terminated | truncated
         for i in np.flatnonzero(ended).tolist():
