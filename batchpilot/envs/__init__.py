@@ -3,6 +3,7 @@
 Importing this package registers `batchpilot/Batching-v0` with Gymnasium.
 """
 
+from batchpilot.envs.backends import BACKENDS, Backend, make_backend
 from batchpilot.envs.batching import BatchingEnv
 from batchpilot.envs.registration import ENV_ID, register_envs
 from batchpilot.envs.rewards import REWARDS
@@ -12,6 +13,9 @@ from batchpilot.envs.vector import BatchingVectorEnv
 __all__ = [
     "BatchingEnv",
     "BatchingVectorEnv",
+    "Backend",
+    "BACKENDS",
+    "make_backend",
     "ENV_ID",
     "register_envs",
     "REWARDS",

@@ -1,9 +1,9 @@
-"""`BatchingEnv`: one simulated server whose limits an agent sets, one decision interval at a time."""
+"""`BatchingEnv`: one server, simulated or real, whose limits an agent sets, one decision interval at a time."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from batchpilot.core.features import window_features
 from batchpilot.core.limits import Limits
 from batchpilot.core.metrics import WindowMetrics, to_record
-from batchpilot.engines.simulated_engine import SimulatedEngine
+from batchpilot.envs.backends import SIMULATED
 from batchpilot.envs.rendering import RENDER_MODES, History
 from batchpilot.envs.scenarios import PreparedRun
 from batchpilot.envs.task import ScenarioLike, Task
@@ -37,6 +37,9 @@ class BatchingEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     ended and is truncated at the scenario's horizon. `reset(options={"scenario": name, "workload_seed": seed})` plays
     a given run.
 
+    **Backend.** "simulated", or "torch": a real model, whose scenarios `envs.torch_backend` restates for it. The clock
+    advances by measured step time and skips idle time, so that equal seeds give equal requests but not equal times.
+
     **Info.** "metrics" (the window's `WindowMetrics` without its limits; a percentile without a sample is left out),
     "limits" (those in force; one that is off is left out), "scenario" and "seed" (of the workload).
 
@@ -49,7 +52,8 @@ class BatchingEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         base: the limits at the start, moved to the nearest notches; None for what servers ship (256, 2048).
         decision_interval_ms: engine time of a step; None takes the scenario's.
         seeds: workload seeds to draw from; None draws a new one every episode.
-        backend: "simulated".
+        backend: "simulated" or "torch".
+        backend_options: of "torch", see `envs.torch_backend.TorchOptions`: a runner, or what it is built from.
         render_mode: "ansi" (a text panel), "rgb_array" (a chart), or None.
 
     Raises:
@@ -69,7 +73,8 @@ class BatchingEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         base: Limits | None = None,
         decision_interval_ms: float | None = None,
         seeds: Sequence[int] | None = None,
-        backend: str = "simulated",
+        backend: str = SIMULATED,
+        backend_options: Mapping[str, Any] | None = None,
         render_mode: str | None = None,
     ) -> None:
         self.task = Task(
@@ -82,6 +87,7 @@ class BatchingEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
             decision_interval_ms=decision_interval_ms,
             seeds=seeds,
             backend=backend,
+            backend_options=backend_options,
         )
         self.table = self.task.table
         self.observation_space = self.task.observation_space
@@ -104,7 +110,7 @@ class BatchingEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         """
         super().reset(seed=seed)
         self._run = self.task.draw(self.np_random, options)
-        self._engine = SimulatedEngine(self._run.engine, self._run.requests)
+        self._engine = self.task.backend.start(self._run)
         self._interval_ms = self.task.interval_ms(self._run)
         self._horizon_ms = math.inf if self._run.horizon_ms is None else self._run.horizon_ms
         self._tpot_target_ms = float(self._engine.state.clock[0].tpot_target_ms)

@@ -19,7 +19,7 @@ GRACE_S = 30.0
 """Time after the last phase in which requests may still finish; the same for every strategy."""
 
 CAPACITY_BATCH_SIZE = 256
-_WORKLOAD_STREAM, _ESTIMATE_STREAM = 11, 12
+WORKLOAD_STREAM, _ESTIMATE_STREAM = 11, 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ def prepare(scenario: Scenario, seed: int) -> PreparedRun:
     requests = build_requests(
         scenario.workload,
         scenario.slo_classes(),
-        np.random.default_rng([seed, _WORKLOAD_STREAM]),
+        np.random.default_rng([seed, WORKLOAD_STREAM]),
         lambda prompt, output: capacity_per_s(latency, memory.kv_capacity_tokens, prompt, output),
         scenario.duration_s,
     )

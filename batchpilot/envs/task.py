@@ -17,15 +17,15 @@ from batchpilot.core.actions import ActionTable
 from batchpilot.core.features import FEATURE_HIGH, FEATURE_LOW
 from batchpilot.core.limits import TRACKS, Limits
 from batchpilot.core.names import lookup, unknown_name
+from batchpilot.envs.backends import SIMULATED, make_backend
 from batchpilot.envs.rewards import REWARDS, Reward
-from batchpilot.envs.scenarios import PreparedRun, prepare
+from batchpilot.envs.scenarios import PreparedRun
 
 ScenarioLike = str | Scenario | Sequence[str | Scenario]
 
 REMEMBERED_RUNS = 256
 """Prepared runs kept where seeds come from a list; a run of a few thousand requests takes some hundred kilobytes."""
 
-_BACKENDS = ("simulated", "torch")
 _OPTIONS = ("scenario", "workload_seed")
 
 
@@ -42,9 +42,11 @@ class Task:
         base: the limits at the start of an episode, moved to the nearest notches; None for what servers ship.
         decision_interval_ms: engine time of one step; None takes the scenario's.
         seeds: workload seeds to draw from, whose runs are prepared once; None draws a new one every episode.
-        backend: what executes the steps: "simulated".
+        backend: what executes the steps, one of `envs.backends.BACKENDS`.
+        backend_options: of the torch backend, see `envs.torch_backend.TorchOptions`.
 
     Attributes:
+        backend: what executes the steps.
         scenarios: what episodes are drawn from.
         table: what actions mean.
         reward: rewards of many windows.
@@ -67,9 +69,9 @@ class Task:
         base: Limits | None = None,
         decision_interval_ms: float | None = None,
         seeds: Sequence[int] | None = None,
-        backend: str = "simulated",
+        backend: str = SIMULATED,
+        backend_options: Mapping[str, Any] | None = None,
     ) -> None:
-        _check_backend(backend)
         if decision_interval_ms is not None and not 0 < decision_interval_ms < np.inf:
             raise ValueError(f"decision_interval_ms is {decision_interval_ms}; it must be above 0 ms, or None")
         if seeds is not None and len(seeds) == 0:
@@ -82,6 +84,7 @@ class Task:
         self.action_space = spaces.MultiDiscrete(list(self.table.sizes))
         self._decision_interval_ms = decision_interval_ms
         self._seeds = None if seeds is None else tuple(int(seed) for seed in seeds)
+        self.backend = make_backend(backend, backend_options)
         self._remembered = lru_cache(REMEMBERED_RUNS)(self._prepared)
 
     def draw(self, rng: np.random.Generator, options: Mapping[str, Any] | None = None) -> PreparedRun:
@@ -134,16 +137,7 @@ class Task:
             )
 
     def _prepared(self, index: int, seed: int) -> PreparedRun:
-        return prepare(self.scenarios[index], seed)
-
-
-def _check_backend(backend: str) -> None:
-    lookup(dict.fromkeys(_BACKENDS), backend, "backend")
-    if backend == "torch":
-        raise ValueError(
-            "backend 'torch' is not in this version: it comes with the torch engine (extra 'torch'); "
-            "use backend='simulated'"
-        )
+        return self.backend.prepare(self.scenarios[index], seed)
 
 
 def _resolve(given: ScenarioLike) -> tuple[Scenario, ...]:

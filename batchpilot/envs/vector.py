@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,10 @@ from batchpilot.core.features import features
 from batchpilot.core.limit_arrays import LimitArrays, limits_at
 from batchpilot.core.limits import Limits
 from batchpilot.core.metrics import from_record
+from batchpilot.core.names import lookup
+from batchpilot.envs.backends import BACKENDS, SIMULATED
 from batchpilot.envs.infos import vector_infos
+from batchpilot.envs.registration import ENV_ID
 from batchpilot.envs.rendering import RENDER_MODES, History
 from batchpilot.envs.rows import SimulationRows
 from batchpilot.envs.scenarios import PreparedRun
@@ -45,7 +48,8 @@ class BatchingVectorEnv(VectorEnv[Observations, NDArray[np.int64], NDArray[Any]]
         base: the limits at the start.
         decision_interval_ms: engine time of a step.
         seeds: workload seeds to draw from.
-        backend: "simulated".
+        backend: "simulated", the only one that has many engines; a device serves one torch engine at a time.
+        backend_options: none.
         render_mode: "ansi", "rgb_array" or None; `render` gives one frame a row.
         autoreset_mode: when an ended row begins anew: NEXT_STEP (the next step ignores its action and gives the first
             observation) or SAME_STEP (at once; "final_obs" and "final_info" hold what the episode ended with).
@@ -67,13 +71,20 @@ class BatchingVectorEnv(VectorEnv[Observations, NDArray[np.int64], NDArray[Any]]
         base: Limits | None = None,
         decision_interval_ms: float | None = None,
         seeds: Sequence[int] | None = None,
-        backend: str = "simulated",
+        backend: str = SIMULATED,
+        backend_options: Mapping[str, Any] | None = None,
         render_mode: str | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         threads: int | None = None,
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}; it must be >= 1")
+        lookup(BACKENDS, backend, "backend")
+        if backend != SIMULATED:
+            raise ValueError(
+                f"backend {backend!r} has no vector form: its engines would share one device; "
+                f"use gymnasium.make({ENV_ID!r}, backend={backend!r}), or backend 'simulated'"
+            )
         autoreset_mode = AutoresetMode(autoreset_mode)
         if autoreset_mode is AutoresetMode.DISABLED:
             raise ValueError("autoreset_mode is Disabled; NextStep and SameStep are there")
@@ -86,7 +97,7 @@ class BatchingVectorEnv(VectorEnv[Observations, NDArray[np.int64], NDArray[Any]]
             base=base,
             decision_interval_ms=decision_interval_ms,
             seeds=seeds,
-            backend=backend,
+            backend_options=backend_options,
         )
         self.table = self.task.table
         self.num_envs = num_envs

@@ -190,7 +190,7 @@ def test_reset_options_play_a_leaderboards_very_run(scenarios):
         ({"track": "limit"}, "unknown track"),
         ({"fields": ["max_wait_ms"]}, "unknown tunable limit"),
         ({"reward": "throughput"}, "unknown reward"),
-        ({"backend": "torch"}, "extra 'torch'"),
+        ({"backend_options": {"model": "x"}}, "which has none"),
         ({"backend": "toch"}, "unknown backend"),
         ({"seeds": []}, "seeds is empty"),
         ({"decision_interval_ms": 0.0}, "above 0 ms"),
