@@ -17,9 +17,9 @@ from batchpilot.core.metrics import WindowMetrics
 from batchpilot.core.provenance import config_hash, git_revision, versions
 from batchpilot.core.slo import SLO
 from batchpilot.core.tuner import Tuner
-from batchpilot.engines.simulated_engine import SimulatedEngine
 from batchpilot.engines.simulation import SimulationResult, run_engine
-from batchpilot.envs.scenarios import PreparedRun, prepare
+from batchpilot.envs.backends import Backend, SimulatedBackend
+from batchpilot.envs.scenarios import PreparedRun
 from batchpilot.runners.convergence import convergence
 from batchpilot.tuners import make_tuner
 
@@ -39,6 +39,7 @@ class Task:
         track: the fields that `static-best` may set.
         tuners: strategies by name; `static-best` is the reference in hindsight.
         config: the tuners' configuration.
+        backend: where it runs.
     """
 
     scenario: Scenario
@@ -46,12 +47,13 @@ class Task:
     track: str
     tuners: tuple[str, ...]
     config: TunerConfig = field(default_factory=TunerConfig)
+    backend: Backend = field(default_factory=SimulatedBackend)
 
     @property
     def fingerprint(self) -> str:
         """Changes whenever the cell's numbers might: configuration, code revision and versions."""
         data = [self.scenario.model_dump(), self.seed, self.track, self.tuners, self.config.to_dict()]
-        return config_hash([data, git_revision(), versions()])
+        return config_hash([data, dict(self.backend.origin), git_revision(), versions()])
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def run_cell(task: Task) -> Cell:
     Raises:
         ValueError: an unknown tuner or track, or a scenario that cannot be prepared.
     """
-    run = prepare(task.scenario, task.seed)
+    run = task.backend.prepare(task.scenario, task.seed)
     rows, curves, best = [], {}, None
     for name in task.tuners:
         strategy: Limits | Tuner
@@ -106,8 +108,7 @@ def run_cell(task: Task) -> Cell:
             best = strategy.to_dict()
         else:
             strategy = make_tuner(name, task.config, base=SERVER_DEFAULT, slo=tightest_slo(run), seed=task.seed)
-        engine = SimulatedEngine(run.engine, run.requests)
-        result = run_engine(engine, strategy, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
+        result = run_engine(task.backend.start(run), strategy, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
         rows.append(result_row(task, name, run, result))
         curves[name] = result_curves(result.windows)
     return Cell(rows, curves, best)
@@ -137,8 +138,8 @@ def result_row(task: Task, name: str, run: PreparedRun, result: SimulationResult
     row: Row = {
         "scenario": task.scenario.name,
         "family": task.scenario.family,
-        "device": task.scenario.device,
-        "model": task.scenario.model,
+        "device": run.scenario.device,
+        "model": run.scenario.model,
         "track": task.track,
         "tuner": name,
         "seed": task.seed,
