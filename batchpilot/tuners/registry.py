@@ -10,6 +10,7 @@ from batchpilot.baselines import BASELINES, Setting
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core import SLO, Limits, Tuner
 from batchpilot.core.names import lookup
+from batchpilot.tuners.bayesian import bayesian
 from batchpilot.tuners.probe import ProbeTuner
 
 
@@ -27,6 +28,9 @@ def probe(strategy: str, setting: Setting, **options: Any) -> Tuner:
 TUNERS: dict[str, Callable[..., Tuner]] = {
     "dynamic": partial(probe, "dynamic"),
     "hybrid": partial(probe, "hybrid"),
+    "optuna-tpe": partial(bayesian, "tpe"),
+    "optuna-gp": partial(bayesian, "gp"),
+    "optuna-cmaes": partial(bayesian, "cmaes"),
     **BASELINES,
 }
 """What builds each tuner from a `Setting` and its own options."""

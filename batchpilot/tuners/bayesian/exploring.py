@@ -1,0 +1,193 @@
+"""One exploration: a study with at most one running trial of ours, asked and told in step with the windows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from optuna.pruners import BasePruner, NopPruner, PercentilePruner
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from batchpilot.core.limits import Limits
+from batchpilot.tuners.bayesian.samplers import SAMPLERS, make_sampler
+from batchpilot.tuners.bayesian.space import SearchSpace
+from batchpilot.tuners.bayesian.studies import FINISHED, best_trial, claim, conclude, open_study
+
+KEPT_PERCENT = 75.0
+"""A trial is hopeless when its best window so far is among the worst quarter at that step."""
+
+TRIALS_BEFORE_PRUNING = 4
+
+LIMITS = "limits"
+"""The trial attribute that says in plain words what its notches stand for."""
+
+
+def pruner_for(sampler: str) -> BasePruner:
+    """What stops hopeless trials, for a sampler that learns from them; nothing for one that does not.
+
+    Args:
+        sampler: one of `SAMPLERS`.
+    """
+    if not SAMPLERS[sampler].learns_from_pruned:
+        return NopPruner()
+    return PercentilePruner(KEPT_PERCENT, n_startup_trials=TRIALS_BEFORE_PRUNING, n_min_trials=TRIALS_BEFORE_PRUNING)
+
+
+class Exploration:
+    """Proposes limits and remembers what they were worth.
+
+    Each trial is proposed by a sampler seeded anew from `seed` and the number of the trial, so that an exploration that
+    was moved or resumed goes on as it would have. CMA-ES alone keeps more than that: where trials were moved as plain
+    data, it starts a new population.
+
+    Args:
+        space: what may be set.
+        sampler: one of `SAMPLERS`.
+        name: the study's.
+        storage: where it lives.
+        seed: numbers >= 0 that seed its draws.
+        startup_trials: random trials before the sampler's model is believed.
+
+    Attributes:
+        params: parameters of the running trial; None between trials.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        sampler: str,
+        *,
+        name: str,
+        storage: BaseStorage,
+        seed: tuple[int, ...],
+        startup_trials: int,
+    ) -> None:
+        self._space, self._sampler, self._seed, self._startup_trials = space, sampler, seed, startup_trials
+        self._study = open_study(name, storage, pruner_for(sampler))
+        self._trial: Trial | None = None
+
+    @property
+    def params(self) -> dict[str, Any] | None:
+        """Parameters of the running trial; None between trials."""
+        return None if self._trial is None else dict(self._trial.params)
+
+    @property
+    def told(self) -> int:
+        """Trials that are complete or pruned, those of other processes included."""
+        return len(self._finished())
+
+    def suggest(self, params: Mapping[str, Any]) -> None:
+        """Try these parameters next, unless they were tried.
+
+        Args:
+            params: a value for each of the space's parameters.
+        """
+        self._study.enqueue_trial(dict(params), skip_if_exists=True)
+
+    def ask(self, tpot_target_ms: float) -> Limits:
+        """Begin a trial.
+
+        Args:
+            tpot_target_ms: what `step_target_ms` is a multiple of.
+
+        Returns:
+            The limits to try.
+        """
+        number = len(self._study.get_trials(deepcopy=False))
+        seed = int(np.random.SeedSequence([*self._seed, number]).generate_state(1)[0])
+        self._study.sampler = make_sampler(self._sampler, seed, self._startup_trials)
+        self._trial = self._study.ask(self._space.distributions)
+        claim(self._trial)
+        limits = self._space.limits(self._trial.params, tpot_target_ms)
+        self._trial.set_user_attr(LIMITS, limits.to_dict())
+        return limits
+
+    def is_hopeless(self, value: float, step: int) -> bool:
+        """Hear how the running trial goes.
+
+        Args:
+            value: the last window's.
+            step: how many windows were measured.
+
+        Returns:
+            Whether to end it now.
+        """
+        trial = self._running()
+        trial.report(value, step)
+        return bool(trial.should_prune())
+
+    def tell(self, value: float | None, constraints: Mapping[str, float]) -> None:
+        """End the running trial.
+
+        Args:
+            value: what it was worth; None when it was hopeless.
+            constraints: by name; above 0 is violated.
+        """
+        conclude(self._study, self._running(), value, constraints)
+        self._trial = None
+
+    def abandon(self) -> None:
+        """End the running trial, if there is one, as worth nothing to know."""
+        if self._trial is not None:
+            self._study.tell(self._trial, state=TrialState.FAIL)
+            self._trial = None
+
+    def best(self) -> FrozenTrial | None:
+        """The best complete trial; None without one."""
+        return best_trial(self._finished())
+
+    def limits_of(self, trial: FrozenTrial, tpot_target_ms: float) -> Limits:
+        """The limits of a trial under the TPOT target of today.
+
+        Args:
+            trial: one of this study's.
+            tpot_target_ms: what `step_target_ms` is a multiple of.
+        """
+        return self._space.limits(trial.params, tpot_target_ms)
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """The finished trials as plain data."""
+        return [
+            {
+                "state": trial.state.name,
+                "params": dict(trial.params),
+                "value": trial.value,
+                "reported": [[step, value] for step, value in trial.intermediate_values.items()],
+                "constraints": dict(trial.constraints),
+                "limits": trial.user_attrs.get(LIMITS),
+            }
+            for trial in self._finished()
+        ]
+
+    def extend(self, trials: list[dict[str, Any]]) -> None:
+        """Add finished trials from plain data.
+
+        Args:
+            trials: what `to_list` returned.
+
+        Raises:
+            KeyError: a field is missing.
+            ValueError: a value does not fit the search space.
+        """
+        for data in trials:
+            self._study.add_trial(
+                create_trial(
+                    state=TrialState[data["state"]],
+                    value=data["value"],
+                    params=data["params"],
+                    distributions=self._space.distributions,
+                    intermediate_values={int(step): value for step, value in data["reported"]},
+                    constraints=data["constraints"],
+                    user_attrs={LIMITS: data["limits"]},
+                )
+            )
+
+    def _finished(self) -> list[FrozenTrial]:
+        return list(self._study.get_trials(deepcopy=False, states=FINISHED))
+
+    def _running(self) -> Trial:
+        if self._trial is None:
+            raise RuntimeError("no trial is running; ask for one first")
+        return self._trial

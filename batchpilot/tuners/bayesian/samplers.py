@@ -1,0 +1,94 @@
+"""Samplers: who proposes the next trial. `SAMPLERS` names them; Optuna is imported when one is made.
+
+TPE and GP know constraints; CMA-ES and random search do not, and for them a constraint only decides which trial may be
+called the best. GP and CMA-ES learn from whole trials only, so with them none is pruned.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from batchpilot.core.names import lookup
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+STARTUP_TRIALS = 8
+"""Random trials before a model is believed, where nothing else is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """One sampler.
+
+    Attributes:
+        build: makes it from a seed and the number of random trials at the start.
+        needs: packages besides Optuna.
+        learns_from_pruned: whether a trial that was stopped early tells it anything.
+        extras: what to install it with.
+    """
+
+    build: Callable[[int, int], BaseSampler]
+    needs: tuple[str, ...] = ()
+    learns_from_pruned: bool = True
+    extras: str = "tune"
+
+
+def _random(seed: int, startup_trials: int) -> BaseSampler:
+    from optuna.samplers import RandomSampler
+
+    return RandomSampler(seed=seed)
+
+
+def _tpe(seed: int, startup_trials: int) -> BaseSampler:
+    from optuna.samplers import TPESampler
+
+    return TPESampler(seed=seed, n_startup_trials=startup_trials)
+
+
+def _gp(seed: int, startup_trials: int) -> BaseSampler:
+    from optuna.samplers import GPSampler
+
+    return GPSampler(seed=seed, n_startup_trials=startup_trials, warn_independent_sampling=False)
+
+
+def _cmaes(seed: int, startup_trials: int) -> BaseSampler:
+    from optuna.samplers import CmaEsSampler
+
+    # It would say so after every trial; that constraints only choose the best here is said above.
+    warnings.filterwarnings("ignore", message="Constraints have been set, but CmaEsSampler")
+    # It has no notion of a choice without order, the discipline; that one is left to TPE.
+    return CmaEsSampler(seed=seed, independent_sampler=_tpe(seed, startup_trials), warn_independent_sampling=False)
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "tpe": Sampler(_tpe),
+    "gp": Sampler(_gp, needs=("torch", "scipy"), learns_from_pruned=False, extras="tune,torch"),
+    "cmaes": Sampler(_cmaes, needs=("cmaes",), learns_from_pruned=False),
+    "random": Sampler(_random),
+}
+"""Tree-structured Parzen estimator; Gaussian process; covariance matrix adaptation; the yardstick."""
+
+
+def make_sampler(name: str, seed: int, startup_trials: int = STARTUP_TRIALS) -> BaseSampler:
+    """A sampler by name.
+
+    Args:
+        name: a key of `SAMPLERS`.
+        seed: of its draws, >= 0.
+        startup_trials: random ones before its model is believed, >= 1; CMA-ES believes its own from the second.
+
+    Raises:
+        ValueError: no such sampler, or something it needs is not installed; the message says how to install it.
+    """
+    sampler = lookup(SAMPLERS, name, "sampler")
+    missing = [package for package in ("optuna", *sampler.needs) if find_spec(package) is None]
+    if missing:
+        raise ValueError(
+            f"sampler {name!r} needs {' and '.join(missing)}; install with pip install 'batchpilot[{sampler.extras}]'"
+        )
+    return sampler.build(seed, startup_trials)
