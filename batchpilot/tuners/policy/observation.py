@@ -1,0 +1,59 @@
+"""What a policy sees: the features of its last windows, oldest first."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from batchpilot.core.features import FEATURE_NAMES, window_features
+from batchpilot.core.metrics import WindowMetrics
+from batchpilot.tuners.policy.network import Floats
+
+
+class Observation:
+    """The features of the last windows, shared by the policy and the rail that knows the trained range.
+
+    Windows that were not heard yet stand in with the mean of the training, which is normalised to zero.
+
+    Args:
+        mean: of the training, shape (k * F,).
+
+    Attributes:
+        values: features of k windows, oldest first, shape (k * F,).
+    """
+
+    def __init__(self, mean: Floats) -> None:
+        self._mean = mean
+        self.values = mean.copy()
+
+    @property
+    def latest(self) -> Floats:
+        """The features of the last window, shape (F,)."""
+        return self.values[-len(FEATURE_NAMES) :]
+
+    def add(self, window: WindowMetrics) -> None:
+        """See one more window.
+
+        Args:
+            window: the window.
+        """
+        width = len(FEATURE_NAMES)
+        if len(self.values) > width:
+            self.values[:-width] = self.values[width:]
+        self.values[-width:] = window_features(window)
+
+    def clear(self) -> None:
+        """Forget every window."""
+        self.values[:] = self._mean
+
+    def load(self, values: Floats) -> None:
+        """See what was seen elsewhere.
+
+        Args:
+            values: shape (k * F,).
+
+        Raises:
+            ValueError: another shape, or a number that is not finite.
+        """
+        if values.shape != self._mean.shape or not np.isfinite(values).all():
+            raise ValueError(f"an observation has {len(self._mean)} finite numbers; given: shape {values.shape}")
+        self.values[:] = values

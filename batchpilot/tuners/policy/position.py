@@ -1,0 +1,101 @@
+"""Where a policy stands on its action table, one server at a time.
+
+`core.actions.ActionTable` works on arrays of servers; a server that decides once a second has one, and plain numbers
+are ten times as quick there. The two agree, which a test holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from batchpilot.core.actions import ActionTable
+from batchpilot.core.limit_arrays import limit_arrays, limits_at
+from batchpilot.core.limits import Limits
+
+_HUGE_MS = 1e15
+_Value = int | float | str | None
+
+
+class Position:
+    """One notch of each limit that a policy moves.
+
+    Args:
+        table: what actions mean.
+
+    Attributes:
+        notches: one a field, in the table's order.
+    """
+
+    def __init__(self, table: ActionTable) -> None:
+        self._table = table
+        self._last = [len(grid.values) - 1 for grid in table.grids]
+        self._by_moves = [table.mode == "relative" and grid.ordered for grid in table.grids]
+        self._aimed = [grid.times_tpot_target for grid in table.grids]
+        self._values = [_values(table, number) for number in range(len(table.grids))]
+        self.notches: list[int] = [0] * len(table.grids)
+
+    def start(self, tpot_target_ms: float) -> None:
+        """Go to the notches closest to the table's base limits.
+
+        Args:
+            tpot_target_ms: the promise that `step_target_ms` is a multiple of, infinity for none.
+        """
+        self.notches = self._table.start(tpot_target_ms).tolist()
+
+    def move(self, actions: Sequence[int]) -> None:
+        """Go where actions lead.
+
+        Args:
+            actions: one a field, each an index below the table's size.
+        """
+        moves, steps = self._table.moves, zip(self.notches, actions, self._by_moves, self._last, strict=True)
+        self.notches = [
+            min(max(notch + moves[action], 0), last) if by_moves else action for notch, action, by_moves, last in steps
+        ]
+
+    def follow(self, limits: Limits, tpot_target_ms: float) -> None:
+        """Go to the notches closest to limits that somebody else chose.
+
+        Args:
+            limits: what is in force.
+            tpot_target_ms: the TPOT target, infinity for none.
+        """
+        columns = limit_arrays([limits])
+        for number, grid in enumerate(self._table.grids):
+            value = float(getattr(columns, grid.field)[0])
+            if grid.times_tpot_target:
+                value = value / tpot_target_ms if _is_promised(tpot_target_ms) else math.inf
+            self.notches[number] = grid.nearest(value)
+
+    def limits(self, tpot_target_ms: float) -> Limits:
+        """The limits here.
+
+        Args:
+            tpot_target_ms: the TPOT target; without a promise `step_target_ms` is off.
+        """
+        promised = _is_promised(tpot_target_ms)
+        changes: dict[str, _Value] = {}
+        for field, values, notch, aimed in zip(
+            self._table.fields, self._values, self.notches, self._aimed, strict=True
+        ):
+            value = values[notch]
+            if aimed:
+                value = value * tpot_target_ms if promised and isinstance(value, float) else None
+            changes[field] = value
+        return self._table.base.replace(**changes)
+
+
+def _is_promised(tpot_target_ms: float) -> bool:
+    return 0.0 < tpot_target_ms < _HUGE_MS
+
+
+def _values(table: ActionTable, number: int) -> list[_Value]:
+    """The values of one grid as `Limits` has them; multiples of the TPOT target as multiples."""
+    grid = table.grids[number]
+    if grid.times_tpot_target:
+        return [None if math.isinf(value) else value for value in grid.values]
+    arrays = limit_arrays([table.base] * len(grid.values))
+    column = getattr(arrays, grid.field)
+    column[:] = grid.values
+    return [getattr(limits_at(arrays, i), grid.field) for i in range(len(grid.values))]

@@ -1,0 +1,171 @@
+"""A policy behind ask and tell: the last windows in, one move of each limit out."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from batchpilot.core import SLO, Limits, Tuner, WindowMetrics
+from batchpilot.tuners.policy.file import PolicyFile
+from batchpilot.tuners.policy.observation import Observation
+from batchpilot.tuners.policy.oddity import WindowClock
+from batchpilot.tuners.policy.position import Position
+
+
+class PolicyTuner(Tuner):
+    """Decides once a window, as the policy does in its environment; the first decision follows the first window.
+
+    A window measured under other limits than those asked for is not credited: it is counted and decides nothing.
+
+    Args:
+        policy: what `read_policy` gave.
+        slo: the promise, until windows tell their own.
+        observation: what it looks at, to share with a rail; None makes one.
+    """
+
+    name = "policy"
+
+    def __init__(self, policy: PolicyFile, *, slo: SLO | None = None, observation: Observation | None = None) -> None:
+        self.policy = policy
+        self._promised_ms = math.inf if slo is None else slo.tpot_ms
+        self._observation = observation or Observation(policy.network.mean)
+        self._position = Position(policy.description.table)
+        self._lock = threading.Lock()
+        self.reset()
+
+    def ask(self) -> Limits:
+        """The limits last decided."""
+        return self._limits
+
+    def tell(self, metrics: WindowMetrics) -> None:
+        """Hear one window and decide; an odd one, or one of other limits, holds.
+
+        Args:
+            metrics: the window.
+        """
+        with self._lock:
+            self._windows_heard += 1
+            oddity = self._clock.oddity(metrics)
+            if oddity is not None:
+                self._odd_windows += 1
+                self._reason = f"holding: {oddity}"
+            elif metrics.limits is not self._limits and metrics.limits != self._limits:
+                self._uncredited_windows += 1
+                self._reason = "holding: the window was measured under other limits"
+            else:
+                self._decide(metrics)
+
+    def overrule(self, limits: Limits) -> None:
+        """Go on from limits that somebody else put into force: a rail or a person.
+
+        Args:
+            limits: what the server runs with now.
+        """
+        with self._lock:
+            self._limits = limits
+            self._position.follow(limits, self._target_ms)
+            self._reason = "going on from limits that were set from outside"
+
+    def reset(self, seed: int | None = None) -> None:
+        """Start again from the policy's base limits.
+
+        Args:
+            seed: unused; a policy draws no random numbers.
+        """
+        with self._lock:
+            self._clock = WindowClock()
+            self._observation.clear()
+            self._target_ms = self._promised_ms
+            self._windows_heard = self._odd_windows = self._uncredited_windows = 0
+            self._position.start(self._target_ms)
+            self._limits = self._position.limits(self._target_ms)
+            self._reason = "no window heard yet"
+
+    def status(self) -> dict[str, Any]:
+        """The limits' batch size, the reason of the last decision, and what was counted."""
+        with self._lock:
+            return {
+                "phase": "POLICY",
+                "current_batch_size": self._limits.batch_size,
+                "reason": self._reason,
+                "windows_heard": self._windows_heard,
+                "odd_windows": self._odd_windows,
+                "uncredited_windows": self._uncredited_windows,
+                "track": self.policy.description.track,
+                "policy": self.policy.digest[:12],
+            }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position, observation, clock and counts as plain data."""
+        with self._lock:
+            return {
+                "tuner": self.name,
+                "policy": self.policy.digest,
+                "limits": self._limits.to_dict(),
+                "notches": list(self._position.notches),
+                "observation": self._observation.values.tolist(),
+                "end_ms": _number_or_none(self._clock.end_ms),
+                "tpot_target_ms": _number_or_none(self._target_ms),
+                "counts": [self._windows_heard, self._odd_windows, self._uncredited_windows],
+                "reason": self._reason,
+            }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Args:
+            state: what `state_dict` returned.
+
+        Raises:
+            ValueError: the state is another tuner's or another policy's, or a field is missing or wrong; nothing is
+                changed then.
+        """
+        if state.get("tuner") != self.name:
+            raise ValueError(f"this is the state of {state.get('tuner')!r}, not of {self.name!r}")
+        try:
+            if state["policy"] != self.policy.digest:
+                raise ValueError("this is the state of another policy file")
+            limits, reason = Limits.from_dict(state["limits"]), str(state["reason"])
+            notches = self._checked(state["notches"])
+            values = np.array(state["observation"], np.float32)
+            end_ms, target_ms = state["end_ms"], state["tpot_target_ms"]
+            end_ms = -math.inf if end_ms is None else float(end_ms)
+            target_ms = math.inf if target_ms is None else float(target_ms)
+            heard, odd, uncredited = (int(count) for count in state["counts"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the state of {self.name!r} is incomplete: {error!r}") from error
+        with self._lock:
+            self._observation.load(values)
+            self._limits, self._position.notches, self._reason = limits, notches, reason
+            self._clock.end_ms, self._target_ms = end_ms, target_ms
+            self._windows_heard, self._odd_windows, self._uncredited_windows = heard, odd, uncredited
+
+    def _decide(self, window: WindowMetrics) -> None:
+        self._observation.add(window)
+        self._position.move(self.policy.network.decide(self._observation.values))
+        target_ms = window.tpot_target_ms
+        self._target_ms = self._promised_ms if math.isnan(target_ms) else target_ms
+        decided = self._position.limits(self._target_ms)
+        if decided == self._limits:
+            self._reason = "the policy holds"
+        else:
+            self._limits = decided
+            self._reason = "the policy moves"
+
+    def _checked(self, notches: Any) -> list[int]:
+        """Notches that are on the table's grids."""
+        whole = [int(notch) for notch in notches]
+        grids = self.policy.description.table.grids
+        if len(whole) != len(grids) or not all(
+            0 <= notch < len(grid.values) for notch, grid in zip(whole, grids, strict=False)
+        ):
+            raise ValueError(f"notches {whole} are not on the grids of this policy")
+        return whole
+
+
+def _number_or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
