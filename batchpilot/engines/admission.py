@@ -6,7 +6,15 @@ import math
 
 from batchpilot.engines.lifecycle import add_to_plan, blocks_for, close_holes, end_request, least_urgent, preempt
 from batchpilot.engines.queue import PRIORITY, key_on_arrival, pop, push
-from batchpilot.engines.state import FAILED, REFUSED_ARRIVAL, REFUSED_GUARD, SELECTIVE, WHOLE, SchedulerState
+from batchpilot.engines.state import (
+    CANCELLED,
+    FAILED,
+    REFUSED_ARRIVAL,
+    REFUSED_GUARD,
+    SELECTIVE,
+    WHOLE,
+    SchedulerState,
+)
 from batchpilot.latency.compiled import inlined, kernel
 from batchpilot.latency.saturation import largest_tokens, step_ms
 
@@ -23,36 +31,59 @@ def next_arrival_ms(s: SchedulerState) -> float:
     if c.next_arrival >= c.n_requests:
         return math.inf
     if c.concurrency > 0:
-        return c.now_ms if c.next_arrival - c.n_ended < c.concurrency else math.inf
+        busy = c.next_arrival - c.n_ended + c.cancelled_ahead
+        return c.now_ms if busy < c.concurrency else math.inf
     return s.requests[c.next_arrival].arrival_ms
+
+
+@kernel
+def count_arrival(s: SchedulerState, r: int) -> None:
+    """Count a request that arrives into the window."""
+    w = s.window[0]
+    w.arrivals += 1
+    w.arrived_prompt_tokens += s.requests[r].prompt
+    w.ttft_target_sum += s.requests[r].ttft_target_ms
+    w.tpot_target_sum += s.requests[r].tpot_target_ms
+
+
+@kernel
+def admit(s: SchedulerState, r: int) -> None:
+    """Take a request that arrives now into the queue, or refuse it."""
+    c = s.clock[0]
+    count_arrival(s, r)
+    length = s.requests[r].prompt + s.requests[r].output
+    allowed = s.limits[0].max_queued_tokens
+    if c.discipline == PRIORITY and s.requests[r].priority == _LOW:
+        allowed //= LOW_PRIORITY_QUEUE_SHARE
+    if length > c.max_model_len or blocks_for(length - 1, c.block_size) > c.total_blocks:
+        end_request(s, r, FAILED)
+    elif c.queued_tokens + s.requests[r].prompt > allowed:
+        end_request(s, r, REFUSED_ARRIVAL)
+    else:
+        s.requests[r].key = key_on_arrival(s, r)
+        push(s, r)
+
+
+@kernel
+def skip_cancelled(s: SchedulerState) -> None:
+    """Pass over requests that were cancelled before their turn to arrive, so that the next arrival is a real one."""
+    c = s.clock[0]
+    while c.next_arrival < c.n_requests and s.requests[c.next_arrival].reason == CANCELLED:
+        c.next_arrival += 1
+        c.cancelled_ahead -= 1
 
 
 @inlined
 def admit_arrivals(s: SchedulerState) -> None:
-    """Take every request that has arrived by now into the queue, or refuse it."""
+    """Admit every request that has arrived by now."""
     c = s.clock[0]
-    w = s.window[0]
-    limit = s.limits[0].max_queued_tokens
     while next_arrival_ms(s) <= c.now_ms:
         r = c.next_arrival
         c.next_arrival += 1
         if c.concurrency > 0:
             s.requests[r].arrival_ms = c.now_ms
-        w.arrivals += 1
-        w.arrived_prompt_tokens += s.requests[r].prompt
-        w.ttft_target_sum += s.requests[r].ttft_target_ms
-        w.tpot_target_sum += s.requests[r].tpot_target_ms
-        length = s.requests[r].prompt + s.requests[r].output
-        allowed = limit
-        if c.discipline == PRIORITY and s.requests[r].priority == _LOW:
-            allowed //= LOW_PRIORITY_QUEUE_SHARE
-        if length > c.max_model_len or blocks_for(length - 1, c.block_size) > c.total_blocks:
-            end_request(s, r, FAILED)
-        elif c.queued_tokens + s.requests[r].prompt > allowed:
-            end_request(s, r, REFUSED_ARRIVAL)
-        else:
-            s.requests[r].key = key_on_arrival(s, r)
-            push(s, r)
+        admit(s, r)
+        skip_cancelled(s)
 
 
 @kernel

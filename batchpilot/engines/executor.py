@@ -39,6 +39,9 @@ class Executor(Protocol):
     def set_limits(self, limits: Limits) -> None:
         """Put limits into force from the next step on."""
 
+    def cancel(self, request: int) -> bool:
+        """End a request at once as cancelled; False if it had ended already."""
+
     def run_until(self, until_ms: float) -> bool:
         """Run until the clock reaches a time; whether every request has ended."""
 

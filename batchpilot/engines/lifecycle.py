@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from batchpilot.engines.queue import push, sooner
-from batchpilot.engines.state import UNFINISHED, SchedulerState
+from batchpilot.engines.state import (
+    FAILED,
+    LENGTH,
+    REFUSED_ARRIVAL,
+    REFUSED_GUARD,
+    UNFINISHED,
+    SchedulerState,
+)
 from batchpilot.latency.compiled import kernel
 
 
@@ -14,6 +21,39 @@ def blocks_for(tokens: int, block_size: int) -> int:
 
 
 @kernel
+def count_completion(s: SchedulerState, r: int) -> None:
+    """Count a request that finished by length into the window, and whether it met its TTFT and TPOT targets."""
+    w = s.window[0]
+    request = s.requests[r]
+    w.completions += 1
+    in_time = request.first_ms - request.arrival_ms <= request.ttft_target_ms
+    if request.generated > 1:
+        tpot = (request.finish_ms - request.first_ms) / (request.generated - 1)
+        s.slots[w.n_tpot % len(s.slots)].tpot_ms = tpot
+        w.n_tpot += 1
+        in_time = in_time and tpot <= request.tpot_target_ms
+    if in_time:
+        w.slo_met += 1
+        w.slo_met_tokens += request.generated
+
+
+@kernel
+def count_end(s: SchedulerState, r: int, reason: int) -> None:
+    """Count a request that has just ended into the window."""
+    w = s.window[0]
+    if reason == LENGTH:
+        count_completion(s, r)
+    elif reason == REFUSED_ARRIVAL:
+        w.refused_on_arrival += 1
+    elif reason == REFUSED_GUARD:
+        w.refused_by_guard += 1
+    elif reason == FAILED:
+        w.failed_requests += 1
+    else:
+        w.cancelled_requests += 1
+
+
+@kernel
 def end_request(s: SchedulerState, r: int, reason: int) -> None:
     """A request ends: its reason and time are written once, its KV blocks are freed."""
     c = s.clock[0]
@@ -21,17 +61,18 @@ def end_request(s: SchedulerState, r: int, reason: int) -> None:
     s.requests[r].finish_ms = c.now_ms
     c.free_blocks += s.requests[r].blocks
     s.requests[r].blocks = 0
-    s.slots[c.n_ended].ended = r
+    s.slots[c.n_ended % len(s.slots)].ended = r
     c.n_ended += 1
+    count_end(s, r, reason)
 
 
 @kernel
 def first_token(s: SchedulerState, r: int) -> None:
     """Note the time of a request's first token."""
-    c = s.clock[0]
-    s.requests[r].first_ms = c.now_ms
-    s.slots[c.n_first].first = r
-    c.n_first += 1
+    w = s.window[0]
+    s.requests[r].first_ms = s.clock[0].now_ms
+    s.slots[w.n_ttft % len(s.slots)].ttft_ms = s.requests[r].first_ms - s.requests[r].arrival_ms
+    w.n_ttft += 1
 
 
 @kernel

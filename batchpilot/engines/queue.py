@@ -48,12 +48,8 @@ def key_on_arrival(s: SchedulerState, r: int) -> float:
 
 
 @kernel
-def push(s: SchedulerState, r: int) -> None:
-    """Add a request to the waiting queue."""
-    c = s.clock[0]
-    i = c.n_queue
-    c.n_queue += 1
-    c.queued_tokens += s.requests[r].prompt
+def rise(s: SchedulerState, i: int, r: int) -> None:
+    """Put a request at place `i` of the heap, or above it where those are later than it."""
     while i > 0:
         parent = (i - 1) >> 1
         if sooner(s, s.slots[parent].waiting, r):
@@ -64,27 +60,56 @@ def push(s: SchedulerState, r: int) -> None:
 
 
 @kernel
-def pop(s: SchedulerState) -> int:
-    """Take the request that is next; the queue must not be empty."""
-    c = s.clock[0]
-    top = s.slots[0].waiting
-    c.n_queue -= 1
-    c.queued_tokens -= s.requests[top].prompt
-    n = c.n_queue
-    last = s.slots[n].waiting
-    i = 0
+def sink(s: SchedulerState, i: int, r: int) -> int:
+    """Put a request at place `i` of the heap, or below it where those are sooner than it; returns its place."""
+    n = s.clock[0].n_queue
     while True:
         child = 2 * i + 1
         if child >= n:
             break
         if child + 1 < n and sooner(s, s.slots[child + 1].waiting, s.slots[child].waiting):
             child += 1
-        if sooner(s, last, s.slots[child].waiting):
+        if sooner(s, r, s.slots[child].waiting):
             break
         s.slots[i].waiting = s.slots[child].waiting
         i = child
-    s.slots[i].waiting = last
+    s.slots[i].waiting = r
+    return i
+
+
+@kernel
+def push(s: SchedulerState, r: int) -> None:
+    """Add a request to the waiting queue."""
+    c = s.clock[0]
+    c.n_queue += 1
+    c.queued_tokens += s.requests[r].prompt
+    rise(s, c.n_queue - 1, r)
+
+
+@kernel
+def pop(s: SchedulerState) -> int:
+    """Take the request that is next; the queue must not be empty."""
+    c = s.clock[0]
+    top = s.slots[0].waiting
+    c.n_queue -= 1
+    c.queued_tokens -= s.requests[top].prompt
+    sink(s, 0, s.slots[c.n_queue].waiting)
     return top
+
+
+@kernel
+def take_out(s: SchedulerState, r: int) -> None:
+    """Remove a waiting request from wherever it is in the queue."""
+    c = s.clock[0]
+    place = 0
+    while s.slots[place].waiting != r:
+        place += 1
+    c.n_queue -= 1
+    c.queued_tokens -= s.requests[r].prompt
+    if place < c.n_queue:
+        # The last one fills the gap; it may belong above it as well as below.
+        last = s.slots[c.n_queue].waiting
+        rise(s, sink(s, place, last), last)
 
 
 @kernel

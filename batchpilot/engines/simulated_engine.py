@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.core.limits import DISCIPLINES, Limits
-from batchpilot.core.metrics import METRICS, WindowMetrics, from_record
+from batchpilot.core.metrics import WindowMetrics, from_record
 from batchpilot.core.names import lookup
+from batchpilot.engines.controls import Controls
 from batchpilot.engines.simulated import DONE, LOG_FULL, STUCK, advance
 from batchpilot.engines.state import BATCHING_MODES, OFF_TOKENS, PREFILL_MODES, SchedulerState, allocate, row
-from batchpilot.engines.windows import open_window, run_window, summarise
+from batchpilot.engines.windows import open_window, run_window
 from batchpilot.latency.compiled import plain
 from batchpilot.latency.saturation import SaturationParameters
 from batchpilot.workloads.table import RequestTable
@@ -180,25 +181,6 @@ def load(state: SchedulerState, i: int, config: EngineConfig, requests: RequestT
     open_window(plain(row)(state, i))
 
 
-def write_limits(state: SchedulerState, i: int, limits: Limits, discipline: str) -> None:
-    """Put limits into force in row `i`.
-
-    Args:
-        state: the state.
-        i: the row.
-        limits: what the tuner asked for.
-        discipline: who is next where the limits do not say.
-    """
-    record = state.limits[i]
-    record.batch_size = limits.batch_size
-    record.token_budget = OFF_TOKENS if limits.token_budget is None else limits.token_budget
-    record.max_queued_tokens = OFF_TOKENS if limits.max_queued_tokens is None else limits.max_queued_tokens
-    record.max_wait_ms = 0.0 if limits.max_wait_ms is None else limits.max_wait_ms
-    record.step_target_ms = math.inf if limits.step_target_ms is None else limits.step_target_ms
-    record.ttft_guard = math.inf if limits.ttft_guard is None else limits.ttft_guard
-    record.discipline = DISCIPLINES[limits.discipline or discipline]
-
-
 class SimulatedEngine:
     """One simulated server: its scheduler, its clock and its requests.
 
@@ -211,7 +193,7 @@ class SimulatedEngine:
     def __init__(self, config: EngineConfig, requests: RequestTable, *, record_steps: bool = False) -> None:
         self.config = config
         self.requests = requests
-        self._state = allocate(
+        state = allocate(
             1,
             len(requests),
             users=requests.users,
@@ -219,11 +201,9 @@ class SimulatedEngine:
             drift_rows=len(config.drift),
             step_log=4096 if record_steps else 0,
         )
-        load(self._state, 0, config, requests)
-        self._row = plain(row)(self._state, 0)
-        self._clock = np.asarray(self._state.clock)[0]
-        self._record = np.zeros(1, METRICS).view(np.recarray)
-        self._limits: Limits | None = None
+        load(state, 0, config, requests)
+        self._controls = Controls(state, config.discipline)
+        self._row = self._controls.row
         self._full_logs: list[NDArray[np.float64]] = []
 
     @property
@@ -234,12 +214,12 @@ class SimulatedEngine:
     @property
     def now_ms(self) -> float:
         """Engine time."""
-        return float(self._clock["now_ms"])
+        return self._controls.now_ms
 
     @property
     def finished(self) -> bool:
         """Whether every request has ended."""
-        return bool(self._clock["n_ended"] == self._clock["n_requests"])
+        return self._controls.finished
 
     def set_limits(self, limits: Limits) -> None:
         """Put limits into force from the next step on.
@@ -247,9 +227,21 @@ class SimulatedEngine:
         Args:
             limits: what the tuner asked for.
         """
-        if limits is not self._limits:
-            write_limits(self._state, 0, limits, self.config.discipline)
-            self._limits = limits
+        self._controls.set_limits(limits)
+
+    def cancel(self, request: int) -> bool:
+        """End a request at once as cancelled, whatever it is doing, and free its KV blocks.
+
+        Args:
+            request: its place in the request table.
+
+        Returns:
+            False if it had ended already, which changes nothing.
+
+        Raises:
+            ValueError: there is no such request.
+        """
+        return self._controls.cancel(request)
 
     def run_until(self, until_ms: float) -> bool:
         """Run until the clock reaches a time; the step that crosses it is finished.
@@ -263,7 +255,7 @@ class SimulatedEngine:
         Raises:
             RuntimeError: no limits were set, or waiting requests can never run (a defect of the scheduler).
         """
-        self._limits_in_force()
+        _ = self._controls.limits
         while (code := advance(self._row, until_ms)) == LOG_FULL:
             self._empty_log()
         return self._is_done(code)
@@ -280,10 +272,10 @@ class SimulatedEngine:
         Raises:
             RuntimeError: as `run_until`.
         """
-        limits = self._limits_in_force()
-        while (code := run_window(self._row, until_ms, self._record)) == LOG_FULL:
+        limits, record = self._controls.limits, self._controls.record
+        while (code := run_window(self._row, until_ms, record)) == LOG_FULL:
             self._empty_log()
-        return from_record(self._record[0], limits), self._is_done(code)
+        return from_record(record[0], limits), self._is_done(code)
 
     def close_window(self) -> WindowMetrics:
         """Measurements since the last call, and the start of a new window.
@@ -291,26 +283,18 @@ class SimulatedEngine:
         Raises:
             RuntimeError: no limits were set.
         """
-        limits = self._limits_in_force()
-        summarise(self._row, self._record)
-        open_window(self._row)
-        return from_record(self._record[0], limits)
+        return self._controls.close_window()
 
     def step_log(self) -> NDArray[np.float64]:
         """Every step so far, rows of (start_ms, B, S, C, T_ms), shape (steps, 5); empty unless recorded."""
-        logged = int(self._clock["n_logged"])
+        logged = int(self._controls.clock["n_logged"])
         return np.concatenate([*self._full_logs, self._row.step_log[:logged]])
-
-    def _limits_in_force(self) -> Limits:
-        if self._limits is None:
-            raise RuntimeError("set_limits must be called before the engine runs")
-        return self._limits
 
     def _empty_log(self) -> None:
         self._full_logs.append(self._row.step_log.copy())
-        self._clock["n_logged"] = 0
+        self._controls.clock["n_logged"] = 0
 
     def _is_done(self, code: int) -> bool:
         if code == STUCK:
-            raise RuntimeError(f"the scheduler is stuck at {self.now_ms} ms with limits {self._limits}")
+            raise self._controls.stuck()
         return code == DONE

@@ -18,7 +18,15 @@ from batchpilot.core.slo import SLO
 from batchpilot.core.tuner import Tuner
 from batchpilot.engines.executor import Executor
 from batchpilot.engines.simulated_engine import EngineConfig, EngineMemory, SimulatedEngine
-from batchpilot.engines.state import FAILED, FINISH_REASONS, LENGTH, REFUSED_ARRIVAL, REFUSED_GUARD, UNFINISHED
+from batchpilot.engines.state import (
+    CANCELLED,
+    FAILED,
+    FINISH_REASONS,
+    LENGTH,
+    REFUSED_ARRIVAL,
+    REFUSED_GUARD,
+    UNFINISHED,
+)
 from batchpilot.latency.saturation import SaturationParameters
 from batchpilot.workloads.table import RequestTable
 
@@ -30,7 +38,7 @@ class SimulationResult:
     Attributes:
         requests: the requests, arrival times of a closed loop filled in; columns below share its order, shape (n,).
         ttft_ms: time to first token, NaN without one.
-        e2e_ms: time from arrival to the end, NaN for unfinished requests.
+        e2e_ms: time from arrival to the end, NaN for unfinished requests and those cancelled before they arrived.
         tpot_ms: mean time per output token after the first, NaN for fewer than two.
         generated_tokens: tokens generated.
         finish_code: index into `FINISH_REASONS`.
@@ -59,7 +67,7 @@ class SimulationResult:
 
     @cached_property
     def finish_reason(self) -> list[str]:
-        """How each request ended: length, refused_on_arrival, refused_by_guard, failed or unfinished."""
+        """How each request ended: length, refused_on_arrival, refused_by_guard, failed, cancelled or unfinished."""
         return [FINISH_REASONS[code] for code in self.finish_code]
 
     def count(self, reason: str) -> int:
@@ -87,8 +95,8 @@ class SimulationResult:
 
     @property
     def goodput_fraction(self) -> float:
-        """Share of the offered output tokens that was served within SLO; NaN without requests."""
-        offered = float(self.requests.output_tokens.sum())
+        """Share of the offered output tokens that was served within SLO, cancelled requests aside; NaN without any."""
+        offered = float(self.requests.output_tokens[self._wanted].sum())
         return float(self.generated_tokens[self.slo_met].sum()) / offered if offered else math.nan
 
     @property
@@ -98,19 +106,20 @@ class SimulationResult:
 
     @property
     def slo_attainment(self) -> float:
-        """Share of all requests that met their SLO; NaN without requests."""
-        return float(self.slo_met.mean()) if len(self.slo_met) else math.nan
+        """Share of all requests that met their SLO, cancelled ones aside; NaN without requests."""
+        met = self.slo_met[self._wanted]
+        return float(met.mean()) if len(met) else math.nan
 
     @property
     def success_rate(self) -> float:
         """Finished requests over those that finished, were refused or failed; NaN when none ended."""
-        ended = int(np.count_nonzero(self.finish_code != UNFINISHED))
+        ended = self._judged
         return self.count("length") / ended if ended else math.nan
 
     @property
     def failure_rate(self) -> float:
-        """Failed requests over those that ended; NaN when none ended."""
-        ended = int(np.count_nonzero(self.finish_code != UNFINISHED))
+        """Failed requests over those that finished, were refused or failed; NaN when none ended."""
+        ended = self._judged
         return float(np.count_nonzero(self.finish_code == FAILED)) / ended if ended else math.nan
 
     @property
@@ -147,6 +156,16 @@ class SimulationResult:
         edges = np.quantile(self.requests.prompt_tokens, (0.25, 0.5, 0.75))
         quartile = np.searchsorted(edges, self.requests.prompt_tokens)
         return np.array([refused[quartile == k].mean() if np.any(quartile == k) else math.nan for k in range(4)])
+
+    @property
+    def _wanted(self) -> NDArray[np.bool_]:
+        """Requests whose client stayed: a cancelled one was neither served nor missed."""
+        wanted: NDArray[np.bool_] = self.finish_code != CANCELLED
+        return wanted
+
+    @property
+    def _judged(self) -> int:
+        return int(np.count_nonzero(self._wanted & (self.finish_code != UNFINISHED)))
 
     def _per_s(self, tokens: float) -> float:
         return 1000.0 * tokens / self.elapsed_ms if self.elapsed_ms > 0 else 0.0
@@ -285,7 +304,7 @@ def _collect(engine: Executor, windows: list[WindowMetrics], tuner_seconds: floa
     return SimulationResult(
         requests=requests,
         ttft_ms=ttft,
-        e2e_ms=columns["finish_ms"] - requests.arrival_ms,
+        e2e_ms=columns["finish_ms"] - columns["arrival_ms"],
         tpot_ms=tpot,
         generated_tokens=generated,
         finish_code=reason,

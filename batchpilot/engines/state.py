@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from batchpilot.latency.compiled import allocating
 
-UNFINISHED, LENGTH, REFUSED_ARRIVAL, REFUSED_GUARD, FAILED = range(5)
-FINISH_REASONS = ("unfinished", "length", "refused_on_arrival", "refused_by_guard", "failed")
+UNFINISHED, LENGTH, REFUSED_ARRIVAL, REFUSED_GUARD, FAILED, CANCELLED = range(6)
+FINISH_REASONS = ("unfinished", "length", "refused_on_arrival", "refused_by_guard", "failed", "cancelled")
 
 CONTINUOUS, STATIC = range(2)
 BATCHING_MODES = {"continuous": CONTINUOUS, "static": STATIC}
@@ -34,6 +34,7 @@ CLOCK = np.dtype(
         ("now_ms", "f8"),
         ("n_requests", "i8"),
         ("next_arrival", "i8"),
+        ("cancelled_ahead", "i8"),
         ("n_ended", "i8"),
         ("concurrency", "i8"),
         ("n_queue", "i8"),
@@ -59,7 +60,6 @@ CLOCK = np.dtype(
         ("static_generated", "i8"),
         ("wake_ms", "f8"),
         ("parameter_row", "i8"),
-        ("n_first", "i8"),
         ("n_logged", "i8"),
         ("computed_tokens", "i8"),
         ("useful_tokens", "i8"),
@@ -73,7 +73,8 @@ CLOCK = np.dtype(
     ],
     align=True,
 )
-"""One record a simulation: the clock, counters, the step being planned and the engine's constants."""
+"""One record a simulation: the clock, counters, the step being planned and the engine's constants. `cancelled_ahead`
+counts requests that were cancelled and whose turn to arrive has not come."""
 
 LIMITS = np.dtype(
     [
@@ -109,12 +110,19 @@ WINDOW = np.dtype(
         ("kv_block_ms", "f8"),
         ("memory_mb_ms", "f8"),
         ("peak_mb", "f8"),
-        ("first_start", "i8"),
-        ("end_start", "i8"),
+        ("n_ttft", "i8"),
+        ("n_tpot", "i8"),
+        ("completions", "i8"),
+        ("refused_on_arrival", "i8"),
+        ("refused_by_guard", "i8"),
+        ("failed_requests", "i8"),
+        ("cancelled_requests", "i8"),
+        ("slo_met", "i8"),
+        ("slo_met_tokens", "i8"),
     ],
     align=True,
 )
-"""What is counted since the window began; `first_start` and `end_start` are positions in the event logs."""
+"""What is counted since the window began; `n_ttft` and `n_tpot` times were noted in the slots."""
 
 
 REQUEST = np.dtype(
@@ -150,12 +158,14 @@ SLOT = np.dtype(
         ("planned", "i8"),
         ("tokens", "i8"),
         ("waiting", "i8"),
-        ("first", "i8"),
         ("ended", "i8"),
+        ("ttft_ms", "f8"),
+        ("tpot_ms", "f8"),
     ]
 )
 """Queues of request ids, side by side: `running` in order of admission, `planned` with `tokens` for the step being
-planned, `waiting` as a heap by key, `first` and `ended` in order of first token and of end."""
+planned, `waiting` as a heap by key, `ended` in order of end; and TTFT and TPOT noted in the window. The last three are
+rings."""
 
 
 class SchedulerState(NamedTuple):

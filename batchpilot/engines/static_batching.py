@@ -76,6 +76,27 @@ def form_batch(s: SchedulerState) -> None:
 
 
 @kernel
+def end_batch(s: SchedulerState) -> None:
+    """All members of the batch finish."""
+    for k in range(s.clock[0].n_running):
+        end_request(s, s.slots[k].running, LENGTH)
+    close_holes(s)
+
+
+@kernel
+def shorten_batch(s: SchedulerState) -> None:
+    """A member has left: the batch lasts as long as the longest output that remains, and ends if all are done."""
+    c = s.clock[0]
+    remaining = 0
+    for k in range(c.n_running):
+        r = s.slots[k].running
+        remaining = max(remaining, s.requests[r].output - s.requests[r].generated)
+    c.static_output = c.static_generated + remaining
+    if remaining == 0:
+        end_batch(s)
+
+
+@kernel
 def plan_static(s: SchedulerState) -> int:
     """Plan one step of static batching: the same number of tokens for every member of the batch.
 
@@ -126,6 +147,4 @@ def commit_static(s: SchedulerState, duration_ms: float) -> None:
             if s.requests[r].generated == 1:
                 first_token(s, r)
     if emits and c.static_generated == c.static_output:
-        for k in range(c.n_plan):
-            end_request(s, s.slots[k].planned, LENGTH)
-        close_holes(s)
+        end_batch(s)

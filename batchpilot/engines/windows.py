@@ -9,7 +9,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from batchpilot.engines.simulated import LOG_FULL, advance
-from batchpilot.engines.state import FAILED, LENGTH, REFUSED_ARRIVAL, REFUSED_GUARD, SchedulerState, row
+from batchpilot.engines.state import SchedulerState, row
 from batchpilot.latency.compiled import allocating, kernel, parallel
 from batchpilot.latency.saturation import step_ms
 
@@ -27,25 +27,6 @@ def quantile(ascending: NDArray[np.float64], q: float) -> float:
     low = int(position)
     high = min(low + 1, n - 1)
     return ascending[low] + (ascending[high] - ascending[low]) * (position - low)
-
-
-@kernel
-def tpot_ms(s: SchedulerState, r: int) -> float:
-    """Mean time per output token after the first of a finished request, NaN for a single token."""
-    if s.requests[r].generated < 2:
-        return math.nan
-    return (s.requests[r].finish_ms - s.requests[r].first_ms) / (s.requests[r].generated - 1)
-
-
-@kernel
-def met_slo(s: SchedulerState, r: int) -> bool:
-    """Whether a request finished by length within its TTFT and TPOT targets."""
-    if (
-        s.requests[r].reason != LENGTH
-        or s.requests[r].first_ms - s.requests[r].arrival_ms > s.requests[r].ttft_target_ms
-    ):
-        return False
-    return s.requests[r].generated < 2 or tpot_ms(s, r) <= s.requests[r].tpot_target_ms
 
 
 @kernel
@@ -115,40 +96,22 @@ def summarise(s: SchedulerState, out) -> None:  # type: ignore[no-untyped-def]
     m.step_ms_mean = w.busy_ms / w.steps if w.steps > 0 else math.nan
     m.step_ms_p95 = quantile(np.sort(s.step_times[: min(w.steps, len(s.step_times))]), 0.95)
 
-    ttft = np.empty(c.n_first - w.first_start)
-    for k in range(len(ttft)):
-        request = s.requests[s.slots[w.first_start + k].first]
-        ttft[k] = request.first_ms - request.arrival_ms
-    ttft.sort()
+    ttft = np.sort(s.slots["ttft_ms"][: min(w.n_ttft, len(s.slots))])
     m.ttft_ms_p50 = quantile(ttft, 0.50)
     m.ttft_ms_p95 = quantile(ttft, 0.95)
     m.ttft_ms_p99 = quantile(ttft, 0.99)
 
-    n_ended = c.n_ended - w.end_start
-    tpot = np.empty(n_ended)
-    counts = np.zeros(5, dtype=np.int64)
-    n_tpot = 0
-    met = 0
-    met_tokens = 0
-    for k in range(n_ended):
-        r = s.slots[w.end_start + k].ended
-        counts[s.requests[r].reason] += 1
-        if s.requests[r].reason == LENGTH and s.requests[r].generated > 1:
-            tpot[n_tpot] = tpot_ms(s, r)
-            n_tpot += 1
-        if met_slo(s, r):
-            met += 1
-            met_tokens += s.requests[r].generated
-    ascending = np.sort(tpot[:n_tpot])
-    m.tpot_ms_p50 = quantile(ascending, 0.50)
-    m.tpot_ms_p95 = quantile(ascending, 0.95)
-    m.tpot_ms_p99 = quantile(ascending, 0.99)
-    m.completions = counts[LENGTH]
-    m.refused_on_arrival = counts[REFUSED_ARRIVAL]
-    m.refused_by_guard = counts[REFUSED_GUARD]
-    m.failed_requests = counts[FAILED]
-    m.slo_attainment = met / n_ended if n_ended > 0 else math.nan
-    m.goodput_tokens_per_s = 1000.0 * met_tokens / duration if duration > 0 else 0.0
+    tpot = np.sort(s.slots["tpot_ms"][: min(w.n_tpot, len(s.slots))])
+    m.tpot_ms_p50 = quantile(tpot, 0.50)
+    m.tpot_ms_p95 = quantile(tpot, 0.95)
+    m.tpot_ms_p99 = quantile(tpot, 0.99)
+    m.completions = w.completions
+    m.refused_on_arrival = w.refused_on_arrival
+    m.refused_by_guard = w.refused_by_guard
+    m.failed_requests = w.failed_requests
+    judged = w.completions + w.refused_on_arrival + w.refused_by_guard + w.failed_requests
+    m.slo_attainment = w.slo_met / judged if judged > 0 else math.nan
+    m.goodput_tokens_per_s = 1000.0 * w.slo_met_tokens / duration if duration > 0 else 0.0
 
     m.kv_used_fraction = w.kv_block_ms / (w.busy_ms * c.total_blocks) if w.busy_ms > 0 else 0.0
     m.utilisation = min(w.busy_ms / duration, 1.0) if duration > 0 else 0.0
@@ -187,8 +150,15 @@ def open_window(s: SchedulerState) -> None:
     w.kv_block_ms = 0.0
     w.memory_mb_ms = 0.0
     w.peak_mb = 0.0
-    w.first_start = c.n_first
-    w.end_start = c.n_ended
+    w.n_ttft = 0
+    w.n_tpot = 0
+    w.completions = 0
+    w.refused_on_arrival = 0
+    w.refused_by_guard = 0
+    w.failed_requests = 0
+    w.cancelled_requests = 0
+    w.slo_met = 0
+    w.slo_met_tokens = 0
 
 
 @allocating

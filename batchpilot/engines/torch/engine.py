@@ -14,8 +14,9 @@ from batchpilot.core.limits import Limits
 from batchpilot.core.metrics import METRICS, WindowMetrics, from_record
 from batchpilot.engines.admission import admit_arrivals, next_arrival_ms
 from batchpilot.engines.commit import commit, commit_failure
+from batchpilot.engines.controls import write_limits
 from batchpilot.engines.scheduler import plan
-from batchpilot.engines.simulated_engine import EngineConfig, load, write_limits
+from batchpilot.engines.simulated_engine import EngineConfig, load
 from batchpilot.engines.state import STATIC, SchedulerState, allocate, row
 from batchpilot.engines.static_batching import commit_static, plan_static
 from batchpilot.engines.torch.cache import BlockTables
