@@ -68,8 +68,9 @@ class TorchBackend:
 
     @property
     def origin(self) -> Mapping[str, str]:
-        """Model, weights' type, device, versions, KV tokens, and where the latency estimate comes from."""
-        return self._origin | {"latency": self._latency_source}
+        """Model, weights' type, device, versions, KV tokens, the latency estimate and where it comes from."""
+        parameters = ", ".join(f"{name} {value:.4g}" for name, value in self.latency.to_dict().items())
+        return self._origin | {"latency": f"{self._latency_source}: {parameters}"}
 
     def prepare(self, scenario: Scenario, seed: int) -> PreparedRun:
         """A scenario's requests, restated for the real engine; `engine` of the run is its calibrated simulation.

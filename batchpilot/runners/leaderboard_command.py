@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from batchpilot.configs.scenario import scenario, suite, suites
 from batchpilot.core.limits import TRACKS
+from batchpilot.envs.backends import SIMULATED
 from batchpilot.runners.evaluation import Row, Task
 from batchpilot.runners.jobs import cell_path
 from batchpilot.runners.leaderboard import Leaderboard, Outcome, run_leaderboard
@@ -30,6 +31,16 @@ from batchpilot.runners.options import (
 from batchpilot.runners.selection import find_scenario, find_tuner_config, on_hardware
 from batchpilot.runners.summary import summarise, write_csv
 from batchpilot.runners.tables import leaderboard_tables
+from batchpilot.runners.torch_backends import (
+    BackendOption,
+    ParametersOption,
+    WeightsOption,
+    chosen_server,
+    shown_calibration,
+    start_backend,
+)
+from batchpilot.runners.torch_leaderboard import NOTES, TorchLeaderboard, on_engine
+from batchpilot.runners.torch_options import KvOption, ThreadsOption
 from batchpilot.workloads.readers import READERS
 
 TRACE_SCENARIO = "trace-replay"
@@ -56,6 +67,11 @@ def leaderboard(
     device: DeviceOption = None,
     model: ModelOption = None,
     tensor_parallel: TensorParallelOption = None,
+    backend: BackendOption = SIMULATED,
+    dtype: WeightsOption = None,
+    threads: ThreadsOption = None,
+    kv_capacity_tokens: KvOption = None,
+    parameters: ParametersOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder for results; reports/SUITE-TRACK when left out.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with what an earlier run left in the folder.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace the results in the folder.")] = False,
@@ -63,6 +79,16 @@ def leaderboard(
 ) -> None:
     """Rank strategies on the same requests, against references; write results.csv, summary.csv and report.html."""
     notes: list[str] = []
+    server = chosen_server(
+        backend,
+        model=model,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        kv_capacity_tokens=kv_capacity_tokens,
+        parameters=parameters,
+        simulated_only={"--tensor-parallel": tensor_parallel is not None, "--jobs above 1": jobs > 1},
+    )
     if trace is not None:
         replay = {"file": str(trace), "format": trace_format, "rate": rate, "start_s": start_s}
         replay |= {"duration_s": duration_s, "skip_bad_rows": skip_bad_rows}
@@ -71,7 +97,7 @@ def leaderboard(
         named = [find_scenario(name) for name in scenarios]
     else:
         named = suite(suite_name)
-    chosen = [on_hardware(one, device, model, tensor_parallel) for one in named]
+    chosen = named if server else [on_hardware(one, device, model, tensor_parallel) for one in named]
     runnable = [one for one in chosen if not one.needs_trace]
     if len(runnable) < len(chosen):
         notes.append("The trace replay was left out: no trace was given (--trace FILE --format NAME).")
@@ -86,6 +112,15 @@ def leaderboard(
     folder = out or Path("reports") / f"{trace.stem if trace else suite_name}-{track}"
     _refuse_to_overwrite(folder, resume or overwrite)
     started = time.monotonic()
+    if server:
+        kept = folder / "engine.json"
+        board = on_engine(
+            board,
+            lambda: start_backend(
+                server, parameters=parameters, remembered=kept, resume=resume, show=shown_calibration
+            ),
+        )
+        notes += NOTES
     outcome = _run_with_progress(board, folder, jobs, resume, Console(stderr=True))
     summary = summarise(outcome.rows)
     notes += too_long_notes(outcome.rows)
@@ -140,9 +175,14 @@ def _write(folder: Path, board: Leaderboard, outcome: Outcome, summary: list[dic
         rows=outcome.rows,
         summary=summary,
         curves=outcome.curves,
-        provenance=outcome.origin | {"command": shlex.join(["batchpilot", *sys.argv[1:]])},
+        provenance=outcome.origin | _engine(board) | {"command": shlex.join(["batchpilot", *sys.argv[1:]])},
         notes=[*notes, *_latency_notes(outcome), *_best_notes(board, outcome)],
     )
+
+
+def _engine(board: Leaderboard) -> dict[str, str]:
+    """What ran, where that is not the simulation."""
+    return dict(board.backend.origin) if isinstance(board, TorchLeaderboard) else {}
 
 
 def too_long_notes(rows: Sequence[Row]) -> list[str]:

@@ -1,0 +1,49 @@
+"""A leaderboard on a real engine: the same cells, one at a time on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+
+from batchpilot.envs.backends import Backend, SimulatedBackend
+from batchpilot.envs.torch_backend import check_runnable
+from batchpilot.runners.evaluation import Task
+from batchpilot.runners.leaderboard import Leaderboard
+
+NOTES = (
+    "Measured on a real engine, one strategy after another: times differ from run to run, and so may figures of equal "
+    "seeds.",
+    "static-best was searched on the calibrated simulation of the engine, on the very requests, and then run on the "
+    "engine like the others: the engine itself may like another setting better.",
+)
+"""What a reader of the results must know."""
+
+
+@dataclass(frozen=True)
+class TorchLeaderboard(Leaderboard):
+    """A leaderboard whose cells run on a real engine.
+
+    Attributes:
+        backend: the engine.
+    """
+
+    backend: Backend = field(default_factory=SimulatedBackend)
+
+    def tasks(self) -> list[Task]:
+        """As `Leaderboard.tasks`, on the engine."""
+        return [replace(task, backend=self.backend) for task in super().tasks()]
+
+
+def on_engine(board: Leaderboard, start: Callable[[], Backend]) -> TorchLeaderboard:
+    """A leaderboard moved to a real engine, which is only started when every scenario can run there.
+
+    Args:
+        board: what to compare.
+        start: starts the engine.
+
+    Raises:
+        ValueError: a scenario cannot run there, or the engine cannot be started.
+    """
+    for scenario in board.scenarios:
+        check_runnable(scenario)
+    return TorchLeaderboard(**{one.name: getattr(board, one.name) for one in fields(Leaderboard)}, backend=start())
