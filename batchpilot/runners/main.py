@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from batchpilot.runners import config_commands
+from batchpilot.runners import config_commands, policy_commands
 from batchpilot.runners.calibrate_command import calibrate
 from batchpilot.runners.compare_command import compare_command
+from batchpilot.runners.export_command import export
 from batchpilot.runners.leaderboard_command import leaderboard
 from batchpilot.runners.plan_command import plan_command
 from batchpilot.runners.simulate_command import simulate
@@ -24,6 +25,8 @@ app.command(name="compare")(compare_command)
 app.command()(calibrate)
 app.command()(validate)
 app.command(name="plan")(plan_command)
+app.command()(export)
+app.add_typer(policy_commands.app, name="policy")
 app.add_typer(config_commands.app, name="config")
 
 if __name__ == "__main__":

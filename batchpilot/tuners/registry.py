@@ -11,6 +11,7 @@ from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core import SLO, Limits, Tuner
 from batchpilot.core.names import lookup
 from batchpilot.tuners.bayesian import bayesian
+from batchpilot.tuners.policy.by_name import policy
 from batchpilot.tuners.probe import ProbeTuner
 
 
@@ -31,6 +32,7 @@ TUNERS: dict[str, Callable[..., Tuner]] = {
     "optuna-tpe": partial(bayesian, "tpe"),
     "optuna-gp": partial(bayesian, "gp"),
     "optuna-cmaes": partial(bayesian, "cmaes"),
+    "policy": policy,
     **BASELINES,
 }
 """What builds each tuner from a `Setting` and its own options."""
