@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from batchpilot.core.actions import ActionTable
 from batchpilot.core.features import window_features
 from batchpilot.core.limits import Limits
 from batchpilot.core.metrics import WindowMetrics, to_record
@@ -50,6 +51,7 @@ class BatchingEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         action_mode: "relative" or "absolute".
         reward: "goodput" or "score".
         base: the limits at the start, moved to the nearest notches; None for what servers ship (256, 2048).
+        table: what actions mean, in place of track, fields, action mode and base; an exported policy brings its own.
         decision_interval_ms: engine time of a step; None takes the scenario's.
         seeds: workload seeds to draw from; None draws a new one every episode.
         backend: "simulated" or "torch".
@@ -71,6 +73,7 @@ class BatchingEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         action_mode: str = "relative",
         reward: str = "goodput",
         base: Limits | None = None,
+        table: ActionTable | None = None,
         decision_interval_ms: float | None = None,
         seeds: Sequence[int] | None = None,
         backend: str = SIMULATED,
@@ -84,6 +87,7 @@ class BatchingEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
             action_mode=action_mode,
             reward=reward,
             base=base,
+            table=table,
             decision_interval_ms=decision_interval_ms,
             seeds=seeds,
             backend=backend,

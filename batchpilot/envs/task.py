@@ -40,6 +40,7 @@ class Task:
         action_mode: "relative" or "absolute".
         reward: one of `REWARDS`.
         base: the limits at the start of an episode, moved to the nearest notches; None for what servers ship.
+        table: what actions mean, in place of track, fields, action mode and base.
         decision_interval_ms: engine time of one step; None takes the scenario's.
         seeds: workload seeds to draw from, whose runs are prepared once; None draws a new one every episode.
         backend: what executes the steps, one of `envs.backends.BACKENDS`.
@@ -67,6 +68,7 @@ class Task:
         action_mode: str = "relative",
         reward: str = "goodput",
         base: Limits | None = None,
+        table: ActionTable | None = None,
         decision_interval_ms: float | None = None,
         seeds: Sequence[int] | None = None,
         backend: str = SIMULATED,
@@ -78,7 +80,7 @@ class Task:
             raise ValueError("seeds is empty; give workload seeds, or None to draw new ones")
         self.scenarios = _resolve(scenario)
         moved = lookup(TRACKS, track, "track") if fields is None else tuple(fields)
-        self.table = ActionTable(moved, base or SERVER_DEFAULT, action_mode)
+        self.table = table or ActionTable(moved, base or SERVER_DEFAULT, action_mode)
         self.reward: Reward = lookup(REWARDS, reward, "reward")
         self.observation_space = spaces.Box(FEATURE_LOW, FEATURE_HIGH, dtype=np.float32)
         self.action_space = spaces.MultiDiscrete(list(self.table.sizes))

@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from batchpilot.core.actions import ActionTable
 from batchpilot.core.features import features
 from batchpilot.core.limit_arrays import LimitArrays, limits_at
 from batchpilot.core.limits import Limits
@@ -46,6 +47,7 @@ class BatchingVectorEnv(VectorEnv[Observations, NDArray[np.int64], NDArray[Any]]
         action_mode: "relative" or "absolute".
         reward: "goodput" or "score".
         base: the limits at the start.
+        table: what actions mean, in place of track, fields, action mode and base; an exported policy brings its own.
         decision_interval_ms: engine time of a step.
         seeds: workload seeds to draw from.
         backend: "simulated", the only one that has many engines; a device serves one torch engine at a time.
@@ -69,6 +71,7 @@ class BatchingVectorEnv(VectorEnv[Observations, NDArray[np.int64], NDArray[Any]]
         action_mode: str = "relative",
         reward: str = "goodput",
         base: Limits | None = None,
+        table: ActionTable | None = None,
         decision_interval_ms: float | None = None,
         seeds: Sequence[int] | None = None,
         backend: str = SIMULATED,
@@ -95,6 +98,7 @@ class BatchingVectorEnv(VectorEnv[Observations, NDArray[np.int64], NDArray[Any]]
             action_mode=action_mode,
             reward=reward,
             base=base,
+            table=table,
             decision_interval_ms=decision_interval_ms,
             seeds=seeds,
             backend_options=backend_options,
