@@ -75,11 +75,28 @@ def best_static(run: PreparedRun, settings: Iterable[Limits]) -> tuple[Limits, f
     Raises:
         ValueError: nothing to try.
     """
-    scored = [(goodput_of(run, limits), limits) for limits in settings]
+    best, goodput = best_statics(run, settings, 1)
+    return best[0], goodput
+
+
+def best_statics(run: PreparedRun, settings: Iterable[Limits], count: int) -> tuple[list[Limits], float]:
+    """The settings with the largest goodput shares on this very run; the earlier ones among equals.
+
+    Args:
+        run: the run.
+        settings: what is tried.
+        count: how many are kept.
+
+    Returns:
+        The settings, the best first, and the best one's goodput share.
+
+    Raises:
+        ValueError: nothing to try.
+    """
+    scored = sorted(((goodput_of(run, limits), limits) for limits in settings), key=lambda pair: -pair[0])
     if not scored:
         raise ValueError("no settings to choose from")
-    goodput, limits = max(scored, key=lambda pair: pair[0])
-    return limits, goodput
+    return [limits for _, limits in scored[:count]], scored[0][0]
 
 
 def tightest_tpot_ms(run: PreparedRun) -> float:
