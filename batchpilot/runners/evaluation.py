@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchpilot.baselines import SERVER_DEFAULT
-from batchpilot.baselines.references import best_static, tightest_tpot_ms, track_grid
+from batchpilot.baselines import SERVER_DEFAULT, Setting
+from batchpilot.baselines.references import tightest_tpot_ms
 from batchpilot.configs.scenario import Scenario
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core.limits import Limits
@@ -21,9 +21,7 @@ from batchpilot.engines.simulation import SimulationResult, run_engine
 from batchpilot.envs.backends import Backend, SimulatedBackend
 from batchpilot.envs.scenarios import PreparedRun
 from batchpilot.runners.convergence import convergence
-from batchpilot.tuners import make_tuner
-
-STATIC_BEST = "static-best"
+from batchpilot.runners.strategies import REFERENCES, STATIC_BEST, content_hash, label, make_strategy
 
 Row = dict[str, Any]
 Curves = dict[str, list[float]]
@@ -36,8 +34,8 @@ class Task:
     Attributes:
         scenario: the scenario.
         seed: its seed.
-        track: the fields that `static-best` may set.
-        tuners: strategies by name; `static-best` is the reference in hindsight.
+        track: the fields that references may set.
+        tuners: strategies as `strategies.make_strategy` knows them, or references.
         config: the tuners' configuration.
         backend: where it runs.
     """
@@ -53,6 +51,7 @@ class Task:
     def fingerprint(self) -> str:
         """Changes whenever the cell's numbers might: configuration, code revision and versions."""
         data = [self.scenario.model_dump(), self.seed, self.track, self.tuners, self.config.to_dict()]
+        data += [content_hash(name) for name in self.tuners]
         return config_hash([data, dict(self.backend.origin), git_revision(), versions()])
 
 
@@ -100,17 +99,18 @@ def run_cell(task: Task) -> Cell:
         ValueError: an unknown tuner or track, or a scenario that cannot be prepared.
     """
     run = task.backend.prepare(task.scenario, task.seed)
+    setting = Setting(task.config, SERVER_DEFAULT, tightest_slo(run), task.seed)
     rows, curves, best = [], {}, None
     for name in task.tuners:
         strategy: Limits | Tuner
-        if name == STATIC_BEST:
-            strategy, _ = best_static(run, track_grid(task.track, tightest_tpot_ms(run)))
-            best = strategy.to_dict()
+        if name in REFERENCES:
+            strategy = REFERENCES[name](run, task.track)
+            best = strategy.to_dict() if name == STATIC_BEST and isinstance(strategy, Limits) else best
         else:
-            strategy = make_tuner(name, task.config, base=SERVER_DEFAULT, slo=tightest_slo(run), seed=task.seed)
+            strategy = make_strategy(name, setting)
         result = run_engine(task.backend.start(run), strategy, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
-        rows.append(result_row(task, name, run, result))
-        curves[name] = result_curves(result.windows)
+        rows.append(result_row(task, label(name), run, result))
+        curves[label(name)] = result_curves(result.windows)
     return Cell(rows, curves, best)
 
 

@@ -11,22 +11,23 @@ from typing import Any
 from batchpilot.configs.scenario import Scenario
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core.files import write_atomic
-from batchpilot.core.names import lookup, unknown_name
+from batchpilot.core.names import lookup
 from batchpilot.core.provenance import provenance
-from batchpilot.runners.evaluation import STATIC_BEST, Cell, Curves, Row, Task
+from batchpilot.runners.evaluation import Cell, Curves, Row, Task
 from batchpilot.runners.jobs import run_tasks
-from batchpilot.tuners import TUNERS
+from batchpilot.runners.strategies import STATIC_BEST, STATIC_SUITE, check_strategies
 
-_BATCH_TUNERS = ("static-8", "static-default", "aimd", "dynamic", "hybrid", STATIC_BEST)
+TRACK = "default"
+"""Stands for the track's own strategies in a list of names."""
+
+_BATCH_TUNERS = ("static-8", "static-default", "aimd", "dynamic", "hybrid", STATIC_SUITE, STATIC_BEST)
 
 TRACK_TUNERS: dict[str, tuple[str, ...]] = {
     "batch": _BATCH_TUNERS,
     "limits": _BATCH_TUNERS,
-    "guarded": (*_BATCH_TUNERS[:-1], "guarded-default", STATIC_BEST),
+    "guarded": ("guarded-default", *_BATCH_TUNERS),
 }
 """Strategies that compete in a track when none are named."""
-
-REFERENCES = ("static-8", "static-default", STATIC_BEST)
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Leaderboard:
 
     Attributes:
         scenarios: where.
-        track: which limits `static-best` may set.
-        tuners: strategies by name; empty takes the track's.
+        track: which limits the references may set.
+        tuners: strategies as typed; "default", or none at all, stands for the track's own.
         seeds: number of seeds.
         first_seed: the first of them; the others follow it.
         config: the tuners' configuration.
@@ -51,10 +52,7 @@ class Leaderboard:
 
     def __post_init__(self) -> None:
         lookup(TRACK_TUNERS, self.track, "track")
-        known = [*TUNERS, STATIC_BEST]
-        for name in self.tuners:
-            if name not in known:
-                raise ValueError(unknown_name(name, known, "tuner"))
+        check_strategies(self.strategies)
         if self.seeds < 1:
             raise ValueError(f"seeds is {self.seeds}; at least 1 is needed, and 3 for an interval worth reading")
         if not self.scenarios:
@@ -63,7 +61,10 @@ class Leaderboard:
     @property
     def strategies(self) -> tuple[str, ...]:
         """The strategies that run, without doubles."""
-        return tuple(dict.fromkeys(self.tuners or TRACK_TUNERS[self.track]))
+        named = self.tuners or (TRACK,)
+        return tuple(
+            dict.fromkeys(one for name in named for one in (TRACK_TUNERS[self.track] if name == TRACK else (name,)))
+        )
 
     def tasks(self) -> list[Task]:
         """One task for every scenario and seed, in order."""

@@ -25,7 +25,7 @@ def test_leaderboard_writes_table_csv_and_report(run, tiny_file, tmp_path):
     assert "static-best" in result.output
     rows = list(csv.DictReader((tmp_path / "out/results.csv").open()))
     assert {row["seed"] for row in rows} == {"0", "1"}
-    assert len(rows) == 2 * 7
+    assert len(rows) == 2 * 8
     report = (tmp_path / "out/report.html").read_text()
     assert "<svg" in report
 

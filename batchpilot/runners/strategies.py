@@ -1,0 +1,163 @@
+"""What may compete, by the name typed on a command line: a registered tuner, a reference, or a file of the user's own.
+
+`my_tuner.py:MyTuner` is a class in a Python file, which is executed; `policy:FILE.onnx` an exported policy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from batchpilot.baselines import SERVER_DEFAULT, Setting
+from batchpilot.baselines.references import best_static, tightest_tpot_ms, track_grid
+from batchpilot.baselines.references_clairvoyant import ScheduledTuner, clairvoyant
+from batchpilot.baselines.references_suite import static_suite
+from batchpilot.configs.tuner import TunerConfig
+from batchpilot.core.limits import Limits
+from batchpilot.core.names import unknown_name
+from batchpilot.core.slo import SLO
+from batchpilot.core.tuner import Tuner
+from batchpilot.envs.scenarios import PreparedRun
+from batchpilot.tuners import TUNERS, make_tuner
+
+STATIC_BEST, STATIC_SUITE, CLAIRVOYANT = "static-best", "static-suite", "clairvoyant"
+POLICY = "policy"
+
+REFERENCES: dict[str, Callable[[PreparedRun, str], Limits | Tuner]] = {
+    STATIC_SUITE: lambda run, track: static_suite(track),
+    STATIC_BEST: lambda run, track: best_static(run, track_grid(track, tightest_tpot_ms(run)))[0],
+    CLAIRVOYANT: lambda run, track: ScheduledTuner(clairvoyant(run, track).schedule),
+}
+"""What builds each reference from a run and a track; the last two know the run's future."""
+
+
+def label(name: str) -> str:
+    """What tables call a strategy: its name, a file's without the folders.
+
+    Args:
+        name: as typed.
+    """
+    prefix, file, class_name = _parts(name)
+    return f"{prefix}{Path(file).name}{class_name}" if file else name
+
+
+def content_hash(name: str) -> str:
+    """Changes when the file of a strategy does; empty without one.
+
+    Args:
+        name: as typed.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    _, file, _ = _parts(name)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12] if file else ""
+
+
+def check_strategies(names: Sequence[str]) -> None:
+    """Find a mistake before anything runs: every strategy that needs no run is built once.
+
+    Args:
+        names: as typed.
+
+    Raises:
+        ValueError: an unknown name, a file that is missing or holds no such tuner, or two files of one name.
+    """
+    for name in names:
+        if name not in REFERENCES:
+            make_strategy(name, Setting(TunerConfig(), SERVER_DEFAULT, SLO()))
+    shown = [label(name) for name in dict.fromkeys(names)]
+    for one in shown:
+        if shown.count(one) > 1:
+            raise ValueError(f"two strategies would both be called {one}; rename one of the files")
+
+
+def make_strategy(name: str, setting: Setting) -> Tuner:
+    """A tuner by name or file.
+
+    Args:
+        name: as typed; no reference.
+        setting: what it is built for.
+
+    Raises:
+        ValueError: an unknown name, or a file that is missing or holds no such tuner.
+    """
+    prefix, file, class_name = _parts(name)
+    if prefix:
+        return make_tuner(
+            POLICY, setting.config, base=setting.base, slo=setting.slo, seed=setting.seed, path=_found(file)
+        )
+    if file:
+        return _own_tuner(name, _found(file), class_name.removeprefix(":"), setting)
+    if name not in TUNERS:
+        known = [*TUNERS, *REFERENCES]
+        raise ValueError(f"{unknown_name(name, known, 'tuner')}; your own is FILE.py:CLASS or {POLICY}:FILE.onnx")
+    return make_tuner(name, setting.config, base=setting.base, slo=setting.slo, seed=setting.seed)
+
+
+def _parts(name: str) -> tuple[str, str, str]:
+    """Prefix, file and class of a name, with their colons; all empty for a registered name."""
+    if name.startswith(f"{POLICY}:"):
+        return f"{POLICY}:", name.removeprefix(f"{POLICY}:"), ""
+    file, colon, class_name = name.rpartition(":")
+    if colon and file.endswith(".py"):
+        return "", file, f":{class_name}"
+    if name.endswith(".py"):
+        return "", name, ":"
+    return "", "", ""
+
+
+def _found(file: str) -> Path:
+    path = Path(file)
+    if not path.is_file():
+        raise ValueError(f"there is no file {file!r}; a tuner of your own is named FILE.py:CLASS or {POLICY}:FILE.onnx")
+    return path
+
+
+def _own_tuner(name: str, path: Path, class_name: str, setting: Setting) -> Tuner:
+    """A tuner of the user's: its class gets the setting if its constructor has a parameter of that name."""
+    module = _executed(path)
+    own = [one for one, value in vars(module).items() if _is_tuner(value) and value.__module__ == module.__name__]
+    if not hasattr(module, class_name):
+        raise ValueError(unknown_name(class_name, own, f"tuner in {path}"))
+    found = getattr(module, class_name)
+    if not _is_tuner(found):
+        raise ValueError(f"{name} is no tuner: a class derived from batchpilot.Tuner is needed (found: {found!r})")
+    if inspect.isabstract(found):
+        missing = ", ".join(sorted(found.__abstractmethods__))
+        raise ValueError(f"{name} cannot be built: it lacks {missing}")
+    try:
+        takes_setting = "setting" in inspect.signature(found).parameters
+        tuner: Tuner = found(setting=setting) if takes_setting else found()
+    except Exception as error:  # whatever the user's code raises is the user's to see
+        raise ValueError(
+            f"{name} could not be built ({type(error).__name__}: {error}); its constructor takes `setting`, or nothing"
+        ) from error
+    return tuner
+
+
+def _is_tuner(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Tuner) and value is not Tuner
+
+
+def _executed(path: Path) -> ModuleType:
+    """The file as a module of its own, beside which it may import other files."""
+    name = f"_batchpilot_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be executed ({type(error).__name__}: {error})") from error
+    finally:
+        sys.path.remove(str(path.resolve().parent))
+    return module
