@@ -1,9 +1,21 @@
-"""What tuners must beat: fixed limits, AIMD, and the guarded default. `BASELINES` names what builds each."""
+"""What tuners must beat: fixed limits, AIMD, the guarded default and the field's controllers, all in `BASELINES`."""
 
 from batchpilot.baselines.accumulating import accumulating
 from batchpilot.baselines.aimd import AIMDTuner
 from batchpilot.baselines.guarded import GuardedTuner
-from batchpilot.baselines.registry import BASELINES, Setting
+from batchpilot.baselines.registry import BASELINES
+from batchpilot.baselines.rule import Rule, RuleTuner
+from batchpilot.baselines.setting import Setting
 from batchpilot.baselines.static import SERVER_DEFAULT, StaticTuner
 
-__all__ = ["BASELINES", "Setting", "SERVER_DEFAULT", "StaticTuner", "AIMDTuner", "GuardedTuner", "accumulating"]
+__all__ = [
+    "BASELINES",
+    "Setting",
+    "SERVER_DEFAULT",
+    "StaticTuner",
+    "AIMDTuner",
+    "GuardedTuner",
+    "Rule",
+    "RuleTuner",
+    "accumulating",
+]

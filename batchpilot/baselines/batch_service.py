@@ -6,7 +6,8 @@ response time is mean number in system over arrival rate (Little), holding n req
 time. Times in ms, rates in requests per second, energies in J; a mean cost is in ms (plus weighted watts).
 
 The queue is truncated as in the paper: the requests beyond `max_queue` are one overflow state that behaves like
-`max_queue` and costs extra (the abstract cost), so that no policy gains by letting arrivals pile up there.
+`max_queue` and costs extra (the abstract cost), so that no policy gains by letting arrivals pile up there. In overflow
+the largest batch is served: a model that forgets how deep the queue is would find short batches the quickest way out.
 
 Source: Xu, Sun, Zhou and Niu, "SMDP-Based Dynamic Batching for Efficient Inference on GPU-Based Platforms" (ICC 2023,
 arXiv 2301.12865), and its extension for batch services (arXiv 2501.02181).
@@ -114,7 +115,8 @@ class BatchServiceProblem:
         Those in the queue and in service are held all the while; those who arrive meanwhile, half of it on average.
 
         Returns:
-            Shape (states, max_batch + 1); infinite where fewer requests wait than would be dispatched.
+            Shape (states, max_batch + 1); infinite where fewer requests wait than would be dispatched, and for anything
+            but the largest batch in overflow.
         """
         waiting = np.minimum(np.arange(self.states), self.max_queue)[:, None]
         dispatched = np.arange(self.max_batch + 1)
@@ -123,6 +125,7 @@ class BatchServiceProblem:
         cost = self.latency_weight / self.arrivals_per_ms * (waiting + arriving) * time
         cost += self.energy_weight * MS_PER_S * np.array([0.0, *(self.energy_j or ())])
         cost[-1] += (self.overflow_cost or 0.0) * time
+        cost[-1, :-1] = np.inf
         return np.where(dispatched <= waiting, cost, np.inf)
 
     @cached_property
@@ -189,7 +192,8 @@ def dispatch_policy(problem: BatchServiceProblem, dispatch: ArrayLike) -> Dispat
 
     Args:
         problem: the queue.
-        dispatch: shape (states,), whole numbers from 0 to the requests waiting, at most `max_batch`.
+        dispatch: shape (states,), whole numbers from 0 to the requests waiting, at most `max_batch`, which is what
+            overflow needs.
 
     Raises:
         ValueError: wrong shape, or a size that cannot be dispatched; the message names the state.
@@ -200,10 +204,11 @@ def dispatch_policy(problem: BatchServiceProblem, dispatch: ArrayLike) -> Dispat
             f"dispatch has shape {table.shape} of {table.dtype}; it must hold {problem.states} whole numbers"
         )
     most = np.minimum(np.minimum(np.arange(problem.states), problem.max_queue), problem.max_batch)
-    wrong = np.flatnonzero((table < 0) | (table > most))
+    least = np.where(np.arange(problem.states) > problem.max_queue, problem.max_batch, 0)
+    wrong = np.flatnonzero((table < least) | (table > most))
     if len(wrong):
         state = int(wrong[0])
-        raise ValueError(f"dispatch[{state}] is {table[state]}; it must be 0 to {most[state]}")
+        raise ValueError(f"dispatch[{state}] is {table[state]}; it must be {least[state]} to {most[state]}")
     return DispatchPolicy(table.astype(np.int64))
 
 

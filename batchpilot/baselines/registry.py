@@ -1,42 +1,17 @@
-"""Baselines by name, and the setting that every tuner is built for."""
+"""Baselines by name: fixed limits, AIMD, the guarded default and the field's controllers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
 from batchpilot.baselines.accumulating import accumulating
 from batchpilot.baselines.aimd import AIMDTuner
+from batchpilot.baselines.controllers import CONTROLLERS
 from batchpilot.baselines.guarded import GuardedTuner
+from batchpilot.baselines.setting import Setting
 from batchpilot.baselines.static import SERVER_DEFAULT, StaticTuner
-from batchpilot.configs.tuner import TunerConfig
-from batchpilot.core import SLO, Limits, Tuner
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What a tuner is built for.
-
-    Attributes:
-        config: the `dynamic_batch_tuner` section.
-        base: the track's base limits, whose other fields a tuner keeps; None for none.
-        slo: the promise; None when only the windows know it.
-        seed: seeds random draws, if the tuner makes any.
-    """
-
-    config: TunerConfig = field(default_factory=TunerConfig)
-    base: Limits | None = None
-    slo: SLO | None = None
-    seed: int = 0
-
-    def limits(self, batch_size: int) -> Limits:
-        """The base limits with another batch size.
-
-        Args:
-            batch_size: most requests in a step.
-        """
-        return (self.base or Limits(batch_size=batch_size)).replace(batch_size=batch_size)
+from batchpilot.core import Tuner
 
 
 def static(setting: Setting) -> Tuner:
@@ -116,5 +91,6 @@ BASELINES: dict[str, Callable[..., Tuner]] = {
     "aimd": aimd,
     "aimd-clipper": partial(aimd, multiplicative=True),
     "guarded-default": guarded_default,
+    **CONTROLLERS,
 }
 """What builds each baseline from a `Setting` and its own options."""

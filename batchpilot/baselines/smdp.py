@@ -12,7 +12,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from batchpilot.baselines.batch_service import BatchServiceProblem, DispatchPolicy, control_limit_policy
+from batchpilot.baselines.batch_service import (
+    BatchServiceProblem,
+    DispatchPolicy,
+    control_limit_policy,
+    dispatch_policy,
+)
 
 _RELATIVE_TOLERANCE = 1e-11
 
@@ -46,11 +51,9 @@ def evaluate(problem: BatchServiceProblem, policy: DispatchPolicy) -> float:
         `latency_weight` x mean response time in ms + `energy_weight` x mean power in W + the cost of overflow.
 
     Raises:
-        ValueError: the policy is of another size than the problem.
+        ValueError: the policy cannot be played in this problem; the message names the state.
     """
-    if policy.dispatch.shape != (problem.states,):
-        raise ValueError(f"the policy has {len(policy.dispatch)} states, the problem {problem.states}")
-    return _mean_cost_and_bias(problem, policy)[0]
+    return _mean_cost_and_bias(problem, dispatch_policy(problem, policy.dispatch))[0]
 
 
 def _mean_cost_and_bias(problem: BatchServiceProblem, policy: DispatchPolicy) -> tuple[float, NDArray[np.float64]]:

@@ -16,7 +16,7 @@ class BatchServiceEnv(gymnasium.Env[np.int64, np.int64]):
 
     Observation: `Discrete(max_queue + 2)`, the requests waiting; the last is overflow.
     Action: `Discrete(max_batch + 1)`, the requests to dispatch; 0 waits for the next arrival. More than wait are taken
-    as all that wait.
+    as all that wait, and in overflow any action as the largest batch.
 
     Reward: -(cost - reference_cost x sojourn) / scale, where cost and sojourn are the expected ones of the action taken
     (given the queue, which is drawn) and the scale is `reference_cost` times the mean time between arrivals. Decisions
@@ -90,7 +90,8 @@ class BatchServiceEnv(gymnasium.Env[np.int64, np.int64]):
         if not 0 <= action <= self.problem.max_batch:
             raise ValueError(f"action is {action}; it must be 0 to {self.problem.max_batch}")
         waiting = self.problem.waiting(self._state)
-        size = min(int(action), waiting)
+        overflow = self._state > self.problem.max_queue
+        size = self.problem.max_batch if overflow else min(int(action), waiting)
         cost, sojourn_ms = float(self._costs[self._state, size]), float(self._sojourn_ms[size])
         arrivals = 1 if size == 0 else int(self.np_random.poisson(self.problem.arrivals_per_ms * sojourn_ms))
         self._state = min(waiting - size + arrivals, self.problem.max_queue + 1)

@@ -57,8 +57,17 @@ def test_more_than_wait_are_all_that_wait():
 def test_waiting_ends_with_the_next_arrival_and_piles_up_to_overflow():
     env = BatchServiceEnv(PROBLEM)
     queue, _ = env.reset(seed=0)
-    seen = [queue] + [env.step(0)[0] for _ in range(45)]
-    assert seen == [min(k, 41) for k in range(46)]
+    assert [queue, *(env.step(0)[0] for _ in range(41))] == list(range(42))
+
+
+def test_in_overflow_the_largest_batch_is_served_whatever_the_action():
+    steps = []
+    for action in range(9):
+        env = BatchServiceEnv(PROBLEM)
+        env.reset(seed=0, options={"queue": 41})
+        steps.append(env.step(action))
+    assert all(step == steps[8] for step in steps)
+    assert steps[0][0] < 41
 
 
 @pytest.mark.parametrize("options", [{"decisions": 0}, {"reference_cost": 0.0}])

@@ -1,0 +1,33 @@
+"""What every tuner is built for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from batchpilot.configs.tuner import TunerConfig
+from batchpilot.core import SLO, Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a tuner is built for.
+
+    Attributes:
+        config: the `dynamic_batch_tuner` section.
+        base: the track's base limits, whose other fields a tuner keeps; None for none.
+        slo: the promise; None when only the windows know it.
+        seed: seeds random draws, if the tuner makes any.
+    """
+
+    config: TunerConfig = field(default_factory=TunerConfig)
+    base: Limits | None = None
+    slo: SLO | None = None
+    seed: int = 0
+
+    def limits(self, batch_size: int) -> Limits:
+        """The base limits with another batch size.
+
+        Args:
+            batch_size: most requests in a step.
+        """
+        return (self.base or Limits(batch_size=batch_size)).replace(batch_size=batch_size)
