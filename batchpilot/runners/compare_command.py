@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from batchpilot.configs.scenario import scenario
+from batchpilot.envs.backends import SIMULATED
 from batchpilot.runners.comparison import (
     CONCURRENCIES,
     STRATEGIES,
@@ -21,6 +22,15 @@ from batchpilot.runners.comparison import (
 )
 from batchpilot.runners.options import DeviceOption, JsonOption, ModelOption, reporting_mistakes, stdout_console
 from batchpilot.runners.selection import find_tuner_config, on_hardware
+from batchpilot.runners.torch_backends import (
+    BackendOption,
+    ParametersOption,
+    WeightsOption,
+    chosen_server,
+    shown_calibration,
+    start_backend,
+)
+from batchpilot.runners.torch_options import KvOption, ThreadsOption
 
 
 @reporting_mistakes
@@ -30,6 +40,11 @@ def compare_command(
     config: Annotated[str | None, typer.Option(help="Tuner configuration: a preset or a file.")] = None,
     device: DeviceOption = None,
     model: ModelOption = None,
+    backend: BackendOption = SIMULATED,
+    dtype: WeightsOption = None,
+    threads: ThreadsOption = None,
+    kv_capacity_tokens: KvOption = None,
+    parameters: ParametersOption = None,
     baseline: Annotated[
         Path | None, typer.Option(help="Hold the figures against this baseline; exit status 1 when the gate fails.")
     ] = None,
@@ -38,8 +53,23 @@ def compare_command(
 ) -> None:
     """Static 8, 16, 32 and 64 against dynamic: concurrency 8 to 32, 72 requests, 50 new tokens each."""
     chosen = find_tuner_config(config)
-    scenarios = [on_hardware(scenario(f"closed-loop-{clients}"), device, model) for clients in CONCURRENCIES]
-    rows = compare(scenarios, [name.strip() for name in tuners.split(",")], seeds, chosen)
+    server = chosen_server(
+        backend,
+        model=model,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        kv_capacity_tokens=kv_capacity_tokens,
+        parameters=parameters,
+    )
+    strategies = [name.strip() for name in tuners.split(",")]
+    if server is None:
+        scenarios = [on_hardware(scenario(f"closed-loop-{clients}"), device, model) for clients in CONCURRENCIES]
+        rows = compare(scenarios, strategies, seeds, chosen)
+    else:
+        scenarios = [scenario(f"torch-closed-loop-{clients}") for clients in CONCURRENCIES]
+        engine = start_backend(server, parameters=parameters, show=shown_calibration)
+        rows = compare(scenarios, strategies, seeds, chosen, engine)
     found = regressions(rows, load_baseline(baseline)) if baseline is not None else []
     if save is not None:
         save_baseline(save, rows, chosen, seeds)

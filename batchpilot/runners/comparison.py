@@ -16,8 +16,9 @@ from batchpilot.configs.scenario import Scenario
 from batchpilot.core.files import write_atomic
 from batchpilot.core.provenance import provenance
 from batchpilot.core.tuner import Tuner
-from batchpilot.engines import SimulatedEngine, run_engine
-from batchpilot.envs.scenarios import PreparedRun, prepare
+from batchpilot.engines import run_engine
+from batchpilot.envs.backends import Backend, SimulatedBackend
+from batchpilot.envs.scenarios import PreparedRun
 from batchpilot.tuners import make_tuner
 
 CONCURRENCIES = (8, 16, 24, 32)
@@ -33,10 +34,18 @@ MIN_SUCCESS_RATE = 0.99
 """Regression gate of the tuner document."""
 
 Row = dict[str, Any]
+Figures = tuple[float, float, float, float]
+_COLUMNS = ("throughput_tokens_per_s", "utilisation", "e2e_p95_ms", "success_rate")
 _KEY = ("scenario", "tuner")
 
 
-def compare(scenarios: Sequence[Scenario], strategies: Sequence[str], seeds: int, config: TunerConfig) -> list[Row]:
+def compare(
+    scenarios: Sequence[Scenario],
+    strategies: Sequence[str],
+    seeds: int,
+    config: TunerConfig,
+    backend: Backend | None = None,
+) -> list[Row]:
     """Every strategy on every scenario, figures averaged over seeds.
 
     72 requests last some 20 s, about as long as a probe. So a strategy that learns has two rows: as it starts, and
@@ -47,23 +56,34 @@ def compare(scenarios: Sequence[Scenario], strategies: Sequence[str], seeds: int
         strategies: tuner names.
         seeds: number of seeds, from 0.
         config: the tuners' configuration.
+        backend: where they run; None for the simulation.
 
     Returns:
         One row a scenario and strategy: throughput (tokens/s), utilisation, end-to-end p95 (ms), success rate, and
         throughput over that of static-8 and of the best static size there.
     """
+    backend = backend or SimulatedBackend()
     rows: list[Row] = []
     for chosen in scenarios:
-        runs = [prepare(chosen, seed) for seed in range(seeds)]
-        warm_up = [prepare(chosen, seeds + seed) for seed in range(seeds)]
-        here: list[Row] = []
-        for name in strategies:
-            tuners = [make_tuner(name, config, base=SERVER_DEFAULT, seed=run.seed) for run in runs]
-            here.append(_row(chosen, name, runs, tuners))
-            if not name.startswith("static"):
-                for _ in range(WARM_UP_RUNS):
-                    _row(chosen, name, warm_up, tuners)
-                here.append(_row(chosen, f"{name} (warm)", runs, tuners))
+        figures: dict[str, list[Figures]] = {}
+        # Seeds outside, strategies inside: a real engine's speed drifts; what is compared is measured close together.
+        for seed in range(seeds):
+            run, warm_up = backend.prepare(chosen, seed), backend.prepare(chosen, seeds + seed)
+            for name in strategies:
+                tuner = make_tuner(name, config, base=SERVER_DEFAULT, seed=seed)
+                figures.setdefault(name, []).append(_served(run, tuner, backend))
+                if not name.startswith("static"):
+                    for _ in range(WARM_UP_RUNS):
+                        _served(warm_up, tuner, backend)
+                    figures.setdefault(f"{name} (warm)", []).append(_served(run, tuner, backend))
+        here: list[Row] = [
+            {
+                "scenario": chosen.name,
+                "tuner": name,
+                **dict(zip(_COLUMNS, np.mean(found, axis=0).tolist(), strict=True)),
+            }
+            for name, found in figures.items()
+        ]
         static = {row["tuner"]: row["throughput_tokens_per_s"] for row in here if row["tuner"].startswith("static")}
         best = max(static.values(), default=math.nan)
         for row in here:
@@ -73,20 +93,11 @@ def compare(scenarios: Sequence[Scenario], strategies: Sequence[str], seeds: int
     return rows
 
 
-def _row(chosen: Scenario, name: str, runs: Sequence[PreparedRun], tuners: Sequence[Tuner]) -> Row:
-    """Mean figures of one strategy over runs, each with its own tuner, which goes on from the state it is in."""
-    figures = []
-    for run, tuner in zip(runs, tuners, strict=True):
-        engine = SimulatedEngine(run.engine, run.requests)
-        result = run_engine(engine, tuner, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
-        p95 = result.percentile_ms("e2e_ms", 95)
-        figures.append((result.throughput_tokens_per_s, result.utilisation, p95, result.success_rate))
-    columns = ("throughput_tokens_per_s", "utilisation", "e2e_p95_ms", "success_rate")
-    return {
-        "scenario": chosen.name,
-        "tuner": name,
-        **dict(zip(columns, np.mean(figures, axis=0).tolist(), strict=True)),
-    }
+def _served(run: PreparedRun, tuner: Tuner, backend: Backend) -> Figures:
+    """The figures of `_COLUMNS` of one run; the tuner goes on from the state it is in."""
+    result = run_engine(backend.start(run), tuner, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
+    p95 = result.percentile_ms("e2e_ms", 95)
+    return result.throughput_tokens_per_s, result.utilisation, p95, result.success_rate
 
 
 def save_baseline(path: Path, rows: Sequence[Row], config: TunerConfig, seeds: int) -> None:

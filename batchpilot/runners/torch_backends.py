@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -52,7 +53,7 @@ def chosen_server(
     threads: int | None,
     kv_capacity_tokens: int | None,
     parameters: Path | None,
-    simulated_only: Mapping[str, bool],
+    simulated_only: Mapping[str, bool] = MappingProxyType({}),
 ) -> TorchServer | None:
     """The real engine that a command line asks for.
 
