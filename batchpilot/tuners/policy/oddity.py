@@ -35,8 +35,9 @@ class WindowClock:
         values = _never_nan(window)
         if not (min(values) >= 0.0 and sum(values) < _HUGE):
             return f"{_first_odd(window, values)} is no measurement"
-        if not all(value >= 0.0 or value != value for value in _percentiles(window)):
-            return "a latency or share is below zero"
+        for value in _percentiles(window):
+            if value < 0.0:
+                return f"a latency or share is {value}"
         if not window.duration_ms > 0.0:
             return "its length is zero"
         if not self.end_ms - _CLOCK_SLACK_MS <= window.start_ms < _HUGE:

@@ -7,7 +7,9 @@ are ten times as quick there. The two agree, which a test holds.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import pairwise
 
 from batchpilot.core.actions import ActionTable
 from batchpilot.core.limit_arrays import limit_arrays, limits_at
@@ -32,6 +34,8 @@ class Position:
         self._last = [len(grid.values) - 1 for grid in table.grids]
         self._by_moves = [table.mode == "relative" and grid.ordered for grid in table.grids]
         self._aimed = [grid.times_tpot_target for grid in table.grids]
+        self._middles = [[math.sqrt(low * high) for low, high in pairwise(grid.values)] for grid in table.grids]
+        self._base = table.base.to_dict()
         self._values = [_values(table, number) for number in range(len(table.grids))]
         self.notches: list[int] = [0] * len(table.grids)
 
@@ -61,12 +65,19 @@ class Position:
             limits: what is in force.
             tpot_target_ms: the TPOT target, infinity for none.
         """
-        columns = limit_arrays([limits])
-        for number, grid in enumerate(self._table.grids):
-            value = float(getattr(columns, grid.field)[0])
-            if grid.times_tpot_target:
-                value = value / tpot_target_ms if _is_promised(tpot_target_ms) else math.inf
-            self.notches[number] = grid.nearest(value)
+        notches = []
+        for number, field in enumerate(self._table.fields):
+            value = getattr(limits, field)
+            if self._aimed[number] and value is not None:
+                value = value / tpot_target_ms if _is_promised(tpot_target_ms) else None
+            if field == "discipline":
+                values = self._values[number]
+                notches.append(values.index(value) if value in values else 0)
+            elif value is None:
+                notches.append(self._last[number])
+            else:
+                notches.append(bisect_left(self._middles[number], value))
+        self.notches = notches
 
     def limits(self, tpot_target_ms: float) -> Limits:
         """The limits here.
@@ -75,15 +86,15 @@ class Position:
             tpot_target_ms: the TPOT target; without a promise `step_target_ms` is off.
         """
         promised = _is_promised(tpot_target_ms)
-        changes: dict[str, _Value] = {}
+        values_by_field = dict(self._base)
         for field, values, notch, aimed in zip(
             self._table.fields, self._values, self.notches, self._aimed, strict=True
         ):
             value = values[notch]
             if aimed:
                 value = value * tpot_target_ms if promised and isinstance(value, float) else None
-            changes[field] = value
-        return self._table.base.replace(**changes)
+            values_by_field[field] = value
+        return Limits(**values_by_field)
 
 
 def _is_promised(tpot_target_ms: float) -> bool:

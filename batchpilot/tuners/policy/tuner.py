@@ -108,6 +108,7 @@ class PolicyTuner(Tuner):
                 "limits": self._limits.to_dict(),
                 "notches": list(self._position.notches),
                 "observation": self._observation.values.tolist(),
+                "windows_seen": self._observation.windows,
                 "end_ms": _number_or_none(self._clock.end_ms),
                 "tpot_target_ms": _number_or_none(self._target_ms),
                 "counts": [self._windows_heard, self._odd_windows, self._uncredited_windows],
@@ -131,7 +132,7 @@ class PolicyTuner(Tuner):
                 raise ValueError("this is the state of another policy file")
             limits, reason = Limits.from_dict(state["limits"]), str(state["reason"])
             notches = self._checked(state["notches"])
-            values = np.array(state["observation"], np.float32)
+            values, seen = np.array(state["observation"], np.float32), int(state["windows_seen"])
             end_ms, target_ms = state["end_ms"], state["tpot_target_ms"]
             end_ms = -math.inf if end_ms is None else float(end_ms)
             target_ms = math.inf if target_ms is None else float(target_ms)
@@ -139,21 +140,21 @@ class PolicyTuner(Tuner):
         except (KeyError, TypeError) as error:
             raise ValueError(f"the state of {self.name!r} is incomplete: {error!r}") from error
         with self._lock:
-            self._observation.load(values)
+            self._observation.load(values, seen)
             self._limits, self._position.notches, self._reason = limits, notches, reason
             self._clock.end_ms, self._target_ms = end_ms, target_ms
             self._windows_heard, self._odd_windows, self._uncredited_windows = heard, odd, uncredited
 
     def _decide(self, window: WindowMetrics) -> None:
         self._observation.add(window)
+        before = self._position.notches, self._target_ms
         self._position.move(self.policy.network.decide(self._observation.values))
         target_ms = window.tpot_target_ms
         self._target_ms = self._promised_ms if math.isnan(target_ms) else target_ms
-        decided = self._position.limits(self._target_ms)
-        if decided == self._limits:
+        if (self._position.notches, self._target_ms) == before:
             self._reason = "the policy holds"
         else:
-            self._limits = decided
+            self._limits = self._position.limits(self._target_ms)
             self._reason = "the policy moves"
 
     def _checked(self, notches: Any) -> list[int]:
