@@ -6,9 +6,9 @@ which the decode latency meets its target.
 
 The paper knows mean and variance of the lengths; a server hears windows. The mean prompt is tokens over arrivals; its
 variance follows from how far window means scatter, times their arrivals; the mean output is generated tokens over
-completions, its deviation taken to equal its mean (a geometric length), which windows do not tell. The decode latency
-is the mean step time. Of its search constants the tolerance (5 % of the target), the step (16) and the correction (4)
-are ours.
+completions, its deviation taken to equal its mean (a geometric length), which windows do not tell. Old windows fade by
+1 % a window. The decode latency is the mean step time. Of its search constants the tolerance (5 % of the target), the
+step (16) and the correction (4) are ours.
 
 Source: Pang, Li and Wang, "Optimizing LLM Inference Throughput via Memory-aware and SLA-constrained Dynamic Batching"
 (arXiv 2503.05248), Algorithms 1 and 2.
@@ -17,7 +17,7 @@ Source: Pang, Li and Wang, "Optimizing LLM Inference Throughput via Memory-aware
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import NormalDist
 
 from batchpilot.baselines.rule import known_target
@@ -26,7 +26,7 @@ from batchpilot.core import Limits, WindowMetrics
 OVERFLOW_PROBABILITY = 0.05
 TOLERANCE = 0.05
 STEP, CORRECTION = 16.0, 4.0
-KEPT_WINDOWS = 100
+FADING = 0.99
 MIN_COMPLETIONS = 10
 _Z = NormalDist().inv_cdf(1 - OVERFLOW_PROBABILITY)
 
@@ -55,7 +55,12 @@ class MemoryAwareRule:
         tpot_ms: target of the decode latency; None takes the windows'.
         search_low: lower end of the search.
         search_high: upper end of the search.
-        lengths: arrivals, their prompt tokens, completions and generated tokens of the last 100 windows.
+        windows: windows with arrivals; this and the following fade.
+        arrivals: requests that arrived.
+        prompt_tokens: their prompt tokens.
+        squares: the square of each window's prompt tokens over its arrivals.
+        completions: requests that finished.
+        generated: tokens generated.
     """
 
     base: Limits
@@ -64,7 +69,12 @@ class MemoryAwareRule:
     tpot_ms: float | None = None
     search_low: float = 0.0
     search_high: float = 0.0
-    lengths: list[list[float]] = field(default_factory=list)
+    windows: float = 0.0
+    arrivals: float = 0.0
+    prompt_tokens: float = 0.0
+    squares: float = 0.0
+    completions: float = 0.0
+    generated: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.search_high:
@@ -81,10 +91,7 @@ class MemoryAwareRule:
             window: the window.
             limits: the limits in force.
         """
-        self.lengths.append(
-            [window.arrivals, window.arrived_prompt_tokens, window.completions, window.generated_tokens]
-        )
-        del self.lengths[:-KEPT_WINDOWS]
+        self.hear_lengths(window)
         fast = self.fast_enough(window)
         fits = self.fitting(window.kv_capacity_tokens)
         size = max(self.low, min(fast, self.high if fits is None else fits))
@@ -118,10 +125,24 @@ class MemoryAwareRule:
         Args:
             capacity_tokens: KV tokens that fit, 0 if unknown.
         """
-        arrivals, prompt_tokens, completions, generated = map(sum, zip(*self.lengths, strict=True))
-        if not capacity_tokens or completions < MIN_COMPLETIONS or not arrivals or not prompt_tokens + generated:
+        unknown = self.completions < MIN_COMPLETIONS or not self.arrivals or not self.prompt_tokens + self.generated
+        if not capacity_tokens or unknown:
             return None
-        prompt, output = prompt_tokens / arrivals, generated / completions
-        known = [(row[0], row[1] / row[0]) for row in self.lengths if row[0]]
-        scatter = sum(count * (mean - prompt) ** 2 for count, mean in known) / max(len(known) - 1, 1)
+        prompt, output = self.prompt_tokens / self.arrivals, self.generated / self.completions
+        scatter = max(0.0, self.squares - prompt * self.prompt_tokens) / max(self.windows - 1, 1)
         return largest_fitting(capacity_tokens, prompt + output, math.sqrt(scatter + output**2))
+
+    def hear_lengths(self, window: WindowMetrics) -> None:
+        """Take the lengths of a window into the fading sums.
+
+        Args:
+            window: the window.
+        """
+        tokens = window.arrived_prompt_tokens
+        arrived = window.arrivals > 0
+        self.windows = FADING * self.windows + arrived
+        self.arrivals = FADING * self.arrivals + window.arrivals
+        self.prompt_tokens = FADING * self.prompt_tokens + (tokens if arrived else 0)
+        self.squares = FADING * self.squares + (tokens**2 / window.arrivals if arrived else 0)
+        self.completions = FADING * self.completions + window.completions
+        self.generated = FADING * self.generated + window.generated_tokens

@@ -30,6 +30,7 @@ class Vegas:
         no_load_ms: latency without queueing, 0 until measured.
         since_probe: requests since it was last measured anew.
         probes: how often it was.
+        jitter: of the next time, 0.5 to 1; drawn anew each time.
     """
 
     low: float = MIN_LIMIT
@@ -39,15 +40,16 @@ class Vegas:
     no_load_ms: float = 0.0
     since_probe: int = 0
     probes: int = 0
+    jitter: float = 0.0
 
     def __post_init__(self) -> None:
         self.limit = max(self.low, min(self.high, self.limit))
+        self.jitter = self.jitter or self._draw()
 
     @property
     def probe_after(self) -> float:
-        """Requests after which the no-load latency is measured anew: 30 limits, times a jitter of 0.5 to 1."""
-        jitter = np.random.default_rng([self.seed, self.probes]).uniform(0.5, 1.0)
-        return float(jitter * PROBE_MULTIPLIER * self.limit)
+        """Requests after which the no-load latency is measured anew: 30 limits, times the jitter."""
+        return self.jitter * PROBE_MULTIPLIER * self.limit
 
     def update(self, sample: Sample) -> str:
         """Grow by 6 log(limit) without a queue, by log(limit) with a small one; shrink by log(limit) with a large one.
@@ -60,6 +62,7 @@ class Vegas:
         if self.since_probe >= self.probe_after:
             self.since_probe, self.no_load_ms = 0, latency_ms
             self.probes += 1
+            self.jitter = self._draw()
             return f"no-load latency measured anew: {latency_ms:.1f} ms a token"
         if not self.no_load_ms or latency_ms < self.no_load_ms:
             self.no_load_ms = latency_ms
@@ -77,6 +80,10 @@ class Vegas:
         if queue > BETA * step:
             return self._move(-step, f"a large queue ({queue})")
         return f"a queue of {queue} is as it should be"
+
+    def _draw(self) -> float:
+        """A draw that depends on the seed and the count alone, so that a saved tuner goes on with the same ones."""
+        return float(np.random.default_rng([self.seed, self.probes]).uniform(0.5, 1.0))
 
     def _move(self, by: int, reason: str) -> str:
         self.limit = max(self.low, min(self.high, self.limit + by))

@@ -105,10 +105,11 @@ def test_vegas_shrinks_when_a_step_fails_and_holds_when_little_runs():
 
 def test_vegas_measures_the_no_load_latency_anew_after_a_jittered_number_of_requests():
     rule = Vegas(no_load_ms=10.0, seed=3)
+    before = rule.probe_after
     assert 0.5 * 30 * 20 <= rule.probe_after <= 30 * 20
     rule.update(sample(50.0, requests=int(rule.probe_after) + 1))
     assert (rule.no_load_ms, rule.limit, rule.since_probe) == (50.0, 20.0, 0)
-    assert rule.probe_after != Vegas(seed=3).probe_after
+    assert rule.probe_after not in (before, Vegas(seed=4).probe_after)
 
 
 def test_windows_are_pooled_to_ten_requests():

@@ -68,9 +68,12 @@ def test_without_steps_or_target_the_search_stays():
 
 def test_memory_takes_mean_and_scatter_from_the_windows():
     memory = rule()
-    memory.lengths = [[10, 1000, 10, 500], [10, 3000, 10, 500]]
-    # Prompts: mean 200, means of 10 at 100 and 300, variance 2 * 10 * 100^2; outputs: mean and deviation 50.
-    expected = largest_fitting(100_000, 250.0, math.sqrt(200_000 + 2500))
+    for tokens in (1000, 3000):
+        memory.hear_lengths(window(arrivals=10, arrived_prompt_tokens=tokens, completions=10, generated_tokens=500))
+    # With fading weights 0.99 and 1: the mean prompt, and how far 10 at 100 and 10 at 300 scatter about it.
+    prompt = (0.99 * 1000 + 3000) / 19.9
+    scatter = (0.99 * 10 * (100 - prompt) ** 2 + 10 * (300 - prompt) ** 2) / 1
+    expected = largest_fitting(100_000, prompt + 50.0, math.sqrt(scatter + 50.0**2))
     assert memory.fitting(100_000) == expected
     assert memory.fitting(0) is None
 
