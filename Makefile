@@ -15,8 +15,11 @@ standard: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/python -m pytest --numprocesses $(JOBS)
 
+# The tests that the plain environment leaves out: they say so themselves.
+NEED_EXTRAS = $(shell grep -rl --include='test_*.py' --exclude-dir=agents --exclude-dir=engines_torch importorskip tests)
+
 test-rl: .venv/installed-rl
-	$(BIN)/python -m pytest tests/agents
+	$(BIN)/python -m pytest --numprocesses $(JOBS) tests/agents tests/engines_torch $(NEED_EXTRAS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -48,7 +51,7 @@ clean:
 	$(INSTALL) --editable '.[dev]'
 	touch $@ .venv/installed
 
-# stable-baselines3 brings torch; constraints.txt pins the version, so point pip at a CPU build where you have one.
+# constraints.txt pins torch; point pip at a CPU build where you have one.
 .venv/installed-rl: .venv/installed-dev
-	$(INSTALL) --editable '.[dev,rl]'
+	$(INSTALL) --editable '.[dev,rl,torch]'
 	touch $@
