@@ -1,4 +1,4 @@
-"""Running many cells: in processes, with what is finished kept on disk, so that a run can be stopped and resumed."""
+"""Running many cells: in processes or on a cluster; what is finished stays on disk, so that a run can be resumed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from pathlib import Path
 from joblib import Parallel, delayed
 
 from batchpilot.core.files import write_atomic
+from batchpilot.runners.cluster import ray_cluster
 from batchpilot.runners.evaluation import Cell, Task, run_cell
+
+CELLS_PER_WORKER = 4
+"""Cells that a worker of a cluster is given before any of them is kept: its backend hands results over in batches."""
 
 
 def cell_path(folder: Path, task: Task) -> Path:
@@ -26,6 +30,7 @@ def run_tasks(
     folder: Path,
     *,
     jobs: int = 1,
+    cluster: str | None = None,
     resume: bool = False,
     on_done: Callable[[Task, bool], None] | None = None,
 ) -> list[Cell]:
@@ -34,11 +39,13 @@ def run_tasks(
     Args:
         tasks: what to run.
         folder: where finished cells are kept.
-        jobs: processes.
+        jobs: processes, or workers on the cluster.
+        cluster: address of a Ray cluster (see `ray_cluster`); None for this machine.
         resume: take cells that an earlier run finished with the same code and configuration.
         on_done: told each task as it finishes, and whether it was taken from disk.
 
     Raises:
+        ValueError: a scenario cannot be prepared, or there is no such cluster.
         KeyboardInterrupt: stopped by hand; finished cells stay on disk.
     """
     cells: dict[int, Cell] = {}
@@ -51,7 +58,8 @@ def run_tasks(
                 on_done(task, True)
         else:
             missing.append(index)
-    for index, cell in _run(missing, tasks, jobs):
+    found = _run(missing, tasks, jobs) if cluster is None else _on_cluster(missing, tasks, jobs, cluster)
+    for index, cell in found:
         write_atomic(cell_path(folder, tasks[index]), cell.to_json())
         cells[index] = cell
         if on_done:
@@ -69,6 +77,15 @@ def _run(indices: Sequence[int], tasks: Sequence[Task], jobs: int) -> Iterator[t
         yield indices[0], run_cell(tasks[indices[0]])
     parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
     yield from parallel(delayed(_indexed)(index, tasks[index]) for index in indices[1:])
+
+
+def _on_cluster(indices: Sequence[int], tasks: Sequence[Task], jobs: int, cluster: str) -> Iterator[tuple[int, Cell]]:
+    if not indices:
+        return
+    size = jobs * CELLS_PER_WORKER
+    with ray_cluster(cluster):
+        for batch in (indices[start : start + size] for start in range(0, len(indices), size)):
+            yield from Parallel(n_jobs=jobs, batch_size=1)(delayed(_indexed)(index, tasks[index]) for index in batch)
 
 
 def _indexed(index: int, task: Task) -> tuple[int, Cell]:

@@ -97,6 +97,7 @@ def run_leaderboard(
     folder: Path,
     *,
     jobs: int = 1,
+    cluster: str | None = None,
     resume: bool = False,
     on_done: Callable[[Task, bool], None] | None = None,
 ) -> Outcome:
@@ -105,7 +106,8 @@ def run_leaderboard(
     Args:
         board: what to compare.
         folder: where finished cells are kept.
-        jobs: processes; the numbers do not depend on it.
+        jobs: processes, or workers on the cluster; the numbers do not depend on it.
+        cluster: address of a Ray cluster; None for this machine.
         resume: take finished cells of an earlier run.
         on_done: told each task as it finishes, and whether it was taken from disk.
 
@@ -114,7 +116,7 @@ def run_leaderboard(
         KeyboardInterrupt: stopped by hand; `resume` goes on.
     """
     tasks = board.tasks()
-    cells = run_tasks(tasks, folder, jobs=jobs, resume=resume, on_done=on_done)
+    cells = run_tasks(tasks, folder, jobs=jobs, cluster=cluster, resume=resume, on_done=on_done)
     rows = [row for cell in cells for row in cell.rows]
     curves = {
         (task.scenario.name, tuner): curve
