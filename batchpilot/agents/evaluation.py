@@ -49,14 +49,16 @@ def play(
     table: ActionTable,
     make_decide: Callable[[int], Decide] | None = None,
     *,
+    starts: NDArray[np.int64] | None = None,
     interval_ms: float | None = None,
 ) -> list[Played]:
-    """Play every run once, from the table's base limits.
+    """Play every run once.
 
     Args:
         runs: what to play.
         table: what actions mean.
         make_decide: gives a policy for so many runs side by side; None never moves from the base.
+        starts: positions to start from, shape (runs, fields); None starts from the table's base.
         interval_ms: engine time of a decision; None takes each run's.
 
     Returns:
@@ -64,7 +66,8 @@ def play(
     """
     found: list[Played] = []
     for start in range(0, len(runs), ROWS):
-        found += _play(runs[start : start + ROWS], table, make_decide, interval_ms)
+        some = slice(start, start + ROWS)
+        found += _play(runs[some], table, make_decide, None if starts is None else starts[some], interval_ms)
     return found
 
 
@@ -72,6 +75,7 @@ def _play(
     runs: Sequence[PreparedRun],
     table: ActionTable,
     make_decide: Callable[[int], Decide] | None,
+    starts: NDArray[np.int64] | None,
     interval_ms: float | None,
 ) -> list[Played]:
     n = len(runs)
@@ -81,7 +85,7 @@ def _play(
         rows.load(i, run)
     intervals = np.array([run.window_ms if interval_ms is None else interval_ms for run in runs])
     horizons = np.array([math.inf if run.horizon_ms is None else run.horizon_ms for run in runs])
-    positions = np.array([table.start(float(target)) for target in rows.tpot_target_ms])
+    positions = starts if starts is not None else np.array([table.start(float(t)) for t in rows.tpot_target_ms])
     windows: list[NDArray[np.float64]] = []
     played = np.zeros(n, dtype=np.int64)
     until = rows.now_ms.copy()

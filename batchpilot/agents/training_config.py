@@ -150,6 +150,32 @@ def _within(grid: Grid, bounds: Range | None) -> Grid:
     return replace(grid, values=kept)
 
 
+class WarmStart(StrictModel):
+    """How the policy is fitted to hindsight before PPO starts; for relative actions.
+
+    Attributes:
+        runs: runs that lessons are taken from.
+        levels: notches of each limit's grid that are tried; the lattice has this many to the power of the limits.
+        horizon: windows over which a setting is judged.
+        moments: lessons in all, about.
+        least_gain: gain in goodput share below which staying is preferred.
+        steps: gradient steps.
+        batch_size: lessons in each.
+        learning_rate: falls to zero.
+        entropy: weight of the entropy, which keeps PPO exploring.
+    """
+
+    runs: Count = 256
+    levels: Annotated[int, Field(ge=2)] = 6
+    horizon: Count = 30
+    moments: Count = 300_000
+    least_gain: Annotated[float, Field(ge=0)] = 0.002
+    steps: Count = 3000
+    batch_size: Count = 2048
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    entropy: Annotated[float, Field(ge=0)] = 0.001
+
+
 class Validation(StrictModel):
     """What a policy is judged by while it trains: scenarios that share no seed and no device with training.
 
@@ -176,6 +202,7 @@ class TrainingConfig(PPOConfig):
         env_kwargs: what actions move.
         randomisation: what scenarios are drawn from; None where `scenarios` are given.
         scenarios: scenarios or suites to train on instead.
+        warm_start: how the policy is fitted to hindsight first; None starts from staying at the base.
         pool: runs prepared for each segment.
         segment_timesteps: decisions between two checkpoints. A segment depends on its checkpoint and seed alone.
         patience: segments without a better validation score before training stops.
@@ -189,6 +216,7 @@ class TrainingConfig(PPOConfig):
     env_kwargs: EnvKwargs = EnvKwargs()
     randomisation: Randomisation | None = None
     scenarios: list[str] | None = None
+    warm_start: WarmStart | None = None
     pool: Count = 512
     segment_timesteps: Count = 200_000
     patience: Count = 8
