@@ -16,7 +16,16 @@ from stable_baselines3 import PPO
 
 from batchpilot.agents.export_network import trained_network
 from batchpilot.core.features import FEATURE_NAMES
-from batchpilot.tuners.policy.description import PolicyDescription, check_features, read_numbers, read_table
+from batchpilot.tuners.policy.description import (
+    PolicyDescription,
+    check_features,
+    read_interval,
+    read_mapping,
+    read_number,
+    read_numbers,
+    read_table,
+    read_whole,
+)
 from batchpilot.tuners.policy.network import Floats, Network
 
 SCHEMA = 1
@@ -83,7 +92,7 @@ def load_training(folder: str | Path) -> TrainedPolicy:
         told = _plain(json.loads((folder / DESCRIPTION_FILE).read_text()))
         description = _description(told)
         mean, std = (np.array(read_numbers(key, told[key]), np.float32) for key in _MOMENTS)
-        clip = read_numbers("observation_clip", [told["observation_clip"]])[0]
+        clip = read_number("observation_clip", told["observation_clip"])
     except ValueError as error:
         raise ValueError(f"{folder / DESCRIPTION_FILE}: {error}") from None
     agent = PPO.load(folder / MODEL_FILE, device="cpu")
@@ -117,11 +126,11 @@ def _description(told: Mapping[str, Any]) -> PolicyDescription:
     return PolicyDescription(
         track=told["track"],
         table=read_table(told["table"]),
-        stack=told["stack"],
-        decision_interval_ms=told["decision_interval_ms"],
+        stack=read_whole("stack", told["stack"]),
+        decision_interval_ms=read_interval(told["decision_interval_ms"]),
         observation_low=low,
         observation_high=high,
-        training=told["training"],
+        training=read_mapping("training", told["training"]),
     )
 
 

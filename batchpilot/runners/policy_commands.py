@@ -73,11 +73,12 @@ def show(path: Path, policy: PolicyFile) -> None:
         policy: the file as a server reads it.
     """
     told = described(path, policy)
-    table = policy.description.table
+    table, interval_ms = policy.description.table, policy.description.decision_interval_ms
+    interval = "window of any length" if interval_ms is None else f"{interval_ms:g} ms"
     rows = {
         "size": f"{policy.size_bytes:,} bytes, opset {policy.opset}, written by {policy.producer}",
         "sha256": policy.digest,
-        "track": f"{told['track']}, {table.mode} actions every {told['decision_interval_ms']:g} ms",
+        "track": f"{told['track']}, {table.mode} actions every {interval}",
         "starts at": str(table.base),
         "network": " -> ".join(map(str, told["network"])) + f" ({', '.join(told['activations'])})",
         "features": f"version {FEATURE_VERSION}, {len(FEATURE_NAMES)} a window, windows seen at once: {told['stack']}",

@@ -32,6 +32,12 @@ def test_a_file_gives_back_network_and_description():
     assert (policy.opset, policy.size_bytes) == (layout.OPSET, len(GOOD))
 
 
+def test_a_policy_may_be_trained_on_windows_of_any_length():
+    for interval_ms in (None, 250.0):
+        policy = parse_policy(make_policy_bytes(make_description(decision_interval_ms=interval_ms)))
+        assert policy.description.decision_interval_ms == interval_ms
+
+
 def test_the_reason_names_the_file(tmp_path):
     path = tmp_path / "bad.onnx"
     path.write_bytes(b"hello")
@@ -151,10 +157,12 @@ def table_with(number, **changes):
         ({"action_table": {**TABLE, "moves": "[1e999]"}}, "action_table"),
         ({"action_table": {**TABLE, "moves": [-(2**70), 0]}}, "action_table"),
         ({"action_table": {**TABLE, "moves": [-4, 0, 4]}}, "chooses among"),
-        ({"action_table": table_with(0, notches=[0.0, 1.0])}, "batch_size is below its bound"),
+        ({"action_table": table_with(0, notches=[0.0, 1.0])}, "a notch of batch_size is outside"),
         ({"action_table": table_with(0, notches=[1.5, 2.0])}, "batch_size is no whole number"),
         ({"action_table": table_with(0, notches=[1.0, None])}, "batch_size cannot be off"),
         ({"action_table": table_with(1, notches=list(range(1, 2000)))}, "at most 512"),
+        ({"action_table": table_with(0, notches=[1.0, 1e200])}, "a notch of batch_size is outside"),
+        ({"action_table": {**TABLE, "base": {"batch_size": 10**30}}}, "batch_size of the base limits"),
         ({"action_table": table_with(0, notches=["a"])}, "action_table"),
         ({"action_table": {**TABLE, "base": {"batch_size": 0}}}, "batch_size is 0"),
     ],

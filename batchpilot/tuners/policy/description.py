@@ -19,6 +19,7 @@ SCHEMA = 1
 
 MOST_STACKED = 64
 LONGEST_GRID = 512
+HIGHEST_LIMIT = 2**40
 LONGEST_INTERVAL_MS = 3_600_000.0
 
 KEYS = (
@@ -43,7 +44,7 @@ class PolicyDescription:
         track: the track in which it competes, one of `TRACKS`.
         table: what its actions mean; its base limits are where it starts.
         stack: windows that it looks at, oldest first.
-        decision_interval_ms: length of the windows it was trained on.
+        decision_interval_ms: length of the windows it was trained on; None for several lengths.
         observation_low: lowest value of each feature seen in training, F values; empty when not recorded.
         observation_high: highest value, likewise.
         training: where it comes from: git revision, seeds, scenarios, scores, as the training wrote it.
@@ -55,7 +56,7 @@ class PolicyDescription:
     track: str
     table: ActionTable
     stack: int = 1
-    decision_interval_ms: float = 1000.0
+    decision_interval_ms: float | None = None
     observation_low: tuple[float, ...] = ()
     observation_high: tuple[float, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -65,9 +66,9 @@ class PolicyDescription:
         _check_table(self.table)
         if not 1 <= self.stack <= MOST_STACKED:
             raise ValueError(f"stack is {self.stack}; a policy looks at 1 to {MOST_STACKED} windows")
-        if not 0 < self.decision_interval_ms <= LONGEST_INTERVAL_MS:
+        if self.decision_interval_ms is not None and not 0 < self.decision_interval_ms <= LONGEST_INTERVAL_MS:
             raise ValueError(
-                f"decision_interval_ms is {self.decision_interval_ms}; it must be above 0 and at most an hour"
+                f"decision_interval_ms is {self.decision_interval_ms}; it must be above 0 and at most an hour, or None"
             )
         counts = {len(self.observation_low), len(self.observation_high)}
         if counts != {0} and counts != {len(FEATURE_NAMES)}:
@@ -122,11 +123,11 @@ class PolicyDescription:
         return cls(
             track=metadata["track"],
             table=read_table(values["action_table"]),
-            stack=_whole("stack", values["stack"]),
-            decision_interval_ms=_number("decision_interval_ms", values["decision_interval_ms"]),
+            stack=read_whole("stack", values["stack"]),
+            decision_interval_ms=read_interval(values["decision_interval_ms"]),
             observation_low=read_numbers("observation_low", values["observation_low"]),
             observation_high=read_numbers("observation_high", values["observation_high"]),
-            training=_mapping("training", values["training"]),
+            training=read_mapping("training", values["training"]),
         )
 
 
@@ -179,7 +180,64 @@ def read_numbers(key: str, values: object) -> tuple[float, ...]:
     """
     if not isinstance(values, list):
         raise ValueError(f"{key} is a {type(values).__name__}; it must be a list of numbers")
-    return tuple(_number(key, value) for value in values)
+    return tuple(read_number(key, value) for value in values)
+
+
+def read_number(key: str, value: object) -> float:
+    """A finite number that is not trusted.
+
+    Args:
+        key: what it is called.
+        value: the number.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -1e300 < value < 1e300:
+        raise ValueError(f"{key} holds {value!r:.80}; it must be a finite number")
+    return float(value)
+
+
+def read_interval(value: object) -> float | None:
+    """A decision interval that is not trusted; None stays None.
+
+    Args:
+        value: in ms.
+
+    Raises:
+        ValueError: it is no finite number.
+    """
+    return None if value is None else read_number("decision_interval_ms", value)
+
+
+def read_whole(key: str, value: object) -> int:
+    """A whole number that is not trusted.
+
+    Args:
+        key: what it is called.
+        value: the number.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{key} is {value!r:.80}; it must be a whole number")
+    return value
+
+
+def read_mapping(key: str, value: object) -> dict[str, Any]:
+    """A mapping that is not trusted.
+
+    Args:
+        key: what it is called.
+        value: the mapping.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"{key} is a {type(value).__name__}; it must be a mapping")
+    return value
 
 
 def _check_table(table: ActionTable) -> None:
@@ -190,13 +248,16 @@ def _check_table(table: ActionTable) -> None:
         if grid.ordered != (grid.field != "discipline"):
             raise ValueError(f"action_table: {grid.field} must have {'notches' if grid.ordered else 'choices'}")
         lowest = 0.0 if grid.field in ("discipline", "max_queued_tokens") else math.ulp(0.0)
-        if not all(value >= lowest for value in grid.values):
-            raise ValueError(f"action_table: a notch of {grid.field} is below its bound")
+        if not all(lowest <= value <= HIGHEST_LIMIT or value == math.inf for value in grid.values):
+            raise ValueError(f"action_table: a notch of {grid.field} is outside {lowest:g} to {HIGHEST_LIMIT}, or off")
         whole = grid.field in ("batch_size", "token_budget", "max_queued_tokens")
         if whole and not all(math.isinf(value) or value == round(value) for value in grid.values):
             raise ValueError(f"action_table: a notch of {grid.field} is no whole number")
         if grid.field == "batch_size" and math.isinf(grid.values[-1]):
             raise ValueError("action_table: batch_size cannot be off")
+    for name, value in table.base.to_dict().items():
+        if isinstance(value, int | float) and value > HIGHEST_LIMIT:
+            raise ValueError(f"action_table: {name} of the base limits is {value:g}; at most {HIGHEST_LIMIT}")
     if any(abs(move) > LONGEST_GRID for move in table.moves):
         raise ValueError(f"action_table: moves {list(table.moves)} go beyond {LONGEST_GRID} notches")
 
@@ -216,21 +277,3 @@ def _from_json(key: str, text: str) -> Any:
         return json.loads(text, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the metadata entry {key} is no JSON: {error}") from None
-
-
-def _number(key: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not -1e300 < value < 1e300:
-        raise ValueError(f"{key} holds {value!r:.80}; it must be a finite number")
-    return float(value)
-
-
-def _whole(key: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{key} is {value!r:.80}; it must be a whole number")
-    return value
-
-
-def _mapping(key: str, value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{key} is a {type(value).__name__}; it must be a mapping")
-    return value

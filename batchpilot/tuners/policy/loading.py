@@ -40,7 +40,7 @@ def load_policy(
     if bounds is not None and not rails:
         raise ValueError("bounds are given, but rails are off; nothing would hold the policy within them")
     policy = read_policy(path)
-    observation = Observation(policy.network.mean)
+    observation = Observation(policy.description.stack)
     tuner = PolicyTuner(policy, slo=slo, observation=observation)
     if not rails:
         return tuner

@@ -12,27 +12,22 @@ from batchpilot.tuners.policy.network import Floats
 class Observation:
     """The features of the last windows, shared by the policy and the rail that knows the trained range.
 
-    Windows that were not heard yet stand in with the mean of the training, which is normalised to zero.
+    Windows that were not heard yet are zeros, as they are in training.
 
     Args:
-        mean: of the training, shape (k * F,).
+        stack: windows seen at once, k.
 
     Attributes:
         values: features of k windows, oldest first, shape (k * F,).
-        windows: windows seen, at most k.
     """
 
-    def __init__(self, mean: Floats) -> None:
-        self._mean = mean
-        self._width = len(FEATURE_NAMES)
-        self._stack = len(mean) // self._width
-        self.values = mean.copy()
-        self.windows = 0
+    def __init__(self, stack: int) -> None:
+        self.values: Floats = np.zeros(stack * len(FEATURE_NAMES), np.float32)
 
     @property
     def latest(self) -> Floats:
         """The features of the last window, shape (F,)."""
-        return self.values[-self._width :]
+        return self.values[-len(FEATURE_NAMES) :]
 
     def add(self, window: WindowMetrics) -> None:
         """See one more window.
@@ -40,30 +35,24 @@ class Observation:
         Args:
             window: the window.
         """
-        if self._stack > 1:
-            oldest = self._width * max(1, self._stack - self.windows)
-            self.values[oldest - self._width : -self._width] = self.values[oldest:]
-        self.windows = min(self.windows + 1, self._stack)
-        self.values[-self._width :] = window_features(window)
+        width = len(FEATURE_NAMES)
+        if len(self.values) > width:
+            self.values[:-width] = self.values[width:]
+        self.values[-width:] = window_features(window)
 
     def clear(self) -> None:
         """Forget every window."""
-        self.values[:] = self._mean
-        self.windows = 0
+        self.values[:] = 0.0
 
-    def load(self, values: Floats, windows: int) -> None:
+    def load(self, values: Floats) -> None:
         """See what was seen elsewhere.
 
         Args:
             values: shape (k * F,).
-            windows: windows that they hold, at most k.
 
         Raises:
-            ValueError: another shape, a number that is not finite, or more windows.
+            ValueError: another shape, or a number that is not finite.
         """
-        if values.shape != self._mean.shape or not np.isfinite(values).all():
-            raise ValueError(f"an observation has {len(self._mean)} finite numbers; given: shape {values.shape}")
-        if not 0 <= windows <= self._stack:
-            raise ValueError(f"an observation holds up to {self._stack} windows; given: {windows}")
+        if values.shape != self.values.shape or not np.isfinite(values).all():
+            raise ValueError(f"an observation has {len(self.values)} finite numbers; given: shape {values.shape}")
         self.values[:] = values
-        self.windows = windows

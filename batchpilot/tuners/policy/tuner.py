@@ -32,7 +32,7 @@ class PolicyTuner(Tuner):
     def __init__(self, policy: PolicyFile, *, slo: SLO | None = None, observation: Observation | None = None) -> None:
         self.policy = policy
         self._promised_ms = math.inf if slo is None else slo.tpot_ms
-        self._observation = observation or Observation(policy.network.mean)
+        self._observation = observation or Observation(policy.description.stack)
         self._position = Position(policy.description.table)
         self._lock = threading.Lock()
         self.reset()
@@ -108,7 +108,6 @@ class PolicyTuner(Tuner):
                 "limits": self._limits.to_dict(),
                 "notches": list(self._position.notches),
                 "observation": self._observation.values.tolist(),
-                "windows_seen": self._observation.windows,
                 "end_ms": _number_or_none(self._clock.end_ms),
                 "tpot_target_ms": _number_or_none(self._target_ms),
                 "counts": [self._windows_heard, self._odd_windows, self._uncredited_windows],
@@ -132,7 +131,7 @@ class PolicyTuner(Tuner):
                 raise ValueError("this is the state of another policy file")
             limits, reason = Limits.from_dict(state["limits"]), str(state["reason"])
             notches = self._checked(state["notches"])
-            values, seen = np.array(state["observation"], np.float32), int(state["windows_seen"])
+            values = np.array(state["observation"], np.float32)
             end_ms, target_ms = state["end_ms"], state["tpot_target_ms"]
             end_ms = -math.inf if end_ms is None else float(end_ms)
             target_ms = math.inf if target_ms is None else float(target_ms)
@@ -140,7 +139,7 @@ class PolicyTuner(Tuner):
         except (KeyError, TypeError) as error:
             raise ValueError(f"the state of {self.name!r} is incomplete: {error!r}") from error
         with self._lock:
-            self._observation.load(values, seen)
+            self._observation.load(values)
             self._limits, self._position.notches, self._reason = limits, notches, reason
             self._clock.end_ms, self._target_ms = end_ms, target_ms
             self._windows_heard, self._odd_windows, self._uncredited_windows = heard, odd, uncredited
