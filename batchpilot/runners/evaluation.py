@@ -22,6 +22,7 @@ from batchpilot.envs.backends import Backend, SimulatedBackend
 from batchpilot.envs.scenarios import PreparedRun
 from batchpilot.runners.convergence import convergence
 from batchpilot.runners.strategies import REFERENCES, STATIC_BEST, content_hash, label, make_strategy
+from batchpilot.runners.torch_references import best_on_engine
 
 Row = dict[str, Any]
 Curves = dict[str, list[float]]
@@ -104,7 +105,8 @@ def run_cell(task: Task) -> Cell:
     for name in task.tuners:
         strategy: Limits | Tuner
         if name in REFERENCES:
-            strategy = REFERENCES[name](run, task.track)
+            real = name == STATIC_BEST and not isinstance(task.backend, SimulatedBackend)
+            strategy = best_on_engine(run, task.track, task.backend) if real else REFERENCES[name](run, task.track)
             best = strategy.to_dict() if name == STATIC_BEST and isinstance(strategy, Limits) else best
         else:
             strategy = make_strategy(name, setting)

@@ -13,8 +13,8 @@ from batchpilot.runners.leaderboard import Leaderboard
 NOTES = (
     "Measured on a real engine, one strategy after another: times differ from run to run, and so may figures of equal "
     "seeds.",
-    "static-best was searched on the calibrated simulation of the engine, on the very requests, and then run on the "
-    "engine like the others: the engine itself may like another setting better.",
+    "static-best is the best of three settings in runs on the engine; the three were searched on its calibrated "
+    "simulation, on the very requests. The engine may like a setting better that its simulation did not.",
 )
 """What a reader of the results must know."""
 

@@ -59,7 +59,7 @@ def test_strategies_are_ranked_on_a_real_engine_and_the_results_say_which(run, s
     assert all(float(row["throughput_tokens_per_s"]) > 0 for row in rows)
     report = (tmp_path / "out/report.html").read_text()
     assert "tiny-llama" in report
-    assert "searched on the calibrated simulation" in report
+    assert "searched on its calibrated simulation" in report
 
     assert "--resume" in run(*board, "--tuners", "static-8", "--out", "out").output
     kept = json.loads((tmp_path / "out/engine.json").read_text())
