@@ -74,7 +74,8 @@ def commit_failure(s: SchedulerState, duration_ms: float) -> None:
     """The planned step failed: its work is undone, and the request that asked most of it goes back to the queue.
 
     That request is the one with the most tokens in the step, the last admitted among equals; after `MAX_RETRIES`
-    further failures it is ended as failed, so that an engine that cannot run a step does not try it for ever.
+    further failures it is ended as failed, so that an engine that cannot run a step does not try it for ever. A member
+    of a padded batch that has said everything and only kept its place has finished instead.
     """
     c = s.clock[0]
     count_step(s, duration_ms)
@@ -86,7 +87,9 @@ def commit_failure(s: SchedulerState, duration_ms: float) -> None:
             most = s.slots[k].tokens
             blamed = s.slots[k].planned
     s.requests[blamed].retries += 1
-    if s.requests[blamed].retries > MAX_RETRIES:
+    if s.requests[blamed].generated == s.requests[blamed].output:
+        end_request(s, blamed, LENGTH)
+    elif s.requests[blamed].retries > MAX_RETRIES:
         end_request(s, blamed, FAILED)
     else:
         for k in range(c.n_running):

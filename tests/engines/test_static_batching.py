@@ -4,6 +4,10 @@ import numpy as np
 import pytest
 
 from batchpilot import Limits, RequestTable, SaturationParameters, simulate
+from batchpilot.engines import EngineConfig, SimulatedEngine
+from batchpilot.engines.commit import commit_failure
+from batchpilot.engines.state import LENGTH, UNFINISHED
+from batchpilot.engines.static_batching import plan_static
 
 LATENCY = SaturationParameters(p_max=12.0, k_b=10.0, k_s=0.01, tau_0=5.0, tau_b=0.02, tau_c=3e-4)
 
@@ -59,3 +63,16 @@ def test_continuous_batching_beats_static_on_mixed_lengths():
     table = RequestTable.from_arrays(np.zeros(64), rng.integers(10, 500, 64), rng.integers(1, 300, 64))
     static, continuous = (simulate(table, LATENCY, Limits(8), mode=mode) for mode in ("static", "continuous"))
     assert continuous.throughput_tokens_per_s > 1.5 * static.throughput_tokens_per_s
+
+
+def test_a_member_that_has_said_everything_finishes_when_its_step_fails():
+    table = RequestTable.from_arrays([0.0, 0.0], 10, [20, 2])
+    engine = SimulatedEngine(EngineConfig(latency=LATENCY, mode="static"), table)
+    engine.set_limits(Limits(2))
+    engine.run_until(60.0)
+    assert engine.state.requests["reason"].tolist() == [UNFINISHED, UNFINISHED]
+    plan_static(engine.state)
+    commit_failure(engine.state, 1.0)
+    assert engine.state.requests["reason"].tolist() == [UNFINISHED, LENGTH]
+    assert engine.run_until(np.inf)
+    assert engine.state.requests["generated"].tolist() == [20, 2]
