@@ -27,9 +27,9 @@ from torch_workloads import (
 
 from batchpilot import Limits, RequestTable, SaturationParameters
 from batchpilot.engines import EngineConfig, SimulatedEngine, run_engine
-from batchpilot.engines.state import FAILED, LENGTH
+from batchpilot.engines.state import CANCELLED, FAILED, LENGTH
 from batchpilot.engines.torch import Sampling, Telemetry, TorchEngine, TorchEngineConfig
-from batchpilot.engines.torch.telemetry import ProcessorSource
+from batchpilot.engines.torch.telemetry import ProcessorSource, Reading
 
 
 @contextmanager
@@ -201,7 +201,7 @@ def test_a_request_ends_with_its_last_token(mode):
     prompt, expected = answered_prompts("tiny-llama")[0]
     eos = int(expected[4])
     requests = RequestTable.from_arrays([0.0], [len(prompt)], [len(expected)])
-    config = TorchEngineConfig(mode=mode, sampling=Sampling(eos_token_id=eos))
+    config = TorchEngineConfig(mode=mode, sampling=Sampling(stop_token_ids=(eos,)))
     engine = TorchEngine(config, requests, runner(), prompts=[prompt], clock=steady_clock())
     run_to_the_end(engine, Limits(2))
     first = int(np.flatnonzero(expected == eos)[0])
@@ -218,7 +218,7 @@ def test_run_engine_drives_it_and_windows_measure_it():
 
 
 def test_the_step_log_grows_with_the_run(monkeypatch):
-    monkeypatch.setattr("batchpilot.engines.torch.engine._FIRST_LOG", 3)
+    monkeypatch.setattr("batchpilot.engines.torch.execution._FIRST_LOG", 3)
     requests = RequestTable.from_arrays([0.0], [1], [20])
     engine = TorchEngine(TorchEngineConfig(), requests, runner(), record_steps=True, clock=steady_clock())
     run_to_the_end(engine, Limits(1))
@@ -229,6 +229,49 @@ def test_limits_come_first():
     engine, _, _ = random_engine(0)
     with pytest.raises(RuntimeError, match="set_limits"):
         engine.run_until(1.0)
+
+
+class Device:
+    """Says what it was told to say."""
+
+    def __init__(self, *readings):
+        self._readings = iter(readings)
+
+    def read(self):
+        return next(self._readings)
+
+
+def test_windows_tell_what_the_device_says_and_otherwise_what_the_scheduler_reckons():
+    said = [Reading(0.25, 900.0), Reading(0.75, 700.0), Reading(None, 500.0)]
+    requests = RequestTable.from_arrays([0.0], [4], [40])
+    engine = TorchEngine(
+        TorchEngineConfig(), requests, runner(), clock=steady_clock(), telemetry=Telemetry(Device(*said), every=5)
+    )
+    engine.set_limits(Limits(1))
+    windows = [engine.run_window(until)[0] for until in (9.5, 14.5, 18.5)]
+    assert [w.utilisation for w in windows] == [0.5, 1.0, 1.0]
+    assert [w.memory_used_mb for w in windows[:2]] == [800.0, 500.0]
+    assert [w.memory_peak_mb for w in windows[:2]] == [900.0, 500.0]
+    memory = runner().memory
+    assert memory.fixed_mb < windows[2].memory_used_mb < memory.used_mb(40, 1)
+
+
+def test_a_cancelled_request_leaves_the_others_answers_as_they_are():
+    for seed in range(30):
+        engine, expected, rng = random_engine(seed)
+        for _ in range(4):
+            engine.set_limits(random_limits(rng))
+            engine.run_until(engine.now_ms + 5.0)
+            engine.cancel(int(rng.integers(len(expected))))
+            owned = engine.tables.owned()
+            assert len(set(owned.tolist())) == len(owned) == engine.state.requests["blocks"].sum()
+        run_under_changing_limits(engine, rng)
+        assert_nothing_is_held(engine)
+        for r, tokens in enumerate(expected):
+            said = engine.generated(r)
+            reason = engine.state.requests[r].reason
+            assert reason in (LENGTH, CANCELLED)
+            np.testing.assert_array_equal(said, tokens if reason == LENGTH else tokens[: len(said)])
 
 
 def test_telemetry_reads_after_every_nth_step_and_tells_its_cost():

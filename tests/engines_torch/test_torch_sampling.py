@@ -8,14 +8,16 @@ pytest.importorskip("transformers")
 
 import torch
 
-from batchpilot.engines.torch.sampling import Sampling, choose, uniform
+from batchpilot.engines.torch.sampling import Sampling, SamplingTable, choose, uniform
 
 LOGITS = torch.tensor([2.0, 0.0, 1.0, -1.0, 0.5])
 
 
 def draws(sampling, count=20_000):
     places = np.arange(count)
-    return choose(LOGITS.expand(count, -1), sampling, np.zeros(count, np.int64), places).numpy()
+    table = SamplingTable(1)
+    table.set(0, sampling, stream=0)
+    return choose(LOGITS.expand(count, -1), table.draws[np.zeros(count, np.int64)], places).numpy()
 
 
 def test_zero_temperature_takes_the_likeliest():
@@ -39,18 +41,22 @@ def test_a_tiny_top_p_is_greedy():
     assert set(draws(Sampling(temperature=5.0, top_p=1e-6), 200)) == {0}
 
 
-def test_draws_depend_on_seed_request_and_place_alone():
+def seeds(seed, count):
+    return np.full(count, seed, np.uint64)
+
+
+def test_draws_depend_on_seed_stream_and_place_alone():
     requests, places = np.array([3, 4, 3]), np.array([7, 7, 8])
-    together = uniform(1, requests, places)
+    together = uniform(seeds(1, 3), requests, places)
     assert len(set(together)) == 3
     for k in range(3):
-        assert uniform(1, requests[k : k + 1], places[k : k + 1])[0] == together[k]
-    assert (uniform(2, requests, places) != together).all()
+        assert uniform(seeds(1, 1), requests[k : k + 1], places[k : k + 1])[0] == together[k]
+    assert (uniform(seeds(2, 3), requests, places) != together).all()
 
 
 def test_uniform_numbers_fill_the_unit_interval_evenly():
     requests, places = np.divmod(np.arange(40_000), 200)
-    counts = np.histogram(uniform(0, requests, places), bins=20, range=(0.0, 1.0))[0]
+    counts = np.histogram(uniform(seeds(0, 40_000), requests, places), bins=20, range=(0.0, 1.0))[0]
     assert counts.sum() == 40_000
     # Standard deviation of a bin is 44.
     assert np.abs(counts - 2000).max() < 180

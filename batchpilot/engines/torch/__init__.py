@@ -14,6 +14,8 @@ except ImportError as error:
     ) from error
 
 from batchpilot.engines.torch.engine import TorchEngine, TorchEngineConfig
+from batchpilot.engines.torch.live import LiveEngine
+from batchpilot.engines.torch.live_events import OUT_OF_MEMORY, Event, LiveStep
 from batchpilot.engines.torch.model import PRESETS, load_model
 from batchpilot.engines.torch.runner import ModelRunner
 from batchpilot.engines.torch.sampling import Sampling
@@ -22,6 +24,10 @@ from batchpilot.engines.torch.telemetry import Telemetry, TelemetrySample
 __all__ = [
     "TorchEngine",
     "TorchEngineConfig",
+    "LiveEngine",
+    "LiveStep",
+    "Event",
+    "OUT_OF_MEMORY",
     "ModelRunner",
     "Sampling",
     "Telemetry",

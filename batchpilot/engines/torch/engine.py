@@ -11,26 +11,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from batchpilot.core.limits import Limits
-from batchpilot.core.metrics import METRICS, WindowMetrics, from_record
+from batchpilot.core.metrics import WindowMetrics
 from batchpilot.engines.admission import admit_arrivals, next_arrival_ms
-from batchpilot.engines.commit import commit, commit_failure
-from batchpilot.engines.controls import write_limits
-from batchpilot.engines.scheduler import plan
+from batchpilot.engines.controls import Controls
 from batchpilot.engines.simulated_engine import EngineConfig, load
-from batchpilot.engines.state import STATIC, SchedulerState, allocate, row
-from batchpilot.engines.static_batching import commit_static, plan_static
+from batchpilot.engines.state import SchedulerState, allocate
 from batchpilot.engines.torch.cache import BlockTables
-from batchpilot.engines.torch.packing import StepTokens
+from batchpilot.engines.torch.execution import Execution
 from batchpilot.engines.torch.runner import ModelRunner
-from batchpilot.engines.torch.sampling import Sampling
+from batchpilot.engines.torch.sampling import Sampling, SamplingTable
 from batchpilot.engines.torch.telemetry import Telemetry
 from batchpilot.engines.torch.tokens import TokenStore
-from batchpilot.engines.windows import open_window, summarise
-from batchpilot.latency.compiled import plain
 from batchpilot.latency.saturation import SaturationParameters
 from batchpilot.workloads.table import RequestTable
-
-_FIRST_LOG = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +89,7 @@ class TorchEngine:
         runner: the model; one engine at a time may use it.
         prompts: token ids of the prompts; None draws them.
         record_steps: keep start, B, S, C and T of every step.
-        telemetry: asked to read the device after steps, None for none.
+        telemetry: asked to read the device after steps; its readings are the windows' utilisation and memory.
         clock: seconds.
 
     Attributes:
@@ -117,47 +110,45 @@ class TorchEngine:
     ) -> None:
         self.config = config
         self.requests = requests
-        self._runner = runner
         self._telemetry = telemetry
-        self._timer = clock
-        scheduler = config.scheduler_config(runner)
         state = allocate(1, len(requests), users=requests.users)
-        load(state, 0, scheduler, requests)
-        self._state = state
-        self._row = plain(row)(state, 0)
-        if record_steps:
-            self._row = self._row._replace(step_log=np.zeros((_FIRST_LOG, 5)))
-        self._clock = np.asarray(state.clock)[0]
-        self._records = np.asarray(self._row.requests)
-        self._record = np.zeros(1, METRICS).view(np.recarray)
-        self._limits: Limits | None = None
-        self._tokens = TokenStore(requests, runner.shape.vocabulary, config.seed, prompts)
-        self._padding = np.zeros(len(self._records), np.int64)
+        load(state, 0, config.scheduler_config(runner), requests)
+        self._controls = Controls(state, config.discipline)
+        self._tokens = TokenStore.of_requests(requests, runner.shape.vocabulary, config.seed, prompts)
+        sampling = SamplingTable(len(requests))
+        for r in range(len(requests)):
+            sampling.set(r, config.sampling, stream=r)
         # A padded batch reserves its longest prompt, recomputed output included, and its longest output.
         output = requests.output_tokens
-        longest = int((requests.prompt_tokens + output).max(initial=0) + output.max(initial=0))
-        blocks = int(self._clock["total_blocks"])
-        self._tables = BlockTables(len(self._records), blocks, min(-(-longest // scheduler.block_size), blocks))
+        self._execution = Execution(
+            self._controls.row,
+            runner.next_tokens,
+            self._tokens,
+            sampling,
+            longest=int((requests.prompt_tokens + output).max(initial=0) + output.max(initial=0)),
+            clock=clock,
+            record_steps=record_steps,
+        )
 
     @property
     def state(self) -> SchedulerState:
         """The scheduler's arrays, for inspection."""
-        return self._row
+        return self._execution.row
 
     @property
     def now_ms(self) -> float:
         """Engine time."""
-        return float(self._clock["now_ms"])
+        return self._controls.now_ms
 
     @property
     def finished(self) -> bool:
         """Whether every request has ended."""
-        return bool(self._clock["n_ended"] == self._clock["n_requests"])
+        return self._controls.finished
 
     @property
     def tables(self) -> BlockTables:
         """Which KV blocks each request holds, for inspection."""
-        return self._tables
+        return self._execution.tables
 
     def prompt(self, r: int) -> NDArray[np.int64]:
         """Token ids of a request's prompt.
@@ -173,7 +164,7 @@ class TorchEngine:
         Args:
             r: request id, its place in the table.
         """
-        return self._tokens.generated(r, int(self._records["generated"][r]))
+        return self._tokens.generated(r, int(self.state.requests["generated"][r]))
 
     def set_limits(self, limits: Limits) -> None:
         """Put limits into force from the next step on.
@@ -181,8 +172,23 @@ class TorchEngine:
         Args:
             limits: what the tuner asked for.
         """
-        write_limits(self._state, 0, limits, self.config.discipline)
-        self._limits = limits
+        self._controls.set_limits(limits)
+
+    def cancel(self, request: int) -> bool:
+        """End a request at once as cancelled, whatever it is doing, and free its KV blocks.
+
+        Args:
+            request: its place in the request table.
+
+        Returns:
+            False if it had ended already, which changes nothing.
+
+        Raises:
+            ValueError: there is no such request.
+        """
+        cancelled = self._controls.cancel(request)
+        self._execution.follow_blocks()
+        return cancelled
 
     def run_until(self, until_ms: float) -> bool:
         """Run until the clock reaches a time; the step that crosses it is finished.
@@ -196,12 +202,13 @@ class TorchEngine:
         Raises:
             RuntimeError: no limits were set, or waiting requests can never run (a defect of the scheduler).
         """
-        self._limits_in_force()
-        static = self._clock["mode"] == STATIC
+        _ = self._controls.limits
         while self.now_ms < until_ms:
-            admit_arrivals(self._row)
-            if (plan_static(self._row) if static else plan(self._row)) > 0:
-                self._run_step()
+            admit_arrivals(self.state)
+            if self._execution.plan() > 0:
+                self._execution.run()
+                if self._telemetry is not None:
+                    self._telemetry.after_step(self.now_ms)
             elif not self._skip_idle_time(until_ms):
                 return True
         return self.finished
@@ -227,98 +234,22 @@ class TorchEngine:
         Raises:
             RuntimeError: no limits were set.
         """
-        limits = self._limits_in_force()
-        summarise(self._row, self._record)
-        open_window(self._row)
-        return from_record(self._record[0], limits)
+        window = self._controls.close_window()
+        return window if self._telemetry is None else self._telemetry.merged(window)
 
     def step_log(self) -> NDArray[np.float64]:
         """Every step so far, rows of (start_ms, B, S, C, T_ms), shape (steps, 5); empty unless recorded."""
-        return self._row.step_log[: int(self._clock["n_logged"])].copy()
-
-    def _limits_in_force(self) -> Limits:
-        if self._limits is None:
-            raise RuntimeError("set_limits must be called before the engine runs")
-        return self._limits
+        return self.state.step_log[: int(self._controls.clock["n_logged"])].copy()
 
     def _skip_idle_time(self, until_ms: float) -> bool:
         """Move the clock to where there may be something to do; False when every request has ended."""
-        c = self._clock
-        following = min(next_arrival_ms(self._row), float(c["wake_ms"]))
+        c = self._controls.clock
+        following = min(next_arrival_ms(self.state), float(c["wake_ms"]))
         if following == math.inf:
             if not self.finished:
-                raise RuntimeError(f"the scheduler is stuck at {self.now_ms} ms with limits {self._limits}")
+                raise self._controls.stuck()
             if until_ms < math.inf:
                 c["now_ms"] = until_ms
             return False
         c["now_ms"] = min(max(following, self.now_ms), until_ms)
         return True
-
-    def _run_step(self) -> None:
-        """Run the planned step and commit it, or its failure."""
-        c = self._clock
-        static = c["mode"] == STATIC
-        self._make_room_in_log()
-        planned = np.array(self._row.slots["planned"][: c["n_plan"]])
-        self._tables.follow(self._records["blocks"], int(c["free_blocks"]))
-
-        started = self._timer()
-        step = self._step_tokens(planned, bool(static))
-        asking = planned[step.wanted]
-        place = self._records["generated"][asking]
-        ids = self._runner.next_tokens(step, self.config.sampling, asking, place)
-        duration_ms = 1000.0 * (self._timer() - started)
-
-        if ids is None:
-            commit_failure(self._row, duration_ms)
-        else:
-            self._tokens.append(asking, place, ids)
-            self._stop_at_eos(asking, ids)
-            if static:
-                commit_static(self._row, duration_ms)
-            else:
-                commit(self._row, duration_ms)
-        self._tables.follow(self._records["blocks"], int(c["free_blocks"]))
-        if self._telemetry is not None:
-            self._telemetry.after_step(self.now_ms)
-
-    def _step_tokens(self, planned: NDArray[np.int64], static: bool) -> StepTokens:
-        """The plan in token ids, blocks and places."""
-        c = self._clock
-        tokens = np.array(self._row.slots["tokens"][: len(planned)])
-        records = self._records[planned]
-        computed, length = records["computed"], records["prompt"] + records["generated"]
-        if static:
-            if c["static_computed"] == 0:
-                # Padding goes before the prompts, so that all of a batch emit their first token in the same step.
-                self._padding[planned] = c["static_prompt"] - length
-            in_prompt = c["static_computed"] + tokens < c["static_prompt"]
-            wanted = ~in_prompt & (records["generated"] < records["output"])
-        else:
-            wanted = computed + tokens == length
-        padding = self._padding[planned]
-        owner = np.repeat(np.arange(len(planned)), tokens)
-        first = computed - padding - (np.cumsum(tokens) - tokens)
-        # Members of a padded batch compute before their prompt begins and after their output is done.
-        place = np.clip(np.arange(len(owner)) + first[owner], 0, length[owner] - 1)
-        return StepTokens(
-            ids=self._tokens.read(planned[owner], place),
-            tables=self._tables.table(planned),
-            tokens=tokens,
-            computed=computed,
-            padding=padding,
-            wanted=wanted,
-        )
-
-    def _stop_at_eos(self, asking: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
-        """Shorten the output of every request that has just said its last, so that the commit ends it."""
-        eos = self.config.sampling.eos_token_id
-        if eos is None:
-            return
-        stopping = asking[ids == eos]
-        self._records["output"][stopping] = self._records["generated"][stopping] + 1
-
-    def _make_room_in_log(self) -> None:
-        log = self._row.step_log
-        if 0 < len(log) == self._clock["n_logged"]:
-            self._row = self._row._replace(step_log=np.concatenate([log, np.zeros_like(log)]))

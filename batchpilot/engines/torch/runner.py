@@ -22,7 +22,7 @@ from batchpilot.engines.torch.device import (
 from batchpilot.engines.torch.memory import divide_memory, kv_bytes_per_token, weight_bytes
 from batchpilot.engines.torch.model import load_model
 from batchpilot.engines.torch.packing import StepTokens, pack
-from batchpilot.engines.torch.sampling import Sampling, choose
+from batchpilot.engines.torch.sampling import choose
 from batchpilot.engines.torch.shape import ModelShape
 from batchpilot.engines.torch.warm_up import synthetic_step, warm_up
 from batchpilot.latency.saturation import SaturationParameters
@@ -99,14 +99,13 @@ class ModelRunner:
             return self._forward(step, self.cache)
 
     def next_tokens(
-        self, step: StepTokens, sampling: Sampling, request: NDArray[np.int64], place: NDArray[np.int64]
+        self, step: StepTokens, draws: NDArray[np.void], place: NDArray[np.int64]
     ) -> NDArray[np.int64] | None:
         """Run a step, choose the next tokens and wait for them.
 
         Args:
             step: what is computed.
-            sampling: how tokens are chosen.
-            request: ids of the requests that want a token, shape (wanted,).
+            draws: how the tokens are chosen, records of `DRAW`, shape (wanted,).
             place: place of that token in each output, shape (wanted,).
 
         Returns:
@@ -115,7 +114,7 @@ class ModelRunner:
         """
         try:
             with torch.inference_mode():
-                chosen = choose(self._forward(step, self.cache), sampling, request, place)
+                chosen = choose(self._forward(step, self.cache), draws, place)
                 ids: NDArray[np.int64] = chosen.cpu().numpy()
                 synchronise(self.device)
                 return ids

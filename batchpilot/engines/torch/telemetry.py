@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import psutil
 import torch
 
+from batchpilot.core.metrics import WindowMetrics
 from batchpilot.engines.memory import MB
+
+KEPT = 4096
+"""Samples remembered, the newest; a server may run for weeks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +128,14 @@ class Telemetry:
         clock: seconds.
 
     Attributes:
-        samples: what was read.
+        samples: what was read, the newest `KEPT`.
         cost_s: wall time that reading took.
     """
 
     def __init__(self, source: Source, every: int = 100, clock: Callable[[], float] = time.perf_counter) -> None:
         if every < 1:
             raise ValueError(f"every is {every}; it must be >= 1 step")
-        self.samples: list[TelemetrySample] = []
+        self.samples: deque[TelemetrySample] = deque(maxlen=KEPT)
         self.cost_s = 0.0
         self._source = source
         self._every = every
@@ -149,3 +154,32 @@ class Telemetry:
         started = self._clock()
         self.samples.append(TelemetrySample(self._steps, now_ms, self._source.read()))
         self.cost_s += self._clock() - started
+
+    def merged(self, window: WindowMetrics) -> WindowMetrics:
+        """A window with what the device said during it in place of what the scheduler reckons.
+
+        The reckoned utilisation is the share of time within steps, the reckoned memory that of weights, KV blocks and
+        activations. A device counts all that the allocator keeps, so its readings know of peaks between them.
+
+        Args:
+            window: measured just now.
+
+        Returns:
+            The window with mean utilisation, mean memory and most memory as read; a field that no reading has is kept.
+        """
+        readings = []
+        for sample in reversed(self.samples):
+            if sample.now_ms <= window.start_ms:
+                break
+            readings.append(sample.reading)
+        utilisation = _known(reading.utilisation for reading in readings)
+        memory = _known(reading.memory_used_mb for reading in readings)
+        if utilisation:
+            window = replace(window, utilisation=sum(utilisation) / len(utilisation))
+        if memory:
+            window = replace(window, memory_used_mb=sum(memory) / len(memory), memory_peak_mb=max(memory))
+        return window
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]

@@ -13,29 +13,57 @@ _PROMPT_STREAM = 21
 
 
 class TokenStore:
-    """Prompt and output of every request, one after the other in one array.
+    """Prompt and output of every request, in one array.
 
     Args:
-        requests: how long prompts and outputs are.
-        vocabulary: number of token ids; prompts are drawn evenly from them.
-        seed: of the drawn prompts.
-        prompts: the prompts themselves, one a request.
-
-    Raises:
-        ValueError: the prompts are not those of the requests.
+        ids: token ids; written where requests say more.
+        start: where each request begins, shape (requests,).
+        prompt_tokens: how long each prompt is, shape (requests,); read anew at every use.
     """
 
-    def __init__(
-        self, requests: RequestTable, vocabulary: int, seed: int = 0, prompts: Sequence[ArrayLike] | None = None
-    ) -> None:
-        self._prompt = requests.prompt_tokens
-        ends = np.cumsum(requests.prompt_tokens + requests.output_tokens)
-        self._start = ends - requests.prompt_tokens - requests.output_tokens
-        size = int(ends[-1]) if len(requests) else 0
+    def __init__(self, ids: NDArray[np.int64], start: NDArray[np.int64], prompt_tokens: NDArray[np.int64]) -> None:
+        self._ids = ids
+        self._start = start
+        self._prompt = prompt_tokens
+
+    @classmethod
+    def of_rows(cls, prompt_tokens: NDArray[np.int64], longest: int) -> TokenStore:
+        """Rows of equal room, which one request after another uses.
+
+        Args:
+            prompt_tokens: how long the prompt in each row is, shape (rows,).
+            longest: tokens of the longest request, output included.
+        """
+        # Memory that is never written is never there: long rows cost what their longest request does.
+        return cls(
+            np.empty(len(prompt_tokens) * longest, np.int64), np.arange(len(prompt_tokens)) * longest, prompt_tokens
+        )
+
+    @classmethod
+    def of_requests(
+        cls, requests: RequestTable, vocabulary: int, seed: int = 0, prompts: Sequence[ArrayLike] | None = None
+    ) -> TokenStore:
+        """The requests of a table, one after the other.
+
+        Args:
+            requests: how long prompts and outputs are.
+            vocabulary: number of token ids; prompts are drawn evenly from them.
+            seed: of the drawn prompts.
+            prompts: the prompts themselves, one a request.
+
+        Raises:
+            ValueError: the prompts are not those of the requests.
+        """
+        lengths = requests.prompt_tokens + requests.output_tokens
         rng = np.random.default_rng([seed, _PROMPT_STREAM])
-        self._ids = rng.integers(0, vocabulary, size)
+        ids = rng.integers(0, vocabulary, int(lengths.sum()))
+        store = cls(ids, np.cumsum(lengths) - lengths, requests.prompt_tokens)
         if prompts is not None:
-            self._write_prompts([np.asarray(prompt, np.int64) for prompt in prompts], vocabulary)
+            if len(prompts) != len(requests):
+                raise ValueError(f"{len(prompts)} prompts for {len(requests)} requests; give one for each")
+            for r, prompt in enumerate(prompts):
+                store.write_prompt(r, token_ids(prompt, vocabulary, f"prompt {r}"))
+        return store
 
     def prompt(self, r: int) -> NDArray[np.int64]:
         """The prompt of a request, shape (prompt_tokens,).
@@ -44,6 +72,20 @@ class TokenStore:
             r: request id.
         """
         return self._ids[self._start[r] : self._start[r] + self._prompt[r]].copy()
+
+    def write_prompt(self, r: int, prompt: NDArray[np.int64]) -> None:
+        """Write the prompt of a request.
+
+        Args:
+            r: request id.
+            prompt: token ids, shape (prompt_tokens,).
+
+        Raises:
+            ValueError: it is not as long as the request says.
+        """
+        if len(prompt) != self._prompt[r]:
+            raise ValueError(f"prompt {r} has {len(prompt)} tokens; the request says {self._prompt[r]}")
+        self._ids[self._start[r] : self._start[r] + len(prompt)] = prompt
 
     def generated(self, r: int, count: int) -> NDArray[np.int64]:
         """The first tokens generated for a request, shape (count,).
@@ -75,12 +117,21 @@ class TokenStore:
         """
         self._ids[self._start[request] + self._prompt[request] + place] = ids
 
-    def _write_prompts(self, prompts: list[NDArray[np.int64]], vocabulary: int) -> None:
-        if len(prompts) != len(self._prompt):
-            raise ValueError(f"{len(prompts)} prompts for {len(self._prompt)} requests; give one for each")
-        for r, prompt in enumerate(prompts):
-            if len(prompt) != self._prompt[r]:
-                raise ValueError(f"prompt {r} has {len(prompt)} tokens; the request says {self._prompt[r]}")
-            if prompt.min() < 0 or prompt.max() >= vocabulary:
-                raise ValueError(f"prompt {r} has a token id outside 0 to {vocabulary - 1}")
-            self._ids[self._start[r] : self._start[r] + len(prompt)] = prompt
+
+def token_ids(prompt: ArrayLike, vocabulary: int, name: str) -> NDArray[np.int64]:
+    """A prompt as an array, checked.
+
+    Args:
+        prompt: token ids, shape (n,), at least one.
+        vocabulary: number of token ids.
+        name: of the prompt, for the message.
+
+    Raises:
+        ValueError: it is empty, not a list of whole numbers, or has an id outside the vocabulary.
+    """
+    given = np.asarray(prompt)
+    if given.ndim != 1 or len(given) == 0 or given.dtype.kind not in "iu":
+        raise ValueError(f"{name} has shape {given.shape} and type {given.dtype}; it must be at least one whole number")
+    if given.min() < 0 or given.max() >= vocabulary:
+        raise ValueError(f"{name} has a token id outside 0 to {vocabulary - 1}")
+    return given.astype(np.int64)
