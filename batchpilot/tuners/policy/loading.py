@@ -37,9 +37,33 @@ def load_policy(
         ValueError: the file is no policy, damaged, or made for other features; or bounds are given without rails.
         OSError: the file cannot be read.
     """
+    return policy_tuner(
+        read_policy(path), rails=rails, bounds=bounds, slo=slo, max_consecutive_failures=max_consecutive_failures
+    )
+
+
+def policy_tuner(
+    policy: PolicyFile,
+    *,
+    rails: bool = True,
+    bounds: Bounds | None = None,
+    slo: SLO | None = None,
+    max_consecutive_failures: int = MAX_CONSECUTIVE_FAILURES,
+) -> Tuner:
+    """A tuner from a policy that was read already.
+
+    Args:
+        policy: what `read_policy` gave.
+        rails: as `load_policy`.
+        bounds: as `load_policy`.
+        slo: as `load_policy`.
+        max_consecutive_failures: as `load_policy`.
+
+    Raises:
+        ValueError: bounds are given without rails.
+    """
     if bounds is not None and not rails:
         raise ValueError("bounds are given, but rails are off; nothing would hold the policy within them")
-    policy = read_policy(path)
     observation = Observation(policy.description.stack)
     tuner = PolicyTuner(policy, slo=slo, observation=observation)
     if not rails:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,7 @@ class Network:
     activations: tuple[str, ...]
     sizes: tuple[int, ...]
     _slices: list[slice] = field(init=False, repr=False)
-    _functions: list[Callable[[Floats], Floats]] = field(init=False, repr=False)
+    _hidden: list[tuple[Floats, Floats, Callable[..., Any]]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.activations) > MOST_LAYERS:
@@ -60,7 +61,8 @@ class Network:
         ends = np.cumsum((0, *self.sizes)).tolist()
         object.__setattr__(self, "_slices", [slice(low, high) for low, high in pairwise(ends)])
         functions = {"Tanh": np.tanh, "Relu": _relu}
-        object.__setattr__(self, "_functions", [functions[activation] for activation in self.activations])
+        applied = [functions[activation] for activation in self.activations]
+        object.__setattr__(self, "_hidden", list(zip(self.weights, self.biases, applied, strict=False)))
 
     @property
     def inputs(self) -> int:
@@ -86,11 +88,16 @@ class Network:
         Returns:
             Shape (sum of sizes,).
         """
-        values = np.minimum(np.maximum((features - self.mean) / self.std, -self.clip), self.clip)
-        for weights, biases, function in zip(self.weights, self.biases, self._functions, strict=False):
-            values = function(weights @ values + biases)
-        last: Floats = self.weights[-1] @ values + self.biases[-1]
-        return last
+        values: Floats = features - self.mean
+        values /= self.std
+        np.minimum(np.maximum(values, -self.clip, out=values), self.clip, out=values)
+        for weights, biases, function in self._hidden:
+            values = weights.dot(values)
+            values += biases
+            function(values, out=values)
+        values = self.weights[-1].dot(values)
+        values += self.biases[-1]
+        return values
 
     def _check_shapes(self) -> None:
         width = self.inputs
@@ -116,5 +123,5 @@ class Network:
                 raise ValueError(f"{name} hold a number that is not finite")
 
 
-def _relu(values: Floats) -> Floats:
-    return np.maximum(values, np.float32(0))
+def _relu(values: Floats, out: Floats) -> Floats:
+    return np.maximum(values, np.float32(0), out=out)

@@ -29,8 +29,9 @@ class TrainedRange:
 
     def __init__(self, low: Sequence[float], high: Sequence[float], observation: Observation, start: Limits) -> None:
         margin = MARGIN * (FEATURE_HIGH - FEATURE_LOW)
-        self._low = np.array(low, np.float32) - margin if low else np.full(len(FEATURE_NAMES), -np.inf)
-        self._high = np.array(high, np.float32) + margin if high else np.full(len(FEATURE_NAMES), np.inf)
+        self._is_recorded = bool(low and high)
+        self._low = np.array(low, np.float32) - margin if low else FEATURE_LOW
+        self._high = np.array(high, np.float32) + margin if high else FEATURE_HIGH
         self._observation = observation
         self._start = start
         self.reset()
@@ -42,7 +43,7 @@ class TrainedRange:
             window: the window, which the observation holds already.
         """
         latest = self._observation.latest
-        self._is_known = bool((latest >= self._low).all() and (latest <= self._high).all())
+        self._is_known = not self._is_recorded or not ((latest < self._low) | (latest > self._high)).any()
         if self._is_known:
             self._good = window.limits
         else:
