@@ -4,8 +4,8 @@ For servers with static batching. BentoML decides every ms: with n requests wait
 waits on while n (t + 1 ms + a) <= 0.95 wait, where a is the slope of the fitted duration and wait how long the oldest
 request of a batch waited on average. A server with limits takes one number, the longest wait of the oldest. We set it
 to what that rule does when requests come evenly: the (n+1)th is waited for while it still comes in time; when it would
-not, the batch goes as the rule's time runs out. The oldest's wait is the mean wait times 2n / (n+1), the waits of n
-evenly coming requests.
+not, the batch goes as the rule's time runs out. The oldest's wait is the mean wait plus half of the gaps between the
+first and the last of a batch.
 
 The rule was made for calls of some ms. A batch waits at least 0.95 of what batches waited before, so waits settle near
 20 times the constant part of the duration: at 3 s a batch, as generation takes, that is a minute.
@@ -92,8 +92,7 @@ class CorkRule:
         gap_ms = self.times.gap_ms
         if not new or gap_ms is None:
             return limits.replace(batch_size=self.high), "between fits"
-        requests = self.times.mean_requests
-        wait_ms = self.times.mean_wait_ms * 2 * requests / (requests + 1)
+        wait_ms = self.times.mean_wait_ms + (self.times.mean_requests - 1) / 2 * gap_ms
         corked = corked_ms(wait_ms, self.times.a_ms, gap_ms)
         fit = f"{self.times.a_ms:.1f} ms x n + {self.times.b_ms:.1f} ms"
         reason = f"{fit}, waits of {wait_ms:.0f} ms, arrivals every {gap_ms:.0f} ms"

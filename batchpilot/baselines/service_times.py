@@ -2,7 +2,9 @@
 
 Windows do not tell batches apart. Over windows in which requests finished, as many batches ended as requests finished
 per mean batch size, and the step time divided among them is a batch's duration. Windows without a completion are pooled
-with the next.
+with the next. BentoML keeps 50 batches; here the fit keeps 50 such samples, and what describes the present (waits,
+gaps, sizes) the fewest last ones that hold 50 batches, but 5 at least, since the queue at the end of a window is one
+look.
 
 The first sizes are BentoML's warm-up: two samples of one request that are not counted, then one, two and three, so that
 the slope is known from the start.
@@ -18,7 +20,8 @@ import numpy as np
 
 from batchpilot.core import WindowMetrics
 
-KEPT_SAMPLES = 50
+KEPT_SAMPLES = KEPT_BATCHES = 50
+FEWEST_LOOKS = 5
 SKIPPED_SAMPLES = 2
 WARM_UP_SIZES = (1, 1, 1, 2, 3)
 REFRESH_MS = 5000.0
@@ -33,8 +36,8 @@ class ServiceTimes:
         a_ms: duration that each request adds.
         b_ms: duration of a batch whatever its size.
         warm_up: sizes of the first batches; none to do without.
-        samples: requests in a batch, its duration, requests waiting times window length, arrivals and window length, of
-            the last 50 samples.
+        samples: requests in a batch, its duration, requests waiting times window length, arrivals, window length and
+            batches, of the last 50 samples.
         heard: samples heard, the skipped ones included.
         refreshed_ms: engine time of the last fit.
         pooled: step time, steps, requests in them, completions, waiting times length, arrivals and length of windows
@@ -57,19 +60,22 @@ class ServiceTimes:
     @property
     def gap_ms(self) -> float | None:
         """Mean time between arrivals over the samples; None without any."""
-        arrivals = sum(sample[3] for sample in self.samples)
-        return sum(sample[4] for sample in self.samples) / arrivals if arrivals else None
+        recent = self._recent()
+        arrivals = sum(sample[3] for sample in recent)
+        return sum(sample[4] for sample in recent) / arrivals if arrivals else None
 
     @property
     def mean_wait_ms(self) -> float:
         """Mean wait in the queue over the samples, by Little's law from the queue at the end of each window."""
-        arrivals = sum(sample[3] for sample in self.samples)
-        return sum(sample[2] for sample in self.samples) / arrivals if arrivals else 0.0
+        recent = self._recent()
+        arrivals = sum(sample[3] for sample in recent)
+        return sum(sample[2] for sample in recent) / arrivals if arrivals else 0.0
 
     @property
     def mean_requests(self) -> float:
         """Mean requests in a batch over the samples, at least 1."""
-        return max(1.0, sum(sample[0] for sample in self.samples) / max(len(self.samples), 1))
+        recent = self._recent()
+        return max(1.0, sum(sample[0] for sample in recent) / max(len(recent), 1))
 
     def add(self, window: WindowMetrics) -> bool:
         """Take a window in and fit anew, at most every 5 s once warm.
@@ -94,7 +100,7 @@ class ServiceTimes:
         self.heard += 1
         if self.heard <= SKIPPED_SAMPLES:
             return False
-        self.samples.append([size, busy * size / completions, waiting, arrivals, length])
+        self.samples.append([size, busy * size / completions, waiting, arrivals, length, completions / size])
         del self.samples[:-KEPT_SAMPLES]
         if (
             self.heard > max(len(self.warm_up), SKIPPED_SAMPLES + 1)
@@ -104,6 +110,14 @@ class ServiceTimes:
         self.refreshed_ms = window.end_ms
         self._fit()
         return True
+
+    def _recent(self) -> list[list[float]]:
+        batches = 0.0
+        for count, sample in enumerate(reversed(self.samples), 1):
+            batches += sample[5]
+            if batches >= KEPT_BATCHES and count >= FEWEST_LOOKS:
+                return self.samples[-count:]
+        return self.samples
 
     def _fit(self) -> None:
         table = np.array(self.samples)

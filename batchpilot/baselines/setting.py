@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core import SLO, Limits
+
+if TYPE_CHECKING:
+    from batchpilot.latency.saturation import SaturationParameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +21,16 @@ class Setting:
         base: the track's base limits, whose other fields a tuner keeps; None for none.
         slo: the promise; None when only the windows know it.
         seed: seeds random draws, if the tuner makes any.
+        track: the fields that a tuner which searches may move, one of `TRACKS`.
+        latency: what is believed of the engine's step latency, from a calibration or the catalogue; None for nothing.
     """
 
     config: TunerConfig = field(default_factory=TunerConfig)
     base: Limits | None = None
     slo: SLO | None = None
     seed: int = 0
+    track: str = "limits"
+    latency: SaturationParameters | None = None
 
     def limits(self, batch_size: int) -> Limits:
         """The base limits with another batch size.

@@ -42,7 +42,7 @@ def test_windows_without_a_completion_are_pooled():
     for _ in range(3):
         times.add(half)
         times.add(rest)
-    assert times.samples == [[4.0, 1200.0, 3000.0, 6, 2000.0]]
+    assert times.samples == [[4.0, 1200.0, 3000.0, 6, 2000.0, 1.0]]
     assert (times.gap_ms, times.mean_wait_ms) == pytest.approx((2000 / 6, 500.0))
 
 
@@ -52,6 +52,18 @@ def test_only_fifty_samples_are_kept_and_fitted_every_five_seconds():
     assert len(times.samples) == 50
     assert fits[:5] == [False, False, True, True, True]
     assert [second for second, fit in enumerate(fits) if fit][3:6] == [9, 14, 19]
+
+
+def test_the_present_is_the_last_fifty_batches_but_five_looks_at_least():
+    times = ServiceTimes(0.0, 0.0, warm_up=[])
+    for second in range(30):
+        times.add(served(Limits(8), 1, second, queue=50, arrivals=10))
+    for second in range(30, 36):
+        many = WindowMetrics(
+            **{**served(Limits(8), 1, second, queue=2, arrivals=10).to_dict(), "limits": Limits(8), "completions": 20}
+        )
+        times.add(many)
+    assert times.mean_wait_ms == pytest.approx(200.0)  # 5 looks hold 100 batches: the queue of 50 is forgotten
 
 
 @pytest.mark.parametrize(
@@ -78,8 +90,8 @@ def test_cork_warms_up_with_one_two_and_three_then_corks():
         tuner.tell(served(tuner.ask(), sizes[-1], second, queue=2))
         sizes.append(tuner.ask().batch_size)
     assert sizes == [1, 1, 1, 2, 3, 100]
-    # Batches of 1, 2 and 3 and a mean wait of 2000 / 10 ms: the oldest waited 200 * 2 * 2 / 3 ms.
-    assert tuner.ask().max_wait_ms == pytest.approx(corked_ms(200.0 * 4 / 3, 20.0, 100.0))
+    # Batches of 1, 2 and 3, a mean wait of 2000 / 10 ms, a gap of 100 ms: the oldest waited 200 + 1 / 2 * 100 ms.
+    assert tuner.ask().max_wait_ms == pytest.approx(corked_ms(250.0, 20.0, 100.0))
     assert tuner.ask().ttft_guard is None
 
 
