@@ -55,6 +55,7 @@ def test_strategies_are_ranked_on_a_real_engine_and_the_results_say_which(run, s
     assert ranked == {"static-8", "dynamic", "static-best"}
     rows = list(csv.DictReader((tmp_path / "out/results.csv").open()))
     assert {row["model"] for row in rows} == {"tiny-llama"}
+    assert all("processor time of its one thread" in row["latency"] for row in rows)
     assert all("threads" in row["device"] and "float32" in row["latency"] for row in rows)
     assert all(float(row["throughput_tokens_per_s"]) > 0 for row in rows)
     report = (tmp_path / "out/report.html").read_text()
