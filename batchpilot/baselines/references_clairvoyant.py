@@ -2,7 +2,8 @@
 
 The search starts from the best fixed setting of the run and changes the setting of one block of decision windows at a
 time, keeping a change only if the whole run, played to its end on the very requests and the very noise, then serves
-more tokens within SLO. So it is never below `static-best`. Blocks shrink from 64 windows to one. What a block may be
+more tokens within SLO. So it is never below `static-best`. Blocks shrink from 64 windows to one, or in
+proportion in long runs. What a block may be
 set to: the fixed settings that did best, the settings of the blocks beside it, and every single move from its own.
 
 It knows more than any forecast could: each request, and each factor of noise. The gap to it is therefore an upper
@@ -11,6 +12,7 @@ bound of what is left to gain only as far as the search is good; a better schedu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +27,9 @@ from batchpilot.envs.scenarios import PreparedRun
 
 BLOCKS = (64, 16, 4, 1)
 """Windows whose settings are changed together, sweep by sweep."""
+
+MOST_BLOCKS = 640
+"""Blocks in the finest sweep; in a longer run all blocks are larger in proportion."""
 
 ELITES = 8
 """Fixed settings, the best of the grid, that any block may take."""
@@ -137,8 +142,9 @@ def clairvoyant(run: PreparedRun, track: str, blocks: Sequence[int] = BLOCKS) ->
     elites, goodput = best_statics(run, track_grid(track, tightest_tpot_ms(run)), ELITES)
     search = _Search(Rollouts(run), fields, elites)
     offered = int(run.requests.output_tokens.sum())
+    scale = math.ceil(len(search.schedule) / MOST_BLOCKS)
     for block in blocks:
-        search.sweep(block)
+        search.sweep(block * scale)
     share = search.tokens / offered if offered else goodput
     return Found(tuple(search.schedule), share, goodput, search.rollouts.rollouts)
 

@@ -14,9 +14,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from batchpilot.configs.scenario import scenario, suite, suites
+from batchpilot.configs.scenario import Scenario, scenario
 from batchpilot.core.limits import TRACKS
 from batchpilot.envs.backends import SIMULATED
+from batchpilot.runners.chosen import first_seed, left_out_notes, scenarios_of, suite_names
 from batchpilot.runners.evaluation import Row, Task
 from batchpilot.runners.jobs import cell_path
 from batchpilot.runners.leaderboard import Leaderboard, Outcome, run_leaderboard
@@ -28,9 +29,10 @@ from batchpilot.runners.options import (
     reporting_mistakes,
     stdout_console,
 )
-from batchpilot.runners.selection import find_scenario, find_tuner_config, on_hardware
+from batchpilot.runners.regression import load_baseline, regression_grid, regressions, save_baseline
+from batchpilot.runners.selection import find_tuner_config, on_hardware
 from batchpilot.runners.summary import summarise, write_csv
-from batchpilot.runners.tables import leaderboard_tables
+from batchpilot.runners.tables import leaderboard_tables, tables
 from batchpilot.runners.torch_backends import (
     BackendOption,
     ParametersOption,
@@ -48,16 +50,24 @@ TRACE_SCENARIO = "trace-replay"
 
 @reporting_mistakes
 def leaderboard(
-    suite_name: Annotated[str, typer.Option("--suite", help=f"Scenarios: {', '.join(suites())}.")] = "quick",
+    suite_name: Annotated[str, typer.Option("--suite", help=f"Scenarios: {', '.join(suite_names())}.")] = "quick",
     scenarios: Annotated[
         list[str] | None, typer.Option("--scenario", help="These scenarios (name or file) instead of a suite.")
     ] = None,
     track: Annotated[str, typer.Option(help=f"Limits that may be set: {', '.join(TRACKS)}.")] = "guarded",
-    tuners: Annotated[str, typer.Option(help="Strategies, separated by commas; the track's own when left out.")] = "",
+    tuners: Annotated[
+        str, typer.Option(help="Strategies, separated by commas: names, FILE.py:CLASS, policy:FILE.onnx, default.")
+    ] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of each scenario.")] = 3,
-    first_seed: Annotated[int, typer.Option("--seed", help="The first seed.")] = 0,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", help="The first seed, counted within a suite's own.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, or workers of the cluster.")] = 1,
+    cluster: Annotated[
+        str | None, typer.Option(help="Run on a Ray cluster: ray://HOST:10001, auto, or local. Needs the extra ray.")
+    ] = None,
     config: Annotated[str | None, typer.Option(help="Tuner configuration: a preset or a file.")] = None,
+    traces: Annotated[
+        Path | None, typer.Option(help="Folder of the published traces that some scenarios replay a part of.")
+    ] = None,
     trace: Annotated[Path | None, typer.Option(help="Replay this trace instead of a suite.")] = None,
     trace_format: Annotated[str, typer.Option("--format", help=f"Of the trace: {', '.join(READERS)}.")] = "azure2023",
     rate: Annotated[float, typer.Option(help="Replay the trace this many times as fast.")] = 1.0,
@@ -75,6 +85,10 @@ def leaderboard(
     out: Annotated[Path | None, typer.Option(help="Folder for results; reports/SUITE-TRACK when left out.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with what an earlier run left in the folder.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace the results in the folder.")] = False,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Hold the figures against this baseline; exit status 1 when the gate fails.")
+    ] = None,
+    save: Annotated[Path | None, typer.Option("--save-baseline", help="Write the figures as a baseline.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Rank strategies on the same requests, against references; write results.csv, summary.csv and report.html."""
@@ -87,26 +101,27 @@ def leaderboard(
         threads=threads,
         kv_capacity_tokens=kv_capacity_tokens,
         parameters=parameters,
-        simulated_only={"--tensor-parallel": tensor_parallel is not None, "--jobs above 1": jobs > 1},
+        simulated_only={
+            "--tensor-parallel": tensor_parallel is not None,
+            "--jobs above 1": jobs > 1,
+            "--cluster": cluster is not None,
+        },
     )
+    stored = None if baseline is None else load_baseline(baseline)
     if trace is not None:
         replay = {"file": str(trace), "format": trace_format, "rate": rate, "start_s": start_s}
         replay |= {"duration_s": duration_s, "skip_bad_rows": skip_bad_rows}
         named = [scenario(TRACE_SCENARIO).with_trace(**replay)]
-    elif scenarios:
-        named = [find_scenario(name) for name in scenarios]
     else:
-        named = suite(suite_name)
-    chosen = named if server else [on_hardware(one, device, model, tensor_parallel) for one in named]
-    runnable = [one for one in chosen if not one.needs_trace]
-    if len(runnable) < len(chosen):
-        notes.append("The trace replay was left out: no trace was given (--trace FILE --format NAME).")
+        named = scenarios_of(suite_name, scenarios, traces)
+    chosen: list[Scenario] = named if server else [on_hardware(one, device, model, tensor_parallel) for one in named]
+    notes += left_out_notes(chosen)
     board = Leaderboard(
-        tuple(runnable),
+        tuple(one for one in chosen if not one.needs_trace),
         track,
         tuple(name.strip() for name in tuners.split(",") if name.strip()),
         seeds,
-        first_seed,
+        first_seed(suite_name, seed, seeds, whole_suite=trace is None and not scenarios),
         find_tuner_config(config),
     )
     folder = out or Path("reports") / f"{trace.stem if trace else suite_name}-{track}"
@@ -121,20 +136,29 @@ def leaderboard(
             ),
         )
         notes += NOTES
-    outcome = _run_with_progress(board, folder, jobs, resume, Console(stderr=True))
+    outcome = _run_with_progress(board, folder, jobs, cluster, resume)
     summary = summarise(outcome.rows)
     notes += too_long_notes(outcome.rows)
     _write(folder, board, outcome, summary, notes)
+    if save is not None:
+        save_baseline(save, summary, outcome.origin)
+    worse = [] if stored is None else regressions(summary, stored)
     if as_json:
         typer.echo(json.dumps(summary, indent=1, default=str))
-        return
-    console = stdout_console()
-    for table in leaderboard_tables(summary):
-        console.print(table)
-    for note in notes:
-        console.print(note)
-    spent = time.monotonic() - started
-    console.print(f"{len(outcome.rows)} runs in {spent:.0f} s: {folder}/results.csv, summary.csv, report.html")
+    else:
+        console = stdout_console()
+        for table in leaderboard_tables(summary):
+            console.print(table)
+        for note in notes:
+            console.print(note)
+        spent = time.monotonic() - started
+        console.print(f"{len(outcome.rows)} runs in {spent:.0f} s: {folder}/results.csv, summary.csv, report.html")
+    if worse:
+        for table in tables(regression_grid(worse)):
+            Console(stderr=True, width=120).print(table)
+        raise typer.Exit(1)
+    if baseline is not None and not as_json:
+        typer.echo(f"no regression against {baseline}")
 
 
 def _refuse_to_overwrite(folder: Path, told: bool) -> None:
@@ -142,18 +166,18 @@ def _refuse_to_overwrite(folder: Path, told: bool) -> None:
         raise ValueError(f"{folder} holds results already; add --overwrite or --resume, or give another --out")
 
 
-def _run_with_progress(board: Leaderboard, folder: Path, jobs: int, resume: bool, console: Console) -> Outcome:
+def _run_with_progress(board: Leaderboard, folder: Path, jobs: int, cluster: str | None, resume: bool) -> Outcome:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     tasks = board.tasks()
     try:
-        with Progress(*columns, console=console, transient=True) as progress:
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             bar = progress.add_task("running", total=len(tasks))
 
             def advance(task: Task, from_disk: bool) -> None:
                 kept = " (kept)" if from_disk else ""
                 progress.update(bar, advance=1, description=f"{task.scenario.name} seed {task.seed}{kept}")
 
-            return run_leaderboard(board, folder, jobs=jobs, resume=resume, on_done=advance)
+            return run_leaderboard(board, folder, jobs=jobs, cluster=cluster, resume=resume, on_done=advance)
     except KeyboardInterrupt:
         finished = sum(cell_path(folder, task).exists() for task in tasks)
         typer.secho(

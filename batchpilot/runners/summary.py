@@ -33,13 +33,14 @@ Row = Mapping[str, Any]
 OVERALL = "(overall)"
 """Stands where a scenario's name would, in the rows over all scenarios; no scenario can be called so."""
 
-REFERENCES = ("static-8", "static-default", "static-best")
+REFERENCES = ("static-8", "static-default", "static-suite", "static-best", "clairvoyant")
 """What every strategy is stated against."""
 
 MEANS = (
     "requests",
     "throughput_tokens_per_s",
     *(f"{latency}_p{q}_ms" for latency in ("ttft", "tpot") for q in (50, 95, 99)),
+    "e2e_p95_ms",
     "slo_attainment",
     "utilisation",
     "success_rate",

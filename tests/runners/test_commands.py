@@ -129,3 +129,25 @@ def test_the_installed_command_answers():
         [sys.executable, "-m", "batchpilot.runners.main", "--help"], capture_output=True, text=True, check=True
     )
     assert "leaderboard" in finished.stdout
+
+
+def test_a_regression_fails_with_a_table_and_equal_figures_pass(run, tiny_file, tmp_path):
+    command = ("leaderboard", "--scenario", tiny_file, "--seeds", 1, "--tuners", "static-8,aimd", "--out", "out")
+    saved = run(*command, "--save-baseline", "base.json")
+    assert saved.exit_code == 0, saved.output
+    passed = run(*command, "--overwrite", "--baseline", "base.json")
+    assert (passed.exit_code, "no regression against base.json" in passed.output) == (0, True)
+    stored = json.loads((tmp_path / "base.json").read_text())
+    for row in stored["rows"]:
+        row["throughput_tokens_per_s"] *= 1.2
+    (tmp_path / "base.json").write_text(json.dumps(stored))
+    failed = run(*command, "--overwrite", "--baseline", "base.json")
+    assert failed.exit_code == 1
+    assert failed.output.count(">= 0.9 x") == 2
+
+
+def test_a_wrong_baseline_is_told_before_anything_runs(run, tiny_file, tmp_path):
+    (tmp_path / "base.json").write_text("{}")
+    failed = run("leaderboard", "--scenario", tiny_file, "--baseline", "base.json", "--out", "out")
+    assert (failed.exit_code, "not a leaderboard's baseline" in failed.output) == (2, True)
+    assert not (tmp_path / "out").exists()

@@ -7,6 +7,7 @@ import pytest
 from batchpilot.configs.recordings import recording_of, recordings, with_recording
 from batchpilot.configs.scenario import scenario, suite
 from batchpilot.configs.seeds import BLOCK, seeds_of, suite_seeds
+from batchpilot.runners.chosen import first_seed, left_out_notes, scenarios_of
 
 APART = ("train", "validation", "held-out")
 PAIRS = list(combinations(APART, 2))
@@ -85,3 +86,34 @@ def test_seeds_outside_a_block_are_refused():
     for first, count in ((-1, 1), (0, 0), (BLOCK, 1), (BLOCK - 1, 2)):
         with pytest.raises(ValueError, match="a suite has the seeds 0 to 999999"):
             seeds_of("train", first, count)
+
+
+@pytest.fixture
+def traces(tmp_path):
+    for recording in recordings().values():
+        (tmp_path / recording.file).write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,10,4\n")
+    return tmp_path
+
+
+def test_the_prototype_has_24_settings_and_needs_both_traces(traces):
+    settings = scenarios_of("prototype", None, traces)
+    assert len({one.name for one in settings}) == 24
+    assert len({(one.device, one.workload.trace.rate, one.slos["interactive"].ttft_ms) for one in settings}) == 24
+    with pytest.raises(ValueError, match="name their folder"):
+        scenarios_of("prototype", None, None)
+    next(traces.iterdir()).unlink()
+    with pytest.raises(FileNotFoundError, match="suite prototype replays azure-co"):
+        scenarios_of("prototype", None, traces)
+
+
+def test_a_suite_without_traces_says_what_it_left_out(traces):
+    assert left_out_notes(scenarios_of("held-out", None, traces)) == []
+    (note,) = left_out_notes(scenarios_of("held-out", None, None))
+    assert note.startswith("Left out for want of --traces FOLDER: held-trace-conv-h100")
+    assert left_out_notes(scenarios_of("quick", None, None)) == []
+
+
+def test_seeds_are_counted_within_a_suite_and_taken_as_typed_for_single_scenarios():
+    assert first_seed("held-out", 4, 3, whole_suite=True) == suite_seeds("held-out")[4]
+    assert first_seed("quick", 4, 3, whole_suite=True) == 4
+    assert first_seed("held-out", 4, 3, whole_suite=False) == 4
