@@ -7,9 +7,6 @@ to what that rule does when requests come evenly: the (n+1)th is waited for whil
 not, the batch goes as the rule's time runs out. The oldest's wait is the mean wait plus half of the gaps between the
 first and the last of a batch.
 
-The rule was made for calls of some ms. A batch waits at least 0.95 of what batches waited before, so waits settle near
-20 times the constant part of the duration: at 3 s a batch, as generation takes, that is a minute.
-
 BentoML also sheds requests older than its latency objective. `shed` asks for the same by `ttft_guard` 1, which refuses
 what would miss its TTFT target.
 

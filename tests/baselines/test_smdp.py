@@ -1,6 +1,8 @@
 """The batch-service queue: formulas of queueing theory, brute force, and a stream of requests."""
 
+import re
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -183,3 +185,9 @@ def test_policies_that_cannot_be_played_are_refused():
         evaluate(problem, DispatchPolicy(np.array([0, 1, 1])))
     with pytest.raises(ValueError, match="limit"):
         control_limit_policy(problem, 0)
+
+
+def test_the_documented_example_is_true():
+    text = (Path(__file__).parents[2] / "docs/controllers.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(code, "docs/controllers.md", "exec"), {})
