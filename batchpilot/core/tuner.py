@@ -6,6 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from batchpilot.core.details import WindowDetails
 from batchpilot.core.limits import Limits
 from batchpilot.core.metrics import WindowMetrics
 
@@ -25,11 +29,20 @@ class Tuner(ABC):
 
     A tuner never sleeps, never blocks and never reads a clock: time comes in with the metrics.
 
+    Two members are optional, for tuners that know a model of their engine:
+
+    - `study(details)` hears, just before `tell`, what a server knows beyond metrics: steps, arrivals, who is in flight.
+      Only a tuner that says `needs_details` is told, since collecting it costs time.
+    - `estimate` is what the tuner believes a step costs; the engine's inner loop uses it for `step_target_ms` and
+      `ttft_guard` where there is one.
+
     Attributes:
         name: what tables and reports call it.
+        needs_details: whether `study` is to be called.
     """
 
     name: str = "tuner"
+    needs_details: bool = False
 
     @abstractmethod
     def ask(self) -> Limits:
@@ -42,6 +55,18 @@ class Tuner(ABC):
         Args:
             metrics: the window's measurements and the limits under which they were taken.
         """
+
+    def study(self, details: WindowDetails) -> None:  # noqa: B027 (optional: most tuners live by metrics alone)
+        """Hear what a server knows of a window beyond its metrics, just before they are told.
+
+        Args:
+            details: steps, arrivals, output lengths and the requests in flight.
+        """
+
+    @property
+    def estimate(self) -> NDArray[np.float64] | None:
+        """What the tuner believes a step costs: nine saturation parameters in their order; None for no opinion."""
+        return None
 
     @abstractmethod
     def reset(self, seed: int | None = None) -> None:

@@ -51,5 +51,5 @@ class Executor(Protocol):
     def close_window(self) -> WindowMetrics:
         """Measurements since the last call, and the start of a new window."""
 
-    def step_log(self) -> NDArray[np.float64]:
+    def step_log(self, since: int = 0) -> NDArray[np.float64]:
         """Rows of (start_ms, B, S, C, T_ms), shape (steps, 5); empty unless recorded."""

@@ -285,10 +285,15 @@ class SimulatedEngine:
         """
         return self._controls.close_window()
 
-    def step_log(self) -> NDArray[np.float64]:
-        """Every step so far, rows of (start_ms, B, S, C, T_ms), shape (steps, 5); empty unless recorded."""
-        logged = int(self._controls.clock["n_logged"])
-        return np.concatenate([*self._full_logs, self._row.step_log[:logged]])
+    def step_log(self, since: int = 0) -> NDArray[np.float64]:
+        """Steps so far, rows of (start_ms, B, S, C, T_ms), shape (steps, 5); empty unless recorded.
+
+        Args:
+            since: leave out so many of the first.
+        """
+        logs = [*self._full_logs, self._row.step_log[: int(self._controls.clock["n_logged"])]]
+        whole = min(since // max(len(self._row.step_log), 1), len(self._full_logs))
+        return np.concatenate(logs[whole:])[since - whole * len(self._row.step_log) :]
 
     def _empty_log(self) -> None:
         self._full_logs.append(self._row.step_log.copy())

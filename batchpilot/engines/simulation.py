@@ -16,6 +16,7 @@ from batchpilot.core.limits import Limits
 from batchpilot.core.metrics import WindowMetrics
 from batchpilot.core.slo import SLO
 from batchpilot.core.tuner import Tuner
+from batchpilot.engines.details import DetailsReader, believe
 from batchpilot.engines.executor import Executor
 from batchpilot.engines.simulated_engine import EngineConfig, EngineMemory, SimulatedEngine
 from batchpilot.engines.state import (
@@ -264,6 +265,7 @@ def run_engine(
         raise ValueError(
             f"limits_or_tuner is a {type(tuner).__name__}; it must be Limits, or a tuner with ask and tell"
         )
+    reader = DetailsReader(engine) if getattr(tuner, "needs_details", False) else None
     windows: list[WindowMetrics] = []
     tuner_ns = 0
     done = len(engine.requests) == 0
@@ -276,7 +278,12 @@ def run_engine(
         windows.append(window)
         measured = time.perf_counter_ns()
         if tuner is not None:
+            if reader is not None:
+                tuner.study(reader.read())
             tuner.tell(window)
+            estimate = getattr(tuner, "estimate", None)
+            if estimate is not None:
+                believe(engine, estimate)
             tuner_ns += asked - started + time.perf_counter_ns() - measured
     return _collect(engine, windows, tuner_ns / 1e9)
 

@@ -32,11 +32,12 @@ class Backend(Protocol):
             ValueError: the scenario cannot run here; the message says why.
         """
 
-    def start(self, run: PreparedRun) -> Executor:
+    def start(self, run: PreparedRun, *, record_steps: bool = False) -> Executor:
         """An engine at time 0 with a run's requests.
 
         Args:
             run: what `prepare` returned.
+            record_steps: keep start, B, S, C and T of every step.
         """
 
 
@@ -57,13 +58,14 @@ class SimulatedBackend:
         """
         return prepare(scenario, seed)
 
-    def start(self, run: PreparedRun) -> Executor:
+    def start(self, run: PreparedRun, *, record_steps: bool = False) -> Executor:
         """A simulated engine at time 0.
 
         Args:
             run: what `prepare` returned.
+            record_steps: keep start, B, S, C and T of every step.
         """
-        return SimulatedEngine(run.engine, run.requests)
+        return SimulatedEngine(run.engine, run.requests, record_steps=record_steps)
 
 
 def make_backend(name: str, options: Mapping[str, Any] | None = None) -> Backend:

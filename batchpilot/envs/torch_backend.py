@@ -114,11 +114,12 @@ class TorchBackend:
             f"{self._latency_source}; {', '.join(f'{key} {value}' for key, value in self._origin.items())}",
         )
 
-    def start(self, run: PreparedRun) -> Executor:
+    def start(self, run: PreparedRun, *, record_steps: bool = False) -> Executor:
         """A torch engine at time 0.
 
         Args:
             run: what `prepare` returned.
+            record_steps: keep start, B, S, C and T of every step.
         """
         from batchpilot.engines.torch import TorchEngine, TorchEngineConfig
 
@@ -129,7 +130,7 @@ class TorchBackend:
             prefill=run.engine.prefill,
             seed=run.seed,
         )
-        return TorchEngine(config, run.requests, self.runner, clock=self._clock)
+        return TorchEngine(config, run.requests, self.runner, record_steps=record_steps, clock=self._clock)
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ def compare(
         for seed in range(seeds):
             run, warm_up = backend.prepare(chosen, seed), backend.prepare(chosen, seeds + seed)
             for name in strategies:
-                tuner = make_tuner(name, config, base=SERVER_DEFAULT, seed=seed)
+                tuner = make_tuner(name, config, base=SERVER_DEFAULT, seed=seed, latency=run.engine.believed_latency())
                 figures.setdefault(name, []).append(_served(run, tuner, backend))
                 if not name.startswith("static"):
                     for _ in range(WARM_UP_RUNS):
@@ -95,7 +95,12 @@ def compare(
 
 def _served(run: PreparedRun, tuner: Tuner, backend: Backend) -> Figures:
     """The figures of `_COLUMNS` of one run; the tuner goes on from the state it is in."""
-    result = run_engine(backend.start(run), tuner, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
+    result = run_engine(
+        backend.start(run, record_steps=getattr(tuner, "needs_details", False)),
+        tuner,
+        window_ms=run.window_ms,
+        horizon_ms=run.horizon_ms,
+    )
     p95 = result.percentile_ms("e2e_ms", 95)
     return result.throughput_tokens_per_s, result.utilisation, p95, result.success_rate
 

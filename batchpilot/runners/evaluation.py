@@ -100,7 +100,8 @@ def run_cell(task: Task) -> Cell:
         ValueError: an unknown tuner or track, or a scenario that cannot be prepared.
     """
     run = task.backend.prepare(task.scenario, task.seed)
-    setting = Setting(task.config, SERVER_DEFAULT, tightest_slo(run), task.seed)
+    latency = run.engine.believed_latency()
+    setting = Setting(task.config, SERVER_DEFAULT, tightest_slo(run), task.seed, task.track, latency)
     rows, curves, best = [], {}, None
     for name in task.tuners:
         strategy: Limits | Tuner
@@ -110,7 +111,8 @@ def run_cell(task: Task) -> Cell:
             best = strategy.to_dict() if name == STATIC_BEST and isinstance(strategy, Limits) else best
         else:
             strategy = make_strategy(name, setting)
-        result = run_engine(task.backend.start(run), strategy, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
+        engine = task.backend.start(run, record_steps=getattr(strategy, "needs_details", False))
+        result = run_engine(engine, strategy, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
         rows.append(result_row(task, label(name), run, result))
         curves[label(name)] = result_curves(result.windows)
     return Cell(rows, curves, best)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from batchpilot.baselines import SERVER_DEFAULT
 from batchpilot.core.files import write_atomic
-from batchpilot.core.limits import Limits
+from batchpilot.core.limits import TRACKS, Limits
 from batchpilot.core.provenance import provenance
 from batchpilot.core.tuner import Tuner
 from batchpilot.engines import SimulatedEngine, SimulationResult, run_engine
@@ -36,6 +36,7 @@ def simulate(
     limits: Annotated[
         str | None, typer.Option(help="Constant limits instead: batch_size=64,token_budget=2048.")
     ] = None,
+    track: Annotated[str, typer.Option(help=f"What a planning tuner may move: {', '.join(TRACKS)}.")] = "guarded",
     config: Annotated[str | None, typer.Option(help="Tuner configuration: a preset or a file.")] = None,
     seed: Annotated[int, typer.Option(help="Of workload, noise and tuner.")] = 0,
     device: DeviceOption = None,
@@ -50,10 +51,18 @@ def simulate(
     run = prepare(on_hardware(find_scenario(scenario), device, model, tensor_parallel), seed)
     strategy: Limits | Tuner
     if tuner is not None:
-        strategy = make_tuner(tuner, find_tuner_config(config), base=SERVER_DEFAULT, slo=tightest_slo(run), seed=seed)
+        strategy = make_tuner(
+            tuner,
+            find_tuner_config(config),
+            base=SERVER_DEFAULT,
+            slo=tightest_slo(run),
+            seed=seed,
+            track=track,
+            latency=run.engine.believed_latency(),
+        )
     else:
         strategy = parse_limits(limits) if limits is not None else SERVER_DEFAULT
-    engine = SimulatedEngine(run.engine, run.requests)
+    engine = SimulatedEngine(run.engine, run.requests, record_steps=getattr(strategy, "needs_details", False))
     result = run_engine(engine, strategy, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
     figures = _figures(run, strategy, result)
     if out is not None:

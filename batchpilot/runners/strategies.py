@@ -23,7 +23,7 @@ from batchpilot.core.names import unknown_name
 from batchpilot.core.slo import SLO
 from batchpilot.core.tuner import Tuner
 from batchpilot.envs.scenarios import PreparedRun
-from batchpilot.tuners import TUNERS, make_tuner
+from batchpilot.tuners import TUNERS, build_tuner
 
 STATIC_BEST, STATIC_SUITE, CLAIRVOYANT = "static-best", "static-suite", "clairvoyant"
 POLICY = "policy"
@@ -89,15 +89,13 @@ def make_strategy(name: str, setting: Setting) -> Tuner:
     """
     prefix, file, class_name = _parts(name)
     if prefix:
-        return make_tuner(
-            POLICY, setting.config, base=setting.base, slo=setting.slo, seed=setting.seed, path=_found(file)
-        )
+        return build_tuner(POLICY, setting, path=_found(file))
     if file:
         return _own_tuner(name, _found(file), class_name.removeprefix(":"), setting)
     if name not in TUNERS:
         known = [*TUNERS, *REFERENCES]
         raise ValueError(f"{unknown_name(name, known, 'tuner')}; your own is FILE.py:CLASS or {POLICY}:FILE.onnx")
-    return make_tuner(name, setting.config, base=setting.base, slo=setting.slo, seed=setting.seed)
+    return build_tuner(name, setting)
 
 
 def _parts(name: str) -> tuple[str, str, str]:

@@ -2,6 +2,6 @@
 
 from batchpilot.tuners.phases import Phase
 from batchpilot.tuners.probe import ProbeTuner
-from batchpilot.tuners.registry import TUNERS, make_tuner
+from batchpilot.tuners.registry import TUNERS, build_tuner, make_tuner
 
-__all__ = ["TUNERS", "make_tuner", "ProbeTuner", "Phase"]
+__all__ = ["TUNERS", "make_tuner", "build_tuner", "ProbeTuner", "Phase"]

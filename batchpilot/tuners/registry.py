@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchpilot.baselines import BASELINES, Setting
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core import SLO, Limits, Tuner
 from batchpilot.core.names import lookup
 from batchpilot.tuners.bayesian import bayesian
+from batchpilot.tuners.planning import guarded_adaptive, model_based
 from batchpilot.tuners.policy.by_name import policy
 from batchpilot.tuners.probe import ProbeTuner
+
+if TYPE_CHECKING:
+    from batchpilot.latency.saturation import SaturationParameters
 
 
 def probe(strategy: str, setting: Setting, **options: Any) -> Tuner:
@@ -29,6 +33,8 @@ def probe(strategy: str, setting: Setting, **options: Any) -> Tuner:
 TUNERS: dict[str, Callable[..., Tuner]] = {
     "dynamic": partial(probe, "dynamic"),
     "hybrid": partial(probe, "hybrid"),
+    "model-based": model_based,
+    "guarded-adaptive": guarded_adaptive,
     "optuna-tpe": partial(bayesian, "tpe"),
     "optuna-gp": partial(bayesian, "gp"),
     "optuna-cmaes": partial(bayesian, "cmaes"),
@@ -45,6 +51,8 @@ def make_tuner(
     base: Limits | None = None,
     slo: SLO | None = None,
     seed: int = 0,
+    track: str = "limits",
+    latency: SaturationParameters | None = None,
     **options: Any,
 ) -> Tuner:
     """A tuner by name.
@@ -55,10 +63,27 @@ def make_tuner(
         base: the limits whose other fields the tuner keeps; None for none.
         slo: the promise, for tuners that steer by latency; None takes it from the windows.
         seed: seeds the tuner's random draws, if it makes any.
+        track: the fields that a tuner which searches may move, one of `TRACKS`.
+        latency: what is believed of the engine's step latency; None for nothing.
         **options: further arguments of that tuner.
 
     Raises:
         ValueError: no such tuner (the message names the closest known ones), or an option is out of bounds.
         TypeError: the tuner has no such option.
     """
-    return lookup(TUNERS, name, "tuner")(Setting(config or TunerConfig(), base, slo, seed), **options)
+    return build_tuner(name, Setting(config or TunerConfig(), base, slo, seed, track, latency), **options)
+
+
+def build_tuner(name: str, setting: Setting, **options: Any) -> Tuner:
+    """A tuner by name, for a setting.
+
+    Args:
+        name: a key of `TUNERS`.
+        setting: what it is built for.
+        **options: further arguments of that tuner.
+
+    Raises:
+        ValueError: as `make_tuner`.
+        TypeError: the tuner has no such option.
+    """
+    return lookup(TUNERS, name, "tuner")(setting, **options)

@@ -237,9 +237,13 @@ class TorchEngine:
         window = self._controls.close_window()
         return window if self._telemetry is None else self._telemetry.merged(window)
 
-    def step_log(self) -> NDArray[np.float64]:
-        """Every step so far, rows of (start_ms, B, S, C, T_ms), shape (steps, 5); empty unless recorded."""
-        return self.state.step_log[: int(self._controls.clock["n_logged"])].copy()
+    def step_log(self, since: int = 0) -> NDArray[np.float64]:
+        """Steps so far, rows of (start_ms, B, S, C, T_ms), shape (steps, 5); empty unless recorded.
+
+        Args:
+            since: leave out so many of the first.
+        """
+        return self.state.step_log[since : int(self._controls.clock["n_logged"])].copy()
 
     def _skip_idle_time(self, until_ms: float) -> bool:
         """Move the clock to where there may be something to do; False when every request has ended."""

@@ -1,0 +1,97 @@
+"""Coordinate descent over the notches of a track, by values that are paired but noisy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchpilot.core.actions import ActionTable
+from batchpilot.core.limits import DISCIPLINES
+
+Values = NDArray[np.float64]
+Evaluate = Callable[[NDArray[np.int64], int], Values]
+"""(positions of shape (n, fields), number of futures k) -> values of shape (n, k); the first k futures are the same."""
+
+NEAR = (-2, -1, 1, 2)
+"""Notches around the present one that are always tried."""
+
+FAR_EVERY = 4
+"""Notches apart, one doubling, are those tried anywhere: a plateau may lie between here and what is good."""
+
+RANGES = {
+    "batch_size": (8, 512),
+    "token_budget": (128, 8192),
+    "max_queued_tokens": (500, 64000),
+    "step_target_ms": (0.25, 4.0),
+    "ttft_guard": (0.4, 1.5),
+}
+"""Where far notches lie; step targets are multiples of the TPOT target. Off is always among them."""
+
+DISCIPLINES_TRIED = tuple(DISCIPLINES[name] for name in ("fcfs", "spf"))
+"""The others need what a twin cannot know: estimated lengths, users and priorities."""
+
+_FINALISTS = 3
+_SMALLEST_GAIN = 1e-3
+
+
+class CoordinateSearch:
+    """Improves a position one field at a time.
+
+    Every candidate is tried in the first few futures, and the best of them in all: most of the work of telling a good
+    one would else go into bad ones.
+
+    Args:
+        table: the fields and their grids.
+        heats: futures of the first round.
+        finals: futures of the second, >= heats.
+    """
+
+    def __init__(self, table: ActionTable, heats: int = 2, finals: int = 8) -> None:
+        self._table, self._heats, self._finals = table, heats, finals
+        self._far = [_far_notches(table, k) for k in range(len(table.fields))]
+
+    def improve(self, position: NDArray[np.int64], evaluate: Evaluate) -> tuple[NDArray[np.int64], float]:
+        """One pass over all fields.
+
+        Args:
+            position: where the search begins, shape (fields,).
+            evaluate: tells values; called with each field's candidates.
+
+        Returns:
+            The best position found, the given one unless another is better by a thousandth, and its mean value.
+        """
+        value = math.nan
+        for field in range(len(self._table.fields)):
+            candidates = self._candidates(position, field)
+            heats = evaluate(candidates, self._heats).mean(axis=1)
+            best = 1 + np.argsort(-heats[1:], kind="stable")[:_FINALISTS]
+            finalists = candidates[[0, *best]]
+            values = evaluate(finalists, self._finals).mean(axis=1)
+            winner = int(np.argmax(values))
+            if values[winner] - values[0] <= _SMALLEST_GAIN * abs(values[0]):
+                winner = 0
+            position, value = finalists[winner], float(values[winner])
+        return position, value
+
+    def _candidates(self, position: NDArray[np.int64], field: int) -> NDArray[np.int64]:
+        """The position itself, and those that differ in one field, shape (n, fields)."""
+        present = int(position[field])
+        grid = self._table.grids[field]
+        near = [present + move for move in NEAR if 0 <= present + move < len(grid.values)] if grid.ordered else []
+        notches = dict.fromkeys([present, *near, *self._far[field]])
+        candidates = np.tile(position, (len(notches), 1))
+        candidates[:, field] = list(notches)
+        return candidates
+
+
+def _far_notches(table: ActionTable, field: int) -> list[int]:
+    grid = table.grids[field]
+    if not grid.ordered:
+        return [notch for notch, code in enumerate(grid.values) if code in DISCIPLINES_TRIED]
+    lowest, highest = RANGES[grid.field]
+    notches = [notch for notch, value in enumerate(grid.values) if lowest <= value <= highest][::FAR_EVERY]
+    last = len(grid.values) - 1
+    return [*notches, last] if math.isinf(grid.values[last]) else notches

@@ -1,0 +1,99 @@
+"""What came lately, and guesses of what comes next: the recent past, replayed from other moments. Times in ms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchpilot.core.details import IN_FLIGHT, WindowDetails
+from batchpilot.engines.details import as_requests
+from batchpilot.engines.twin import Future
+
+FEWEST_ARRIVALS = 3
+"""Below this nothing can be said of what comes."""
+
+_PRIOR_OUTPUTS = np.array([32, 64, 128, 256, 512])
+"""Output lengths believed in until requests have finished."""
+
+_FEWEST_OUTPUTS = 5
+
+
+class Traffic:
+    """Recent arrivals and output lengths.
+
+    Args:
+        memory_ms: how far back arrivals are remembered, > 0.
+        fewest: so many arrivals are remembered however old they are.
+        outputs: output lengths remembered.
+    """
+
+    def __init__(self, memory_ms: float = 60_000.0, fewest: int = 50, outputs: int = 400) -> None:
+        self._memory_ms, self._fewest, self._most_outputs = memory_ms, fewest, outputs
+        self.arrivals: NDArray[Any] = np.empty(0, IN_FLIGHT)
+        self.outputs: NDArray[np.int64] = np.empty(0, np.int64)
+
+    def hear(self, details: WindowDetails) -> None:
+        """Remember a window.
+
+        Args:
+            details: what a server knows of it.
+        """
+        arrivals = np.concatenate([self.arrivals, details.arrivals])
+        recent = arrivals["arrival_ms"] > details.now_ms - self._memory_ms
+        recent[-self._fewest :] = True
+        self.arrivals = arrivals[recent]
+        self.outputs = np.concatenate([self.outputs, details.output_tokens])[-self._most_outputs :]
+
+    @property
+    def known(self) -> bool:
+        """Whether enough has come to guess from."""
+        return len(self.arrivals) >= FEWEST_ARRIVALS
+
+    @property
+    def output_per_prompt_token(self) -> float:
+        """Mean output over mean prompt length."""
+        return float(np.mean(self._believed_outputs()) / max(np.mean(self.arrivals["prompt_tokens"]), 1.0))
+
+    def futures(self, details: WindowDetails, count: int, length_ms: float, rng: np.random.Generator) -> list[Future]:
+        """Guesses of what comes, each the recent past from another moment on, so that its bursts stay what they were.
+
+        Args:
+            details: of the window that just ended: who is in flight.
+            count: how many guesses.
+            length_ms: how far they reach.
+            rng: draws the moments and the output lengths.
+        """
+        times = self.arrivals["arrival_ms"]
+        span = max(details.now_ms - times[0], length_ms)
+        # One moment in each of `count` equal parts of the past: together they cover it evenly.
+        offsets = (np.arange(count) + rng.random(count)) * span / count
+        known = np.concatenate([details.running, details.waiting])
+        futures = []
+        for offset in offsets:
+            ahead = (times - times[0] - offset) % span
+            order = np.argsort(ahead, kind="stable")
+            order = order[: np.searchsorted(ahead[order], length_ms)]
+            coming = self.arrivals[order]
+            coming["arrival_ms"] = details.now_ms + ahead[order]
+            coming["computed_tokens"] = coming["generated_tokens"] = 0
+            coming["first_token_ms"] = np.nan
+            requests = as_requests(np.concatenate([known, coming]))
+            requests["output"] = requests["estimated_output"] = self._draw_outputs(requests["generated"], rng)
+            futures.append(Future(requests, len(details.running), len(details.waiting)))
+        return futures
+
+    def _draw_outputs(self, generated: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """An output length for each request, above what it has generated already."""
+        outputs = np.sort(self._believed_outputs())
+        shorter = np.searchsorted(outputs, generated, side="right")
+        share = rng.random(len(generated))
+        drawn = outputs[np.minimum(shorter + (share * (len(outputs) - shorter)).astype(np.int64), len(outputs) - 1)]
+        beyond = generated + 1 + (share * outputs.mean()).astype(np.int64)
+        return np.where(shorter < len(outputs), drawn, beyond)
+
+    def _believed_outputs(self) -> NDArray[np.int64]:
+        if len(self.outputs) >= _FEWEST_OUTPUTS:
+            return self.outputs
+        return np.concatenate([self.outputs, _PRIOR_OUTPUTS])

@@ -1,0 +1,203 @@
+"""The planning tuner: tries limits out on a digital twin of the engine before it sets them. Times in ms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchpilot.core import SLO, TRACKS, Limits, Tuner, WindowMetrics
+from batchpilot.core.actions import ActionTable
+from batchpilot.core.details import IN_FLIGHT, WindowDetails
+from batchpilot.core.names import lookup
+from batchpilot.engines.twin import Horizon, Twin
+from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.tuners.planning.estimating import Estimate
+from batchpilot.tuners.planning.search import CoordinateSearch
+from batchpilot.tuners.planning.starting import starting_limits
+from batchpilot.tuners.planning.traffic import Traffic
+
+FUTURES = 8
+HEATS = 2
+
+COUNTED_TTFT_TARGETS, SEEN_THROUGH_TTFT_TARGETS = 2.0, 2.0
+SHORTEST_SEEN_THROUGH_MS = 3000.0
+"""Requests are counted that arrive within two TTFT targets, and seen through for two more, at least three seconds: what
+is let in now shows its cost when it decodes beside what comes later."""
+
+
+class PlanningTuner(Tuner):
+    """Model-predictive control of a track's limits.
+
+    After each window it learns what steps cost, guesses several futures from the recent past, replays them on a copy of
+    the scheduler from the present moment under candidate limits, and sets the best. Before the first arrivals it stands
+    where the latency estimate says (`starting_limits`).
+
+    Args:
+        track: the fields it moves.
+        base: the other fields; None for none.
+        latency: estimated step latency to begin with; None for a first guess that the steps correct.
+        slo: the promise, for the start; None takes it from the windows.
+        seed: of the guesses.
+        futures: guesses a decision, >= 2.
+
+    Raises:
+        ValueError: no such track, or too few futures.
+    """
+
+    name = "model-based"
+    needs_details = True
+
+    def __init__(
+        self,
+        track: str = "limits",
+        base: Limits | None = None,
+        *,
+        latency: SaturationParameters | None = None,
+        slo: SLO | None = None,
+        seed: int = 0,
+        futures: int = FUTURES,
+    ) -> None:
+        if futures < HEATS:
+            raise ValueError(f"futures is {futures}; it must be >= {HEATS}")
+        fields = lookup(TRACKS, track, "track")
+        self._estimate = Estimate(latency)
+        self._slo, self._seed, self._futures = slo, seed, futures
+        self._start = starting_limits(fields, base, self._estimate.parameters, slo)
+        self._table = ActionTable(fields, self._start, "absolute")
+        self._search = CoordinateSearch(self._table, HEATS, futures)
+        self._twin = Twin()
+        self._details: WindowDetails | None = None
+        self._position: NDArray[np.int64] | None = None
+        self._limits, self._reason = self._start, ""
+        self.reset()
+
+    def ask(self) -> Limits:
+        """The limits of the last plan."""
+        return self._limits
+
+    def study(self, details: WindowDetails) -> None:
+        """Hear who is in flight, what came, and what steps cost.
+
+        Args:
+            details: of the window that `tell` hears next.
+        """
+        self._details = details
+        self._traffic.hear(details)
+        self._estimate.hear(details)
+
+    def tell(self, metrics: WindowMetrics) -> None:
+        """Plan the next window.
+
+        Args:
+            metrics: the window; without details before it nothing changes.
+        """
+        self._windows_heard += 1
+        if self._details is None:
+            self._reason = "waiting for the details of a window: this server tells only metrics"
+        elif not self._traffic.known:
+            self._reason = "waiting for the first requests"
+        else:
+            self._plan(self._details, metrics)
+
+    @property
+    def estimate(self) -> NDArray[np.float64]:
+        """What it believes a step costs, nine saturation parameters."""
+        return self._estimate.array
+
+    def reset(self, seed: int | None = None) -> None:
+        """Forget traffic, steps and plans.
+
+        Args:
+            seed: of the guesses; None keeps the constructor's.
+        """
+        self._rng = np.random.default_rng(self._seed if seed is None else seed)
+        self._traffic = Traffic()
+        self._estimate.forget()
+        self._details = self._position = None
+        self._limits = self._start
+        self._windows_heard = self._changes = 0
+        self._planned_tokens = math.nan
+        self._reason = f"start: {self._start}"
+
+    def status(self) -> dict[str, Any]:
+        """The limits, the plan's promise and the health of the estimate."""
+        return {
+            "phase": "PLANNING",
+            "current_batch_size": self._limits.batch_size,
+            "is_stabilized": False,
+            "limits": str(self._limits),
+            "planned_tokens": self._planned_tokens,
+            "estimate_error": self._estimate.adaptive.status()["mean_error"],
+            "arrivals_remembered": len(self._traffic.arrivals),
+            "changes": self._changes,
+            "windows_heard": self._windows_heard,
+            "reason": self._reason,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Traffic, estimate, limits and the state of the guesses as plain data."""
+        return {
+            "tuner": self.name,
+            "limits": self._limits.to_dict(),
+            "position": None if self._position is None else self._position.tolist(),
+            "arrivals": self._traffic.arrivals.tolist(),
+            "outputs": self._traffic.outputs.tolist(),
+            "estimate": self._estimate.adaptive.state_dict(),
+            "rng": self._rng.bit_generator.state,
+            "windows_heard": self._windows_heard,
+            "changes": self._changes,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Args:
+            state: what `state_dict` returned.
+
+        Raises:
+            ValueError: the state is another tuner's, or a field is missing; nothing is changed then.
+        """
+        if state.get("tuner") != self.name:
+            raise ValueError(f"this is the state of {state.get('tuner')!r}, not of {self.name!r}")
+        try:
+            limits = Limits.from_dict(state["limits"])
+            position = None if state["position"] is None else np.array(state["position"], np.int64)
+            arrivals = np.array([tuple(arrival) for arrival in state["arrivals"]], IN_FLIGHT)
+            outputs = np.array(state["outputs"], np.int64)
+            heard, changes = int(state["windows_heard"]), int(state["changes"])
+            estimate, rng = dict(state["estimate"]), dict(state["rng"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the state of {self.name!r} is incomplete: {error!r}") from error
+        self._estimate.adaptive.load_state_dict(estimate)
+        self._rng.bit_generator.state = rng
+        self._traffic.arrivals, self._traffic.outputs = arrivals, outputs
+        self._limits, self._position, self._windows_heard, self._changes = limits, position, heard, changes
+        self._reason = "went on from a saved state"
+
+    def _plan(self, details: WindowDetails, metrics: WindowMetrics) -> None:
+        targets = self._traffic.arrivals
+        tpot_ms, ttft_ms = float(np.mean(targets["tpot_target_ms"])), float(np.mean(targets["ttft_target_ms"]))
+        horizon = self._horizon(details.now_ms, ttft_ms)
+        futures = self._traffic.futures(details, self._futures, horizon.length_ms, self._rng)
+        latency = self._estimate.parameters
+
+        def evaluate(positions: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+            candidates = self._table.to_arrays(positions, np.full(len(positions), tpot_ms))
+            return self._twin.values(candidates, futures[:count], latency, metrics.kv_capacity_tokens, horizon)
+
+        present = self._table.start(tpot_ms) if self._position is None else self._position
+        self._position, self._planned_tokens = self._search.improve(present, evaluate)
+        limits = self._table.to_limits(self._position, tpot_ms)
+        if limits != self._limits:
+            self._changes += 1
+            self._limits = limits
+        self._reason = f"best of the plans over {horizon.length_ms / 1000.0:.1f} s: {limits}"
+
+    def _horizon(self, now_ms: float, ttft_ms: float) -> Horizon:
+        counted = COUNTED_TTFT_TARGETS * ttft_ms
+        seen_through = max(SEEN_THROUGH_TTFT_TARGETS * ttft_ms, SHORTEST_SEEN_THROUGH_MS)
+        return Horizon(now_ms, counted, counted + seen_through, self._traffic.output_per_prompt_token)
