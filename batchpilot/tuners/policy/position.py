@@ -58,6 +58,24 @@ class Position:
             min(max(notch + moves[action], 0), last) if by_moves else action for notch, action, by_moves, last in steps
         ]
 
+    def move_capped(self, actions: Sequence[int], in_force: Limits, tpot_target_ms: float) -> None:
+        """Go where actions lead, but no further away from the limits in force, so that no wish winds up.
+
+        Args:
+            actions: one a field, each an index below the table's size.
+            in_force: limits that somebody else put in place of this position's.
+            tpot_target_ms: the TPOT target, infinity for none.
+        """
+        wished = self.notches
+        self.follow(in_force, tpot_target_ms)
+        forced, self.notches = self.notches, wished
+        self.move(actions)
+        fields = zip(wished, self.notches, forced, self._by_moves, strict=True)
+        self.notches = [
+            before if by_moves and abs(after - there) > abs(before - there) else after
+            for before, after, there, by_moves in fields
+        ]
+
     def follow(self, limits: Limits, tpot_target_ms: float) -> None:
         """Go to the notches closest to limits that somebody else chose.
 

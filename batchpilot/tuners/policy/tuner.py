@@ -19,7 +19,8 @@ from batchpilot.tuners.policy.position import Position
 class PolicyTuner(Tuner):
     """Decides once a window, as the policy does in its environment; the first decision follows the first window.
 
-    A window measured under other limits than those asked for is not credited: it is counted and decides nothing.
+    A window measured under other limits than those in force is not credited: it is counted and decides nothing. Those
+    in force are the policy's own, unless it was overruled.
 
     Args:
         policy: what `read_policy` gave.
@@ -53,22 +54,25 @@ class PolicyTuner(Tuner):
             if oddity is not None:
                 self._odd_windows += 1
                 self._reason = f"holding: {oddity}"
-            elif metrics.limits is not self._limits and metrics.limits != self._limits:
+            elif metrics.limits is not self._in_force and metrics.limits != self._in_force:
                 self._uncredited_windows += 1
                 self._reason = "holding: the window was measured under other limits"
             else:
                 self._decide(metrics)
 
-    def overrule(self, limits: Limits) -> None:
-        """Go on from limits that somebody else put into force: a rail or a person.
+    def overrule(self, in_force: Limits, go_on_from: Limits | None = None) -> None:
+        """Hear that somebody else's limits were put into force: a rail's or a person's.
 
         Args:
-            limits: what the server runs with now.
+            in_force: what the server runs with now; windows under it are credited.
+            go_on_from: what takes the place of the policy's own limits; None where those are only capped.
         """
         with self._lock:
-            self._limits = limits
-            self._position.follow(limits, self._target_ms)
-            self._reason = "going on from limits that were set from outside"
+            if go_on_from is not None:
+                self._limits = go_on_from
+                self._position.follow(go_on_from, self._target_ms)
+                self._reason = "going on from limits that were set from outside"
+            self._in_force = self._limits if in_force == self._limits else in_force
 
     def reset(self, seed: int | None = None) -> None:
         """Start again from the policy's base limits.
@@ -82,7 +86,7 @@ class PolicyTuner(Tuner):
             self._target_ms = self._promised_ms
             self._windows_heard = self._odd_windows = self._uncredited_windows = 0
             self._position.start(self._target_ms)
-            self._limits = self._position.limits(self._target_ms)
+            self._limits = self._in_force = self._position.limits(self._target_ms)
             self._reason = "no window heard yet"
 
     def status(self) -> dict[str, Any]:
@@ -106,6 +110,7 @@ class PolicyTuner(Tuner):
                 "tuner": self.name,
                 "policy": self.policy.digest,
                 "limits": self._limits.to_dict(),
+                "in_force": self._in_force.to_dict(),
                 "notches": list(self._position.notches),
                 "observation": self._observation.values.tolist(),
                 "end_ms": _number_or_none(self._clock.end_ms),
@@ -129,7 +134,8 @@ class PolicyTuner(Tuner):
         try:
             if state["policy"] != self.policy.digest:
                 raise ValueError("this is the state of another policy file")
-            limits, reason = Limits.from_dict(state["limits"]), str(state["reason"])
+            limits, in_force = Limits.from_dict(state["limits"]), Limits.from_dict(state["in_force"])
+            reason = str(state["reason"])
             notches = self._checked(state["notches"])
             values = np.array(state["observation"], np.float32)
             end_ms, target_ms = state["end_ms"], state["tpot_target_ms"]
@@ -140,14 +146,19 @@ class PolicyTuner(Tuner):
             raise ValueError(f"the state of {self.name!r} is incomplete: {error!r}") from error
         with self._lock:
             self._observation.load(values)
-            self._limits, self._position.notches, self._reason = limits, notches, reason
+            self._limits, self._in_force = limits, limits if in_force == limits else in_force
+            self._position.notches, self._reason = notches, reason
             self._clock.end_ms, self._target_ms = end_ms, target_ms
             self._windows_heard, self._odd_windows, self._uncredited_windows = heard, odd, uncredited
 
     def _decide(self, window: WindowMetrics) -> None:
         self._observation.add(window)
         before = self._position.notches, self._target_ms
-        self._position.move(self.policy.network.decide(self._observation.values))
+        actions = self.policy.network.decide(self._observation.values)
+        if self._in_force is self._limits:
+            self._position.move(actions)
+        else:
+            self._position.move_capped(actions, self._in_force, self._target_ms)
         target_ms = window.tpot_target_ms
         self._target_ms = self._promised_ms if math.isnan(target_ms) else target_ms
         if (self._position.notches, self._target_ms) == before:
@@ -155,6 +166,7 @@ class PolicyTuner(Tuner):
         else:
             self._limits = self._position.limits(self._target_ms)
             self._reason = "the policy moves"
+        self._in_force = self._limits
 
     def _checked(self, notches: Any) -> list[int]:
         """Notches that are on the table's grids."""

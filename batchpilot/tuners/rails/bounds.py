@@ -25,6 +25,7 @@ class Bounds:
     """
 
     name = "bounds"
+    replaces = False
 
     def __init__(self, lowest: Limits | None = None, highest: Limits | None = None) -> None:
         self._bounds = {name: (_bound(lowest, name, 0.0), _bound(highest, name, math.inf)) for name in NUMBERS}
@@ -63,15 +64,19 @@ class Bounds:
         """Bounds stay."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing is learned."""
-        return {}
+        """Why it last overruled."""
+        return {"reason": self.reason}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing is learned.
+        """Go on from a saved state.
 
         Args:
-            state: unused.
+            state: what `state_dict` returned.
+
+        Raises:
+            KeyError: a field is missing.
         """
+        self.reason = str(state["reason"])
 
 
 def _bound(limits: Limits | None, name: str, off: float) -> float:

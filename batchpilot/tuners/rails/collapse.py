@@ -31,6 +31,7 @@ class CollapseGuard:
     """
 
     name = "collapse"
+    replaces = True
 
     def __init__(self, base: Limits) -> None:
         self._base = base

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 from batchpilot.core import Limits, WindowMetrics
+
+WINDOWS = 10
 
 
 class KVMemory:
@@ -14,12 +17,16 @@ class KVMemory:
     More would only wait for blocks or be preempted. The server sets the cache aside at its start, so the document's
     memory rule, estimated need <= allowed memory, becomes this one (SPEC 1, safety; SPEC 4). While the context is not
     known, nothing is held.
+
+    The mean context wavers from window to window with the few longest requests, so the shortest of the last ten
+    windows counts: holding the batch at every waver costs goodput and saves nothing.
     """
 
     name = "kv_memory"
+    replaces = False
 
     def __init__(self) -> None:
-        self._most: int | None = None
+        self._fitting: deque[int] = deque(maxlen=WINDOWS)
         self.reset()
 
     def hear(self, window: WindowMetrics) -> None:
@@ -29,7 +36,8 @@ class KVMemory:
             window: the window.
         """
         if window.steps > 0 and window.context_tokens_mean > 0.0 and window.kv_capacity_tokens > 0:
-            self._most = max(1, int(window.kv_capacity_tokens * window.batch_size_mean / window.context_tokens_mean))
+            fits = window.kv_capacity_tokens * window.batch_size_mean / window.context_tokens_mean
+            self._fitting.append(max(1, int(fits)))
 
     def allow(self, proposed: Limits) -> Limits:
         """The proposed limits with a batch size that fits.
@@ -37,19 +45,19 @@ class KVMemory:
         Args:
             proposed: what the tuner asks for.
         """
-        if self._most is None or proposed.batch_size <= self._most:
+        if not self._fitting or proposed.batch_size <= (most := max(self._fitting)):
             return proposed
-        self.reason = f"the KV cache holds {self._most} requests of the present context, not {proposed.batch_size}"
-        return proposed.replace(batch_size=self._most)
+        self.reason = f"the KV cache holds {most} requests of the present context, not {proposed.batch_size}"
+        return proposed.replace(batch_size=most)
 
     def reset(self) -> None:
         """Forget what fits."""
-        self._most = None
+        self._fitting.clear()
         self.reason = ""
 
     def state_dict(self) -> dict[str, Any]:
         """What fits, as plain data."""
-        return {"most": self._most}
+        return {"fitting": list(self._fitting), "reason": self.reason}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state.
@@ -60,4 +68,5 @@ class KVMemory:
         Raises:
             KeyError: a field is missing.
         """
-        self._most = None if state["most"] is None else int(state["most"])
+        fitting, self.reason = [int(most) for most in state["fitting"]], str(state["reason"])
+        self._fitting = deque(fitting, maxlen=WINDOWS)

@@ -39,6 +39,7 @@ class OutOfMemory:
     """
 
     name = "out_of_memory"
+    replaces = False
 
     def __init__(self, max_consecutive_failures: int = MAX_CONSECUTIVE_FAILURES) -> None:
         if max_consecutive_failures < 1:

@@ -14,10 +14,12 @@ class Rail(Protocol):
     Attributes:
         name: what `status()` calls it.
         reason: why it last overruled.
+        replaces: whether the tuner goes on from the limits put in place; else they only cap, and its wish stands.
     """
 
     name: str
     reason: str
+    replaces: bool
 
     def hear(self, window: WindowMetrics) -> None:
         """Learn from a window; odd ones are never given to a rail.

@@ -15,11 +15,12 @@ from batchpilot.tuners.rails.rail import Rail
 class Overrulable(Protocol):
     """A tuner that wants to know when other limits than its own are put into force."""
 
-    def overrule(self, limits: Limits) -> None:
-        """Go on from limits that somebody else put into force.
+    def overrule(self, in_force: Limits, go_on_from: Limits | None = None) -> None:
+        """Hear that somebody else's limits were put into force; windows under them count as asked for.
 
         Args:
-            limits: what the server runs with now.
+            in_force: what the server runs with now.
+            go_on_from: what takes the place of the tuner's own wish; None where that is only capped.
         """
 
 
@@ -136,6 +137,7 @@ class RailedTuner(Tuner):
     def _allowed(self) -> Limits:
         """What the rails leave of the tuner's proposal; the tuner is told where it was overruled."""
         proposed = limits = self._tuner.ask()
+        replaced: Limits | None = None
         acting = []
         for rail in self._rails:
             allowed = rail.allow(limits)
@@ -143,7 +145,8 @@ class RailedTuner(Tuner):
                 acting.append(rail.name)
                 self._counts[rail.name] += 1
                 limits = allowed
+                replaced = allowed if rail.replaces else replaced
         self._acting = tuple(acting)
         if limits is not proposed and self._overrule is not None:
-            self._overrule(limits)
+            self._overrule(limits, replaced)
         return limits

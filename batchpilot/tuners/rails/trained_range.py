@@ -26,6 +26,7 @@ class TrainedRange:
     """
 
     name = "trained_range"
+    replaces = True
 
     def __init__(self, low: Sequence[float], high: Sequence[float], observation: Observation, start: Limits) -> None:
         margin = MARGIN * (FEATURE_HIGH - FEATURE_LOW)
