@@ -11,6 +11,8 @@ from batchpilot.runners.export_command import export
 from batchpilot.runners.leaderboard_command import leaderboard
 from batchpilot.runners.plan_command import plan_command
 from batchpilot.runners.simulate_command import simulate
+from batchpilot.runners.train_command import train
+from batchpilot.runners.tune_command import tune
 from batchpilot.runners.validate_command import validate
 
 app = typer.Typer(
@@ -25,6 +27,8 @@ app.command(name="compare")(compare_command)
 app.command()(calibrate)
 app.command()(validate)
 app.command(name="plan")(plan_command)
+app.command()(tune)
+app.command()(train)
 app.command()(export)
 app.add_typer(policy_commands.app, name="policy")
 app.add_typer(config_commands.app, name="config")

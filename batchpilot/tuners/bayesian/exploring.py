@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from optuna.pruners import BasePruner, NopPruner, PercentilePruner
+from optuna.pruners import BasePruner, NopPruner
 from optuna.storages import BaseStorage
+from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from batchpilot.core.limits import Limits
@@ -15,24 +16,8 @@ from batchpilot.tuners.bayesian.samplers import SAMPLERS, make_sampler
 from batchpilot.tuners.bayesian.space import SearchSpace
 from batchpilot.tuners.bayesian.studies import FINISHED, best_trial, claim, conclude, open_study
 
-KEPT_PERCENT = 75.0
-"""A trial is hopeless when its best window so far is among the worst quarter at that step."""
-
-TRIALS_BEFORE_PRUNING = 4
-
 LIMITS = "limits"
 """The trial attribute that says in plain words what its notches stand for."""
-
-
-def pruner_for(sampler: str) -> BasePruner:
-    """What stops hopeless trials, for a sampler that learns from them; nothing for one that does not.
-
-    Args:
-        sampler: one of `SAMPLERS`.
-    """
-    if not SAMPLERS[sampler].learns_from_pruned:
-        return NopPruner()
-    return PercentilePruner(KEPT_PERCENT, n_startup_trials=TRIALS_BEFORE_PRUNING, n_min_trials=TRIALS_BEFORE_PRUNING)
 
 
 class Exploration:
@@ -49,6 +34,7 @@ class Exploration:
         storage: where it lives.
         seed: numbers >= 0 that seed its draws.
         startup_trials: random trials before the sampler's model is believed.
+        pruner: stops hopeless trials, where the sampler learns from them; None for none.
 
     Attributes:
         params: parameters of the running trial; None between trials.
@@ -63,10 +49,18 @@ class Exploration:
         storage: BaseStorage,
         seed: tuple[int, ...],
         startup_trials: int,
+        pruner: BasePruner | None,
     ) -> None:
         self._space, self._sampler, self._seed, self._startup_trials = space, sampler, seed, startup_trials
-        self._study = open_study(name, storage, pruner_for(sampler))
+        self._study = open_study(
+            name, storage, pruner if pruner and SAMPLERS[sampler].learns_from_pruned else NopPruner()
+        )
         self._trial: Trial | None = None
+
+    @property
+    def study(self) -> Study:
+        """The Optuna study, to look at."""
+        return self._study
 
     @property
     def params(self) -> dict[str, Any] | None:
@@ -134,9 +128,18 @@ class Exploration:
             self._study.tell(self._trial, state=TrialState.FAIL)
             self._trial = None
 
+    def trials(self) -> list[FrozenTrial]:
+        """Every trial, finished or not, those of other processes included."""
+        return list(self._study.get_trials(deepcopy=False))
+
     def best(self) -> FrozenTrial | None:
         """The best complete trial; None without one."""
         return best_trial(self._finished())
+
+    def best_value(self) -> float | None:
+        """The value of the best complete trial; None without one."""
+        best = self.best()
+        return None if best is None else best.value
 
     def limits_of(self, trial: FrozenTrial, tpot_target_ms: float) -> Limits:
         """The limits of a trial under the TPOT target of today.

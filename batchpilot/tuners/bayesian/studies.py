@@ -23,6 +23,9 @@ OWNER = "owner"
 ABANDONED_AFTER = timedelta(hours=1)
 """How long a running trial is left alone when its process cannot be looked at, being on another machine."""
 
+UNCLAIMED_AFTER = timedelta(minutes=1)
+"""How long a running trial may say no owner: a process that is killed while it begins one leaves such a trial."""
+
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -84,6 +87,15 @@ def fail_abandoned(study: Study) -> int:
     for trial in abandoned:
         study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
     return len(abandoned)
+
+
+def counts(trial: FrozenTrial) -> bool:
+    """Whether a trial uses up budget: it is complete or pruned, or some process runs it.
+
+    Args:
+        trial: any.
+    """
+    return trial.state in FINISHED or (trial.state is TrialState.RUNNING and OWNER in trial.user_attrs)
 
 
 def conclude(study: Study, trial: Trial, value: float | None, constraints: Mapping[str, float]) -> None:
@@ -158,8 +170,9 @@ def _database(url: str) -> RDBStorage:
 def _is_dead(trial: FrozenTrial) -> bool:
     owner = trial.user_attrs.get(OWNER)
     if owner is None or owner["host"] != platform.node():
+        patience = UNCLAIMED_AFTER if owner is None else ABANDONED_AFTER
         started = trial.datetime_start
-        return bool(started is None or datetime.now() - started > ABANDONED_AFTER)
+        return bool(started is None or datetime.now() - started > patience)
     try:
         return bool(abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) > 1.0)
     except psutil.Error:

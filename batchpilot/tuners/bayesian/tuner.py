@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from optuna.pruners import PercentilePruner
 from optuna.study import get_all_study_names
 
 from batchpilot.baselines import SERVER_DEFAULT
@@ -30,6 +31,11 @@ from batchpilot.tuners.bayesian.studies import open_storage
 from batchpilot.tuners.load import LoadTracker
 from batchpilot.tuners.phases import Phase
 from batchpilot.tuners.score import ScoreBoard
+
+KEPT_PERCENT = 75.0
+"""A trial is hopeless when its best window so far is among the worst quarter at that step."""
+
+TRIALS_BEFORE_PRUNING = 4
 
 _CLOCK_SLACK_MS = 1e-3
 _COUNTERS = ("windows_heard", "windows_held", "windows_ignored", "windows_odd", "windows_failed")
@@ -235,6 +241,9 @@ class OptunaTuner(Tuner):
             storage=self._storage,
             seed=seed,
             startup_trials=settings.startup_trials,
+            pruner=PercentilePruner(
+                KEPT_PERCENT, n_startup_trials=TRIALS_BEFORE_PRUNING, n_min_trials=TRIALS_BEFORE_PRUNING
+            ),
         )
 
     def _last_study(self) -> int:

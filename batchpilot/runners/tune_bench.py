@@ -1,0 +1,191 @@
+"""Benches that `tune` tries limits on: the simulated engine of a scenario, or the torch engine of this machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from batchpilot.baselines.references import tightest_tpot_ms
+from batchpilot.configs.scenario import Scenario
+from batchpilot.configs.tuner import TunerConfig
+from batchpilot.core.limits import Limits
+from batchpilot.core.metrics import WindowMetrics
+from batchpilot.core.names import lookup
+from batchpilot.engines import SimulatedEngine, SimulationResult, run_engine
+from batchpilot.envs.scenarios import PreparedRun, prepare
+from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.runners.torch_validation import scenario_requests, serve
+from batchpilot.tuners.sample import measured_nothing, read
+from batchpilot.tuners.score import ScoreBoard
+from batchpilot.workloads.table import RequestTable
+
+if TYPE_CHECKING:
+    from batchpilot.engines.torch import ModelRunner
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one run under fixed limits came to.
+
+    Attributes:
+        value: what is maximised.
+        slo_attainment: share of the requests within their SLO.
+        failures: steps that failed.
+        memory_fraction: largest mean share of memory in use over a window.
+    """
+
+    value: float
+    slo_attainment: float
+    failures: int
+    memory_fraction: float
+
+
+class Bench(Protocol):
+    """Runs limits at a seed."""
+
+    def tpot_ms(self, seed: int) -> float:
+        """The tightest TPOT target of the requests of a seed, infinity without one."""
+
+    def run(self, limits: Limits, seed: int) -> Figures:
+        """One whole run."""
+
+
+def goodput(result: SimulationResult) -> float:
+    """Share of the offered output tokens that was served within SLO.
+
+    Args:
+        result: of a whole run.
+    """
+    return result.goodput_fraction
+
+
+def score(result: SimulationResult) -> float:
+    """The tuner document's score with its default weights, mean over time; windows without a token count as 0.
+
+    Args:
+        result: of a whole run.
+    """
+    board = ScoreBoard(TunerConfig())
+    total_ms = sum(window.duration_ms for window in result.windows)
+    scored = (w.duration_ms * board.score(read(w)) for w in result.windows if not measured_nothing(w))
+    return sum(scored) / total_ms if total_ms > 0 else 0.0
+
+
+OBJECTIVES: dict[str, Callable[[SimulationResult], float]] = {"goodput": goodput, "score": score}
+"""What a run can be judged by."""
+
+
+@dataclass
+class SimulatedBench:
+    """The simulated engine of a scenario; the requests of a seed are drawn once.
+
+    Attributes:
+        scenario: what is served.
+        objective: one of `OBJECTIVES`.
+    """
+
+    scenario: Scenario
+    objective: str = "goodput"
+    _prepared: dict[int, PreparedRun] = field(default_factory=dict, repr=False)
+
+    def prepared(self, seed: int) -> PreparedRun:
+        """The scenario at a seed.
+
+        Args:
+            seed: of requests and noise.
+        """
+        if seed not in self._prepared:
+            self._prepared[seed] = prepare(self.scenario, seed)
+        return self._prepared[seed]
+
+    def tpot_ms(self, seed: int) -> float:
+        """The tightest TPOT target of the requests of a seed, infinity without one.
+
+        Args:
+            seed: of the requests.
+        """
+        return tightest_tpot_ms(self.prepared(seed))
+
+    def run(self, limits: Limits, seed: int) -> Figures:
+        """One whole simulated run.
+
+        Args:
+            limits: in force throughout.
+            seed: of requests and noise.
+        """
+        run = self.prepared(seed)
+        engine = SimulatedEngine(run.engine, run.requests)
+        return figures(run_engine(engine, limits, window_ms=run.window_ms, horizon_ms=run.horizon_ms), self.objective)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without the prepared runs, which another process draws itself."""
+        return {"scenario": self.scenario, "objective": self.objective, "_prepared": {}}
+
+
+@dataclass
+class TorchBench:
+    """The torch engine; a scenario's load is scaled to it.
+
+    Attributes:
+        runner: the model, started.
+        estimate: its step latency, which scales the load and which step targets and guards believe in.
+        scenario: whose requests are served.
+        requests: how many of them, at most.
+        objective: one of `OBJECTIVES`.
+    """
+
+    runner: ModelRunner
+    estimate: SaturationParameters
+    scenario: Scenario
+    requests: int
+    objective: str = "goodput"
+
+    def tpot_ms(self, seed: int) -> float:
+        """The tightest TPOT target of the requests of a seed, infinity without one.
+
+        Args:
+            seed: of the requests.
+        """
+        return float(min(self._asked(seed).tpot_target_ms, default=math.inf))
+
+    def run(self, limits: Limits, seed: int) -> Figures:
+        """One whole run on the device.
+
+        Args:
+            limits: in force throughout.
+            seed: of requests and prompts.
+        """
+        spec = self.scenario.engine
+        served = serve(
+            self.runner, self.estimate, self._asked(seed), limits, mode=spec.mode, prefill=spec.prefill, seed=seed
+        )
+        return figures(served.result, self.objective)
+
+    def _asked(self, seed: int) -> RequestTable:
+        capacity = self.runner.kv_capacity_tokens
+        return scenario_requests(self.scenario, self.estimate, capacity, self.requests, seed=seed)
+
+
+def figures(result: SimulationResult, objective: str) -> Figures:
+    """A run's figures.
+
+    Args:
+        result: the run.
+        objective: one of `OBJECTIVES`.
+
+    Raises:
+        ValueError: no such objective.
+    """
+    value = lookup(OBJECTIVES, objective, "objective")(result)
+    return Figures(
+        value if math.isfinite(value) else 0.0,
+        result.slo_attainment if math.isfinite(result.slo_attainment) else 1.0,
+        sum(window.failures for window in result.windows),
+        max((_memory_fraction(window) for window in result.windows), default=0.0),
+    )
+
+
+def _memory_fraction(window: WindowMetrics) -> float:
+    return window.memory_used_mb / window.memory_total_mb if window.memory_total_mb > 0 else window.kv_used_fraction
