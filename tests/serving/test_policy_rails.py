@@ -10,7 +10,7 @@ from policy_samples import BASE, always, make_description, make_policy_bytes, ma
 
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core import Limits
-from batchpilot.core.features import FEATURE_HIGH, FEATURE_LOW, FEATURE_NAMES, window_features
+from batchpilot.core.features import FEATURE_HIGH, FEATURE_LOW, window_features
 from batchpilot.serving import load_policy, make_tuner
 from batchpilot.tuners.rails import Bounds, CollapseGuard, KVMemory, OutOfMemory, RailedTuner
 
@@ -285,4 +285,3 @@ def test_whatever_happens_the_limits_keep_every_promise_of_the_rails(windows):
         assert asked.batch_size <= min(300, max(fitting[-10:]))
         assert asked.token_budget <= 4096
     assert tuner.status()["uncredited_windows"] == 0
-    assert len(FEATURE_NAMES) == len(policy.policy.network.mean)
