@@ -127,9 +127,9 @@ class BlockTables:
             requests: ids, shape (n,); each holds at least one block.
 
         Returns:
-            Shape (n, most); entries behind a request's last block are ids of any block.
+            Shape (n, most that one of them holds); entries behind a request's last block are ids of any block.
         """
-        return self._tables[self._row[requests]]
+        return self._tables[self._row[requests], : self._held[requests].max()]
 
     def owned(self) -> NDArray[np.int64]:
         """Every block that is held, once for each holder, shape (blocks held,)."""

@@ -76,6 +76,7 @@ class Execution:
         self._timer = clock
         self._clock = np.asarray(row.clock)[0]
         self._records = np.asarray(row.requests)
+        self._slots = np.asarray(row.slots)
         self._static = bool(self._clock["mode"] == STATIC)
         self._padding = np.zeros(len(self._records), np.int64)
         self.stopped = np.zeros(len(self._records), np.bool_)
@@ -91,7 +92,7 @@ class Execution:
     def run(self) -> ExecutedStep:
         """Run the planned step and commit it, or its failure."""
         self._make_room_in_log()
-        planned = np.array(self.row.slots["planned"][: self._clock["n_plan"]])
+        planned = self._slots["planned"][: self._clock["n_plan"]].copy()
         self.follow_blocks()
 
         started = self._timer()
@@ -122,7 +123,7 @@ class Execution:
     def _step_tokens(self, planned: NDArray[np.int64]) -> StepTokens:
         """The plan in token ids, blocks and places."""
         c = self._clock
-        tokens = np.array(self.row.slots["tokens"][: len(planned)])
+        tokens = self._slots["tokens"][: len(planned)].copy()
         records = self._records[planned]
         computed, length = records["computed"], records["prompt"] + records["generated"]
         if self._static:

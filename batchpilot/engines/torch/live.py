@@ -274,11 +274,12 @@ class LiveEngine:
 
     def _hear(self, tokens: dict[int, int]) -> None:
         """Note what has happened: the tokens of a step by row, and ends; rows of requests that have ended are freed."""
-        reasons = {r: self._reason(r) for r in self._rows.ended()}
-        for r, token in tokens.items():
-            self._events.append(Event(self._rows.request_in(r), token, reasons.pop(r, None)))
-        self._events.extend(Event(self._rows.request_in(r), None, reason) for r, reason in reasons.items())
-        self._rows.leave()
+        ended = self._rows.ended()
+        reasons = {r: self._reason(r) for r in ended}
+        request_in = self._rows.request_in
+        self._events += [Event(request_in(r), token, reasons.pop(r, None)) for r, token in tokens.items()]
+        self._events += [Event(request_in(r), None, reason) for r, reason in reasons.items()]
+        self._rows.leave(ended)
 
     def _reason(self, r: int) -> str:
         reason = FINISH_REASONS[self._row.requests[r].reason]

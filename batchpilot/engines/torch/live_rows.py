@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +67,7 @@ class LiveRows:
         self._users = UserSlots(row.user_finish)
         self._free = list(range(len(self._records)))
         self._row_of: dict[int, int] = {}
-        self._request_in: NDArray[np.int64] = np.full(len(self._records), -1, np.int64)
+        self._request_in = [-1] * len(self._records)
         self._entered = 0
         self._left = int(self._clock["n_ended"])
 
@@ -96,7 +96,7 @@ class LiveRows:
         Args:
             r: a row that is not free.
         """
-        return int(self._request_in[r])
+        return self._request_in[r]
 
     def enter(self, user: Hashable, values: dict[str, float]) -> tuple[int, int]:
         """Put a request into a free row.
@@ -122,15 +122,19 @@ class LiveRows:
         return request, r
 
     def ended(self) -> list[int]:
-        """Rows of the requests that have ended since `leave` was last called, in order of their end."""
+        """Rows of the requests that have ended and not left, in order of their end."""
         ends = np.arange(self._left, int(self._clock["n_ended"]))
         rows: list[int] = self._ended[ends % len(self._ended)].tolist()
         return rows
 
-    def leave(self) -> None:
-        """Free the rows of the requests that have ended."""
-        for r in self.ended():
+    def leave(self, rows: Iterable[int]) -> None:
+        """Free the rows of requests that have ended.
+
+        Args:
+            rows: the first of those that `ended` tells.
+        """
+        for r in rows:
             self._users.leave(int(self._records["user"][r]))
-            del self._row_of[self.request_in(r)]
+            del self._row_of[self._request_in[r]]
             self._free.append(r)
-        self._left = int(self._clock["n_ended"])
+            self._left += 1
