@@ -31,7 +31,7 @@ from batchpilot.runners.options import (
 )
 from batchpilot.runners.regression import load_baseline, regression_grid, regressions, save_baseline
 from batchpilot.runners.selection import find_tuner_config, on_hardware
-from batchpilot.runners.summary import summarise, write_csv
+from batchpilot.runners.summary import summarise, summarise_families, write_csv
 from batchpilot.runners.tables import leaderboard_tables, tables
 from batchpilot.runners.torch_backends import (
     BackendOption,
@@ -147,7 +147,7 @@ def leaderboard(
         typer.echo(json.dumps(summary, indent=1, default=str))
     else:
         console = stdout_console()
-        for table in leaderboard_tables(summary):
+        for table in leaderboard_tables(summary, summarise_families(outcome.rows)):
             console.print(table)
         for note in notes:
             console.print(note)

@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from batchpilot.runners.grids import HINDSIGHT, reference_names
+from batchpilot.runners.profiles import performance_profile
 from batchpilot.runners.summary import OVERALL, Row
 from batchpilot.runners.svg import INK, MUTED, drawing, to_svg
 
@@ -175,6 +176,39 @@ def refusals_by_quartile(summary: Sequence[Row]) -> str:
         axes.set_title(title := "Who is refused: short prompts or long ones?")
         figure.legend(*_legend(axes), loc="outside lower left", ncols=4)
         return to_svg(figure, "refusals", title)
+
+
+def profiles(rows: Sequence[Row], summary: Sequence[Row], reference: str = HINDSIGHT) -> str:
+    """In how many runs each strategy reaches a given ratio to a reference, with bands; other references dashed.
+
+    Args:
+        rows: result rows.
+        summary: summary rows, which say what is a reference.
+        reference: what a ratio of 1 means.
+
+    Returns:
+        One `<svg>` element.
+    """
+    thresholds = np.linspace(0.0, 1.1, 111)
+    with drawing():
+        figure = Figure(figsize=(8.4, 4.4))
+        axes = figure.add_subplot()
+        for name in [*_strategies(summary), *(one for one in reference_names(summary) if one != reference)]:
+            profile = performance_profile(rows, name, reference, thresholds)
+            if name in reference_names(summary):
+                axes.plot(thresholds, profile.share, color=MUTED, linestyle=_dashes(summary, name), label=name)
+                continue
+            style = _style(summary, name)
+            axes.fill_between(thresholds, profile.low, profile.high, color=style["color"], alpha=0.15, linewidth=0)
+            axes.plot(thresholds, profile.share, **style, markevery=10, label=name)
+        axes.axvline(1, color=INK, linewidth=1)
+        axes.set_ylim(0, 1.02)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.set_xlabel(f"Goodput ÷ {reference} at least (bands: pointwise 95 % intervals)")
+        axes.set_ylabel("Runs")
+        axes.set_title(title := f"In how many runs does each strategy come how near {reference}?")
+        figure.legend(*_legend(axes), loc="outside lower left", ncols=4)
+        return to_svg(figure, "profiles", title)
 
 
 def _strategies(summary: Sequence[Row]) -> list[str]:

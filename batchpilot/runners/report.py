@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from batchpilot.core.files import write_atomic
+from batchpilot.runners.comparison_grids import family_grid, improvement_grid
 from batchpilot.runners.grids import (
     HINDSIGHT,
     behaviour_grid,
@@ -21,15 +22,26 @@ from batchpilot.runners.grids import (
     with_interval,
 )
 from batchpilot.runners.page import definitions, element, figure, fold, items, page, table
-from batchpilot.runners.plots import Curves, goodput_by_strategy, over_time, ratio_by_scenario, refusals_by_quartile
-from batchpilot.runners.summary import OVERALL, Row
+from batchpilot.runners.plots import (
+    Curves,
+    goodput_by_strategy,
+    over_time,
+    profiles,
+    ratio_by_scenario,
+    refusals_by_quartile,
+)
+from batchpilot.runners.summary import OVERALL, Row, summarise_families
 
 _REFERENCES = {
     "static-8": "static-8: a batch size of 8 for ever, the source documents' constant.",
     "static-default": "static-default: what servers ship, batch size 256 and token budget 2048.",
+    "static-suite": "static-suite: the one fixed setting that is best on average over the training scenarios: what an "
+    "operator could have chosen beforehand.",
     HINDSIGHT: f"{HINDSIGHT}: the best fixed setting for this very scenario and seed, found by trying every setting of "
     "a grid on the same requests. It knows the future; on a stationary load it is nearly optimal, and losing under 1 % "
     "to it is a good result.",
+    "clairvoyant": "clairvoyant: a schedule of limits optimised with the future known, requests and noise alike: an "
+    "upper reference, found by search from static-best and not proven.",
 }
 
 
@@ -72,6 +84,10 @@ def write_report(
         figure(goodput_by_strategy(summary)),
         table(results_grid(summary)),
         table(behaviour_grid(summary)),
+        *([table(improvement_grid(summary))] if references else []),
+        *([figure(profiles(rows, summary))] if HINDSIGHT in references else []),
+        element("h2", "Family by family"),
+        table(family_grid(summarise_families(rows), summary)),
         element("h2", "Scenario by scenario"),
         *([figure(ratio_by_scenario(summary))] if HINDSIGHT in references else []),
         table(scenario_grid(summary)),

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from batchpilot.core.files import write_atomic
+from batchpilot.runners.profiles import gap_closed
 from batchpilot.runners.statistics import (
     Comparison,
     Estimate,
@@ -35,6 +36,9 @@ OVERALL = "(overall)"
 
 REFERENCES = ("static-8", "static-default", "static-suite", "static-best", "clairvoyant")
 """What every strategy is stated against."""
+
+GAP = ("static-best", "clairvoyant")
+"""The references between which a strategy's share of the possible gain is measured."""
 
 MEANS = (
     "requests",
@@ -69,7 +73,8 @@ def summarise(
     Columns: where and who (`scenario`, `family`, `device`, `model`, `track`, `tuner`, `is_reference`), `runs`,
     `goodput_fraction` with `_low` and `_high`, `goodput_tokens_per_s`, the columns of `MEANS`, `converged_fraction`,
     `partly_undefined`; for each reference R that ran `ratio_R` with `_low` and `_high`, `ratio_R_left_out` (runs
-    without a ratio) and `improves_on_R` (share of runs that beat it); `spec_score`, `spec_score_reference`, and the
+    without a ratio) and `improves_on_R` (share of runs that beat it) with `_low` and `_high`; `gap_closed` with `_low`
+    and `_high` where both references of `GAP` ran; `spec_score`, `spec_score_reference`, and the
     origin.
 
     Args:
@@ -87,6 +92,7 @@ def summarise(
     scores = _scores(rows, score_reference)
     summary: list[dict[str, Any]] = []
     by_tuner = {name: [row for row in rows if row["tuner"] == name] for name in tuners}
+    gaps = {name: gap_closed(rows, name, *GAP, seed=seed) for name in tuners if set(GAP) <= {*present}}
     compared = {name: {ref: _compared(rows, name, ref, seed) for ref in present} for name in tuners}
     for scope in (OVERALL, *scenarios):
         block = []
@@ -99,12 +105,30 @@ def summarise(
                 {"scenario": scope, **{column: _common(runs, column) for column in _WHERE}, **who}
                 | _averages(runs, seed)
                 | _ratios(compared[name], scope)
+                | (_estimated("gap_closed", _at(scope, gaps[name])) if name in gaps else {})
                 | {"spec_score": _mean([(row["scenario"], scores[_run(row)]) for row in runs])}
                 | {"spec_score_reference": score_reference}
                 | {column: _common(runs, column) for column in _ORIGIN}
             )
         summary += sorted(block, key=lambda row: -np.nan_to_num(row["goodput_fraction"], nan=-1.0))
     return summary
+
+
+def summarise_families(rows: Sequence[Row], *, seed: int = 0) -> list[dict[str, Any]]:
+    """One summary row per family of scenarios and strategy, as the rows over all scenarios but for one family each.
+
+    Args:
+        rows: result rows of one track.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: two rows of one (scenario, tuner, seed).
+    """
+    found: list[dict[str, Any]] = []
+    for family in dict.fromkeys(row["family"] for row in rows):
+        summary = summarise([row for row in rows if row["family"] == family], seed=seed)
+        found += [row for row in summary if row["scenario"] == OVERALL]
+    return found
 
 
 def spec_score(gain_percent: float, utilisation: float, success_rate: float, convergence_s: float) -> float:
@@ -163,11 +187,14 @@ def _ratios(compared: Mapping[str, tuple[Comparison, Comparison]], scope: str) -
     columns: dict[str, Any] = {}
     for reference, (ratio, improvement) in compared.items():
         found = _at(scope, ratio)
-        column = f"ratio_{reference}"
-        columns |= {column: found.value, f"{column}_low": found.low, f"{column}_high": found.high}
-        columns[f"{column}_left_out"] = found.left_out
-        columns[f"improves_on_{reference}"] = _at(scope, improvement).value
+        columns |= _estimated(f"ratio_{reference}", found)
+        columns[f"ratio_{reference}_left_out"] = found.left_out
+        columns |= _estimated(f"improves_on_{reference}", _at(scope, improvement))
     return columns
+
+
+def _estimated(column: str, found: Estimate) -> dict[str, float]:
+    return {column: found.value, f"{column}_low": found.low, f"{column}_high": found.high}
 
 
 def _at(scope: str, comparison: Comparison) -> Estimate:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from batchpilot.runners.comparison_grids import family_grid
 from batchpilot.runners.grids import Cell, Grid, behaviour_grid, refusal_grid, results_grid, scenario_grid
 from batchpilot.runners.summary import Row
 
@@ -17,15 +18,18 @@ WIDTH = 120
 """Columns of the terminal that tables are made for."""
 
 
-def leaderboard_tables(summary: Sequence[Row]) -> list[Table]:
+def leaderboard_tables(summary: Sequence[Row], families: Sequence[Row] = ()) -> list[Table]:
     """Everything a run has to say on a terminal: per scenario, refusals, behaviour, and the results last.
 
     The results come last because the end of the output is what stays in view.
 
     Args:
         summary: summary rows.
+        families: what `summarise_families` gave; nothing is shown by family without them.
     """
-    grids = (scenario_grid(summary), refusal_grid(summary), behaviour_grid(summary), results_grid(summary))
+    grids = [scenario_grid(summary), refusal_grid(summary), behaviour_grid(summary), results_grid(summary)]
+    if families:
+        grids[1:1] = [family_grid(families, summary)]
     return [table for grid in grids for table in tables(grid)]
 
 

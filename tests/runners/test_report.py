@@ -79,7 +79,7 @@ def test_a_browser_is_told_to_load_nothing(report):
 
 def test_every_scenario_folds_and_every_chart_is_there(report):
     assert report.tags.count("details") == len(SCENARIOS)
-    assert report.tags.count("svg") == 3 + len(SCENARIOS)
+    assert report.tags.count("svg") == 4 + len(SCENARIOS)
 
 
 def test_the_page_follows_the_readers_dark_or_light_and_their_narrow_screen(report):
