@@ -32,6 +32,7 @@ class WindowMetrics:
         refused_on_arrival: requests refused by `max_queued_tokens`.
         refused_by_guard: requests refused by `ttft_guard`.
         failed_requests: requests that ended by a failure.
+        cancelled_requests: requests whose client went away; neither served nor missed.
         preemptions: running requests put back into the queue.
         failures: steps that failed (out of memory, engine error).
         queue: requests waiting at the end of the window.
@@ -77,6 +78,7 @@ class WindowMetrics:
     refused_on_arrival: int = 0
     refused_by_guard: int = 0
     failed_requests: int = 0
+    cancelled_requests: int = 0
     preemptions: int = 0
     failures: int = 0
     queue: int = 0

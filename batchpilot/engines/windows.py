@@ -109,6 +109,7 @@ def summarise(s: SchedulerState, out) -> None:  # type: ignore[no-untyped-def]
     m.refused_on_arrival = w.refused_on_arrival
     m.refused_by_guard = w.refused_by_guard
     m.failed_requests = w.failed_requests
+    m.cancelled_requests = w.cancelled_requests
     judged = w.completions + w.refused_on_arrival + w.refused_by_guard + w.failed_requests
     m.slo_attainment = w.slo_met / judged if judged > 0 else math.nan
     m.goodput_tokens_per_s = 1000.0 * w.slo_met_tokens / duration if duration > 0 else 0.0

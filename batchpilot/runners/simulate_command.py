@@ -74,7 +74,7 @@ def simulate(
 
 
 def _figures(run: PreparedRun, strategy: Limits | Tuner, result: SimulationResult) -> dict[str, Any]:
-    reasons = ("length", "refused_on_arrival", "refused_by_guard", "failed", "unfinished")
+    reasons = ("length", "refused_on_arrival", "refused_by_guard", "failed", "cancelled", "unfinished")
     return {
         "scenario": run.scenario.name,
         "strategy": strategy.name if isinstance(strategy, Tuner) else str(strategy),

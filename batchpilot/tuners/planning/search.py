@@ -33,6 +33,7 @@ RANGES = {
 DISCIPLINES_TRIED = tuple(DISCIPLINES[name] for name in ("fcfs", "spf"))
 """The others need what a twin cannot know: estimated lengths, users and priorities."""
 
+CAUTION = 2.0
 _FINALISTS = 3
 _SMALLEST_GAIN = 1e-3
 
@@ -47,10 +48,11 @@ class CoordinateSearch:
         table: the fields and their grids.
         heats: futures of the first round.
         finals: futures of the second, >= heats.
+        caution: a candidate must be better by so many standard errors of its paired gain.
     """
 
-    def __init__(self, table: ActionTable, heats: int = 2, finals: int = 8) -> None:
-        self._table, self._heats, self._finals = table, heats, finals
+    def __init__(self, table: ActionTable, heats: int = 2, finals: int = 8, caution: float = CAUTION) -> None:
+        self._table, self._heats, self._finals, self._caution = table, heats, finals, caution
         self._far = [_far_notches(table, k) for k in range(len(table.fields))]
 
     def improve(self, position: NDArray[np.int64], evaluate: Evaluate) -> tuple[NDArray[np.int64], float]:
@@ -67,14 +69,23 @@ class CoordinateSearch:
         for field in range(len(self._table.fields)):
             candidates = self._candidates(position, field)
             heats = evaluate(candidates, self._heats).mean(axis=1)
-            best = 1 + np.argsort(-heats[1:], kind="stable")[:_FINALISTS]
-            finalists = candidates[[0, *best]]
-            values = evaluate(finalists, self._finals).mean(axis=1)
-            winner = int(np.argmax(values))
-            if values[winner] - values[0] <= _SMALLEST_GAIN * abs(values[0]):
-                winner = 0
-            position, value = finalists[winner], float(values[winner])
+            value = float(heats[0]) if math.isnan(value) else value
+            better = [k for k in np.argsort(-heats, kind="stable")[:_FINALISTS] if heats[k] > heats[0]]
+            if not better:
+                continue
+            finalists = candidates[[0, *better]]
+            values = evaluate(finalists, self._finals)
+            winner = self._winner(values)
+            position, value = finalists[winner], float(values[winner].mean())
         return position, value
+
+    def _winner(self, values: Values) -> int:
+        """The row with the largest mean that is surely above the first one's, the first one if none is."""
+        gains = values - values[0]
+        mean = gains.mean(axis=1)
+        doubt = self._caution * gains.std(axis=1, ddof=1) / math.sqrt(values.shape[1])
+        sure = mean - doubt > _SMALLEST_GAIN * abs(float(values[0].mean()))
+        return int(np.argmax(np.where(sure, mean, 0.0)))
 
     def _candidates(self, position: NDArray[np.int64], field: int) -> NDArray[np.int64]:
         """The position itself, and those that differ in one field, shape (n, fields)."""
