@@ -61,7 +61,7 @@ class Point:
         seed: of the training.
         segment: from 0.
         timesteps: decisions so far.
-        reward: mean reward in the segment's last rollout, exploration included.
+        reward: mean reward in the segment's last rollout, exploration included; NaN after the warm start.
         validation: the `Score` of the likeliest actions, as plain data.
     """
 
@@ -176,32 +176,35 @@ class Training:
 
     @property
     def _fingerprint(self) -> str:
-        return config_hash([self.config.model_dump(), self.seed])
+        return config_hash([self.config.model_dump(exclude={"seeds"}), self.seed])
 
     def _checkpoint(self, segment: int) -> Path:
         return self.folder / f"checkpoint-{segment}.zip"
 
     def _segment(self, agent: PPO | None, on_steps: OnSteps | None) -> PPO:
-        """Train for one segment, judge, and write the checkpoint."""
+        """Train for one segment, judge, and write the checkpoint; with a warm start, that is the first segment."""
         segment = len(self.progress.curve)
         env = training_env(self.config, self.seed, segment, self.normalisation)
-        set_random_seed(self.seed * _SEED_STRIDE + segment)
         if segment == 0:
-            agent = new_agent(
-                self.config, env, self.seed, self.folder / "tensorboard" if find_spec("tensorboard") else None
-            )
-            prefer_staying(agent, self._table, self.config.hold_bias)
+            agent = self._untrained(env)
         elif agent is None:
             agent = PPO.load(self._checkpoint(segment - 1), env=env, device="cpu")
         else:
             agent.set_env(env)
-        done = agent.num_timesteps
-        set_learning_rate(agent, self.config.learning_rate_at(min(done / self.config.n_timesteps, 0.99)))
-        steps = min(self.config.segment_timesteps, self.config.n_timesteps - done)
-        agent.learn(steps, callback=_Telling(on_steps), reset_num_timesteps=False, tb_log_name="ppo")
+        # After the agent is there: making or loading one seeds the generators and the environments, too.
+        set_random_seed(self.seed * _SEED_STRIDE + segment)
+        env.seed(self.seed * _SEED_STRIDE + segment)
+        if segment > 0 or self.config.warm_start is None:
+            self._learn(agent, on_steps)
         self._judged(agent, segment)
         env.close()
         return agent
+
+    def _learn(self, agent: PPO, on_steps: OnSteps | None) -> None:
+        done, budget = agent.num_timesteps, self.config.n_timesteps
+        set_learning_rate(agent, self.config.learning_rate_at(done / budget))
+        steps = min(self.config.segment_timesteps, budget - done)
+        agent.learn(steps, callback=_Telling(on_steps), reset_num_timesteps=False, tb_log_name="ppo")
 
     def _untrained(self, env: VecEnv) -> PPO:
         """An agent that stays at the base, or does what hindsight taught it."""
@@ -209,13 +212,14 @@ class Training:
         agent = new_agent(self.config, env, self.seed, events)
         prefer_staying(agent, self._table, self.config.hold_bias)
         if self.config.warm_start is not None:
-            lessons = training_pool(self.config, self.seed, _WARM_START_SEGMENT).runs[: self.config.warm_start.runs]
+            config = self.config.changed(pool=self.config.warm_start.runs)
+            lessons = training_pool(config, self.seed, _WARM_START_SEGMENT).runs
             warm_start(agent, lessons, self.config, self.normalisation, self.seed)
         return agent
 
     def _judged(self, agent: PPO, segment: int) -> None:
         shares = self._judge.shares(lambda n: deterministic(agent, self.normalisation, self.config, n))
-        reward = float(np.mean(agent.rollout_buffer.rewards))
+        reward = float(np.mean(agent.rollout_buffer.rewards)) if agent.num_timesteps else math.nan
         scored = self._judge.score(shares).to_dict()
         point = Point(self.seed, segment, int(agent.num_timesteps), reward, scored)
         best = self.progress.best
@@ -230,7 +234,7 @@ class Training:
 
 
 def training_env(config: TrainingConfig, seed: int, segment: int, normalisation: Normalisation) -> VecEnv:
-    """The environments of one segment.
+    """The environments of one segment, yet to be seeded.
 
     Args:
         config: the training file.
@@ -251,9 +255,7 @@ def training_env(config: TrainingConfig, seed: int, segment: int, normalisation:
     env: VecEnv = GainReward(native, pool.played(table, interval_ms))
     if config.frame_stack > 1:
         env = VecFrameStack(env, config.frame_stack)
-    env = FixedNormalisation(env, normalisation.mean, normalisation.std, config.clip_obs)
-    env.seed(seed * _SEED_STRIDE + segment)
-    return env
+    return FixedNormalisation(env, normalisation.mean, normalisation.std, config.clip_obs)
 
 
 class _Telling(BaseCallback):  # type: ignore[misc, unused-ignore]

@@ -300,9 +300,8 @@ def training_file(name: str | Path) -> Path:
 
 def _validated(kind: type[Config], file: YamlFile, env_id: str) -> Config:
     if set(file.data) != {env_id}:
-        raise ConfigError(
-            f"a training file holds {env_id!r} and nothing else; found {list(file.data)} ({file.where()})"
-        )
+        found = ", ".join(map(str, file.data)) or "nothing"
+        raise ConfigError(f"a training file holds {env_id} and nothing else; found {found} ({file.where()})")
     below = {place[1:]: line for place, line in file.lines.items() if len(place) > 1}
     try:
         return kind.model_validate(file.data[env_id])
