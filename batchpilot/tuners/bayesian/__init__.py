@@ -30,5 +30,11 @@ def bayesian(sampler: str, setting: Setting, **options: Any) -> Tuner:
     from batchpilot.tuners.bayesian.tuner import OptunaTuner
 
     return OptunaTuner(
-        setting.config, base=setting.base, slo=setting.slo, seed=setting.seed, sampler=sampler, **options
+        setting.config,
+        base=setting.base,
+        slo=setting.slo,
+        seed=setting.seed,
+        sampler=sampler,
+        track=setting.track,
+        **options,
     )
