@@ -63,7 +63,7 @@ def goodput_by_strategy(summary: Sequence[Row]) -> str:
         axes.set_xlabel("Goodput share: offered output tokens served within SLO (interquartile mean, 95 % interval)")
         axes.set_title(title := "Which strategy keeps its promises?")
         if references:
-            figure.legend(*_legend(axes), loc="outside lower left", ncols=len(references))
+            figure.legend(*_legend(axes), loc="outside lower left", ncols=3)
         return to_svg(figure, "goodput", title)
 
 
