@@ -36,15 +36,18 @@ class GainReward(VecEnvWrapper):  # type: ignore[misc, unused-ignore]
     def __init__(self, venv: BatchingVecEnv, references: Mapping[Run, Played]) -> None:
         super().__init__(venv)
         self._references = references
-        self._playing: list[Played] = []
+        longest = max(len(played.good_tokens) for played in references.values())
+        # Zeros beyond a run's end: there the base serves nothing more, however long the policy takes.
+        self._base_tokens = np.zeros((venv.num_envs, longest + 1))
+        self._offered_per_window = np.ones(venv.num_envs)
         self._window = np.zeros(venv.num_envs, dtype=np.int64)
+        self._rows = np.arange(venv.num_envs)
 
     def reset(self) -> NDArray[np.float32]:
         """Begin an episode in every row."""
         observations: NDArray[np.float32] = self.venv.reset()
-        told = self.venv.told
-        self._playing = [self._reference(told, i) for i in range(self.num_envs)]
-        self._window[:] = 0
+        for i in self._rows.tolist():
+            self._begin(i)
         return observations
 
     def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], Infos]:
@@ -54,21 +57,26 @@ class GainReward(VecEnvWrapper):  # type: ignore[misc, unused-ignore]
         tokens = _good_tokens(told["metrics"])
         if ended.any():
             tokens = np.where(ended, _good_tokens(told["final_info"]["metrics"]), tokens)
-        rewards = np.array([self._gain(i, tokens[i], bool(ended[i])) for i in range(self.num_envs)], np.float32)
+        window = np.minimum(self._window, self._base_tokens.shape[1] - 1)
+        theirs = self._base_tokens[self._rows, window]
+        for i in np.flatnonzero(ended).tolist():
+            # What the base would still have served counts against the last window.
+            theirs[i] = self._base_tokens[i, window[i] :].sum()
+            infos[i]["TimeLimit.truncated"] = False
+        rewards = ((tokens - theirs) / self._offered_per_window).astype(np.float32)
         self._window += 1
         for i in np.flatnonzero(ended).tolist():
-            infos[i]["TimeLimit.truncated"] = False
-            self._playing[i], self._window[i] = self._reference(told, i), 0
+            self._begin(i)
         return observations, rewards, ended, infos
 
-    def _gain(self, i: int, tokens: float, ended: bool) -> float:
-        """A window's reward; what the base would still have served counts against the last one."""
-        reference, window = self._playing[i], self._window[i]
-        theirs = reference.good_tokens[window:] if ended else reference.good_tokens[window : window + 1]
-        return (tokens - float(theirs.sum())) / reference.offered_per_window
-
-    def _reference(self, told: Mapping[str, Any], i: int) -> Played:
-        return self._references[told["scenario"][i], int(told["seed"][i])]
+    def _begin(self, i: int) -> None:
+        """Take up the base's account of the run that row `i` has begun."""
+        told = self.venv.told
+        played = self._references[told["scenario"][i], int(told["seed"][i])]
+        self._base_tokens[i] = 0.0
+        self._base_tokens[i, : len(played.good_tokens)] = played.good_tokens
+        self._offered_per_window[i] = played.offered_per_window
+        self._window[i] = 0
 
 
 class FixedNormalisation(VecEnvWrapper):  # type: ignore[misc, unused-ignore]
