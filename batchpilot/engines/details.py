@@ -48,7 +48,7 @@ class DetailsReader:
             arrivals=in_flight(arrived),
             output_tokens=ended["generated"][ended["reason"] == LENGTH],
             running=in_flight(s.requests[s.slots["running"][: c.n_running]]),
-            waiting=in_flight(s.requests[s.slots["waiting"][: c.n_queue]]),
+            waiting=in_flight(s.requests[np.sort(s.slots["waiting"][: c.n_queue])]),
         )
         self._steps, self._arrived, self._ended = self._steps + len(steps), int(c.next_arrival), int(c.n_ended)
         return details
@@ -83,6 +83,7 @@ def as_requests(known: NDArray[Any]) -> NDArray[Any]:
         requests[column] = known[name]
     requests["finish_ms"] = np.nan
     requests["reason"] = UNFINISHED
+    requests["admitted"] = known["generated_tokens"] > 0
     return requests
 
 

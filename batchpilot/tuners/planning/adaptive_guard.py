@@ -66,7 +66,7 @@ class AdaptiveGuardTuner(Tuner):
 
     def status(self) -> dict[str, Any]:
         """The guard's status and the error of the estimate."""
-        return {**self._guard.status(), "estimate_error": self._estimate.adaptive.status()["mean_error"]}
+        return {**self._guard.status(), "estimate_error": self._estimate.error}
 
     def state_dict(self) -> dict[str, Any]:
         """Guard and estimate as plain data."""

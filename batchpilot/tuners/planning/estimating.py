@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,6 +39,12 @@ class Estimate:
     def array(self) -> NDArray[np.float64]:
         """The estimate in force as nine numbers."""
         return self.adaptive.parameters.as_array()
+
+    @property
+    def error(self) -> float | None:
+        """Mean relative error of its latest predictions; None before any."""
+        error = float(self.adaptive.status()["mean_error"])
+        return error if math.isfinite(error) else None
 
     def hear(self, details: WindowDetails) -> None:
         """Learn from a window's steps.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ _PRIOR_OUTPUTS = np.array([32, 64, 128, 256, 512])
 """Output lengths believed in until requests have finished."""
 
 _FEWEST_OUTPUTS = 5
+_REMEMBERED = ("arrival_ms", "prompt_tokens", "ttft_target_ms", "tpot_target_ms")
 
 
 class Traffic:
@@ -45,6 +47,28 @@ class Traffic:
         recent[-self._fewest :] = True
         self.arrivals = arrivals[recent]
         self.outputs = np.concatenate([self.outputs, details.output_tokens])[-self._most_outputs :]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is remembered as plain data that JSON can hold."""
+        return {
+            **{name: self.arrivals[name].tolist() for name in _REMEMBERED},
+            "output_tokens": self.outputs.tolist(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from saved memories.
+
+        Args:
+            state: what `state_dict` returned.
+
+        Raises:
+            KeyError: a column is missing.
+            TypeError: the state is none.
+        """
+        arrivals = np.zeros(len(state["arrival_ms"]), IN_FLIGHT)
+        for name in _REMEMBERED:
+            arrivals[name] = state[name]
+        self.arrivals, self.outputs = arrivals, np.array(state["output_tokens"], np.int64)
 
     @property
     def known(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from batchpilot.core import SLO, TRACKS, Limits, Tuner, WindowMetrics
 from batchpilot.core.actions import ActionTable
-from batchpilot.core.details import IN_FLIGHT, WindowDetails
+from batchpilot.core.details import WindowDetails
 from batchpilot.core.names import lookup
 from batchpilot.engines.twin import Horizon, Twin
 from batchpilot.latency.saturation import SaturationParameters
@@ -120,18 +119,18 @@ class PlanningTuner(Tuner):
         self._details = self._position = None
         self._limits = self._start
         self._windows_heard = self._changes = 0
-        self._planned_tokens = math.nan
+        self._planned_tokens: float | None = None
         self._reason = f"start: {self._start}"
 
     def status(self) -> dict[str, Any]:
-        """The limits, the plan's promise and the health of the estimate."""
+        """The limits, what the plan promises and how true the estimate is."""
         return {
             "phase": "PLANNING",
             "current_batch_size": self._limits.batch_size,
             "is_stabilized": False,
             "limits": str(self._limits),
             "planned_tokens": self._planned_tokens,
-            "estimate_error": self._estimate.adaptive.status()["mean_error"],
+            "estimate_error": self._estimate.error,
             "arrivals_remembered": len(self._traffic.arrivals),
             "changes": self._changes,
             "windows_heard": self._windows_heard,
@@ -139,17 +138,19 @@ class PlanningTuner(Tuner):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Traffic, estimate, limits and the state of the guesses as plain data."""
+        """Traffic, estimate, plan and the state of the guesses as plain data."""
         return {
             "tuner": self.name,
+            "fields": list(self._table.fields),
             "limits": self._limits.to_dict(),
             "position": None if self._position is None else self._position.tolist(),
-            "arrivals": self._traffic.arrivals.tolist(),
-            "outputs": self._traffic.outputs.tolist(),
+            "planned_tokens": self._planned_tokens,
+            "traffic": self._traffic.state_dict(),
             "estimate": self._estimate.adaptive.state_dict(),
             "rng": self._rng.bit_generator.state,
             "windows_heard": self._windows_heard,
             "changes": self._changes,
+            "reason": self._reason,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -159,24 +160,27 @@ class PlanningTuner(Tuner):
             state: what `state_dict` returned.
 
         Raises:
-            ValueError: the state is another tuner's, or a field is missing; nothing is changed then.
+            ValueError: the state is of another tuner or track, or a field is missing; nothing is changed then.
         """
         if state.get("tuner") != self.name:
             raise ValueError(f"this is the state of {state.get('tuner')!r}, not of {self.name!r}")
+        traffic = Traffic()
+        rng = np.random.default_rng()
         try:
-            limits = Limits.from_dict(state["limits"])
+            fields, limits = tuple(state["fields"]), Limits.from_dict(state["limits"])
             position = None if state["position"] is None else np.array(state["position"], np.int64)
-            arrivals = np.array([tuple(arrival) for arrival in state["arrivals"]], IN_FLIGHT)
-            outputs = np.array(state["outputs"], np.int64)
-            heard, changes = int(state["windows_heard"]), int(state["changes"])
-            estimate, rng = dict(state["estimate"]), dict(state["rng"])
+            heard, changes, reason = int(state["windows_heard"]), int(state["changes"]), str(state["reason"])
+            planned, estimate = state["planned_tokens"], state["estimate"]
+            traffic.load_state_dict(state["traffic"])
+            rng.bit_generator.state = state["rng"]
         except (KeyError, TypeError) as error:
             raise ValueError(f"the state of {self.name!r} is incomplete: {error!r}") from error
+        if fields != self._table.fields:
+            raise ValueError(f"the state moves {', '.join(fields)}; this tuner moves {', '.join(self._table.fields)}")
         self._estimate.adaptive.load_state_dict(estimate)
-        self._rng.bit_generator.state = rng
-        self._traffic.arrivals, self._traffic.outputs = arrivals, outputs
-        self._limits, self._position, self._windows_heard, self._changes = limits, position, heard, changes
-        self._reason = "went on from a saved state"
+        self._traffic, self._rng, self._details = traffic, rng, None
+        self._limits, self._position, self._planned_tokens = limits, position, planned
+        self._windows_heard, self._changes, self._reason = heard, changes, reason
 
     def _plan(self, details: WindowDetails, metrics: WindowMetrics) -> None:
         targets = self._traffic.arrivals
