@@ -16,13 +16,14 @@ its neutral value, so the vector is always finite and within its bounds.
 
 from __future__ import annotations
 
+import math
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from batchpilot.core.limit_arrays import LimitArrays, limit_arrays
+from batchpilot.core.limit_arrays import LimitArrays, limit_numbers
 from batchpilot.core.limits import DISCIPLINES
 from batchpilot.core.metrics import METRIC_NAMES, WindowMetrics
 
@@ -133,6 +134,19 @@ _LOW, _HIGH = np.array([BOUNDS[feature.kind] for feature in FEATURES]).T[..., No
 
 _metrics_of = attrgetter(*METRIC_NAMES)
 
+# The same tables for one window at a time.
+_ENTRIES = [
+    (feature.kind, int(a), int(b), feature.neutral, *BOUNDS[feature.kind])
+    for feature, a, b in zip(FEATURES, _A, _B, strict=True)
+]
+_RATIO_LIST = [tuple(_ROWS[name] for name in ratio) for ratio in RATIOS.values()]
+_ENDED_LIST = [_ROWS[name] for name in ENDED]
+_PEAK, _DISCIPLINE = _ROWS["peak_tokens_per_s"], _ROWS["discipline"]
+_MEMORY_TOTAL, _MEMORY_FRACTION, _KV_USED = (
+    _ROWS[name] for name in ("memory_total_mb", "memory_fraction", "kv_used_fraction")
+)
+_SHORTEST_FIRST = (DISCIPLINES["spf"], DISCIPLINES["sjf"])
+
 
 def features(metrics: NDArray[Any], limits: LimitArrays) -> NDArray[np.float32]:
     """The feature vectors of many windows.
@@ -148,7 +162,7 @@ def features(metrics: NDArray[Any], limits: LimitArrays) -> NDArray[np.float32]:
 
 
 def window_features(window: WindowMetrics) -> NDArray[np.float32]:
-    """The feature vector of one window, as a server computes it.
+    """The feature vector of one window, as a server computes it: in plain floats, since arrays of one cost more.
 
     Args:
         window: any window; odd numbers give neutral values or bounds.
@@ -156,8 +170,45 @@ def window_features(window: WindowMetrics) -> NDArray[np.float32]:
     Returns:
         Shape (F,), equal to `features` of the window's record.
     """
-    vector: NDArray[np.float32] = _features(np.array([_metrics_of(window)]), limit_arrays([window.limits]))[0]
-    return vector
+    quantity = [float(value) for value in _metrics_of(window)]
+    quantity += limit_numbers(window.limits)
+    if quantity[_PEAK] <= 0:
+        quantity[_PEAK] = math.nan
+    quantity += (1.0, 1000.0, float(quantity[_DISCIPLINE] in _SHORTEST_FIRST))
+    quantity.append(sum(quantity[row] for row in _ENDED_LIST))
+    for x, y, z in _RATIO_LIST:
+        quantity.append(_over(quantity[x] * quantity[y], quantity[z]))
+    if quantity[_MEMORY_TOTAL] <= 0:
+        quantity[_MEMORY_FRACTION] = quantity[_KV_USED]
+    return np.array([_value(*entry, quantity) for entry in _ENTRIES], np.float32)
+
+
+def _value(kind: str, a: int, b: int, neutral: float, low: float, high: float, quantity: list[float]) -> float:
+    """One feature of one window, as `_features` has it."""
+    if kind == "level" and quantity[a] == math.inf:
+        return 1.0
+    value = _over(quantity[a], quantity[b])
+    if kind == "against":
+        value = _over(1.0, 1.0 + _over(1.0, value))
+    elif kind == "level":
+        value = _log2(value) / LEVEL_DOUBLINGS
+    if value != value:
+        return neutral
+    return min(max(value, low), high)
+
+
+def _over(a: float, b: float) -> float:
+    """A / b as arrays have it: infinite or NaN over zero."""
+    if b:
+        return a / b
+    return math.nan if a == 0 or a != a else math.copysign(math.inf, a) * math.copysign(1.0, b)
+
+
+def _log2(value: float) -> float:
+    """log2 as arrays have it."""
+    if value > 0:
+        return math.log2(value)
+    return -math.inf if value == 0 else math.nan
 
 
 def _features(metrics: NDArray[np.float64], limits: LimitArrays) -> NDArray[np.float32]:
@@ -180,10 +231,9 @@ def _quantities(metrics: NDArray[np.float64], limits: LimitArrays) -> NDArray[np
     table[_METRICS_END:_LIMITS_END] = limits
     peak = table[_ROWS["peak_tokens_per_s"]]
     peak[peak <= 0] = np.nan
-    shortest_prompt, shortest_output = DISCIPLINES["spf"], DISCIPLINES["sjf"]
     table[_ROWS["one"]] = 1.0
     table[_ROWS["thousand"]] = 1000.0
-    table[_ROWS["shortest_first"]] = (limits.discipline == shortest_prompt) | (limits.discipline == shortest_output)
+    table[_ROWS["shortest_first"]] = np.isin(limits.discipline, _SHORTEST_FIRST)
     table[_ROWS["ended"]] = np.add.reduce(table[_ENDED_ROWS])
     table[_RATIOS_START:] = table[_X] * table[_Y] / table[_Z]
     unknown = table[_ROWS["memory_total_mb"]] <= 0

@@ -46,7 +46,7 @@ def limit_arrays(limits: Iterable[Limits]) -> LimitArrays:
     Args:
         limits: one a server.
     """
-    rows = [_numbers(one) for one in limits]
+    rows = [limit_numbers(one) for one in limits]
     return LimitArrays(*np.array(rows, dtype=np.float64).reshape(len(rows), len(LimitArrays._fields)).T)
 
 
@@ -64,7 +64,12 @@ def limits_at(arrays: LimitArrays, i: int) -> Limits:
     return Limits.from_dict(values)
 
 
-def _numbers(limits: Limits) -> tuple[float, ...]:
+def limit_numbers(limits: Limits) -> tuple[float, ...]:
+    """The fields of `LimitArrays` for one server.
+
+    Args:
+        limits: its limits.
+    """
     return (
         limits.batch_size,
         _off(limits.token_budget),
