@@ -1,12 +1,24 @@
 """What a server imports: any tuner by name, and the words to speak with it. Light: no numba, gymnasium, scipy or torch.
 
 Two calls are all a server needs: `tuner.ask()` before a measurement window, `tuner.tell(window_metrics)` after it.
-`load_policy(path)` gives a trained one.
+`load_policy(path)` gives a trained one, and `TunerSession` makes the windows from a server's raw events.
 """
 
 from batchpilot.configs.tuner_files import load_tuner_config
 from batchpilot.core import SLO, Limits, Tuner, WindowMetrics
+from batchpilot.serving.session import TunerSession
+from batchpilot.serving.session_engine import EngineFacts
 from batchpilot.tuners import make_tuner
 from batchpilot.tuners.policy import load_policy
 
-__all__ = ["load_policy", "make_tuner", "load_tuner_config", "Limits", "WindowMetrics", "SLO", "Tuner"]
+__all__ = [
+    "load_policy",
+    "make_tuner",
+    "load_tuner_config",
+    "TunerSession",
+    "EngineFacts",
+    "Limits",
+    "WindowMetrics",
+    "SLO",
+    "Tuner",
+]

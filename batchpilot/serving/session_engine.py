@@ -1,0 +1,92 @@
+"""What a server says once about its engine, and what follows from an estimate of its step latency. Times in ms.
+
+Plain Python on purpose: a server that imports this must not wait for a compiler. The engines hold the same formulas
+compiled (`latency.saturation.step_ms`, `engines.windows.peak_tokens_per_s`); tests hold the two together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LARGEST_BATCH = 512.0
+"""Batch sizes beyond this are not considered for the engine's peak."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """Constants of an engine; whatever is not known stays at its default, and the metrics that need it at theirs.
+
+    Attributes:
+        kv_capacity_tokens: KV tokens that fit, 0 for unknown.
+        fixed_mb: memory of weights and workspace.
+        kv_mb_per_token: KV cache of one token.
+        activation_mb_per_token: activations of one token computed in a step.
+        total_mb: the device's memory, 0 for unknown.
+        estimate: nine saturation parameters in their order, as calibrated; a tuner's own estimate goes before it.
+
+    Raises:
+        ValueError: a value is negative or not finite, or the estimate has not nine numbers.
+    """
+
+    kv_capacity_tokens: int = 0
+    fixed_mb: float = 0.0
+    kv_mb_per_token: float = 0.0
+    activation_mb_per_token: float = 0.0
+    total_mb: float = 0.0
+    estimate: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("kv_capacity_tokens", "fixed_mb", "kv_mb_per_token", "activation_mb_per_token", "total_mb"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} is {value}; it must be >= 0 and finite, 0 for unknown")
+        if self.estimate is not None and len(self.estimate) != 9:
+            raise ValueError(f"estimate has {len(self.estimate)} numbers; the saturation model has 9 parameters")
+
+
+def step_ms(estimate: Sequence[float], batch_size: float, tokens: float, context_tokens: float) -> float:
+    """Step latency of the saturation model.
+
+    Args:
+        estimate: nine parameters in their order.
+        batch_size: requests in the step, >= 1.
+        tokens: tokens computed, >= 1.
+        context_tokens: tokens read by attention, >= 0.
+
+    Source: throughput saturation document, eq. T(B, S); the context term is ours.
+    """
+    p_max, k_b, k_s, w_0, w_1, tau_0, tau_b, tau_s, tau_c = estimate
+    throughput = p_max * math.expm1(-k_b * batch_size) * math.expm1(-k_s * tokens)
+    return tau_0 + (w_0 + w_1 * tokens) / throughput + tau_b * batch_size + tau_s * tokens + tau_c * context_tokens
+
+
+def peak_tokens_per_s(
+    estimate: Sequence[float],
+    *,
+    generated_tokens: int,
+    asked_prefill_tokens: int,
+    context_tokens: float,
+    kv_capacity_tokens: int,
+) -> float:
+    """Estimated peak of generated tokens per second for a window's mix of prompt and output tokens.
+
+    From the least time its work could have taken: the longer of decoding alone at the best batch size that the KV cache
+    holds, and of all its tokens at saturated throughput with their own context read.
+
+    Args:
+        estimate: nine saturation parameters.
+        generated_tokens: output tokens of the window, > 0.
+        asked_prefill_tokens: prompt tokens computed, recomputation left out.
+        context_tokens: mean context of a request in a step.
+        kv_capacity_tokens: KV tokens that fit, 0 for unknown.
+    """
+    p_max, _, _, _, w_1, _, tau_b, tau_s, tau_c = estimate
+    saturated_ms = (asked_prefill_tokens + generated_tokens) * (w_1 / p_max + tau_s)
+    saturated_ms += generated_tokens * (tau_b + tau_c * context_tokens)
+    most = kv_capacity_tokens / max(context_tokens, 1.0) if kv_capacity_tokens else LARGEST_BATCH
+    largest = max(min(LARGEST_BATCH, most), 1.0)
+    sizes = [2.0**k for k in range(10) if 2.0**k < largest] + [largest]
+    decode_ms = min(step_ms(estimate, size, size, size * context_tokens) / size for size in sizes)
+    return 1000.0 * generated_tokens / max(saturated_ms, generated_tokens * decode_ms)
