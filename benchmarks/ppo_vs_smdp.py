@@ -17,8 +17,9 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from batchpilot.agents.training_config import PPOConfig, load_ppo_config
+from batchpilot.agents.training_config import load_ppo_config
 from batchpilot.agents.training_policy import new_agent, set_learning_rate
+from batchpilot.agents.training_ppo import PPOConfig
 from batchpilot.baselines.batch_service import (
     BatchServiceProblem,
     DispatchPolicy,

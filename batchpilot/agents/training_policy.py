@@ -15,8 +15,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
 from batchpilot.agents.evaluation import Decide, play
-from batchpilot.agents.training_config import PPOConfig, TrainingConfig
+from batchpilot.agents.training_config import TrainingConfig
 from batchpilot.agents.training_env import Normaliser
+from batchpilot.agents.training_ppo import PPOConfig
 from batchpilot.core.actions import ActionTable
 from batchpilot.core.features import FEATURE_NAMES, FEATURE_VERSION
 from batchpilot.core.files import write_atomic
