@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 from batchpilot.core import Limits, Tuner, WindowMetrics
 from batchpilot.core.names import unknown_name
 from batchpilot.serving.session_decisions import Decision, Decisions
-from batchpilot.serving.session_engine import EngineFacts
+from batchpilot.serving.session_engine import EngineFacts, MeasuringEngine
 from batchpilot.serving.session_prediction import TTFTPredictor
 from batchpilot.serving.session_window import WindowRecorder
 
@@ -46,8 +46,9 @@ class TunerSession:
     Args:
         tuner: decides.
         window_ms: length of a window, > 0.
-        clock: seconds, only ever forward.
+        clock: seconds, only ever forward; session time is this clock's.
         facts: what is known of the engine; what is not known is missing from the metrics.
+        engine: measures windows itself; events then serve predictions and details. None counts events.
         background: whether the tuner thinks in a thread of its own, for one that takes milliseconds. While it thinks
             the present limits stay; windows that end meanwhile go untold, their details are told with the next.
         on_window: hears every window, in the thread that closed it.
@@ -63,16 +64,17 @@ class TunerSession:
         window_ms: float = 1000.0,
         clock: Callable[[], float] = time.monotonic,
         facts: EngineFacts | None = None,
+        engine: MeasuringEngine | None = None,
         background: bool = False,
         on_window: Callable[[WindowMetrics], None] | None = None,
     ) -> None:
         if not (math.isfinite(window_ms) and window_ms > 0):
             raise ValueError(f"window_ms is {window_ms}; it must be above 0 ms")
-        self._window_ms, self._clock, self._origin = window_ms, clock, clock()
+        self._window_ms, self._clock = window_ms, clock
         self._on_window = on_window
         self._lock = threading.RLock()
-        self._recorder = WindowRecorder(facts or EngineFacts())
-        self._decisions = Decisions(tuner, self._recorder, self._lock, background=background)
+        self._recorder = WindowRecorder(facts or EngineFacts(), self.now_ms)
+        self._decisions = Decisions(tuner, self._recorder, self._lock, background=background, engine=engine)
         self._predictor = TTFTPredictor()
         self._tells_steps = False
 
@@ -82,8 +84,8 @@ class TunerSession:
 
     @property
     def now_ms(self) -> float:
-        """Time since the session began."""
-        return 1000.0 * (self._clock() - self._origin)
+        """Session time."""
+        return 1000.0 * self._clock()
 
     @property
     def tuner(self) -> Tuner:

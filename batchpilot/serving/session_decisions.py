@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from batchpilot.core import Limits, Tuner, WindowMetrics
+from batchpilot.core.details import WindowDetails
+from batchpilot.serving.session_engine import MeasuringEngine
 from batchpilot.serving.session_tuner import Advice, ContainedTuner
 from batchpilot.serving.session_window import WindowRecorder
 from batchpilot.serving.session_worker import Worker
@@ -46,6 +47,7 @@ class Decisions:
         recorder: counts the windows.
         lock: the caller's.
         background: whether the tuner thinks in a thread of its own.
+        engine: measures the windows instead of the recorder, if it is there.
 
     Attributes:
         tuner: the tuner, contained.
@@ -59,7 +61,13 @@ class Decisions:
     """
 
     def __init__(
-        self, tuner: Tuner, recorder: WindowRecorder, lock: threading.RLock, *, background: bool = False
+        self,
+        tuner: Tuner,
+        recorder: WindowRecorder,
+        lock: threading.RLock,
+        *,
+        background: bool = False,
+        engine: MeasuringEngine | None = None,
     ) -> None:
         self.tuner = ContainedTuner(tuner, FALLBACK)
         self.advice = self.tuner.advice
@@ -69,6 +77,7 @@ class Decisions:
         self.latest: WindowMetrics | None = None
         self._recorder = recorder
         self._lock = lock
+        self._engine = engine
         self._pending: Advice | None = None
         self._worker = Worker("batchpilot-tuner") if background else None
         recorder.keeps_details = self.tuner.needs_details
@@ -87,7 +96,7 @@ class Decisions:
             self._adopt(now_ms, self._pending)
         if now_ms - self._recorder.now.start_ms < window_ms:
             return None
-        window = self._recorder.close(now_ms, self.limits, self.advice.estimate)
+        window = self._close(now_ms)
         self.windows += 1
         self.latest = window
         if self._worker is None:
@@ -138,8 +147,18 @@ class Decisions:
         if self._worker is not None:
             self._worker.close()
 
-    def _details(self, now_ms: float) -> Any:
-        return self._recorder.take_details(now_ms) if self._recorder.keeps_details else None
+    def _close(self, now_ms: float) -> WindowMetrics:
+        counted = self._recorder.close(now_ms, self.limits, self.advice.estimate)
+        return counted if self._engine is None else self._engine.close_window()
+
+    def _details(self, now_ms: float) -> WindowDetails | None:
+        if not self._recorder.keeps_details:
+            return None
+        details = self._recorder.take_details(now_ms)
+        if self._engine is None:
+            return details
+        running, waiting = self._engine.in_flight()
+        return replace(details, running=running, waiting=waiting)
 
     def _thought(self, window: WindowMetrics, now_ms: float) -> Callable[[], None]:
         tuner, details = self.tuner, self._details(now_ms)
@@ -159,5 +178,5 @@ class Decisions:
         self.changes += 1
         if now_ms > self._recorder.now.start_ms:
             # A window that had begun under the old limits would mix two settings; its details are kept for the next.
-            self._recorder.close(now_ms, self.limits, advice.estimate)
+            self._close(now_ms)
         self.limits = advice.limits

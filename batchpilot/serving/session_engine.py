@@ -9,6 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from batchpilot.core.metrics import WindowMetrics
 
 LARGEST_BATCH = 512.0
 """Batch sizes beyond this are not considered for the engine's peak."""
@@ -44,6 +49,16 @@ class EngineFacts:
                 raise ValueError(f"{name} is {value}; it must be >= 0 and finite, 0 for unknown")
         if self.estimate is not None and len(self.estimate) != 9:
             raise ValueError(f"estimate has {len(self.estimate)} numbers; the saturation model has 9 parameters")
+
+
+class MeasuringEngine(Protocol):
+    """An engine that counts for itself, better than events could; its time must be the session's clock's."""
+
+    def close_window(self) -> WindowMetrics:
+        """Measurements since the last call, and the start of a new window."""
+
+    def in_flight(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Running and waiting requests, records of `core.details.IN_FLIGHT`."""
 
 
 def step_ms(estimate: Sequence[float], batch_size: float, tokens: float, context_tokens: float) -> float:

@@ -47,21 +47,22 @@ class WindowRecorder:
 
     Args:
         facts: what is known of the engine.
-        details: whether `take_details` will be called.
+        now_ms: when the first window begins.
 
     Attributes:
         facts: as given.
         requests: who is in flight.
         now: what the present window has counted.
+        keeps_details: whether `take_details` will be called.
         odd_events: events that made no sense (unknown or ended requests, negative numbers) and counted for nothing.
     """
 
-    def __init__(self, facts: EngineFacts, *, details: bool = False) -> None:
+    def __init__(self, facts: EngineFacts, now_ms: float = 0.0) -> None:
         self.facts = facts
         self.requests = InFlight()
-        self.now = WindowCounts(0.0)
+        self.now = WindowCounts(now_ms)
         self.odd_events = 0
-        self.keeps_details = details
+        self.keeps_details = False
         self._peak = 0.0
         self._ttft_target_ms = self._tpot_target_ms = math.nan
         self._steps: deque[tuple[float, int, int, int, float]] = deque(maxlen=MOST_TIMES)
