@@ -19,11 +19,13 @@ class GuardedTuner(Tuner):
     Args:
         slo: the promise; None takes it from the windows.
         base: the limits that the guards are added to; None for what servers ship.
+        step_target_share: the step target as a share of the TPOT target, > 0.
     """
 
     name = "guarded-default"
 
-    def __init__(self, slo: SLO | None = None, *, base: Limits | None = None) -> None:
+    def __init__(self, slo: SLO | None = None, *, base: Limits | None = None, step_target_share: float = 1.0) -> None:
+        self._share = step_target_share
         self._unguarded = (base or SERVER_DEFAULT).replace(ttft_guard=1.0, discipline="spf")
         self._slo = slo
         self.reset()
@@ -87,4 +89,4 @@ class GuardedTuner(Tuner):
 
     def _aim(self, tpot_ms: float) -> None:
         if math.isfinite(tpot_ms) and tpot_ms > 0:
-            self._limits = self._unguarded.replace(step_target_ms=tpot_ms)
+            self._limits = self._unguarded.replace(step_target_ms=self._share * tpot_ms)

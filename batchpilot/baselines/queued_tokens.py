@@ -16,6 +16,8 @@ from batchpilot.core import Limits, WindowMetrics
 
 CALIBRATION_WINDOWS = 10
 ONLINE_WEIGHT = 0.1
+MOST_QUEUED_TOKENS = 2**40
+"""A bound beyond this is none; odd windows may tell an infinite throughput."""
 
 
 @dataclass
@@ -58,7 +60,7 @@ class QueuedTokensRule:
             return limits, f"{self.windows} of {CALIBRATION_WINDOWS} calibration windows"
         if target is None:
             return limits, "no TTFT target known"
-        bound = int(target * self.tokens_per_ms)
+        bound = int(min(target * self.tokens_per_ms, MOST_QUEUED_TOKENS))
         reason = f"{target:.0f} ms x {1000 * self.tokens_per_ms:.0f} prompt tokens/s"
         return limits.replace(max_queued_tokens=bound), reason
 

@@ -58,7 +58,7 @@ def test_a_future_begins_with_who_is_in_flight_and_goes_on_with_the_past(arrival
     running, waiting = requests([1.0, 2.0], generated=[7, 400]), requests([3.0])
     now = details(10_000.0, sorted(arrivals), outputs, running, waiting)
     traffic.hear(now)
-    for future in traffic.futures(now, 3, 4000.0, np.random.default_rng(seed)):
+    for future in traffic.futures(now, 3, 4000.0, 1.0, np.random.default_rng(seed)):
         assert (future.running, future.waiting) == (2, 1)
         assert np.array_equal(future.requests["arrival_ms"][:3], [1.0, 2.0, 3.0])
         assert np.array_equal(future.requests["generated"][:3], [7, 400, 0])
@@ -73,7 +73,7 @@ def test_together_the_futures_hold_the_past_in_its_own_proportion():
     traffic = Traffic()
     now = details(60_000.0, np.linspace(0, 60_000, 601)[:-1])
     traffic.hear(now)
-    counts = [len(f.requests) for f in traffic.futures(now, 12, 5000.0, np.random.default_rng(0))]
+    counts = [len(f.requests) for f in traffic.futures(now, 12, 5000.0, 1.0, np.random.default_rng(0))]
     assert all(abs(count - 50) <= 1 for count in counts)
 
 
@@ -81,7 +81,7 @@ def test_a_burst_stays_a_burst():
     traffic = Traffic()
     now = details(60_000.0, [*np.linspace(0, 59_000, 30), *np.linspace(30_000, 30_100, 100)])
     traffic.hear(now)
-    counts = [len(f.requests) for f in traffic.futures(now, 12, 5000.0, np.random.default_rng(0))]
+    counts = [len(f.requests) for f in traffic.futures(now, 12, 5000.0, 1.0, np.random.default_rng(0))]
     assert max(counts) > 90
     assert np.median(counts) < 10
 
@@ -119,6 +119,7 @@ def test_the_search_stays_where_nothing_is_better():
     assert value == 1.0
 
 
+@settings(deadline=None)  # the first call compiles
 @given(st.floats(5, 500), st.floats(100, 20_000), st.sampled_from(sorted(TRACKS)))
 def test_the_start_meets_the_promise_where_a_step_can(tpot_ms, ttft_ms, track):
     base = Limits(256, 2048)

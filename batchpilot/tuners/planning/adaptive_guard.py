@@ -14,9 +14,12 @@ from batchpilot.core.details import WindowDetails
 from batchpilot.latency.saturation import SaturationParameters
 from batchpilot.tuners.planning.estimating import Estimate
 
+STEP_TARGET_SHARE = 0.95
+"""Of the TPOT target: an estimate that is true puts half of the steps beyond a target met exactly."""
+
 
 class AdaptiveGuardTuner(Tuner):
-    """Step target = TPOT target, TTFT guard = 1, shortest prompt first, on a latency estimate learned online.
+    """Step target just below the TPOT target, TTFT guard = 1, shortest prompt first, on an estimate learned online.
 
     Args:
         slo: the promise; None takes it from the windows.
@@ -27,7 +30,7 @@ class AdaptiveGuardTuner(Tuner):
     needs_details = True
 
     def __init__(self, slo: SLO | None = None, *, latency: SaturationParameters | None = None) -> None:
-        self._guard = GuardedTuner(slo)
+        self._guard = GuardedTuner(slo, step_target_share=STEP_TARGET_SHARE)
         self._estimate = Estimate(latency)
 
     def ask(self) -> Limits:

@@ -76,17 +76,25 @@ class Traffic:
         return len(self.arrivals) >= FEWEST_ARRIVALS
 
     @property
+    def mean_output(self) -> float:
+        """Mean output length."""
+        return float(np.mean(self._believed_outputs()))
+
+    @property
     def output_per_prompt_token(self) -> float:
         """Mean output over mean prompt length."""
-        return float(np.mean(self._believed_outputs()) / max(np.mean(self.arrivals["prompt_tokens"]), 1.0))
+        return self.mean_output / max(float(np.mean(self.arrivals["prompt_tokens"])), 1.0)
 
-    def futures(self, details: WindowDetails, count: int, length_ms: float, rng: np.random.Generator) -> list[Future]:
+    def futures(
+        self, details: WindowDetails, count: int, length_ms: float, margin: float, rng: np.random.Generator
+    ) -> list[Future]:
         """Guesses of what comes, each the recent past from another moment on, so that its bursts stay what they were.
 
         Args:
             details: of the window that just ended: who is in flight.
             count: how many guesses.
             length_ms: how far they reach.
+            margin: share of its targets that a request is taken to have been promised.
             rng: draws the moments and the output lengths.
         """
         times = self.arrivals["arrival_ms"]
@@ -104,6 +112,8 @@ class Traffic:
             coming["computed_tokens"] = coming["generated_tokens"] = 0
             coming["first_token_ms"] = np.nan
             requests = as_requests(np.concatenate([known, coming]))
+            requests["ttft_target_ms"] *= margin
+            requests["tpot_target_ms"] *= margin
             requests["output"] = requests["estimated_output"] = self._draw_outputs(requests["generated"], rng)
             futures.append(Future(requests, len(details.running), len(details.waiting)))
         return futures
