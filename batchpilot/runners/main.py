@@ -8,6 +8,7 @@ from batchpilot.runners import config_commands, policy_commands
 from batchpilot.runners.calibrate_command import calibrate
 from batchpilot.runners.compare_command import compare_command
 from batchpilot.runners.export_command import export
+from batchpilot.runners.gateway_command import gateway
 from batchpilot.runners.leaderboard_command import leaderboard
 from batchpilot.runners.plan_command import plan_command
 from batchpilot.runners.simulate_command import simulate
@@ -30,6 +31,7 @@ app.command(name="plan")(plan_command)
 app.command()(tune)
 app.command()(train)
 app.command()(export)
+app.command()(gateway)
 app.add_typer(policy_commands.app, name="policy")
 app.add_typer(config_commands.app, name="config")
 

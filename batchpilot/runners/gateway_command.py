@@ -1,0 +1,112 @@
+"""`batchpilot gateway`: a tuner's limits in front of a server that nobody can patch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from batchpilot.baselines import SERVER_DEFAULT, Setting, StaticTuner
+from batchpilot.core import SLO, Tuner
+from batchpilot.core.limits import TRACKS
+from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.runners.options import reporting_mistakes
+from batchpilot.runners.selection import find_tuner_config, parse_limits
+from batchpilot.runners.strategies import make_strategy
+from batchpilot.serving.gateway.completions import TokenCount, count_by_bytes
+from batchpilot.serving.gateway.settings import GatewaySettings
+from batchpilot.serving.session import TunerSession
+
+
+@reporting_mistakes
+def gateway(
+    upstream: Annotated[str, typer.Option(help="The server's address, http://127.0.0.1:8000.")],
+    tuner: Annotated[
+        str, typer.Option(help="A strategy, policy:FILE.onnx or FILE.py:CLASS, as in the leaderboard.")
+    ] = "guarded-default",
+    limits: Annotated[str | None, typer.Option(help="Constant limits instead: batch_size=64,ttft_guard=1.0.")] = None,
+    ttft_ms: Annotated[float, typer.Option(help="Promised time to first token, of requests that name no class.")] = (
+        SLO().ttft_ms
+    ),
+    tpot_ms: Annotated[float, typer.Option(help="Promised time per output token.")] = SLO().tpot_ms,
+    track: Annotated[str, typer.Option(help=f"What a planning tuner may move: {', '.join(TRACKS)}.")] = "guarded",
+    config: Annotated[str | None, typer.Option(help="Tuner configuration: a preset or a file.")] = None,
+    parameters: Annotated[
+        Path | None, typer.Option(help="What `calibrate --out` wrote: where a tuner's estimate begins.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="A tokenizer.json to count prompts with; else a quarter of their bytes.")
+    ] = None,
+    window_ms: Annotated[float, typer.Option(help="Time between two decisions of the tuner.")] = 1000.0,
+    poll_s: Annotated[float, typer.Option(help="How often to read the server's /metrics, 0 for never.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the tuner.")] = 0,
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen.")] = 8080,
+) -> None:
+    """Hold a tuner's limits in front of an OpenAI-compatible server."""
+    if limits is not None and tuner != "guarded-default":
+        raise ValueError("--tuner and --limits are both given; a gateway follows one of them")
+    slo = SLO(ttft_ms, tpot_ms, "promised")
+    settings = GatewaySettings(upstream, slo=slo, count_tokens=counting(tokenizer), poll_s=poll_s)
+    strategy: Tuner
+    if limits is not None:
+        strategy = StaticTuner(parse_limits(limits))
+    else:
+        latency = None if parameters is None else SaturationParameters.from_yaml(parameters)
+        strategy = make_strategy(tuner, Setting(find_tuner_config(config), SERVER_DEFAULT, slo, seed, track, latency))
+    session = TunerSession(strategy, window_ms=window_ms, background=strategy.needs_details)
+    serve(session, settings, host, port)
+
+
+def serve(session: TunerSession, settings: GatewaySettings, host: str, port: int) -> None:
+    """Run a gateway until it is interrupted; requests in flight are finished first.
+
+    Args:
+        session: of the tuner.
+        settings: of the gateway.
+        host: where to listen.
+        port: likewise, 0 for any that is free.
+
+    Raises:
+        ValueError: the packages of the extra `serve` are missing.
+    """
+    try:
+        import uvicorn
+
+        from batchpilot.serving.gateway import Gateway
+    except ImportError as error:
+        raise ValueError(f"a gateway needs the extra: pip install 'batchpilot[serve]' ({error})") from None
+    typer.echo(f"gateway on http://{host}:{port} before {settings.upstream}, tuner {session.tuner.name}", err=True)
+    # The upstream's own Date and Server go through unchanged.
+    uvicorn.run(
+        Gateway(session, settings),
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        date_header=False,
+        server_header=False,
+    )
+
+
+def counting(tokenizer: Path | None) -> TokenCount:
+    """How prompts are counted.
+
+    Args:
+        tokenizer: a `tokenizer.json`, None for bytes.
+
+    Raises:
+        ValueError: the file is no tokenizer, or the package `tokenizers` is missing.
+    """
+    if tokenizer is None:
+        return count_by_bytes
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise ValueError(f"--tokenizer needs the package tokenizers: pip install tokenizers ({error})") from None
+    try:
+        loaded = Tokenizer.from_str(tokenizer.read_text())
+    except Exception as error:  # the package raises bare ones
+        raise ValueError(f"{tokenizer} is no tokenizer.json ({error})") from error
+    return lambda text: len(loaded.encode(text, add_special_tokens=False).ids)

@@ -1,0 +1,24 @@
+"""A streaming reverse proxy that holds a tuner's limits before any OpenAI-compatible server.
+
+`Gateway` needs httpx, so it is imported on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from batchpilot.serving.gateway.settings import GatewaySettings
+
+if TYPE_CHECKING:
+    from batchpilot.serving.gateway.gateway import Gateway
+
+__all__ = ["Gateway", "GatewaySettings"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the gateway on first use."""
+    if name == "Gateway":
+        from batchpilot.serving.gateway.gateway import Gateway
+
+        return Gateway
+    raise AttributeError(f"module 'batchpilot.serving.gateway' has no attribute {name!r}")

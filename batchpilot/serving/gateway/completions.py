@@ -1,0 +1,194 @@
+"""What a gateway reads in completion requests and answers: lengths, promises, tokens. Lengths in tokens, times in ms.
+
+Requests and answers are only read: what is forwarded are the bytes as they came.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from batchpilot.core import SLO
+from batchpilot.core.slo import SLO_CLASSES
+
+BYTES_PER_TOKEN = 4
+"""Of English text under the tokenizers in use; `--tokenizer` counts instead."""
+
+SLO_HEADER = "x-slo-class"
+"""Names one of `SLO_CLASSES` for one request."""
+
+PRIORITY_HEADER = "x-priority"
+"""`high`, `normal` or `low`; the body's `priority`, where a smaller number is more urgent, goes before it."""
+
+_PRIORITIES = {"high": 0, "normal": 1, "low": 2}
+
+TokenCount = Callable[[str], int]
+
+
+def count_by_bytes(text: str) -> int:
+    """Estimated tokens of a text: a quarter of its bytes, rounded up.
+
+    Args:
+        text: any.
+    """
+    return -(-len(text.encode()) // BYTES_PER_TOKEN)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a gateway wants to know of a completion request.
+
+    Attributes:
+        prompt_tokens: estimated, >= 1.
+        streams: whether the answer comes token by token.
+        max_tokens: most output tokens asked for, None where the request does not say.
+        slo: its promise.
+        user: who asks, "" for unknown.
+        priority: a smaller number is more urgent, 1 for ordinary.
+    """
+
+    prompt_tokens: int
+    streams: bool
+    max_tokens: int | None
+    slo: SLO
+    user: str = ""
+    priority: int = 1
+
+
+def read_completion(body: bytes, headers: Mapping[str, str], slo: SLO, count: TokenCount) -> Completion | None:
+    """Read a request; None for one that is no completion request, which the upstream will say better.
+
+    Args:
+        body: as it came.
+        headers: by lower-case name.
+        slo: the promise of requests that name none.
+        count: tokens of a text.
+    """
+    try:
+        data = json.loads(body)
+    except ValueError:
+        return None
+    if not isinstance(data, dict) or not ("prompt" in data or "messages" in data):
+        return None
+    most = _whole(data.get("max_completion_tokens", data.get("max_tokens")))
+    priority = _whole(data.get("priority"))
+    return Completion(
+        prompt_tokens=max(_prompt_tokens(data, count), 1),
+        streams=data.get("stream") is True,
+        max_tokens=most if most is not None and most > 0 else None,
+        slo=SLO_CLASSES.get(headers.get(SLO_HEADER, ""), slo),
+        user=str(data.get("user") or ""),
+        priority=_PRIORITIES.get(headers.get(PRIORITY_HEADER, ""), 1) if priority is None else priority,
+    )
+
+
+class AnswerReader:
+    """Counts the output tokens of an answer while it passes by.
+
+    An event of a stream with text in it counts as one token for each choice, until a `usage` says exactly. A first
+    event that only names the role is no token.
+
+    Args:
+        streams: whether the answer is server-sent events.
+
+    Attributes:
+        tokens: output tokens so far.
+        ended: whether a stream has said `[DONE]`.
+    """
+
+    def __init__(self, streams: bool) -> None:
+        self.tokens = 0
+        self.ended = False
+        self._streams = streams
+        self._unread = b""
+
+    def hear(self, data: bytes) -> int:
+        """Read a piece of the answer.
+
+        Args:
+            data: as it came, cut anywhere.
+
+        Returns:
+            Output tokens that it brought.
+        """
+        before = self.tokens
+        if not self._streams:
+            self._unread += data
+            return 0
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                self._event(line[5:].strip())
+        return self.tokens - before
+
+    @property
+    def between_events(self) -> bool:
+        """Whether a stream was last heard at the end of a line."""
+        return not self._unread
+
+    def end(self) -> None:
+        """The answer is complete: read the usage of one that did not stream."""
+        if not self._streams:
+            self._event(self._unread)
+            self._unread = b""
+
+    def _event(self, text: bytes) -> None:
+        if text == b"[DONE]":
+            self.ended = True
+            return
+        try:
+            data = json.loads(text)
+        except ValueError:
+            return
+        if not isinstance(data, dict):
+            return
+        usage, choices = data.get("usage"), data.get("choices")
+        if isinstance(choices, list):
+            self.tokens += sum(_says_something(choice) for choice in choices)
+        if isinstance(usage, dict):
+            told = _whole(usage.get("completion_tokens"))
+            self.tokens = self.tokens if told is None else max(told, 0)
+
+
+def unstreamed_slo(slo: SLO, output_tokens: float) -> SLO:
+    """What a promise means for an answer that comes whole: its first token is its last.
+
+    Args:
+        slo: the promise.
+        output_tokens: expected output.
+    """
+    return SLO(slo.ttft_ms + slo.tpot_ms * max(output_tokens - 1.0, 0.0), math.inf, slo.name)
+
+
+def _prompt_tokens(data: Mapping[str, Any], count: TokenCount) -> int:
+    prompt = data.get("prompt")
+    if isinstance(prompt, list) and prompt and all(_whole(token) is not None for token in prompt):
+        return len(prompt)
+    return sum(count(text) for text in _texts(prompt)) + sum(count(text) for text in _texts(data.get("messages")))
+
+
+def _texts(value: object) -> list[str]:
+    """Every text in a prompt or in the contents of messages."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        return [text for part in value for text in _texts(part)]
+    if isinstance(value, dict):
+        return _texts(value.get("content")) + _texts(value.get("text"))
+    return []
+
+
+def _says_something(choice: object) -> bool:
+    if not isinstance(choice, dict):
+        return False
+    delta = choice.get("delta") or choice.get("message")
+    spoken = delta if isinstance(delta, dict) else choice
+    return any(spoken.get(name) for name in ("text", "content", "reasoning_content", "reasoning", "tool_calls"))
+
+
+def _whole(value: object) -> int | None:
+    """The value if it is a whole number."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,0 +1,234 @@
+"""One completion request on its way through: read, wait, send, pass the answer on, whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator, Callable
+
+import httpx
+
+from batchpilot.serving.gateway.asgi import (
+    Receive,
+    Scope,
+    Send,
+    answer_json,
+    body_pieces,
+    error_content,
+    unless_client_leaves,
+)
+from batchpilot.serving.gateway.completions import AnswerReader, read_completion
+from batchpilot.serving.gateway.gate import Gate
+from batchpilot.serving.gateway.observer import Observer
+from batchpilot.serving.gateway.settings import GatewaySettings
+from batchpilot.serving.gateway.upstream import Upstream, UpstreamError, end_to_end
+from batchpilot.serving.gateway.waiting import RefusedError, Ticket
+
+RETRY_UPSTREAM_S = 2
+_BUSY = (429, 503)
+
+_HELD_BYTES = 1_000_000
+"""Bodies up to this are read before they are passed on, so that a client that leaves later is noticed."""
+
+
+class Exchange:
+    """Answers completion requests from the upstream, through the gate.
+
+    Args:
+        settings: paths, promises and bounds.
+        upstream: where answers come from.
+        gate: who may go.
+        observer: hears what happens.
+        now_ms: the clock.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        upstream: Upstream,
+        gate: Gate,
+        observer: Observer,
+        now_ms: Callable[[], float],
+    ) -> None:
+        self._settings, self._upstream, self._gate, self._observer = settings, upstream, gate, observer
+        self._now_ms = now_ms
+        self._numbers = itertools.count()
+
+    async def complete(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A request that waits at the gate.
+
+        Args:
+            scope: ASGI.
+            receive: ASGI.
+            send: ASGI.
+        """
+        arrived_ms = self._now_ms()
+        body = await self._whole_body(receive, send)
+        if body is None:
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        asked = read_completion(body, headers, self._settings.slo, self._settings.count_tokens)
+        if asked is None:
+            await unless_client_leaves(receive, self._straight(scope, body, send))
+            return
+        turn = asyncio.get_running_loop().create_future()
+        ticket = Ticket(next(self._numbers), asked, arrived_ms, turn)
+        self._observer.arrived(ticket)
+        try:
+            await unless_client_leaves(receive, self._through_gate(ticket, scope, body, send))
+        except BaseException:
+            self._observer.cancelled(ticket)
+            raise
+        finally:
+            self._gate.leave(ticket)
+
+    async def pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Any other request: straight through, its body as it comes.
+
+        Args:
+            scope: ASGI.
+            receive: ASGI.
+            send: ASGI.
+        """
+        length = body_length(scope)
+        if length is None or length > _HELD_BYTES:
+            await self._straight(scope, body_pieces(receive), send)
+        else:
+            body = b"".join([piece async for piece in body_pieces(receive)]) if length else b""
+            await unless_client_leaves(receive, self._straight(scope, body, send))
+
+    async def _through_gate(self, ticket: Ticket, scope: Scope, body: bytes, send: Send) -> None:
+        try:
+            await self._gate.pass_through(ticket)
+        except RefusedError as refused:
+            self._observer.refused(ticket, refused.code)
+            await tell_refusal(send, refused)
+            return
+        self._observer.sent(ticket)
+        try:
+            answer = await self._upstream.send(scope["method"], target(scope), scope["headers"], body)
+        except UpstreamError as failure:
+            self._observer.failed(ticket)
+            await tell_failure(send, failure)
+            return
+        try:
+            await self._pass_answer(ticket, answer, send)
+        finally:
+            await answer.aclose()
+
+    async def _pass_answer(self, ticket: Ticket, answer: httpx.Response, send: Send) -> None:
+        streams = answer.headers.get("content-type", "").startswith("text/event-stream")
+        reader = AnswerReader(streams)
+        await _head(answer, send)
+        try:
+            async for piece in self._upstream.pieces(answer):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                tokens = reader.hear(piece)
+                if tokens > 0:
+                    self._observer.spoke(ticket, tokens)
+        except UpstreamError as failure:
+            self._observer.failed(ticket)
+            if streams and not reader.ended:
+                await send({"type": "http.response.body", "body": _event(failure, reader.between_events)})
+            # Without a last piece the server cuts the connection, which tells the client that something is missing.
+            return
+        reader.end()
+        self._count_end(ticket, answer.status_code, reader.tokens)
+        await send({"type": "http.response.body", "body": b""})
+
+    def _count_end(self, ticket: Ticket, status: int, output_tokens: int) -> None:
+        if status in _BUSY:
+            self._observer.refused_upstream(ticket)
+        elif status >= 500:
+            self._observer.failed(ticket)
+        elif status >= 400:
+            self._observer.cancelled(ticket, "invalid")
+        else:
+            self._observer.finished(ticket, output_tokens)
+
+    async def _straight(self, scope: Scope, body: bytes | AsyncIterator[bytes], send: Send) -> None:
+        try:
+            answer = await self._upstream.send(scope["method"], target(scope), scope["headers"], body)
+        except UpstreamError as failure:
+            await tell_failure(send, failure)
+            return
+        try:
+            await _head(answer, send)
+            async for piece in self._upstream.pieces(answer):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        except UpstreamError:
+            return
+        finally:
+            await answer.aclose()
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _whole_body(self, receive: Receive, send: Send) -> bytes | None:
+        """The body, None when it was too large and that has been told."""
+        most = self._settings.largest_body_mb * 1e6
+        body = bytearray()
+        async for piece in body_pieces(receive):
+            body += piece
+            if len(body) > most:
+                message = f"the request has more than {self._settings.largest_body_mb:g} MB"
+                await answer_json(send, 413, error_content(message, "request_too_large", "invalid_request_error"))
+                return None
+        return bytes(body)
+
+
+def target(scope: Scope) -> bytes:
+    """Path and query as the client wrote them.
+
+    Args:
+        scope: ASGI.
+    """
+    path: bytes = scope.get("raw_path") or scope["path"].encode()
+    query: bytes = scope.get("query_string", b"")
+    return path + b"?" + query if query else path
+
+
+def body_length(scope: Scope) -> int | None:
+    """Bytes of a request's body; None where the headers do not say.
+
+    Args:
+        scope: ASGI.
+    """
+    headers = dict(scope["headers"])
+    if b"transfer-encoding" in headers:
+        return None
+    length: bytes = headers.get(b"content-length", b"0")
+    return int(length) if length.isdigit() else None
+
+
+async def tell_refusal(send: Send, refused: RefusedError) -> None:
+    """503, when to come again, and why.
+
+    Args:
+        send: ASGI.
+        refused: why.
+    """
+    message = f"The server is at its limit: {refused.reason}. Retry in {refused.retry_after_s} s."
+    headers = [(b"retry-after", str(refused.retry_after_s).encode())]
+    await answer_json(send, 503, error_content(message, refused.code), headers)
+
+
+async def tell_failure(send: Send, failure: UpstreamError) -> None:
+    """502, 503 or 504, and why.
+
+    Args:
+        send: ASGI.
+        failure: what happened.
+    """
+    headers = [(b"retry-after", str(RETRY_UPSTREAM_S).encode())] if failure.status == 503 else []
+    await answer_json(send, failure.status, error_content(failure.reason, failure.code), headers)
+
+
+async def _head(answer: httpx.Response, send: Send) -> None:
+    headers = end_to_end(answer.headers.raw)
+    await send({"type": "http.response.start", "status": answer.status_code, "headers": headers})
+
+
+def _event(failure: UpstreamError, between_events: bool) -> bytes:
+    """The failure as the last event of a stream that broke off."""
+    event = b"data: " + json.dumps(error_content(failure.reason, failure.code)).encode() + b"\n\n"
+    return event if between_events else b"\n\n" + event

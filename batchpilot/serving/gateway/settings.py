@@ -1,0 +1,54 @@
+"""What a gateway is told once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from batchpilot.core import SLO
+from batchpilot.serving.gateway.completions import TokenCount, count_by_bytes
+
+COMPLETION_PATHS = ("/v1/completions", "/v1/chat/completions")
+"""Requests that wait at the gate; everything else goes straight through."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """Where the upstream is and what is promised.
+
+    Attributes:
+        upstream: its base address, `http://host:port` or with a path.
+        slo: the promise of requests that name no class.
+        count_tokens: tokens of a text.
+        paths: what waits at the gate.
+        connect_timeout_s: how long a connection may take.
+        silence_timeout_s: how long the upstream may say nothing once a request is sent; None for ever.
+        poll_s: how often the upstream's `/metrics` are read, 0 for never.
+        largest_body_mb: a completion request beyond this is refused.
+
+    Raises:
+        ValueError: no address of an HTTP server, or a number out of bounds.
+    """
+
+    upstream: str
+    slo: SLO = field(default_factory=SLO)
+    count_tokens: TokenCount = count_by_bytes
+    paths: tuple[str, ...] = COMPLETION_PATHS
+    connect_timeout_s: float = 5.0
+    silence_timeout_s: float | None = 600.0
+    poll_s: float = 1.0
+    largest_body_mb: float = 64.0
+
+    def __post_init__(self) -> None:
+        address = urlsplit(self.upstream)
+        if address.scheme not in ("http", "https") or not address.hostname or address.query:
+            raise ValueError(
+                f"upstream is {self.upstream!r}; it must be the address of a server: http://127.0.0.1:8000"
+            )
+        for name in ("connect_timeout_s", "silence_timeout_s", "largest_body_mb"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} is {value}; it must be above 0")
+        if not (math.isfinite(self.poll_s) and self.poll_s >= 0):
+            raise ValueError(f"poll_s is {self.poll_s}; it must be >= 0 s, 0 for never")

@@ -1,0 +1,157 @@
+"""Who waits at the gateway, and who is next. Times in ms."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from batchpilot.serving.gateway.completions import Completion
+
+
+class RefusedError(Exception):
+    """A request that is not sent to the upstream.
+
+    Args:
+        code: short name of the reason: `refused_on_arrival` or `refused_by_guard`.
+        reason: for people.
+        retry_after_s: when to come again.
+    """
+
+    def __init__(self, code: str, reason: str, retry_after_s: int) -> None:
+        super().__init__(reason)
+        self.code, self.reason, self.retry_after_s = code, reason, retry_after_s
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """One request on its way through the gateway.
+
+    Attributes:
+        number: its id.
+        completion: what it asks for.
+        arrived_ms: when it came.
+        turn: None when it may go, else why it may not.
+        sent_ms: when it went to the upstream.
+        ahead_tokens: prompt tokens at the upstream without a first token when it went, its own included.
+        first_ms: when its first token came, None before.
+        spoken_tokens: output tokens that were seen to come.
+        crowd: requests at the upstream, summed over those tokens.
+        ended: whether its end has been counted.
+    """
+
+    number: int
+    completion: Completion
+    arrived_ms: float
+    turn: asyncio.Future[RefusedError | None]
+    sent_ms: float = 0.0
+    ahead_tokens: int = 0
+    first_ms: float | None = None
+    spoken_tokens: int = 0
+    crowd: int = 0
+    ended: bool = False
+
+
+class WaitingLine:
+    """Tickets in the order of a discipline, as the scheduler's: see `batchpilot.core.limits.DISCIPLINES`.
+
+    Attributes:
+        tokens: prompt tokens that wait.
+    """
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._discipline = "fcfs"
+        self._heap: list[tuple[float, int, Ticket]] = []
+        self._count = itertools.count()
+        self._inside: dict[Ticket, None] = {}
+        self._virtual = 0.0
+        self._user_until: dict[str, float] = {}
+        self._outputs = 1.0
+
+    def __len__(self) -> int:
+        return len(self._inside)
+
+    def __iter__(self) -> Iterator[Ticket]:
+        return iter(list(self._inside))
+
+    def order_by(self, discipline: str) -> None:
+        """Another discipline from now on; those who wait are put in its order.
+
+        Args:
+            discipline: one of `DISCIPLINES`.
+        """
+        if discipline != self._discipline:
+            self._discipline = discipline
+            self._heap = [(self._key(ticket), next(self._count), ticket) for ticket in self._inside]
+            heapq.heapify(self._heap)
+
+    def add(self, ticket: Ticket) -> None:
+        """A ticket begins to wait.
+
+        Args:
+            ticket: which.
+        """
+        self._inside[ticket] = None
+        self.tokens += ticket.completion.prompt_tokens
+        heapq.heappush(self._heap, (self._key(ticket), next(self._count), ticket))
+
+    def remove(self, ticket: Ticket) -> bool:
+        """A ticket waits no longer.
+
+        Args:
+            ticket: which.
+
+        Returns:
+            Whether it did wait.
+        """
+        if ticket not in self._inside:
+            return False
+        del self._inside[ticket]
+        self.tokens -= ticket.completion.prompt_tokens
+        return True
+
+    def next(self) -> Ticket | None:
+        """Who is next, still waiting; None when nobody waits."""
+        while self._heap and self._heap[0][2] not in self._inside:
+            heapq.heappop(self._heap)
+        if not self._heap:
+            self._user_until.clear()
+            return None
+        if self._discipline == "fair":
+            self._virtual = max(self._virtual, self._heap[0][0])
+        return self._heap[0][2]
+
+    def hear_output(self, tokens: int) -> None:
+        """The length of an output, for the disciplines that guess it where a request does not say.
+
+        Args:
+            tokens: how many.
+        """
+        self._outputs += (tokens - self._outputs) / 50.0
+
+    @property
+    def usual_output_tokens(self) -> float:
+        """Recent outputs' length, fading."""
+        return self._outputs
+
+    def _key(self, ticket: Ticket) -> float:
+        asked = ticket.completion
+        output = float(asked.max_tokens or self._outputs)
+        match self._discipline:
+            case "sjf":
+                return output
+            case "spf":
+                return float(asked.prompt_tokens)
+            case "slo":
+                return ticket.arrived_ms + asked.slo.ttft_ms
+            case "fair":
+                start = max(self._virtual, self._user_until.get(asked.user, 0.0))
+                self._user_until[asked.user] = start + asked.prompt_tokens + output
+                return start
+            case "priority":
+                return asked.priority * 1e12 + ticket.arrived_ms
+            case _:
+                return ticket.arrived_ms
