@@ -1,0 +1,125 @@
+"""`batchpilot serve`: the reference server."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from batchpilot.baselines import Setting
+from batchpilot.configs.tuner import TunerConfig
+from batchpilot.configs.tuner_files import load_tuner_config
+from batchpilot.core.names import lookup
+from batchpilot.core.slo import SLO, SLO_CLASSES
+from batchpilot.runners.options import reporting_mistakes, stdout_console
+
+TOKEN_VARIABLE = "BATCHPILOT_TOKEN"
+
+
+@reporting_mistakes
+def serve(
+    model: Annotated[str, typer.Option("--model", help="A preset with random weights, or a model's folder.")],
+    tuner: Annotated[
+        str, typer.Option("--tuner", help="Sets the limits: hybrid, model-based, policy:FILE.onnx, ...")
+    ] = "hybrid",
+    track: Annotated[str, typer.Option("--track", help="Which limits it may move: batch, limits, guarded.")] = "limits",
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A file with the dynamic_batch_tuner section.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option("--host", help="Address to bind to; others than loopback need a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port, 0 for any that is free.")] = 8000,
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", help=f"File with the token for changes; else ${TOKEN_VARIABLE}.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--served-name", help="What clients call the model.")] = None,
+    torch_device: Annotated[str, typer.Option("--torch-device", help="Where the model runs.")] = "cpu",
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
+    kv_tokens: Annotated[int | None, typer.Option("--kv-tokens", min=16, help="KV tokens to set aside.")] = None,
+    max_model_len: Annotated[int | None, typer.Option("--max-model-len", min=2, help="Longest request.")] = None,
+    room: Annotated[int, typer.Option("--room", min=1, help="Most requests at a time.")] = 1024,
+    window_ms: Annotated[float, typer.Option("--window-ms", min=1, help="Length of a measurement window.")] = 1000.0,
+    slo: Annotated[str, typer.Option("--slo", help="Promise of requests that name none.")] = "interactive",
+    ttft_ms: Annotated[
+        float | None, typer.Option("--ttft-ms", min=0, help="TTFT target instead of the class's.")
+    ] = None,
+    tpot_ms: Annotated[
+        float | None, typer.Option("--tpot-ms", min=0, help="TPOT target instead of the class's.")
+    ] = None,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", min=0, help="Seconds after which requests are given up.")
+    ] = 600.0,
+    grace_s: Annotated[float, typer.Option("--grace", min=0, help="Seconds to finish requests after SIGTERM.")] = 20.0,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of torch on a processor.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of random weights, draws and tuners.")] = 0,
+) -> None:
+    """Serve a model by OpenAI's API, its batching limits set by a tuner.
+
+    Args:
+        model: what is served.
+        tuner: sets the limits.
+        track: the fields it may move.
+        config: the tuner's configuration.
+        host: to bind to.
+        port: likewise.
+        token_file: holds the token for changes.
+        name: what clients call the model.
+        torch_device: where it runs.
+        dtype: its weights.
+        kv_tokens: KV tokens to set aside.
+        max_model_len: longest request.
+        room: most requests at a time.
+        window_ms: length of a measurement window.
+        slo: the promise's class.
+        ttft_ms: instead of the class's.
+        tpot_ms: likewise.
+        timeout_s: of requests that do not say.
+        grace_s: to finish requests after SIGTERM.
+        threads: of torch.
+        seed: of everything that is drawn.
+
+    Raises:
+        ValueError: a value is outside its bound, or an extra is missing.
+    """
+    of_class = lookup(SLO_CLASSES, slo, "SLO class")
+    promise = SLO(ttft_ms or of_class.ttft_ms, tpot_ms or of_class.tpot_ms, slo)
+    tuner_config = TunerConfig() if config is None else load_tuner_config(config)
+    token = token_file.read_text("utf-8").strip() if token_file else os.environ.get(TOKEN_VARIABLE)
+    try:
+        import torch
+
+        from batchpilot.engines import detect_device
+        from batchpilot.engines.torch import ModelRunner, Telemetry, TorchEngineConfig
+        from batchpilot.engines.torch.telemetry import source_of
+        from batchpilot.serving.server.authorisation import check_binding
+        from batchpilot.serving.server.building import build_service
+        from batchpilot.serving.server.running import make_server
+        from batchpilot.serving.server.service import ServerConfig
+        from batchpilot.serving.server.text import load_text
+    except ImportError as error:
+        raise ValueError(f"serving needs {error.name}; install: pip install 'batchpilot[torch,serve]'") from error
+    check_binding(host, token)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    text = load_text(model)
+    runner = ModelRunner(model, device=torch_device, dtype=dtype, kv_capacity_tokens=kv_tokens, seed=seed)
+    service = build_service(
+        runner,
+        text,
+        ServerConfig(name or Path(model).name, promise, timeout_s=timeout_s, grace_s=grace_s, token=token, seed=seed),
+        tuner=tuner,
+        setting=Setting(tuner_config, slo=promise, seed=seed, track=track, latency=runner.latency),
+        engine_config=TorchEngineConfig(max_model_len=max_model_len, seed=seed),
+        window_ms=window_ms,
+        room=room,
+        telemetry=Telemetry(source_of(runner.device)) if runner.device.type == "cuda" else None,
+    )
+    server = make_server(service, host=host, port=port, device=detect_device())
+    stdout_console().print(
+        f"{service.config.model} on http://{host}:{port}, limits by {tuner}: {service.session.limits()}",
+        highlight=False,
+    )
+    server.run()

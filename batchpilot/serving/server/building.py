@@ -1,0 +1,63 @@
+"""From a model's name to a service: the model loaded, the engine around it, a session with its tuner. Needs torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from batchpilot.baselines import Setting
+from batchpilot.engines.torch import LiveEngine, ModelRunner, Telemetry, TorchEngineConfig
+from batchpilot.serving.control import TunerControl
+from batchpilot.serving.server.engine_loop import EngineLoop, LiveMeasures
+from batchpilot.serving.server.history import History
+from batchpilot.serving.server.metrics import ServerMetrics
+from batchpilot.serving.server.service import ServerConfig, Service
+from batchpilot.serving.server.text import Text
+from batchpilot.serving.session import TunerSession
+
+
+def build_service(
+    runner: ModelRunner,
+    text: Text,
+    config: ServerConfig,
+    *,
+    tuner: str = "hybrid",
+    setting: Setting | None = None,
+    engine_config: TorchEngineConfig | None = None,
+    window_ms: float = 1000.0,
+    room: int = 1024,
+    telemetry: Telemetry | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Service:
+    """Everything behind the routes, nothing of it started.
+
+    Args:
+        runner: the model.
+        text: its tokenizer.
+        config: how the server answers.
+        tuner: sets the limits, as `tuner_by_name` takes it.
+        setting: what tuners are built for; None takes the server's promise and what the runner's warm-up measured.
+        engine_config: how the model is served.
+        window_ms: length of a measurement window.
+        room: most requests at a time; a further one is refused.
+        telemetry: reads the device.
+        clock: seconds.
+
+    Raises:
+        ValueError: a value is outside its bound, or the tuner cannot be built.
+    """
+    engine = LiveEngine(engine_config or TorchEngineConfig(), runner, room=room, telemetry=telemetry, clock=clock)
+    control = TunerControl(tuner, setting or Setting(slo=config.slo, latency=runner.latency))
+    metrics, history = ServerMetrics(), History()
+    session = TunerSession(
+        control.staged,
+        window_ms=window_ms,
+        clock=lambda: engine.now_ms / 1000.0,
+        engine=LiveMeasures(engine),
+        background=True,
+        on_window=history.add,
+    )
+    control.attach(session)
+    loop = EngineLoop(engine, session, metrics, clock)
+    metrics.watch(session, control, loop)
+    return Service(config, loop, session, control, text, metrics, history, clock)

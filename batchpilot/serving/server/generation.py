@@ -1,0 +1,74 @@
+"""One request between the coroutine that answers its client and the thread that runs the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from batchpilot.engines.torch.sampling import Sampling
+
+ENDED_WELL = ("length", "stop")
+
+
+class Piece(NamedTuple):
+    """What a client should hear next.
+
+    Attributes:
+        token: the next token, None for none.
+        finished: why the request has ended, as `live_events.Event` says, "timeout" or "engine_error"; None while it
+            goes on. Nothing comes after it.
+    """
+
+    token: int | None
+    finished: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is asked of the engine.
+
+    Attributes:
+        prompt: token ids.
+        max_tokens: most tokens to generate.
+        sampling: how.
+        ttft_target_ms: its promise.
+        tpot_target_ms: likewise.
+        priority: "high", "normal" or "low".
+        user: whose it is.
+        arrived_s: when it came, by the engine loop's clock.
+    """
+
+    prompt: list[int]
+    max_tokens: int
+    sampling: Sampling
+    ttft_target_ms: float
+    tpot_target_ms: float
+    priority: str
+    user: str | None
+    arrived_s: float
+
+
+@dataclass(eq=False, slots=True)
+class Generation:
+    """A request in the server.
+
+    Attributes:
+        order: what was asked.
+        pieces: what the engine said, in order.
+        number: the engine's id, None until it has one.
+        first_s: when its first token came, by the engine loop's clock; None before.
+        tokens: how many tokens came.
+        cancelled: whether nobody wants the answer any more.
+        satisfied: whether it was cut short because its client has all it asked for (a stop string).
+        ended: whether its last piece has been said.
+    """
+
+    order: Order
+    pieces: asyncio.Queue[Piece] = field(default_factory=asyncio.Queue)
+    number: int | None = None
+    first_s: float | None = None
+    tokens: int = 0
+    cancelled: bool = False
+    satisfied: bool = False
+    ended: bool = False

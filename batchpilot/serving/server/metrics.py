@@ -1,0 +1,162 @@
+"""Prometheus metrics: vLLM's names where they mean the same, the tuner's beside them. Times in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+if TYPE_CHECKING:
+    from batchpilot.serving.control import TunerControl
+    from batchpilot.serving.server.engine_loop import EngineLoop
+    from batchpilot.serving.server.generation import Generation
+    from batchpilot.serving.session import TunerSession
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SECONDS = (
+    0.001,
+    0.005,
+    0.01,
+    0.02,
+    0.04,
+    0.06,
+    0.08,
+    0.1,
+    0.25,
+    0.5,
+    0.75,
+    1.0,
+    2.5,
+    5.0,
+    7.5,
+    10.0,
+    20.0,
+    40.0,
+    80.0,
+)
+_STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class ServerMetrics:
+    """What the engine loop counts.
+
+    Attributes:
+        registry: to which more may be added.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def histogram(name: str, help_: str, buckets: Iterable[float] = _SECONDS) -> Histogram:
+            return Histogram(f"batchpilot:{name}", help_, buckets=tuple(buckets), registry=self.registry)
+
+        def counter(name: str, help_: str, labels: Iterable[str] = ()) -> Counter:
+            return Counter(f"batchpilot:{name}", help_, tuple(labels), registry=self.registry)
+
+        self._ttft = histogram("time_to_first_token_seconds", "Time to first token, from arrival.")
+        self._tpot = histogram("time_per_output_token_seconds", "Mean time per output token after the first.")
+        self._e2e = histogram("e2e_request_latency_seconds", "From arrival to the last token of served requests.")
+        self._step = histogram("step_seconds", "Time of an engine step.", _STEP_SECONDS)
+        self._prompt = counter("prompt_tokens", "Prompt tokens of requests that got a token.")
+        self._generated = counter("generation_tokens", "Generated tokens.")
+        self._success = counter("request_success", "Served requests by why they ended.", ["finished_reason"])
+        self._unserved = counter("request_unserved", "Requests that were not served, by why.", ["reason"])
+        self._slo = counter("request_slo", "Served and refused requests by whether they met their SLO.", ["met"])
+        self._failed_steps = counter("failed_steps", "Engine steps that failed.")
+
+    def step(self, duration_ms: float, *, failed: bool) -> None:
+        """Count a step.
+
+        Args:
+            duration_ms: its time.
+            failed: whether it failed.
+        """
+        self._step.observe(duration_ms / 1000.0)
+        if failed:
+            self._failed_steps.inc()
+
+    def end(self, generation: Generation, finished: str, now_s: float) -> None:
+        """Count a request that has ended.
+
+        Args:
+            generation: it.
+            finished: why.
+            now_s: when.
+        """
+        order, first_s, tokens = generation.order, generation.first_s, generation.tokens
+        served = finished in ("length", "stop") or generation.satisfied
+        met = False
+        if first_s is not None:
+            ttft_s = first_s - order.arrived_s
+            self._ttft.observe(ttft_s)
+            self._prompt.inc(len(order.prompt))
+            self._generated.inc(tokens)
+            met = served and ttft_s <= order.ttft_target_ms / 1000.0
+            if served and tokens > 1:
+                tpot_s = (now_s - first_s) / (tokens - 1)
+                self._tpot.observe(tpot_s)
+                met = met and tpot_s <= order.tpot_target_ms / 1000.0
+        if served:
+            self._e2e.observe(now_s - order.arrived_s)
+            self._success.labels("stop" if generation.satisfied else finished).inc()
+        else:
+            self._unserved.labels(finished).inc()
+        if finished != "cancelled" or generation.satisfied:
+            self._slo.labels("yes" if met else "no").inc()
+
+    def watch(self, session: TunerSession, control: TunerControl, engine: EngineLoop) -> None:
+        """Show what is so now, too.
+
+        Args:
+            session: its limits and windows.
+            control: of its tuner.
+            engine: what it holds.
+        """
+        self.registry.register(_Present(session, control, engine))
+
+    def text(self) -> bytes:
+        """Everything, in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+
+class _Present:
+    """Read when asked: what is so now."""
+
+    def __init__(self, session: TunerSession, control: TunerControl, engine: EngineLoop) -> None:
+        self._session, self._control, self._engine = session, control, engine
+
+    def collect(self) -> Iterable[Metric]:
+        session = self._session
+        status = self._control.status()
+        held = self._engine.gauges
+        yield _gauge("num_requests_running", "Requests in the batch.", held.running)
+        yield _gauge("num_requests_waiting", "Requests in the queue.", held.waiting)
+        yield _gauge("num_queued_tokens", "Their prompt tokens.", held.queued_tokens)
+        yield _gauge("kv_cache_usage_perc", "Share of KV blocks in use, 0-1.", held.kv_used_fraction)
+        limits = GaugeMetricFamily("batchpilot:tuner_limit", "Limits in force; off ones are absent.", labels=["limit"])
+        for name, value in session.limits().to_dict().items():
+            if isinstance(value, int | float):
+                limits.add_metric([name], value)
+        yield limits
+        phase = GaugeMetricFamily("batchpilot:tuner_phase", "1 for the phase it is in.", labels=["tuner", "phase"])
+        phase.add_metric([str(status["tuner"]), str(status.get("phase", ""))], 1)
+        yield phase
+        yield _gauge("tuner_best_score", "Best score so far, 0 without one.", status.get("best_score") or 0.0)
+        yield _gauge("tuner_tell_seconds", "Time the last decision took.", status["tell_ms"] / 1000.0)
+        yield _counter("tuner_windows", "Windows measured.", status["windows"])
+        yield _counter("tuner_limit_changes", "Times that limits changed.", status["limit_changes"])
+        yield _counter("tuner_errors", "Times that the tuner raised.", status["tuner_errors"])
+        latest = session.latest
+        if latest is not None and latest.slo_attainment == latest.slo_attainment:
+            yield _gauge("slo_attainment", "Share within SLO in the last window.", latest.slo_attainment)
+
+
+def _gauge(name: str, help_: str, value: Any) -> Metric:
+    return GaugeMetricFamily(f"batchpilot:{name}", help_, value=float(value))
+
+
+def _counter(name: str, help_: str, value: Any) -> Metric:
+    return CounterMetricFamily(f"batchpilot:{name}", help_, value=float(value))

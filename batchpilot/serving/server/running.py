@@ -1,0 +1,81 @@
+"""Running a service on uvicorn, and its end: SIGTERM lets running requests finish for a while and refuses new ones."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from types import FrameType
+
+import uvicorn
+
+from batchpilot.engines import DetectedDevice
+from batchpilot.serving.server.app import build_app
+from batchpilot.serving.server.authorisation import check_binding
+from batchpilot.serving.server.service import Service
+
+log = logging.getLogger("batchpilot.server")
+
+_LAST_WORDS_S = 5.0
+"""After running requests were cancelled, time for their clients to be told."""
+
+
+class DrainingServer(uvicorn.Server):
+    """A server that says when it begins to shut down.
+
+    Args:
+        config: uvicorn's.
+        service: what it serves.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Refuse new requests, and cancel after the time of grace what still runs.
+
+        Args:
+            sig: the signal.
+            frame: where it came.
+        """
+        self.drain()
+        super().handle_exit(sig, frame)
+
+    def drain(self) -> None:
+        """As `handle_exit`, without its end; a second call does nothing."""
+        if not self._service.draining:
+            self._service.draining = True
+            timer = threading.Timer(self._service.config.grace_s, self._cancel)
+            timer.daemon = True
+            timer.start()
+
+    def _cancel(self) -> None:
+        cancelled = self._service.engine.cancel_all()
+        if cancelled:
+            log.warning("%d requests were cancelled at the end of the time of grace", cancelled)
+
+
+def make_server(
+    service: Service, *, host: str = "127.0.0.1", port: int = 8000, device: DetectedDevice | None = None
+) -> DrainingServer:
+    """A server that is ready to run.
+
+    Args:
+        service: what answers.
+        host: to bind to; more than this machine only with a token.
+        port: 0 for any that is free.
+        device: what the engine runs on, for the status.
+
+    Raises:
+        ValueError: the host can be reached by others and there is no token.
+    """
+    check_binding(host, service.config.token)
+    config = uvicorn.Config(
+        build_app(service, device),
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=int(service.config.grace_s + _LAST_WORDS_S + 1),
+    )
+    return DrainingServer(config, service)

@@ -1,0 +1,230 @@
+"""The tuner's run-time interface: status, config, reset and batch size as SPEC 1 has them, and more for operators.
+
+A refused call changes nothing and names the field.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
+
+from batchpilot.configs.errors import ConfigError
+from batchpilot.configs.tuner import TunerConfig
+from batchpilot.engines import DetectedDevice
+from batchpilot.serving.control import LARGEST_POLICY_BYTES, NotForThisTunerError
+from batchpilot.serving.server.authorisation import ChangesAllowed
+from batchpilot.serving.server.errors import ApiError
+from batchpilot.serving.server.service import Service
+
+PREFIX = "/api/scheduler/tuner"
+
+Json = dict[str, Any]
+
+
+class BatchSizeBody(BaseModel):
+    """A batch size chosen by hand.
+
+    Attributes:
+        batch_size: most requests in a step, within the configured bounds.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    batch_size: Annotated[StrictInt, Field(ge=1, le=2**31)]
+
+
+class StrategyBody(BaseModel):
+    """Another tuner.
+
+    Attributes:
+        strategy: its name.
+        track: the fields it may move; None for those of before.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    strategy: Annotated[str, Field(min_length=1, max_length=100)]
+    track: Annotated[str, Field(max_length=100)] | None = None
+
+
+class ShadowBody(BaseModel):
+    """A tuner that advises.
+
+    Attributes:
+        strategy: its name.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    strategy: Annotated[str, Field(min_length=1, max_length=100)]
+
+
+def tuner_routes(service: Service, device: DetectedDevice | None) -> APIRouter:
+    """The routes under `/api/scheduler/tuner`.
+
+    Args:
+        service: whose tuner.
+        device: what the engine runs on, None for unknown.
+    """
+    control = service.control
+    router = APIRouter(prefix=PREFIX, tags=["tuner"])
+    errors: dict[int | str, dict[str, Any]] = {
+        400: {"description": "Refused as a whole; the error names the field."},
+        401: {"description": "The token is missing."},
+        403: {"description": "The token is wrong, or the page is a foreign one."},
+        409: {"description": "The tuner in force has no such command."},
+    }
+    changes: dict[str, Any] = {"dependencies": [Depends(ChangesAllowed(service.config.token))], "responses": errors}
+
+    @router.get("/status", summary="What the tuner does, and why")
+    async def status() -> Json:
+        return await run_in_threadpool(lambda: plain(tuner_status(service, device)))
+
+    @router.get("/config", summary="The configuration in force")
+    async def config() -> Json:
+        return control.config.to_dict()
+
+    @router.post("/config", summary="Change any subset of the configuration", **changes)
+    async def configure(body: Json) -> Json:
+        config: TunerConfig = await _changed(lambda: control.configure(body))
+        return {**config.to_dict(), "warnings": [said for key, said in config.advice().items() if key in body]}
+
+    @router.post("/reset", summary="Forget everything learned", **changes)
+    async def reset() -> Json:
+        await _changed(control.reset)
+        return await status()
+
+    @router.post("/batch-size", summary="Run with a batch size chosen by hand", **changes)
+    async def batch_size(body: BatchSizeBody) -> Json:
+        await _changed(lambda: control.set_batch_size(body.batch_size), param="batch_size")
+        return {"batch_size": body.batch_size}
+
+    @router.post("/probe", summary="Probe again from the smallest size", **changes)
+    async def probe() -> Json:
+        await _changed(control.probe)
+        return await status()
+
+    @router.post("/strategy", summary="Let another tuner decide", **changes)
+    async def strategy(body: StrategyBody) -> Json:
+        await _changed(lambda: control.switch(body.strategy, body.track), param="strategy")
+        return {"strategy": body.strategy, "track": control.status()["track"]}
+
+    @router.post("/shadow", summary="Let a second tuner advise without deciding", **changes)
+    async def shadow(body: ShadowBody) -> Json:
+        await _changed(lambda: control.advise_by(body.strategy), param="strategy")
+        return {"shadow": body.strategy}
+
+    @router.delete("/shadow", summary="No adviser any more", **changes)
+    async def no_shadow() -> Json:
+        await _changed(lambda: control.advise_by(None))
+        return {"shadow": None}
+
+    @router.post(
+        "/policy",
+        summary="Upload a policy: checked, tried in a share of the windows, kept or rolled back",
+        openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {}}}},
+        **changes,
+    )
+    async def policy(
+        request: Request,
+        share: Annotated[float, Query(gt=0, le=1)] = 0.1,
+        promote_after: Annotated[int, Query(ge=1, le=100_000)] = 30,
+    ) -> Json:
+        data = await _bounded_body(request)
+        return plain(await _changed(lambda: control.try_policy(data, share, promote_after), param="policy"))
+
+    @router.delete("/policy", summary="End a policy's trial", **changes)
+    async def no_policy() -> Json:
+        return {"withdrawn": await _changed(control.withdraw_policy)}
+
+    @router.get("/decisions", summary="The last changes of limits, oldest first")
+    async def decisions() -> list[Json]:
+        return decision_list(service)
+
+    return router
+
+
+def tuner_status(service: Service, device: DetectedDevice | None) -> Json:
+    """The status of SPEC 1, with more beside it.
+
+    Args:
+        service: whose tuner.
+        device: what the engine runs on.
+    """
+    known = service.control.status()
+    latest = service.session.latest
+    measured = {
+        "throughput": latest.throughput_tokens_per_s if latest else 0.0,
+        "gpu_utilization": latest.utilisation if latest else 0.0,
+        "memory_utilization": latest.memory_fraction if latest else 0.0,
+        "processing_time_ms": latest.step_ms_mean if latest and latest.steps else 0.0,
+    }
+    always = {"best_batch_size": None, "best_score": 0.0, "is_stabilized": False, "consecutive_failures": 0}
+    return {
+        **always,
+        **known,
+        **measured,
+        "phase": known.get("phase", "STABLE_RUNNING"),
+        "current_batch_size": service.session.limits().batch_size,
+        "gpu_model": device.model if device else "unknown",
+        "gpu_memory_mb": device.total_memory_mb if device else 0.0,
+    }
+
+
+def decision_list(service: Service) -> list[Json]:
+    """The last changes of limits as plain data.
+
+    Args:
+        service: whose tuner.
+    """
+    return [
+        {
+            "at_ms": decision.at_ms,
+            "age_s": (service.session.now_ms - decision.at_ms) / 1000.0,
+            "before": decision.before.to_dict(),
+            "after": decision.after.to_dict(),
+            "reason": decision.reason,
+        }
+        for decision in service.session.decisions
+    ]
+
+
+def plain(value: Any) -> Any:
+    """Data that JSON can hold: numbers that are none become null.
+
+    Args:
+        value: plain data.
+    """
+    if isinstance(value, dict):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+async def _changed(action: Any, *, param: str | None = None) -> Any:
+    """Do it away from the event loop: the tuner may be thinking. What it refuses is an answer."""
+    try:
+        return await run_in_threadpool(action)
+    except ConfigError as error:
+        field = next(iter(error.problems), None)
+        raise ApiError(400, str(error), param=field, code="invalid_config") from None
+    except NotForThisTunerError as error:
+        raise ApiError(409, str(error), param=param) from None
+    except (ValueError, ImportError) as error:
+        raise ApiError(400, str(error), param=param) from None
+
+
+async def _bounded_body(request: Request) -> bytes:
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > LARGEST_POLICY_BYTES:
+            raise ApiError(413, f"a policy has at most {LARGEST_POLICY_BYTES} bytes", param="policy")
+    return bytes(data)
