@@ -24,6 +24,13 @@ PARAMETERS = (20.0, 0.12, 0.005, 0.0, 1.0, 12.0, 0.35, 0.04, 0.0002)
 """Saturation parameters of the steps: a step of 32 decoding requests takes about 27 ms, a prompt token 0.1 ms."""
 
 
+def slower(factor: float) -> tuple[float, ...]:
+    """The parameters of an engine whose every step takes so many times as long."""
+    p_max, k_b, k_s, *times = PARAMETERS
+    w_0, w_1, *added = times
+    return (p_max, k_b, k_s, w_0 * factor, w_1 * factor, *(factor * one for one in added))
+
+
 @dataclass(eq=False)
 class Request:
     """One request.
@@ -209,8 +216,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--max-batch", type=int, default=256)
     parser.add_argument("--budget", type=int, default=2048)
+    parser.add_argument("--slowdown", type=float, default=1.0, help="multiplies every step's time")
     asked = parser.parse_args()
-    engine = StepEngine(max_batch=asked.max_batch, budget=asked.budget)
+    engine = StepEngine(slower(asked.slowdown), asked.max_batch, asked.budget)
     uvicorn.run(App(engine), port=asked.port, log_level="warning", access_log=False)
 
 

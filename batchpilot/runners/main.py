@@ -10,7 +10,9 @@ from batchpilot.runners.compare_command import compare_command
 from batchpilot.runners.export_command import export
 from batchpilot.runners.gateway_command import gateway
 from batchpilot.runners.leaderboard_command import leaderboard
+from batchpilot.runners.load_command import load
 from batchpilot.runners.plan_command import plan_command
+from batchpilot.runners.serve_command import serve
 from batchpilot.runners.simulate_command import simulate
 from batchpilot.runners.train_command import train
 from batchpilot.runners.tune_command import tune
@@ -31,7 +33,9 @@ app.command(name="plan")(plan_command)
 app.command()(tune)
 app.command()(train)
 app.command()(export)
+app.command()(serve)
 app.command()(gateway)
+app.command()(load)
 app.add_typer(policy_commands.app, name="policy")
 app.add_typer(config_commands.app, name="config")
 

@@ -1,0 +1,212 @@
+"""What a load test found: figures for a file, a table for people, a page for both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from batchpilot.core.files import write_atomic
+from batchpilot.engines.simulation import SimulationResult
+from batchpilot.engines.state import FINISH_REASONS
+from batchpilot.runners.grids import Cell, Grid, number, percent
+from batchpilot.runners.page import definitions, element, figure, items, page, table
+from batchpilot.runners.svg import MUTED, drawing, to_svg
+
+if TYPE_CHECKING:
+    from batchpilot.serving.load.run import LoadResult
+
+OVER_HTTP = "over HTTP"
+LATE_MS = 20.0
+"""A client later than this is said to be."""
+
+_COLOURS = ("#0072b2", "#d55e00", "#009e73")
+
+
+def figures(outcome: SimulationResult) -> dict[str, Any]:
+    """The figures of one column.
+
+    Args:
+        outcome: of a load test, an engine or a simulation.
+    """
+    quartiles = outcome.refused_by_prompt_quartile()
+    return {
+        "requests": len(outcome.requests),
+        **{f"ended_{reason}": outcome.count(reason) for reason in FINISH_REASONS},
+        "elapsed_s": outcome.elapsed_ms / 1000.0,
+        "goodput_fraction": outcome.goodput_fraction,
+        "goodput_tokens_per_s": outcome.goodput_tokens_per_s,
+        "throughput_tokens_per_s": outcome.throughput_tokens_per_s,
+        "slo_attainment": outcome.slo_attainment,
+        **{
+            f"{column}_p{q}_ms": outcome.percentile_ms(f"{column}_ms", q)
+            for column in ("ttft", "tpot", "e2e")
+            for q in (50, 95, 99)
+        },
+        **{f"refused_q{k + 1}": float(share) for k, share in enumerate(quartiles)},
+    }
+
+
+def by_class(outcome: SimulationResult) -> dict[str, dict[str, float]]:
+    """Goodput share and attainment of each promise.
+
+    Args:
+        outcome: any.
+    """
+    told = {}
+    for index, slo in enumerate(outcome.requests.slos):
+        of_class = outcome.requests.slo_class == index
+        if not of_class.any():
+            continue
+        met = outcome.slo_met[of_class]
+        served = float(outcome.generated_tokens[of_class][met].sum())
+        told[slo.name] = {
+            "ttft_target_ms": slo.ttft_ms,
+            "tpot_target_ms": slo.tpot_ms,
+            "requests": int(of_class.sum()),
+            "slo_attainment": float(met.mean()),
+            "goodput_fraction": served / float(outcome.requests.output_tokens[of_class].sum()),
+        }
+    return told
+
+
+def lateness(late_ms: NDArray[np.float64]) -> dict[str, float]:
+    """How late the client itself was.
+
+    Args:
+        late_ms: one a request.
+    """
+    return {f"client_late_p{q}_ms": float(np.percentile(late_ms, q)) for q in (50, 99, 100)}
+
+
+def notes(result: LoadResult) -> list[str]:
+    """What a reader should know besides.
+
+    Args:
+        result: of the load test.
+    """
+    late = lateness(result.late_ms)
+    told = [
+        "Times count from the moment a request was due, so what the client itself lost is part of them: "
+        f"median {late['client_late_p50_ms']:.1f} ms, p99 {late['client_late_p99_ms']:.1f} ms, "
+        f"most {late['client_late_p100_ms']:.1f} ms.",
+        *(f"{count} times: {detail}" for detail, count in result.details.items()),
+    ]
+    if late["client_late_p99_ms"] > LATE_MS:
+        told.insert(0, "The client could not keep up with its own timetable: run it on a machine of its own.")
+    return told
+
+
+def column_grid(columns: Mapping[str, SimulationResult]) -> Grid:
+    """Every figure of every column.
+
+    Args:
+        columns: outcomes by what they are called.
+    """
+    told = {name: figures(outcome) for name, outcome in columns.items()}
+    rows = []
+    for key in next(iter(told.values())):
+        values = [told[name][key] for name in columns]
+        if key.startswith("ended_") and not any(values):
+            continue
+        rows.append((Cell(key), *(Cell(_shown(key, value)) for value in values)))
+    return Grid("What became of the requests?", ("", *columns), tuple(rows))
+
+
+def class_grid(outcome: SimulationResult) -> Grid:
+    """One row a promise.
+
+    Args:
+        outcome: over HTTP.
+    """
+    rows = [
+        (
+            Cell(name),
+            Cell(f"{told['ttft_target_ms']:g}"),
+            Cell(f"{told['tpot_target_ms']:g}"),
+            Cell(f"{told['requests']}"),
+            Cell(percent(told["slo_attainment"])),
+            Cell(percent(told["goodput_fraction"])),
+        )
+        for name, told in by_class(outcome).items()
+    ]
+    header = ("class", "TTFT\nms", "TPOT\nms", "requests", "SLO\nmet", "goodput\nshare")
+    return Grid("Which promises were kept?", header, tuple(rows))
+
+
+def write_load_page(
+    path: Path,
+    title: str,
+    columns: Mapping[str, SimulationResult],
+    result: LoadResult,
+    provenance: Mapping[str, Any],
+) -> Path:
+    """Write the page.
+
+    Args:
+        path: HTML file.
+        title: its heading.
+        columns: outcomes by what they are called, over HTTP among them.
+        result: of the load test.
+        provenance: where the figures come from.
+    """
+    outcome = result.outcome
+    verdict = (
+        f"{percent(outcome.goodput_fraction)} of the offered output tokens were served within their promise, "
+        f"{number(outcome.goodput_tokens_per_s)} a second."
+    )
+    return write_atomic(
+        path,
+        page(
+            title,
+            element("h1", title),
+            element("p", verdict, "lead"),
+            items(notes(result)),
+            table(column_grid(columns)),
+            table(class_grid(outcome)),
+            figure(latency_chart(columns)),
+            element("h2", "Where the numbers come from"),
+            definitions({name: str(value) for name, value in provenance.items()}),
+        ),
+    )
+
+
+def latency_chart(columns: Mapping[str, SimulationResult]) -> str:
+    """Share of requests whose TTFT, TPOT and end-to-end time stay below a value, one line a column.
+
+    Args:
+        columns: outcomes by what they are called.
+    """
+    with drawing():
+        drawn = Figure(figsize=(9.0, 3.2))
+        axes = drawn.subplots(1, 3, sharey=True)
+        for axis, column in zip(axes, ("ttft_ms", "tpot_ms", "e2e_ms"), strict=True):
+            for (name, outcome), colour in zip(columns.items(), _COLOURS, strict=False):
+                values = getattr(outcome, column)
+                values = np.sort(np.maximum(values[np.isfinite(values)], 0.1))
+                share = np.arange(1, len(values) + 1) / len(outcome.requests)
+                axis.step(values, share, where="post", label=name, color=colour, linewidth=1.6)
+            axis.set_xscale("log")
+            axis.set_xlabel(f"{column.removesuffix('_ms').upper()} (ms)")
+            axis.set_ylim(0, 1)
+        for axis, target in ((axes[0], "ttft_target_ms"), (axes[1], "tpot_target_ms")):
+            for value in sorted(set(getattr(next(iter(columns.values())).requests, target).tolist())):
+                if math.isfinite(value):
+                    axis.axvline(value, color=MUTED, linestyle=(0, (4, 2)), linewidth=1)
+        axes[0].set_ylabel("share of all requests")
+        axes[0].legend(loc="lower right")
+        drawn.suptitle("How many requests were as fast as that? (dashed: promised)", x=0.01, ha="left")
+        return to_svg(drawn, "latency", "Distribution of TTFT, TPOT and end-to-end time")
+
+
+def _shown(key: str, value: float) -> str:
+    if key == "requests" or key.startswith("ended_"):
+        return f"{value:,}"
+    if "fraction" in key or "attainment" in key or key.startswith("refused_q"):
+        return percent(value)
+    return number(value, 1)
