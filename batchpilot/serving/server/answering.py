@@ -162,6 +162,8 @@ class Answer:
             return retry_later("the server is shutting down; it was not finished", "shutting_down", wait_ms)
         if finished == "cancelled":
             return ApiError(499, "it was cancelled", code="cancelled")
+        if self.generation.mistake is not None:
+            return ApiError(400, self.generation.mistake)
         return ApiError(500, f"the engine could not serve it: {finished}", code="engine_failure")
 
     async def _cancel_when_gone(self, request: Request) -> None:

@@ -242,9 +242,9 @@ class EngineLoop:
                 sampling=order.sampling,
                 waited_ms=waited_ms,
             )
-        except ValueError:
-            log.exception("the engine refused a request that was checked before")
-            self._end(generation, "engine_error")
+        except ValueError as error:
+            generation.mistake = str(error)
+            self._end(generation, "invalid")
             return
         generation.number = number
         self._generations[number] = generation

@@ -16,8 +16,8 @@ class Piece(NamedTuple):
 
     Attributes:
         token: the next token, None for none.
-        finished: why the request has ended, as `live_events.Event` says, "timeout" or "engine_error"; None while it
-            goes on. Nothing comes after it.
+        finished: why the request has ended, as `live_events.Event` says, "invalid", "shutting_down" or
+            "engine_error"; None while it goes on. Nothing comes after it.
     """
 
     token: int | None
@@ -59,6 +59,7 @@ class Generation:
         number: the engine's id, None until it has one.
         first_s: when its first token came, by the engine loop's clock; None before.
         tokens: how many tokens came.
+        mistake: why the engine cannot take it, None if it can.
         cancelled: whether nobody wants the answer any more.
         satisfied: whether it was cut short because its client has all it asked for (a stop string).
         ended: whether its last piece has been said.
@@ -69,6 +70,7 @@ class Generation:
     number: int | None = None
     first_s: float | None = None
     tokens: int = 0
+    mistake: str | None = None
     cancelled: bool = False
     satisfied: bool = False
     ended: bool = False

@@ -1,0 +1,77 @@
+"""A real server for tests: uvicorn in a thread, a tiny model, faults on order."""
+
+import contextlib
+import threading
+import time
+
+from batchpilot.engines.torch import ModelRunner
+from batchpilot.serving.server.building import build_service
+from batchpilot.serving.server.running import make_server
+from batchpilot.serving.server.service import ServerConfig
+from batchpilot.serving.server.text import Bytes
+
+TUNER = "/api/scheduler/tuner"
+
+
+class FaultyRunner:
+    """A runner whose next steps go wrong as ordered: "memory", "error", "defect", or an event to wait for."""
+
+    def __init__(self, runner):
+        self._runner = runner
+        self.faults = []
+
+    def __getattr__(self, name):
+        return getattr(self._runner, name)
+
+    def next_tokens(self, step, draws, place):
+        fault = self.faults.pop(0) if self.faults else None
+        if fault == "memory":
+            return None
+        if fault == "error":
+            raise RuntimeError("the device said no")
+        if fault == "defect":
+            raise KeyError("a defect")
+        if isinstance(fault, threading.Event):
+            fault.wait(10.0)
+        return self._runner.next_tokens(step, draws, place)
+
+
+def tiny_runner():
+    import torch
+
+    torch.set_num_threads(1)
+    return FaultyRunner(ModelRunner("tiny-llama", kv_capacity_tokens=8192))
+
+
+@contextlib.contextmanager
+def serving(runner, *, tuner="static-32", window_ms=50.0, room=256, setting=None, **config):
+    """Yields a service, its address and its server."""
+    runner.faults.clear()
+    service = build_service(
+        runner, Bytes(), ServerConfig("tiny", **config), tuner=tuner, window_ms=window_ms, room=room, setting=setting
+    )
+    server = make_server(service, port=0)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    wait_for(lambda: server.started)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield service, f"http://127.0.0.1:{port}", server
+    finally:
+        server.should_exit = True
+        thread.join(20.0)
+        assert not thread.is_alive()
+
+
+def wait_for(condition, timeout_s=10.0):
+    """Wait until something is so, and fail if it never is."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "it never came to be"
+        time.sleep(0.005)
+
+
+def is_empty(service):
+    """Whether nothing is left in the engine."""
+    gauges = service.engine.gauges
+    return service.engine.open == 0 and gauges == (0, 0, 0, 0.0)
