@@ -1,0 +1,134 @@
+"""A tuner's limits at one step of somebody else's scheduler: how many requests, how many tokens, whom to refuse.
+
+Plain numbers in and out, so that it knows no server. Times in ms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from batchpilot.serving.adapters.step_model import StepModel
+from batchpilot.serving.session import TunerSession
+
+_UNCACHED_MEMORY = 0.05
+
+
+class StepControl:
+    """What a session's limits mean for a scheduler that was started with its own.
+
+    Args:
+        session: hears of requests and steps, and holds the limits.
+        most_requests: requests in a step that the server was started with; limits above it stop there.
+        most_tokens: tokens in a step, likewise.
+    """
+
+    def __init__(self, session: TunerSession, most_requests: int, most_tokens: int) -> None:
+        self.session = session
+        self._most_requests, self._most_tokens = most_requests, most_tokens
+        self._model = StepModel()
+        self._uncached = 1.0
+
+    def active_requests(self) -> int:
+        """Most requests that may run."""
+        return min(self.session.limits().batch_size, self._most_requests)
+
+    def refuses_arrival(self, prompt_tokens: int) -> bool:
+        """Whether `max_queued_tokens` keeps a request out.
+
+        Args:
+            prompt_tokens: its prompt; it has not been told as arrived.
+        """
+        most = self.session.limits().max_queued_tokens
+        return most is not None and self.session.queued_tokens + prompt_tokens > most
+
+    def token_budget(self, requests: int, decode_tokens: int, context_tokens: int) -> int:
+        """Tokens that a step may compute: the token budget, cut to what keeps `step_target_ms`.
+
+        Never less than requests that run need for their next tokens: a smaller budget would starve the last of them.
+
+        Args:
+            requests: in the step, >= 1.
+            decode_tokens: what those that run need.
+            context_tokens: what attention reads for them.
+        """
+        limits = self.session.limits()
+        budget = min(limits.token_budget or self._most_tokens, self._most_tokens)
+        if limits.step_target_ms is not None:
+            self._model.estimate = self.session.estimate
+            budget = self._model.most_tokens(max(requests, 1), context_tokens, limits.step_target_ms, budget)
+        return min(max(budget, decode_tokens, 1), self._most_tokens)
+
+    def refuses_turn(
+        self,
+        *,
+        waited_ms: float,
+        prompt_tokens: int,
+        ttft_target_ms: float,
+        running: int,
+        context_tokens: int,
+        budget: int,
+    ) -> bool:
+        """Whether `ttft_guard` refuses a request whose turn has come; never while nothing is known of step times.
+
+        Args:
+            waited_ms: since it came.
+            prompt_tokens: its prompt.
+            ttft_target_ms: its promise.
+            running: requests beside it.
+            context_tokens: what attention reads for them.
+            budget: tokens of a full step.
+        """
+        guard = self.session.limits().ttft_guard
+        if guard is None:
+            return False
+        self._model.estimate = self.session.estimate
+        left = max(round(prompt_tokens * self._uncached), 1)
+        return waited_ms + self._model.prefill_ms(left, running, context_tokens, budget) > guard * ttft_target_ms
+
+    def hear_cached(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """A request was let in; what a prefix cache held of its prompt tells what to expect of the next ones.
+
+        Args:
+            prompt_tokens: its prompt, >= 1.
+            cached_tokens: as many need not be computed.
+        """
+        self._uncached += _UNCACHED_MEMORY * (1.0 - cached_tokens / prompt_tokens - self._uncached)
+
+    def hear_step(
+        self,
+        *,
+        batch_size: int,
+        tokens: int,
+        context_tokens: int,
+        duration_ms: float,
+        kv_used_fraction: float,
+        prefills: Sequence[tuple[Hashable, int]],
+        preempted: Sequence[Hashable],
+        emitted: Sequence[tuple[Hashable, int]],
+        finished: Sequence[Hashable],
+    ) -> None:
+        """A step ended.
+
+        Args:
+            batch_size: requests in it.
+            tokens: computed.
+            context_tokens: read by attention.
+            duration_ms: its time.
+            kv_used_fraction: KV blocks in use, 0-1.
+            prefills: requests with prompt tokens computed in it.
+            preempted: requests that went back into the queue for it.
+            emitted: requests with the tokens they emitted.
+            finished: requests that have said everything.
+        """
+        session = self.session
+        for request in preempted:
+            session.on_preempt(request)
+        for request, computed in prefills:
+            session.on_prefill(request, computed)
+        for request, count in emitted:
+            session.on_tokens(request, count)
+        for request in finished:
+            session.on_finish(request)
+        if tokens:
+            self._model.hear(tokens, duration_ms)
+            session.on_step(batch_size, tokens, context_tokens, duration_ms, kv_used_fraction=kv_used_fraction)

@@ -1,0 +1,239 @@
+r"""vLLM: a scheduler class whose limits a tuner sets at every step.
+
+    vllm serve MODEL --scheduler-cls batchpilot.serving.adapters.vllm_scheduler.TunedScheduler \
+        --additional-config '{"batchpilot": {"tuner": "guarded-default", "ttft_ms": 1000, "tpot_ms": 60}}'
+
+The class runs in vLLM's engine core process and overrides five methods of its asynchronous scheduler; scheduling itself
+stays vLLM's. A request may name its SLO class: `"vllm_xargs": {"slo": "realtime"}`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import vllm
+from vllm.outputs import RequestError
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
+from vllm.v1.request import RequestStatus
+
+from batchpilot.core import SLO
+from batchpilot.core.slo import SLO_CLASSES
+from batchpilot.serving.adapters.step_control import StepControl
+from batchpilot.serving.adapters.versions import check_version
+from batchpilot.serving.adapters.vllm_settings import VLLMSettings
+
+KNOWN_VERSIONS = ("0.33", "0.34")
+"""First known version, and first that is not: the scheduler interface is not public and changes between them."""
+
+check_version("vllm", vllm.__version__, *KNOWN_VERSIONS)
+
+
+@dataclass(slots=True)
+class _PlannedStep:
+    """What a step was planned to compute, remembered until its output comes."""
+
+    began: float
+    batch_size: int
+    tokens: int
+    context_tokens: int
+    prefills: list[tuple[str, int]] = field(default_factory=list)
+    preempted: list[str] = field(default_factory=list)
+
+
+class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not installed where types are checked
+    """vLLM's asynchronous scheduler under a tuner's limits.
+
+    - `batch_size` and `token_budget` become `max_num_active_reqs` and `max_num_scheduled_tokens` before every step,
+      never above what the server was started with; `step_target_ms` cuts the latter to what the step latency, as the
+      tuner believes it or as steps have shown it, lets fit.
+    - `max_queued_tokens` is applied when a request reaches the scheduler. vLLM's own `max_num_queued_tokens` belongs to
+      the API server, another process, and stands beside it.
+    - `ttft_guard` is applied when a request's turn comes.
+    - `discipline` stays vLLM's `--scheduling-policy`.
+
+    A refused request ends with vLLM's retryable error: HTTP 503 before anything was streamed.
+
+    Args:
+        *arguments: as vLLM's scheduler.
+        **options: likewise.
+
+    Raises:
+        ValueError: the settings in `--additional-config` are not valid; the server does not start then.
+    """
+
+    max_num_active_reqs: int
+    max_num_scheduled_tokens: int
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        settings = VLLMSettings.from_additional_config(self.vllm_config.additional_config)
+        most_tokens = self.max_num_scheduled_tokens
+        kv_capacity_tokens = self.kv_cache_config.num_blocks * self.block_size
+        session = settings.session(self.max_num_running_reqs, most_tokens, kv_capacity_tokens)
+        self.control = StepControl(session, self.max_num_running_reqs, most_tokens)
+        self._promise = settings.slo
+        self._planned: dict[int, _PlannedStep] = {}
+        self._refused: list[tuple[int, EngineCoreOutput]] = []
+        self._last_output = 0.0
+
+    def add_request(self, request: Any) -> None:
+        """Take a request in, or refuse it by `max_queued_tokens`.
+
+        Args:
+            request: vLLM's request; a further input of a streaming session is no new one.
+        """
+        is_new = request.request_id not in self.requests
+        super().add_request(request)
+        if not is_new:
+            return
+        session, promise = self.control.session, self._promised(request)
+        if len(self.requests) == 1:
+            session.tick()
+        refused = self.control.refuses_arrival(request.num_prompt_tokens)
+        session.on_arrival(
+            request.request_id,
+            request.num_prompt_tokens,
+            ttft_target_ms=promise.ttft_ms,
+            tpot_target_ms=promise.tpot_ms,
+        )
+        if refused:
+            self._refuse(request, "refused_on_arrival", "too many prompt tokens are waiting")
+
+    def schedule(self, throttle_prefills: bool = False) -> Any:
+        """Plan a step under the tuner's present limits.
+
+        Args:
+            throttle_prefills: as vLLM's scheduler.
+        """
+        context_tokens = sum(request.num_computed_tokens for request in self.running)
+        decode_tokens = len(self.running) * (1 + self.num_spec_tokens)
+        requests = len(self.running) + bool(self.waiting)
+        self.max_num_active_reqs = self.control.active_requests()
+        self.max_num_scheduled_tokens = self.control.token_budget(requests, decode_tokens, context_tokens)
+        if self.pause_state == PauseState.UNPAUSED:
+            self._refuse_late(decode_tokens, context_tokens)
+        began = time.perf_counter()
+        output = super().schedule(throttle_prefills)
+        self._planned[id(output)] = self._remember(began, output)
+        return output
+
+    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> dict[int, Any]:
+        """Hear what a step computed, and send refusals on their way.
+
+        Args:
+            scheduler_output: the step as planned.
+            model_runner_output: what came of it.
+        """
+        outputs: dict[int, Any] = super().update_from_output(scheduler_output, model_runner_output)
+        planned = self._planned.pop(id(scheduler_output), None)
+        if planned is not None:
+            self._tell(planned, [output for client in outputs.values() for output in client.outputs])
+        for client, refusal in self._refused:
+            outputs.setdefault(client, EngineCoreOutputs()).outputs.append(refusal)
+        self._refused = []
+        return outputs
+
+    def finish_requests(self, request_ids: str | Iterable[str] | None, finished_status: Any) -> list[Any]:
+        """End requests from outside: their client is gone or they failed.
+
+        Args:
+            request_ids: one, several, or None for all.
+            finished_status: as what.
+        """
+        ended: list[Any] = super().finish_requests(request_ids, finished_status)
+        failed = finished_status == RequestStatus.FINISHED_ERROR
+        end = self.control.session.on_failure if failed else self.control.session.on_cancel
+        for request in ended:
+            end(request.request_id)
+        return ended
+
+    def shutdown(self) -> None:
+        """End the session with the scheduler."""
+        self.control.session.close()
+        super().shutdown()
+
+    def _promised(self, request: Any) -> SLO:
+        """The SLO of the class that a request names, the default for an unknown one or none."""
+        named = getattr(request.sampling_params, "extra_args", None) or {}
+        return SLO_CLASSES.get(str(named.get("slo")), self._promise)
+
+    def _refuse_late(self, decode_tokens: int, context_tokens: int) -> None:
+        """Refuse waiting requests whose turn comes in this step and would come too late."""
+        room = self.max_num_active_reqs - len(self.running) - self.num_waiting_for_streaming_input
+        room -= len(self.kv_holding_waiting)
+        tokens = self.max_num_scheduled_tokens - decode_tokens
+        running, now, late = len(self.running), time.time(), []
+        for request in self.waiting:
+            if room <= 0 or tokens <= 0:
+                break
+            if (
+                request.status == RequestStatus.WAITING
+                and request.num_preemptions == 0
+                and self.control.refuses_turn(
+                    waited_ms=1000.0 * (now - request.arrival_time),
+                    prompt_tokens=request.num_prompt_tokens,
+                    ttft_target_ms=self._promised(request).ttft_ms,
+                    running=running,
+                    context_tokens=context_tokens,
+                    budget=self.max_num_scheduled_tokens,
+                )
+            ):
+                late.append(request)
+                continue
+            room, tokens, running = room - 1, tokens - request.num_tokens, running + 1
+        for request in late:
+            self._refuse(request, "refused_by_guard", "its first token would have come too late")
+
+    def _refuse(self, request: Any, reason: str, message: str) -> None:
+        super().finish_requests(request.request_id, RequestStatus.FINISHED_ERROR)
+        self.control.session.on_reject(request.request_id, reason)
+        error = RequestError(code=reason, message=f"The server is busy: {message}. Please retry.", retryable=True)
+        refusal = EngineCoreOutput(
+            request.request_id,
+            [],
+            finish_reason=FinishReason.ERROR,
+            events=request.take_events(),
+            trace_headers=request.trace_headers,
+            error=error,
+        )
+        self._refused.append((request.client_index, refusal))
+
+    def _remember(self, began: float, output: Any) -> _PlannedStep:
+        scheduled: dict[str, int] = output.num_scheduled_tokens
+        step = _PlannedStep(began, len(scheduled), output.total_num_scheduled_tokens, 0)
+        step.preempted = sorted(output.preempted_req_ids or ())
+        for new in output.scheduled_new_reqs:
+            prompt_tokens = self.requests[new.req_id].num_prompt_tokens
+            self.control.hear_cached(prompt_tokens, min(new.num_computed_tokens, prompt_tokens))
+            self.control.session.on_start(new.req_id)
+        for request_id, tokens in scheduled.items():
+            request = self.requests[request_id]
+            computed = request.num_computed_tokens - tokens  # vLLM has counted this step's tokens already
+            step.context_tokens += computed
+            # A request that lacks more than its last token is prefilled, for the first time or after a preemption.
+            if computed < max(request.num_prompt_tokens, request.num_tokens - 1):
+                step.prefills.append((request_id, tokens))
+        return step
+
+    def _tell(self, planned: _PlannedStep, outputs: list[Any]) -> None:
+        ended = time.perf_counter()
+        # Steps overlap: this one could not begin on the device before the last one's output had come.
+        duration_ms = 1000.0 * (ended - max(planned.began, self._last_output))
+        self._last_output = ended
+        said_all = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.REPETITION)
+        self.control.hear_step(
+            batch_size=planned.batch_size,
+            tokens=planned.tokens,
+            context_tokens=planned.context_tokens,
+            duration_ms=duration_ms,
+            kv_used_fraction=self.get_kv_cache_usage(),
+            prefills=planned.prefills,
+            preempted=planned.preempted,
+            emitted=[(output.request_id, len(output.new_token_ids)) for output in outputs if output.new_token_ids],
+            finished=[output.request_id for output in outputs if output.finish_reason in said_all],
+        )

@@ -1,0 +1,101 @@
+"""What vLLM is told of the tuner: `--additional-config '{"batchpilot": {"tuner": "hybrid", "ttft_ms": 1000}}'`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from batchpilot.configs.tuner import TunerConfig
+from batchpilot.core import SLO, Limits
+from batchpilot.core.limits import TRACKS
+from batchpilot.core.names import lookup
+from batchpilot.serving.session import TunerSession
+from batchpilot.serving.session_engine import EngineFacts
+from batchpilot.tuners import make_tuner
+
+SECTION = "batchpilot"
+"""Key in vLLM's additional configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class VLLMSettings:
+    """Which tuner, and what it is told.
+
+    Attributes:
+        tuner: by name.
+        track: which limits a tuner that searches may move.
+        options: further arguments of that tuner, `{"path": "policy.onnx"}` for a policy.
+        config: keys of the `dynamic_batch_tuner` section.
+        window_ms: length of a measurement window, > 0.
+        ttft_ms: TTFT target of a request that names no SLO class, > 0.
+        tpot_ms: its TPOT target, > 0.
+        background: whether the tuner thinks in a thread of its own, for one that takes milliseconds.
+
+    Raises:
+        ValueError: an unknown track, or a bound is violated.
+    """
+
+    tuner: str = "guarded-default"
+    track: str = "guarded"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    window_ms: float = 1000.0
+    ttft_ms: float = 2000.0
+    tpot_ms: float = 100.0
+    background: bool = False
+
+    def __post_init__(self) -> None:
+        lookup(TRACKS, self.track, "track")
+        _ = self.slo
+
+    @property
+    def slo(self) -> SLO:
+        """The promise to a request that names no class."""
+        return SLO(self.ttft_ms, self.tpot_ms, "default")
+
+    @classmethod
+    def from_additional_config(cls, additional_config: object) -> VLLMSettings:
+        """The settings in vLLM's additional configuration, defaults where it has none.
+
+        Args:
+            additional_config: as vLLM holds it.
+
+        Raises:
+            ValueError: the section is no mapping, has an unknown key (the closest known one is named) or a value out of
+                bounds.
+        """
+        section = additional_config.get(SECTION, {}) if isinstance(additional_config, Mapping) else {}
+        if not isinstance(section, Mapping):
+            raise ValueError(f"{SECTION!r} in --additional-config is {section!r}; it must be a mapping of settings")
+        known = {entry.name: None for entry in fields(cls)}
+        for name in section:
+            lookup(known, name, f"setting in --additional-config under {SECTION!r}")
+        return cls(**section)
+
+    def session(self, most_requests: int, most_tokens: int, kv_capacity_tokens: int) -> TunerSession:
+        """A session whose tuner starts from, and never searches above, what the server was started with.
+
+        Args:
+            most_requests: the server's `max_num_seqs`.
+            most_tokens: its `max_num_batched_tokens`.
+            kv_capacity_tokens: KV tokens that fit.
+
+        Raises:
+            ValueError: no such tuner, or its configuration or options are out of bounds.
+        """
+        smallest = {name: min(TunerConfig().to_dict()[name], most_requests) for name in _SIZES}
+        config = TunerConfig.from_dict({**smallest, "max_batch_size": most_requests, **self.config}, warn=False)
+        tuner = make_tuner(
+            self.tuner,
+            config,
+            base=Limits(most_requests, most_tokens),
+            slo=self.slo,
+            track=self.track,
+            **self.options,
+        )
+        facts = EngineFacts(kv_capacity_tokens=kv_capacity_tokens)
+        return TunerSession(tuner, window_ms=self.window_ms, facts=facts, background=self.background)
+
+
+_SIZES = ("min_batch_size", "initial_batch_size")
