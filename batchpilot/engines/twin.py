@@ -54,12 +54,16 @@ class Horizon:
             requests are seen through; above `counted_ms`.
         doomed_price: output tokens that each prompt token costs which is still to be computed for a request that has
             missed its TTFT already: it will take the place of one that could be served.
+        prefill_share: of a request's output, what counts once its prompt is computed; the rest counts token by token.
+            With the share of its cost that its prompt has, work in progress counts for what was spent on it: more would
+            pay for letting in what the next window has to carry, less for not letting in.
     """
 
     now_ms: float
     counted_ms: float
     length_ms: float
     doomed_price: float = 0.0
+    prefill_share: float = 1.0
 
 
 @kernel
@@ -81,10 +85,10 @@ def take_over(s: SchedulerState, running: int, waiting: int) -> None:
 
 
 @kernel
-def credited_tokens(s: SchedulerState, counted_until_ms: float) -> float:
+def credited_tokens(s: SchedulerState, counted_until_ms: float, prefill_share: float) -> float:
     """Output tokens of the requests that arrived by a time and keep their promise as far as the rollout went.
 
-    A request on course counts whole: counting tokens as they are generated would favour decoding over letting in.
+    A request that is not done counts for the prefill share of its output and for the tokens it has generated.
     """
     c = s.clock[0]
     tokens = 0.0
@@ -99,7 +103,7 @@ def credited_tokens(s: SchedulerState, counted_until_ms: float) -> float:
         end = request.finish_ms if request.reason == LENGTH else c.now_ms
         if request.generated > 1 and end - request.first_ms > request.tpot_target_ms * (request.generated - 1):
             continue
-        tokens += request.output
+        tokens += prefill_share * request.output + (1.0 - prefill_share) * request.generated
     return tokens
 
 
@@ -117,12 +121,12 @@ def doomed_tokens(s: SchedulerState) -> float:
 
 
 @allocating
-def roll_out(s: SchedulerState, counted_until_ms: float, until_ms: float, doomed_price: float, values) -> None:  # type: ignore[no-untyped-def]
+def roll_out(s: SchedulerState, counted_until_ms: float, until_ms: float, doomed_price, prefill_share, values) -> None:  # type: ignore[no-untyped-def]
     """Run the first rows of a state to a time and write what came of each, shape (rows,)."""
     for i in range(len(values)):
         one = row(s, i)
         advance(one, until_ms)
-        values[i] = credited_tokens(one, counted_until_ms) - doomed_price * doomed_tokens(one)
+        values[i] = credited_tokens(one, counted_until_ms, prefill_share) - doomed_price * doomed_tokens(one)
 
 
 class Twin:
@@ -164,8 +168,8 @@ class Twin:
             np.copyto(copies.reshape(c, *start.shape), start)
         _write(candidates, tries.limits.reshape(c, f))
         values = np.zeros(c * f)
-        now = horizon.now_ms
-        roll_out(tries, now + horizon.counted_ms, now + horizon.length_ms, horizon.doomed_price, values)
+        counted_until, until = horizon.now_ms + horizon.counted_ms, horizon.now_ms + horizon.length_ms
+        roll_out(tries, counted_until, until, horizon.doomed_price, horizon.prefill_share, values)
         return values.reshape(c, f)
 
     def _prepare(

@@ -11,7 +11,7 @@ from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core import SLO, Limits, Tuner
 from batchpilot.core.names import lookup
 from batchpilot.tuners.bayesian import bayesian
-from batchpilot.tuners.planning import guarded_adaptive, model_based
+from batchpilot.tuners.planning import guarded_adaptive, model_based, shipped_policy
 from batchpilot.tuners.policy.by_name import policy
 from batchpilot.tuners.probe import ProbeTuner
 
@@ -35,6 +35,8 @@ TUNERS: dict[str, Callable[..., Tuner]] = {
     "hybrid": partial(probe, "hybrid"),
     "model-based": model_based,
     "guarded-adaptive": guarded_adaptive,
+    "policy-limits": partial(shipped_policy, "limits"),
+    "policy-guarded": partial(shipped_policy, "guarded"),
     "optuna-tpe": partial(bayesian, "tpe"),
     "optuna-gp": partial(bayesian, "gp"),
     "optuna-cmaes": partial(bayesian, "cmaes"),

@@ -1,11 +1,18 @@
-"""Tuners that know a model of their engine: one that plans on a digital twin, one that only keeps the estimate true."""
+"""Tuners that know a model of their engine: one plans on a digital twin, others only keep the estimate true."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from batchpilot.baselines import Setting
+from batchpilot.baselines import GuardedTuner, Setting
 from batchpilot.core import Tuner
+from batchpilot.tuners.policy.by_name import policy as policy_of
+
+STEP_TARGET_SHARE = 0.95
+"""Of the TPOT target: an estimate that is true puts half of the steps beyond a target that it just meets."""
+
+SHIPPED_POLICIES = Path(__file__).parents[1] / "policy" / "shipped"
 
 
 def model_based(setting: Setting, **options: Any) -> Tuner:
@@ -23,14 +30,36 @@ def model_based(setting: Setting, **options: Any) -> Tuner:
 
 
 def guarded_adaptive(setting: Setting) -> Tuner:
-    """The guarded default, whose inner loop is kept true to the engine.
+    """The guarded default, its step target just below the promise and its inner loop kept true to the engine.
 
     Args:
         setting: what the tuner is built for.
     """
-    from batchpilot.tuners.planning.adaptive_guard import AdaptiveGuardTuner
+    guarded = GuardedTuner(setting.slo, step_target_share=STEP_TARGET_SHARE)
+    return beside_an_estimate(guarded, setting, "guarded-adaptive")
 
-    return AdaptiveGuardTuner(setting.slo, latency=setting.latency)
+
+def shipped_policy(track: str, setting: Setting) -> Tuner:
+    """The trained generalist of a track that comes with the package, between its rails, with an estimate beside it.
+
+    Args:
+        track: "limits" or "guarded".
+        setting: what the tuner is built for.
+    """
+    return beside_an_estimate(policy_of(setting, SHIPPED_POLICIES / f"{track}.onnx"), setting, f"policy-{track}")
 
 
-__all__ = ["model_based", "guarded_adaptive"]
+def beside_an_estimate(tuner: Tuner, setting: Setting, name: str | None = None) -> Tuner:
+    """A tuner whose inner loop is kept true to the engine; Numba is imported here.
+
+    Args:
+        tuner: what sets the limits.
+        setting: its latency is where the estimate begins.
+        name: what tables call it; None for the tuner's name.
+    """
+    from batchpilot.tuners.planning.estimating_tuner import EstimatingTuner
+
+    return EstimatingTuner(tuner, setting.latency, name=name)
+
+
+__all__ = ["model_based", "guarded_adaptive", "shipped_policy", "beside_an_estimate"]

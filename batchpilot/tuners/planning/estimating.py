@@ -27,6 +27,7 @@ class Estimate:
     """
 
     def __init__(self, base: SaturationParameters | None) -> None:
+        self._guessed = base is None
         self._base = feasible(base or FIRST_GUESS)
         self.adaptive = AdaptiveLatency(self._base)
 
@@ -36,8 +37,10 @@ class Estimate:
         return self.adaptive.parameters
 
     @property
-    def array(self) -> NDArray[np.float64]:
-        """The estimate in force as nine numbers."""
+    def array(self) -> NDArray[np.float64] | None:
+        """The estimate in force as nine numbers; None for a first guess that no step has corrected yet."""
+        if self._guessed and not self.adaptive.status()["version"]:
+            return None
         return self.adaptive.parameters.as_array()
 
     @property

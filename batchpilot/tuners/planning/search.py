@@ -33,7 +33,7 @@ RANGES = {
 DISCIPLINES_TRIED = tuple(DISCIPLINES[name] for name in ("fcfs", "spf"))
 """The others need what a twin cannot know: estimated lengths, users and priorities."""
 
-CAUTION = 2.0
+CAUTION = 1.0
 _FINALISTS = 3
 _SMALLEST_GAIN = 1e-3
 

@@ -75,15 +75,23 @@ class Traffic:
         """Whether enough has come to guess from."""
         return len(self.arrivals) >= FEWEST_ARRIVALS
 
+    def rate_per_ms(self, now_ms: float) -> float:
+        """Mean arrivals per ms over what is remembered.
+
+        Args:
+            now_ms: engine time.
+        """
+        return len(self.arrivals) / max(now_ms - float(self.arrivals["arrival_ms"][0]), 1.0)
+
     @property
     def mean_output(self) -> float:
         """Mean output length."""
         return float(np.mean(self._believed_outputs()))
 
     @property
-    def output_per_prompt_token(self) -> float:
-        """Mean output over mean prompt length."""
-        return self.mean_output / max(float(np.mean(self.arrivals["prompt_tokens"])), 1.0)
+    def mean_prompt(self) -> float:
+        """Mean prompt length, at least 1."""
+        return max(float(np.mean(self.arrivals["prompt_tokens"])), 1.0)
 
     def futures(
         self, details: WindowDetails, count: int, length_ms: float, margin: float, rng: np.random.Generator

@@ -19,6 +19,7 @@ from batchpilot.tuners.planning.estimating import Estimate
 from batchpilot.tuners.planning.search import CoordinateSearch
 from batchpilot.tuners.planning.starting import starting_limits
 from batchpilot.tuners.planning.traffic import Traffic
+from batchpilot.tuners.planning.worth import work_in_progress
 
 FUTURES = 8
 HEATS = 2
@@ -107,8 +108,8 @@ class PlanningTuner(Tuner):
             self._plan(self._details, metrics)
 
     @property
-    def estimate(self) -> NDArray[np.float64]:
-        """What it believes a step costs, nine saturation parameters."""
+    def estimate(self) -> NDArray[np.float64] | None:
+        """What it believes a step costs, nine saturation parameters; None while that is only a guess."""
         return self._estimate.array
 
     def reset(self, seed: int | None = None) -> None:
@@ -189,9 +190,7 @@ class PlanningTuner(Tuner):
     def _plan(self, details: WindowDetails, metrics: WindowMetrics) -> None:
         targets = self._traffic.arrivals
         tpot_ms, ttft_ms = float(np.mean(targets["tpot_target_ms"])), float(np.mean(targets["ttft_target_ms"]))
-        step_ms = metrics.step_ms_mean if math.isfinite(metrics.step_ms_mean) else tpot_ms
-        residence_ms = self._traffic.mean_output * min(step_ms, tpot_ms)
-        horizon = self._horizon(details.now_ms, ttft_ms, residence_ms)
+        horizon = self._horizon(details, metrics, ttft_ms, tpot_ms)
         futures = self._traffic.futures(details, self._futures, horizon.length_ms, MARGIN, self._rng)
         latency = self._estimate.parameters
 
@@ -207,7 +206,17 @@ class PlanningTuner(Tuner):
             self._limits = limits
         self._reason = f"best of the plans over {horizon.length_ms / 1000.0:.1f} s: {limits}"
 
-    def _horizon(self, now_ms: float, ttft_ms: float, residence_ms: float) -> Horizon:
-        counted = COUNTED_TTFT_TARGETS * ttft_ms + COUNTED_RESIDENCES * residence_ms
+    def _horizon(self, details: WindowDetails, metrics: WindowMetrics, ttft_ms: float, tpot_ms: float) -> Horizon:
+        traffic = self._traffic
+        step_ms = min(metrics.step_ms_mean, tpot_ms) if math.isfinite(metrics.step_ms_mean) else tpot_ms
+        counted = COUNTED_TTFT_TARGETS * ttft_ms + COUNTED_RESIDENCES * traffic.mean_output * step_ms
         seen_through = max(SEEN_THROUGH_TTFT_TARGETS * ttft_ms, SHORTEST_SEEN_THROUGH_MS)
-        return Horizon(now_ms, counted, counted + seen_through, self._traffic.output_per_prompt_token)
+        worth = work_in_progress(
+            self._estimate.parameters,
+            traffic.mean_prompt,
+            traffic.mean_output,
+            traffic.rate_per_ms(details.now_ms),
+            metrics.kv_capacity_tokens,
+        )
+        price = traffic.mean_output / traffic.mean_prompt
+        return Horizon(details.now_ms, counted, counted + seen_through, price, worth)
