@@ -145,10 +145,7 @@ def main() -> None:
     asked = parser.parse_args()
     requests = requests_of(asked.load, asked.seconds, asked.seed)
     found: dict[str, dict[str, float]] = {}
-    print(
-        "| | goodput share | tokens/s in SLO | SLO met | refused | TTFT p95 ms | TPOT p95 ms | failed | client late p99 ms |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    print(f"| | {' | '.join(COLUMNS)} |\n{'|---' * (len(COLUMNS) + 1)}|", flush=True)
     for max_batch in SHIPPED:
         with upstream(max_batch) as address:
             found[f"no gateway, batch size {max_batch}"] = told = measured(address, requests)

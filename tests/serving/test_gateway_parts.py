@@ -1,0 +1,312 @@
+"""What a gateway decides with: completions, the line, the gate, steps, the upstream's metrics. Needs no HTTP."""
+
+import asyncio
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchpilot import Limits
+from batchpilot.core import SLO
+from batchpilot.core.limits import DISCIPLINES
+from batchpilot.serving.gateway.completions import AnswerReader, Completion, count_by_bytes, read_completion
+from batchpilot.serving.gateway.gate import Gate
+from batchpilot.serving.gateway.service import ServiceModel
+from batchpilot.serving.gateway.settings import GatewaySettings
+from batchpilot.serving.gateway.steps import StepWatcher
+from batchpilot.serving.gateway.upstream_metrics import read_upstream_metrics
+from batchpilot.serving.gateway.waiting import RefusedError, Ticket
+
+PROMISE = SLO(1000.0, 50.0)
+
+
+def asked(body, headers=None):
+    return read_completion(json.dumps(body).encode(), headers or {}, PROMISE, count_by_bytes)
+
+
+def event(**data):
+    return b"data: " + json.dumps(data).encode() + b"\n\n"
+
+
+def token(text):
+    return event(choices=[{"index": 0, "text": text}])
+
+
+class Door:
+    """A gate on a clock of its own."""
+
+    def __init__(self, **limits):
+        self.limits = Limits(**limits)
+        self.now_ms = 0.0
+        self.gate = Gate(lambda: self.limits, lambda: self.now_ms)
+        self.numbers = 0
+
+    def ticket(self, prompt_tokens=10, **completion):
+        self.numbers += 1
+        turn = asyncio.get_running_loop().create_future()
+        return Ticket(self.numbers, Completion(prompt_tokens, True, None, PROMISE, **completion), self.now_ms, turn)
+
+    async def come(self, ticket):
+        task = asyncio.ensure_future(self.gate.pass_through(ticket))
+        await asyncio.sleep(0)
+        return task
+
+    async def taught(self, first_token_ms):
+        """Let five requests pass that take so long each."""
+        for _ in range(5):
+            ticket = self.ticket()
+            await self.come(ticket)
+            self.now_ms += first_token_ms
+            self.gate.hear_tokens(ticket, 1)
+            self.gate.leave(ticket)
+
+
+def test_prompt_is_counted_wherever_it_stands():
+    parts = [{"type": "text", "text": "b" * 40}, {"type": "image_url", "image_url": {"url": "x"}}]
+    messages = [{"role": "system", "content": "a" * 40}, {"role": "user", "content": parts}]
+    assert asked({"messages": messages}).prompt_tokens == 20
+    assert asked({"prompt": "é" * 10}).prompt_tokens == 5
+    assert asked({"prompt": [5, 6, 7]}).prompt_tokens == 3
+    assert asked({"prompt": ["aaaa", "bbbbbbbb"]}).prompt_tokens == 3
+
+
+def test_a_request_names_its_class_and_priority():
+    read = asked({"prompt": "x", "max_tokens": 7, "user": "u"}, {"x-slo-class": "realtime", "x-priority": "high"})
+    assert (read.slo.ttft_ms, read.priority, read.max_tokens, read.user) == (500.0, 0, 7, "u")
+    assert asked({"prompt": "x", "priority": 4}, {"x-priority": "high"}).priority == 4
+    assert asked({"prompt": "x"}, {"x-slo-class": "nonsense"}).slo == PROMISE
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'"text"', b"{}", b"\xff\xfe"])
+def test_what_is_no_completion_request_is_left_to_the_upstream(body):
+    assert read_completion(body, {}, PROMISE, count_by_bytes) is None
+
+
+@given(st.lists(st.integers(1, 30), max_size=12))
+def test_tokens_are_counted_however_the_stream_is_cut(cuts):
+    stream = event(choices=[{"delta": {"role": "assistant", "content": ""}}])
+    stream += token(" one") + b": a comment\r\n\r\n" + token(" two") + token("")
+    stream += event(choices=[{"delta": {"tool_calls": [{"function": {"arguments": "x"}}]}}]) + b"data: [DONE]\n\n"
+    reader, told = AnswerReader(streams=True), 0
+    for cut in cuts:
+        told += reader.hear(stream[:cut])
+        stream = stream[cut:]
+    told += reader.hear(stream)
+    assert told == reader.tokens == 3
+    assert reader.ended
+
+
+def test_a_usage_says_exactly():
+    reader = AnswerReader(streams=True)
+    reader.hear(token("two words"))
+    reader.hear(event(choices=[], usage={"completion_tokens": 5}))
+    assert reader.tokens == 5
+    whole = AnswerReader(streams=False)
+    assert whole.hear(b'{"choices": [{"text": "hi"}], "usa') == 0
+    whole.hear(b'ge": {"completion_tokens": 9}}')
+    whole.end()
+    assert whole.tokens == 9
+
+
+def test_concurrency_stays_within_the_batch_size():
+    async def run():
+        door = Door(batch_size=2)
+        tickets = [door.ticket() for _ in range(5)]
+        tasks = [await door.come(ticket) for ticket in tickets]
+        assert [task.done() for task in tasks] == [True, True, False, False, False]
+        door.gate.leave(tickets[0])
+        await asyncio.sleep(0)
+        assert [task.done() for task in tasks] == [True, True, True, False, False]
+        door.limits = Limits(8)
+        door.gate.move()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(run())
+
+
+def test_queued_tokens_are_bounded_only_for_those_who_must_wait():
+    async def run():
+        door = Door(batch_size=1, max_queued_tokens=15)
+        first, second, third = door.ticket(100), door.ticket(10), door.ticket(10)
+        await (await door.come(first))
+        waiting = await door.come(second)
+        with pytest.raises(RefusedError, match="20 prompt tokens would be waiting; 15 may") as refused:
+            await (await door.come(third))
+        assert refused.value.code == "refused_on_arrival"
+        door.gate.leave(first)
+        await waiting
+        assert door.gate.line.tokens == 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("discipline", "order"), [("fcfs", [1, 2, 3]), ("spf", [3, 2, 1]), ("priority", [2, 1, 3])])
+def test_the_next_is_who_the_discipline_names(discipline, order):
+    async def run():
+        door = Door(batch_size=1, discipline=discipline)
+        first = door.ticket()
+        await door.come(first)
+        went = []
+        for number, (prompt, priority) in enumerate([(30, 1), (20, 0), (10, 2)], 1):
+            door.now_ms += 1
+            ticket = door.ticket(prompt, priority=priority)
+            task = await door.come(ticket)
+            task.add_done_callback(lambda _, number=number, ticket=ticket: went.append((number, ticket)))
+        door.gate.leave(first)
+        for _ in range(3):
+            await asyncio.sleep(0.001)
+            door.gate.leave(went[-1][1])
+        assert [number for number, _ in went] == order
+
+    asyncio.run(run())
+
+
+def test_fair_sharing_serves_the_user_who_had_less():
+    async def run():
+        door = Door(batch_size=1, discipline="fair")
+        first = door.ticket()
+        await door.come(first)
+        went = []
+        for name in ("busy", "busy", "quiet"):
+            task = await door.come(door.ticket(100, user=name))
+            task.add_done_callback(lambda _, name=name: went.append(name))
+        for _ in range(3):
+            door.gate.leave(next(iter(door.gate.inside)))
+            await asyncio.sleep(0.001)
+        assert went == ["busy", "quiet", "busy"]
+
+    asyncio.run(run())
+
+
+def test_guard_refuses_who_can_no_longer_be_served_in_time_before_the_turn_comes():
+    async def run():
+        door = Door(batch_size=1, ttft_guard=1.0)
+        await door.taught(first_token_ms=400.0)
+        first, second = door.ticket(), door.ticket()
+        await door.come(first)
+        waiting = await door.come(second)
+        door.now_ms += 500.0
+        door.gate.sweep()
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        door.now_ms += 150.0
+        door.gate.sweep()
+        with pytest.raises(RefusedError, match="waited 650 ms and would need") as refused:
+            await waiting
+        assert refused.value.code == "refused_by_guard"
+        assert 1 <= refused.value.retry_after_s <= 30
+
+    asyncio.run(run())
+
+
+def test_guard_lets_everyone_try_while_nothing_is_known():
+    async def run():
+        door = Door(batch_size=4, ttft_guard=0.001)
+        await (await door.come(door.ticket()))
+
+    asyncio.run(run())
+
+
+def test_step_target_bounds_the_concurrency_by_the_time_per_token():
+    model = ServiceModel()
+    for requests in (1, 4, 8, 12, 16) * 3:
+        model.hear_answer(requests, 10.0 + 2.0 * requests)
+    assert model.keeps_pace(14, 40.0)
+    assert not model.keeps_pace(16, 40.0)
+    assert model.keeps_pace(20, 1000.0)
+    assert not model.keeps_pace(60, 1000.0), "a line is not believed far beyond what it was seen at"
+    assert model.keeps_pace(1, 0.1), "one request may always go"
+
+
+def test_a_client_that_leaves_the_line_holds_no_place():
+    async def run():
+        door = Door(batch_size=1)
+        first, gone, last = (door.ticket() for _ in range(3))
+        await door.come(first)
+        leaving, waiting = await door.come(gone), await door.come(last)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        door.gate.leave(gone)
+        door.gate.leave(first)
+        await waiting
+        door.gate.leave(last)
+        assert (len(door.gate.line), len(door.gate.inside), door.gate.line.tokens) == (0, 0, 0)
+
+    asyncio.run(run())
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["come", "leave", "cancel", "limits"]), st.integers(0, 30), st.integers(1, 50)),
+        max_size=40,
+    ),
+    st.sampled_from(sorted(DISCIPLINES)),
+)
+def test_no_ticket_is_lost_or_let_through_twice(moves, discipline):
+    async def run():
+        door = Door(batch_size=2, max_queued_tokens=120, discipline=discipline)
+        tasks = {}
+        for move, which, size in moves:
+            known = list(tasks)
+            if move == "come":
+                ticket = door.ticket(size)
+                tasks[ticket] = await door.come(ticket)
+            elif move == "limits":
+                door.limits = door.limits.replace(batch_size=1 + which % 4)
+                door.gate.move()
+            elif known:
+                ticket = known[which % len(known)]
+                tasks[ticket].cancel()
+                await asyncio.gather(tasks[ticket], return_exceptions=True)
+                door.gate.leave(ticket)
+            assert door.gate.line.tokens == sum(ticket.completion.prompt_tokens for ticket in door.gate.line)
+            assert not (set(door.gate.line) & set(door.gate.inside))
+        for ticket in tasks:
+            tasks[ticket].cancel()
+            door.gate.leave(ticket)
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        assert (len(door.gate.line), len(door.gate.inside), door.gate.line.tokens) == (0, 0, 0)
+
+    asyncio.run(run())
+
+
+def test_steps_show_in_the_tokens():
+    watcher = StepWatcher()
+    watcher.sent("a", 100, now_ms=0.0)
+    assert watcher.spoke("a", 1, first=True, now_ms=30.0) is None
+    watcher.sent("b", 50, now_ms=31.0)
+    first = watcher.spoke("a", 1, first=False, now_ms=50.0)
+    assert (first.batch_size, first.tokens, first.context_tokens, first.duration_ms) == (1, 100, 0, 30.0)
+    assert watcher.spoke("b", 1, first=True, now_ms=50.5) is None
+    second = watcher.spoke("b", 1, first=False, now_ms=70.0)
+    assert (second.batch_size, second.tokens, second.context_tokens, second.duration_ms) == (2, 51, 101, 20.5)
+    assert watcher.ended("a") is None
+    assert watcher.ended("b").batch_size == 1
+
+
+def test_known_servers_are_read():
+    page = """# HELP vllm:num_requests_running Number of requests in model execution batches.
+vllm:num_requests_running{engine="0",model_name="m"} 3.0
+vllm:num_requests_running{engine="1",model_name="m"} 2.0
+vllm:num_requests_waiting{engine="0",model_name="m"} 7.0
+vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.25
+vllm:kv_cache_usage_perc{engine="1",model_name="m"} 0.75
+"""
+    read = read_upstream_metrics(page)
+    assert (read.server, read.running, read.waiting, read.kv_used_fraction) == ("vLLM", 5, 7, 0.5)
+    read = read_upstream_metrics('sglang:num_running_reqs{tp_rank="0"} 4\nsglang:num_queue_reqs{tp_rank="0"} 1\n')
+    assert (read.server, read.running, read.waiting) == ("SGLang", 4, 1)
+    assert math.isnan(read.kv_used_fraction)
+
+
+@given(st.text())
+def test_any_other_page_says_nothing(page):
+    assert read_upstream_metrics(page) is None
+
+
+@pytest.mark.parametrize("upstream", ["", "127.0.0.1:8000", "ftp://x", "http://", "http://x/?a=b"])
+def test_an_upstream_must_be_an_address(upstream):
+    with pytest.raises(ValueError, match="must be the address of a server"):
+        GatewaySettings(upstream)
