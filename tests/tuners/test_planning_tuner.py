@@ -104,18 +104,21 @@ def test_the_search_finds_a_peak_beyond_a_plateau():
         value = np.where(flat, 0.0, 100.0 - far.sum(axis=1))
         return np.repeat(value[:, None], count, axis=1)
 
-    position = table.start(100.0)
+    anchor = position = table.start(100.0)
     for _ in range(4):
-        position, value = CoordinateSearch(table).improve(position, evaluate)
+        position, value = CoordinateSearch(table).improve(anchor, position, evaluate)
     assert table.to_limits(position, 100.0) == goal
     assert value == 100.0
 
 
-def test_the_search_stays_where_nothing_is_better():
+def test_the_search_returns_to_its_anchor_where_nothing_is_better():
     table = ActionTable(TRACKS["guarded"], Limits(256, 2048, ttft_guard=1.0, discipline="spf"), "absolute")
-    position = table.start(100.0)
-    found, value = CoordinateSearch(table).improve(position, lambda positions, count: np.ones((len(positions), count)))
-    assert np.array_equal(found, position)
+    anchor = table.start(100.0)
+    wandered = anchor + 1
+    wandered[-1] = 0
+    alike = lambda positions, count: np.ones((len(positions), count))  # noqa: E731
+    found, value = CoordinateSearch(table).improve(anchor, wandered, alike)
+    assert np.array_equal(found, anchor)
     assert value == 1.0
 
 
@@ -131,7 +134,7 @@ def test_the_start_meets_the_promise_where_a_step_can(tpot_ms, ttft_ms, track):
         step_ms = LATENCY.predict_one(32, limits.token_budget, 32_000)
         assert step_ms <= tpot_ms or limits.token_budget == 128
     if track == "guarded":
-        assert (limits.step_target_ms, limits.ttft_guard, limits.discipline) == (tpot_ms, 1.0, "spf")
+        assert (limits.step_target_ms, limits.ttft_guard, limits.discipline) == (0.95 * tpot_ms, 1.0, "spf")
 
 
 def run(name, tuner, seed=0, **options):

@@ -9,9 +9,6 @@ from batchpilot.baselines import GuardedTuner, Setting
 from batchpilot.core import Tuner
 from batchpilot.tuners.policy.by_name import policy as policy_of
 
-STEP_TARGET_SHARE = 0.95
-"""Of the TPOT target: an estimate that is true puts half of the steps beyond a target that it just meets."""
-
 SHIPPED_POLICIES = Path(__file__).parents[1] / "policy" / "shipped"
 
 
@@ -35,6 +32,8 @@ def guarded_adaptive(setting: Setting) -> Tuner:
     Args:
         setting: what the tuner is built for.
     """
+    from batchpilot.tuners.planning.starting import STEP_TARGET_SHARE
+
     guarded = GuardedTuner(setting.slo, step_target_share=STEP_TARGET_SHARE)
     return beside_an_estimate(guarded, setting, "guarded-adaptive")
 

@@ -55,21 +55,28 @@ class CoordinateSearch:
         self._table, self._heats, self._finals, self._caution = table, heats, finals, caution
         self._far = [_far_notches(table, k) for k in range(len(table.fields))]
 
-    def improve(self, position: NDArray[np.int64], evaluate: Evaluate) -> tuple[NDArray[np.int64], float]:
-        """One pass over all fields.
+    def improve(
+        self, anchor: NDArray[np.int64], present: NDArray[np.int64], evaluate: Evaluate
+    ) -> tuple[NDArray[np.int64], float]:
+        """One pass over all fields, from the present position if that is surely better than the anchor.
+
+        Where much is alike, small gains are luck, and a search that went on from every lucky step would wander off.
 
         Args:
-            position: where the search begins, shape (fields,).
+            anchor: where to return to, shape (fields,).
+            present: the position in force, shape (fields,).
             evaluate: tells values; called with each field's candidates.
 
         Returns:
-            The best position found, the given one unless another is better by a thousandth, and its mean value.
+            The best position found, and its mean value.
         """
-        value = math.nan
+        starts = np.stack([anchor, present])
+        values = evaluate(starts, self._finals)
+        first = self._winner(values)
+        position, value = starts[first], float(values[first].mean())
         for field in range(len(self._table.fields)):
             candidates = self._candidates(position, field)
             heats = evaluate(candidates, self._heats).mean(axis=1)
-            value = float(heats[0]) if math.isnan(value) else value
             better = [k for k in np.argsort(-heats, kind="stable")[:_FINALISTS] if heats[k] > heats[0]]
             if not better:
                 continue

@@ -8,6 +8,9 @@ from batchpilot.core import SLO, Limits
 from batchpilot.latency.inverse import sla_inverse
 from batchpilot.latency.saturation import SaturationParameters
 
+STEP_TARGET_SHARE = 0.95
+"""Of the TPOT target: an estimate that is true puts half of the steps beyond a target that it just meets."""
+
 TYPICAL_BATCH_SIZE, TYPICAL_CONTEXT_TOKENS = 32, 1000
 LARGEST_BATCH_SIZE, LARGEST_TOKEN_BUDGET, SMALLEST_TOKEN_BUDGET = 256, 8192, 128
 
@@ -18,7 +21,8 @@ def starting_limits(
     """What the model says before anything was measured.
 
     The token budget is the largest with which a typical step meets the TPOT target (SLA inverse); the queue holds the
-    prompt tokens that such steps compute within the TTFT target; step target and guard stand at the promise.
+    prompt tokens that such steps compute within the TTFT target; the guard stands at the promise, the step target just
+    below.
 
     Args:
         fields: those that may be set; the others stay at the base.
@@ -39,7 +43,7 @@ def starting_limits(
     closed_form = {
         "token_budget": budget,
         "max_queued_tokens": queued,
-        "step_target_ms": slo.tpot_ms,
+        "step_target_ms": STEP_TARGET_SHARE * slo.tpot_ms,
         "ttft_guard": 1.0,
         "discipline": "spf",
     }

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from batchpilot.core import SLO, TRACKS, Limits, Tuner, WindowMetrics
 from batchpilot.core.actions import ActionTable
 from batchpilot.core.details import WindowDetails
+from batchpilot.core.grids import GRIDS, Grid
 from batchpilot.core.names import lookup
 from batchpilot.engines.twin import Horizon, Twin
 from batchpilot.latency.saturation import SaturationParameters
@@ -20,6 +21,10 @@ from batchpilot.tuners.planning.search import CoordinateSearch
 from batchpilot.tuners.planning.starting import starting_limits
 from batchpilot.tuners.planning.traffic import Traffic
 from batchpilot.tuners.planning.worth import work_in_progress
+
+STEP_TARGETS = (0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.1, 1.25, 1.5, 2.0, math.inf)
+GRIDS_OF_PLANS = GRIDS | {"step_target_ms": Grid("step_target_ms", STEP_TARGETS, times_tpot_target=True)}
+"""Step targets lie closer where they matter, just below the promise."""
 
 FUTURES = 8
 HEATS = 2
@@ -70,9 +75,8 @@ class PlanningTuner(Tuner):
         fields = lookup(TRACKS, track, "track")
         self._estimate = Estimate(latency)
         self._slo, self._seed, self._futures = slo, seed, futures
-        self._start = starting_limits(fields, base, self._estimate.parameters, slo)
-        self._table = ActionTable(fields, self._start, "absolute")
-        self._search = CoordinateSearch(self._table, HEATS, futures)
+        self._fields = fields
+        self._anchor_at(starting_limits(fields, base, self._estimate.parameters, slo))
         self._twin = Twin()
         self._details: WindowDetails | None = None
         self._position: NDArray[np.int64] | None = None
@@ -146,7 +150,8 @@ class PlanningTuner(Tuner):
         """Traffic, estimate, plan and the state of the guesses as plain data."""
         return {
             "tuner": self.name,
-            "fields": list(self._table.fields),
+            "fields": list(self._fields),
+            "start": self._start.to_dict(),
             "limits": self._limits.to_dict(),
             "position": None if self._position is None else self._position.tolist(),
             "planned_tokens": self._planned_tokens,
@@ -173,6 +178,7 @@ class PlanningTuner(Tuner):
         rng = np.random.default_rng()
         try:
             fields, limits = tuple(state["fields"]), Limits.from_dict(state["limits"])
+            start = Limits.from_dict(state["start"])
             position = None if state["position"] is None else np.array(state["position"], np.int64)
             heard, changes, reason = int(state["windows_heard"]), int(state["changes"]), str(state["reason"])
             planned, estimate = state["planned_tokens"], state["estimate"]
@@ -180,12 +186,19 @@ class PlanningTuner(Tuner):
             rng.bit_generator.state = state["rng"]
         except (KeyError, TypeError) as error:
             raise ValueError(f"the state of {self.name!r} is incomplete: {error!r}") from error
-        if fields != self._table.fields:
-            raise ValueError(f"the state moves {', '.join(fields)}; this tuner moves {', '.join(self._table.fields)}")
+        if fields != self._fields:
+            raise ValueError(f"the state moves {', '.join(fields)}; this tuner moves {', '.join(self._fields)}")
+        self._anchor_at(start)
         self._estimate.adaptive.load_state_dict(estimate)
         self._traffic, self._rng, self._details = traffic, rng, None
         self._limits, self._position, self._planned_tokens = limits, position, planned
         self._windows_heard, self._changes, self._reason = heard, changes, reason
+
+    def _anchor_at(self, start: Limits) -> None:
+        grids = [GRIDS_OF_PLANS[name] for name in self._fields]
+        self._start = start
+        self._table = ActionTable(self._fields, start, "absolute", grids=grids)
+        self._search = CoordinateSearch(self._table, HEATS, self._futures)
 
     def _plan(self, details: WindowDetails, metrics: WindowMetrics) -> None:
         targets = self._traffic.arrivals
@@ -198,8 +211,9 @@ class PlanningTuner(Tuner):
             candidates = self._table.to_arrays(positions, np.full(len(positions), tpot_ms))
             return self._twin.values(candidates, futures[:count], latency, metrics.kv_capacity_tokens, horizon)
 
-        present = self._table.start(tpot_ms) if self._position is None else self._position
-        self._position, self._planned_tokens = self._search.improve(present, evaluate)
+        anchor = self._table.start(tpot_ms)
+        present = anchor if self._position is None else self._position
+        self._position, self._planned_tokens = self._search.improve(anchor, present, evaluate)
         limits = self._table.to_limits(self._position, tpot_ms)
         if limits != self._limits:
             self._changes += 1
