@@ -141,12 +141,13 @@ def main() -> None:
     parser.add_argument("--load", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tuners", default=",".join(TUNERS), help="strategies, policy:FILE.onnx among them")
+    parser.add_argument("--no-direct", action="store_true", help="leave out the runs without a gateway")
     parser.add_argument("--out", type=Path, help="also write every figure to this JSON file")
     asked = parser.parse_args()
     requests = requests_of(asked.load, asked.seconds, asked.seed)
     found: dict[str, dict[str, float]] = {}
     print(f"| | {' | '.join(COLUMNS)} |\n{'|---' * (len(COLUMNS) + 1)}|", flush=True)
-    for max_batch in SHIPPED:
+    for max_batch in () if asked.no_direct else SHIPPED:
         with upstream(max_batch) as address:
             found[f"no gateway, batch size {max_batch}"] = told = measured(address, requests)
         print(row(f"no gateway, batch size {max_batch}", told), flush=True)

@@ -212,12 +212,26 @@ def test_guard_lets_everyone_try_while_nothing_is_known():
 def test_step_target_bounds_the_concurrency_by_the_time_per_token():
     model = ServiceModel()
     for requests in (1, 4, 8, 12, 16) * 3:
-        model.hear_answer(requests, 10.0 + 2.0 * requests)
+        model.hear_step(requests, 10.0 + 2.0 * requests)
     assert model.keeps_pace(14, 40.0)
     assert not model.keeps_pace(16, 40.0)
     assert model.keeps_pace(20, 1000.0)
-    assert not model.keeps_pace(60, 1000.0), "a line is not believed far beyond what it was seen at"
+    assert not model.keeps_pace(60, 1000.0), "beyond what was seen it grows by a quarter at a time"
     assert model.keeps_pace(1, 0.1), "one request may always go"
+    model.hear_answer(8, 10.0 + 2.0 * 8 + 300.0)
+    assert not model.keeps_pace(14, 40.0), "answers that were slower than the line take a margin"
+
+
+def test_concurrency_starts_slowly_under_a_step_target():
+    model = ServiceModel()
+    assert model.keeps_pace(4, 50.0)
+    assert not model.keeps_pace(5, 50.0)
+    reached = 4
+    for _ in range(12):
+        model.hear_crowd(reached)
+        while model.keeps_pace(reached + 1, 50.0):
+            reached += 1
+    assert reached > 64
 
 
 def test_a_client_that_leaves_the_line_holds_no_place():

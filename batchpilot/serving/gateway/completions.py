@@ -97,11 +97,13 @@ class AnswerReader:
     Attributes:
         tokens: output tokens so far.
         ended: whether a stream has said `[DONE]`.
+        error: what an event said that carried an error, None without one.
     """
 
     def __init__(self, streams: bool) -> None:
         self.tokens = 0
         self.ended = False
+        self.error: str | None = None
         self._streams = streams
         self._unread = b""
 
@@ -145,7 +147,9 @@ class AnswerReader:
             return
         if not isinstance(data, dict):
             return
-        usage, choices = data.get("usage"), data.get("choices")
+        usage, choices, error = data.get("usage"), data.get("choices"), data.get("error")
+        if error:
+            self.error = str(error.get("message", error) if isinstance(error, dict) else error)
         if isinstance(choices, list):
             self.tokens += sum(_says_something(choice) for choice in choices)
         if isinstance(usage, dict):

@@ -69,6 +69,7 @@ class Gate:
         """
         self.line.remove(ticket)
         if ticket in self.inside:
+            self.service.hear_crowd(len(self.inside))
             del self.inside[ticket]
             self._computed(ticket)
             self._count_departure()

@@ -129,6 +129,7 @@ class Observer:
         return True
 
     def _tell(self, step: SeenStep) -> None:
+        self._gate.service.hear_step(step.batch_size, step.duration_ms)
         self._session.on_step(
             step.batch_size,
             step.tokens,

@@ -10,25 +10,25 @@ import math
 from batchpilot.serving.session_prediction import OnlineLine
 
 FEWEST = 5
-"""Below so many requests nothing is predicted."""
+"""Below so many observations nothing is predicted."""
 
-_MEMORY = 100.0
-_BEYOND = 1.25
-"""How far above the concurrency it has seen a line is believed."""
+_REQUESTS, _STEPS = 100.0, 200.0
+"""Requests and steps after which one counts for 1/e."""
+
+_BEYOND, _AT_LEAST = 1.25, 4.0
+"""How far above the concurrency that was seen it may grow, and what is tried unseen: a slow start."""
 
 
 class ServiceModel:
-    """Two lines: time to first token over the prompt tokens before it, time per token over the requests beside it."""
+    """Two lines: time to first token over the prompt tokens before it, step time over the requests in the step.
+
+    Both answers have their usual error added, since a prediction that is right on average breaks every second promise.
+    """
 
     def __init__(self) -> None:
-        self._first, self._token = OnlineLine(_MEMORY), OnlineLine(_MEMORY)
-        self._first_error_ms = 0.0
+        self._first, self._step = OnlineLine(_REQUESTS), OnlineLine(_STEPS)
+        self._first_error_ms = self._token_error_ms = 0.0
         self._widest = 0.0
-
-    @property
-    def known(self) -> bool:
-        """Whether enough requests have passed to predict."""
-        return self._first.points >= FEWEST
 
     def hear_first_token(self, prompt_tokens: int, taken_ms: float) -> None:
         """A request got its first token from the upstream.
@@ -37,28 +37,48 @@ class ServiceModel:
             prompt_tokens: its own and those of requests sent before it that had no first token when it was sent.
             taken_ms: time since it was sent.
         """
-        predicted_ms = self._first.predict(prompt_tokens)
-        if self.known and math.isfinite(predicted_ms):
-            self._first_error_ms += (abs(taken_ms - predicted_ms) - self._first_error_ms) / _MEMORY
+        if self._first.points >= FEWEST:
+            error_ms = abs(taken_ms - self._first.predict(prompt_tokens))
+            self._first_error_ms += (error_ms - self._first_error_ms) / _REQUESTS
         self._first.observe(prompt_tokens, taken_ms)
 
-    def hear_answer(self, beside: float, tpot_ms: float) -> None:
+    def hear_step(self, requests: int, taken_ms: float) -> None:
+        """A step has ended; one that computed prompts counts like any other, as everyone beside them felt it.
+
+        Args:
+            requests: how many spoke.
+            taken_ms: its time.
+        """
+        self._step.observe(requests, taken_ms)
+        self.hear_crowd(requests)
+
+    def hear_crowd(self, requests: int) -> None:
+        """So many requests were at the upstream at once.
+
+        Args:
+            requests: how many.
+        """
+        self._widest = max(float(requests), self._widest * math.exp(-1.0 / _STEPS))
+
+    def hear_answer(self, crowd: float, tpot_ms: float) -> None:
         """A request has said everything.
 
         Args:
-            beside: mean number of requests at the upstream while it spoke, itself included.
+            crowd: mean number of requests at the upstream while it spoke.
             tpot_ms: its mean time per token after the first.
         """
-        self._token.observe(beside, tpot_ms)
-        self._widest = max(beside, self._widest * math.exp(-1.0 / _MEMORY))
+        if self._step.points >= FEWEST:
+            error_ms = abs(tpot_ms - self._step.predict(crowd))
+            self._token_error_ms += (error_ms - self._token_error_ms) / _REQUESTS
 
     def first_token_ms(self, prompt_tokens: int) -> float:
-        """Predicted time to first token once sent, its usual error added; NaN while too little is known.
+        """Predicted time to first token once sent; NaN while too little is known.
 
         Args:
             prompt_tokens: as in `hear_first_token`.
         """
-        return self._first.predict(prompt_tokens) + self._first_error_ms if self.known else math.nan
+        known = self._first.points >= FEWEST
+        return self._first.predict(prompt_tokens) + self._first_error_ms if known else math.nan
 
     def token_ms(self, requests: float) -> float:
         """Predicted time per token with so many requests at the upstream; NaN while too little is known.
@@ -66,18 +86,20 @@ class ServiceModel:
         Args:
             requests: how many.
         """
-        return self._token.predict(requests) if self._token.points >= FEWEST else math.nan
+        known = self._step.points >= FEWEST
+        return self._step.predict(requests) + self._token_error_ms if known else math.nan
 
     def keeps_pace(self, requests: int, target_ms: float) -> bool:
         """Whether so many requests at the upstream leave the time per token within a target.
 
-        One request always does, and so does anything while too little is known; a line is not believed far beyond the
-        concurrency it comes from.
+        One request always does. Beyond the concurrency that was seen it grows by a quarter at a time.
 
         Args:
             requests: how many.
             target_ms: the target.
         """
-        if requests <= 1 or self._token.points < FEWEST:
+        if requests <= 1:
             return True
-        return requests <= max(_BEYOND * self._widest, 2.0) and self.token_ms(requests) <= target_ms
+        if requests > max(_BEYOND * self._widest + 1.0, _AT_LEAST):
+            return False
+        return not self.token_ms(requests) > target_ms

@@ -1,0 +1,48 @@
+"""Prompts and timetables of a load test; needs no server."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchpilot.core import SLO
+from batchpilot.runners.load_command import _part, _promised
+from batchpilot.serving.load.prompts import PromptWriter
+from batchpilot.workloads.table import RequestTable
+
+
+@given(st.integers(1, 3000), st.sampled_from([1.0, 3.7, 4.0]))
+def test_prompts_are_as_long_as_the_tokens_take(tokens, bytes_per_token):
+    text = PromptWriter(bytes_per_token, np.random.default_rng(0)).write(tokens)
+    assert len(text.encode()) == max(round(tokens * bytes_per_token), 1)
+
+
+def test_prompts_repeat_from_their_seed_and_differ_among_themselves():
+    first, again = (PromptWriter(4.0, np.random.default_rng(3)) for _ in range(2))
+    prompts = [first.write(50) for _ in range(20)]
+    assert prompts == [again.write(50) for _ in range(20)]
+    assert len({prompt[:40] for prompt in prompts}) == 20
+
+
+TABLE = RequestTable.from_arrays([0.0, 1000.0, 2000.0, 3000.0, 4000.0], 10, 5, slos=SLO(500.0, 50.0, "realtime"))
+
+
+def test_a_mean_rate_is_met():
+    sent = _part(TABLE, 0.0, None, 1.0, 10.0)
+    assert sent.arrival_ms.tolist() == [0.0, 100.0, 200.0, 300.0, 400.0]
+
+
+def test_a_part_is_cut_in_the_scenarios_own_time_before_the_rate():
+    sent = _part(TABLE, 1.0, 2.0, 2.0, None)
+    assert sent.arrival_ms.tolist() == [0.0, 500.0]
+
+
+@pytest.mark.parametrize(("rate", "per_s"), [(2.0, 3.0), (1.0, 0.0), (0.0, None)])
+def test_impossible_rates_are_refused(rate, per_s):
+    with pytest.raises(ValueError, match=r"rate|requests-per-s"):
+        _part(TABLE, 0.0, None, rate, per_s)
+
+
+def test_promises_replace_only_what_is_given():
+    assert _promised(TABLE, None, 80.0).slos == (SLO(500.0, 80.0, "realtime"),)
+    assert _promised(TABLE, None, None) is TABLE
