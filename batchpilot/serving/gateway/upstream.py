@@ -9,6 +9,9 @@ import httpx
 
 from batchpilot.serving.gateway.settings import GatewaySettings
 
+KEPT_S = 2.0
+"""Idle connections are given up before servers do (uvicorn after 5 s), lest a request meets one that is closing."""
+
 Headers = list[tuple[bytes, bytes]]
 
 _HOP_BY_HOP = frozenset(
@@ -57,7 +60,7 @@ class Upstream:
         self._host = address.netloc.rpartition("@")[2].encode()
         self._url = httpx.URL(self.address + "/")
         self._prefix = address.path.rstrip("/").encode()
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=5.0)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEPT_S)
         self._transport = httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
         timeout = httpx.Timeout(settings.silence_timeout_s, connect=settings.connect_timeout_s)
         self._extensions = {"timeout": timeout.as_dict()}
