@@ -70,20 +70,26 @@ def make_request(name, prompt_tokens, max_tokens=4, **options):
 
 def step(scheduler, wait=None):
     """One synchronous step of engine core; returns the plan and the outputs by request."""
+    planned = plan_step(scheduler)
+    return planned[0], finish_step(scheduler, planned, wait)
+
+
+def plan_step(scheduler):
+    """The first half of a step: the plan, and the token each of its requests will emit."""
     plan = scheduler.schedule()
-    return plan, finish(scheduler, plan, wait)
+    tokens = {name: [] if scheduler.requests[name].is_prefill_chunk else [7] for name in plan.num_scheduled_tokens}
+    return plan, tokens
 
 
-def finish(scheduler, plan, wait=None):
-    """The second half of a step, `wait(tokens)` playing the device."""
+def finish_step(scheduler, planned, wait=None):
+    """The second half, `wait(tokens)` playing the device; returns the outputs by request."""
+    plan, tokens = planned
     if wait is not None and plan.total_num_scheduled_tokens:
         wait(plan.total_num_scheduled_tokens)
-    names = list(plan.num_scheduled_tokens)
-    tokens = [[7] if not scheduler.requests[name].is_prefill_chunk else [] for name in names]
     result = ModelRunnerOutput(
-        req_ids=names,
-        req_id_to_index={name: index for index, name in enumerate(names)},
-        sampled_token_ids=tokens,
+        req_ids=list(tokens),
+        req_id_to_index={name: index for index, name in enumerate(tokens)},
+        sampled_token_ids=list(tokens.values()),
         logprobs=None,
         prompt_logprobs_dict={},
         pooler_output=[],

@@ -84,12 +84,13 @@ def test_a_call_ends_once():
     assert reports.session.status()["odd_events"] == 0
 
 
-def test_idle_time_is_a_window_of_its_own():
+def test_the_window_after_idle_time_begins_with_the_next_call():
     reports, clock, tuner = reports_of()
+    run_batch(reports, clock, ["first"], 10.0)
     clock.pass_ms(10_000.0)
     run_batch(reports, clock, ["a"], 100.0)
     idle, busy = tuner.heard
-    assert (idle.steps, idle.arrivals, busy.steps) == (0, 0, 1)
+    assert (idle.completions, busy.completions) == (1, 1)
     assert busy.duration_ms == pytest.approx(100.0)
 
 

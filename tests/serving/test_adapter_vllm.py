@@ -1,0 +1,220 @@
+"""The adapter on vLLM's own scheduler class, on a CPU (docs/adapters.md says how to install it for that)."""
+
+import importlib
+import time
+
+import pytest
+
+pytest.importorskip("vllm.v1.core.sched.async_scheduler", reason="vLLM is not installed", exc_type=ImportError)
+
+import vllm
+from adapter_tuners import ScriptedTuner
+from adapter_vllm_engine import finish_step, make_config, make_request, make_scheduler, plan_step, step
+from vllm.outputs import RequestError
+from vllm.v1.engine import FinishReason
+from vllm.v1.request import RequestStatus
+
+from batchpilot.core import Limits
+from batchpilot.serving.adapters import vllm_scheduler
+from batchpilot.serving.adapters.versions import UnknownVersionError
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return make_config(tmp_path_factory.mktemp("model"))
+
+
+def scheduler_under(config, *limits, then_raises=False, window_ms=1e6):
+    """A scheduler of 16 requests and 512 tokens whose tuner gives limits one after another."""
+    scheduler = make_scheduler(config, {"tuner": "static-8", "window_ms": window_ms})
+    scheduler.control.session.switch(ScriptedTuner(*limits, then_raises=then_raises))
+    scheduler.control.session.tick()
+    return scheduler
+
+
+def device(tokens):
+    """Steps of 2 ms and 50 us a token."""
+    time.sleep(0.002 + 5e-5 * tokens)
+
+
+def taught(scheduler):
+    """After a few steps, so that step times are known."""
+    for number in range(6):
+        scheduler.add_request(make_request(f"first {number}", 50 + 40 * number, max_tokens=2))
+        step(scheduler, device)
+    while scheduler.requests:
+        step(scheduler, device)
+    step(scheduler)
+    return scheduler
+
+
+def test_vllm_finds_the_class_by_its_name(config):
+    name = f"{vllm_scheduler.__name__}.{vllm_scheduler.TunedScheduler.__name__}"
+    config.scheduler_config.scheduler_cls = name
+    try:
+        assert config.scheduler_config.get_scheduler_cls() is vllm_scheduler.TunedScheduler
+    finally:
+        config.scheduler_config.scheduler_cls = None
+
+
+def test_limits_hold_in_every_step(config):
+    scheduler = scheduler_under(config, Limits(3, 100))
+    for number in range(6):
+        scheduler.add_request(make_request(str(number), 80))
+    while scheduler.requests:
+        plan, _ = step(scheduler)
+        assert len(scheduler.running) <= 3
+        assert plan.total_num_scheduled_tokens <= 100
+    assert (scheduler.max_num_active_reqs, scheduler.max_num_scheduled_tokens) == (3, 100)
+
+
+def test_limits_above_the_servers_own_stop_there(config):
+    scheduler = scheduler_under(config, Limits(4096, 100_000))
+    step(scheduler)
+    assert (scheduler.max_num_active_reqs, scheduler.max_num_scheduled_tokens) == (16, 512)
+
+
+def test_step_target_keeps_prefill_out_of_long_steps(config):
+    scheduler = taught(scheduler_under(config, Limits(16, step_target_ms=8.0)))
+    scheduler.add_request(make_request("long", 500))
+    plan, _ = step(scheduler, device)
+    assert 20 < plan.total_num_scheduled_tokens < 250  # 120 tokens on a device that keeps its time
+
+
+def test_a_prompt_beyond_max_queued_tokens_is_refused_with_a_retryable_error(config):
+    scheduler = scheduler_under(config, Limits(16, max_queued_tokens=150))
+    scheduler.add_request(make_request("in", 100))
+    scheduler.add_request(make_request("out", 100))
+    assert scheduler.has_requests()
+    _, outputs = step(scheduler)
+    assert outputs["out"].finish_reason == FinishReason.ERROR
+    assert isinstance(outputs["out"].error, RequestError)
+    assert outputs["out"].error.retryable
+    assert outputs["out"].error.to_exception().status_code == 503
+    assert outputs["in"].new_token_ids == [7]
+    assert list(scheduler.requests) == ["in"]
+
+
+def test_a_refusal_reaches_the_client_when_nothing_else_runs(config):
+    scheduler = scheduler_under(config, Limits(16, max_queued_tokens=10))
+    scheduler.add_request(make_request("out", 100))
+    assert scheduler.has_requests()
+    _, outputs = step(scheduler)
+    assert outputs["out"].finish_reason == FinishReason.ERROR
+    assert not scheduler.has_requests()
+
+
+def test_ttft_guard_refuses_a_request_whose_turn_comes_too_late(config):
+    scheduler = taught(scheduler_under(config, Limits(16, ttft_guard=1.0)))
+    scheduler.add_request(make_request("late", 100, arrival_time=time.time() - 5.0))
+    scheduler.add_request(make_request("fresh", 100))
+    _, outputs = step(scheduler)
+    assert outputs["late"].error.code == "refused_by_guard"
+    assert outputs["fresh"].new_token_ids == [7]
+
+
+def test_ttft_guard_leaves_a_request_alone_until_its_turn_comes(config):
+    scheduler = taught(scheduler_under(config, Limits(1, ttft_guard=1.0)))
+    scheduler.add_request(make_request("runs", 10))
+    step(scheduler)
+    scheduler.add_request(make_request("late", 100, arrival_time=time.time() - 5.0))
+    assert "late" not in step(scheduler)[1]
+    scheduler.finish_requests("runs", RequestStatus.FINISHED_ABORTED)
+    assert step(scheduler)[1]["late"].error.code == "refused_by_guard"
+
+
+def test_a_request_names_its_slo_class(config):
+    scheduler = taught(scheduler_under(config, Limits(16, ttft_guard=1.0)))
+    for name in ("batch", "realtime"):  # 10 s and 0.5 s
+        request = make_request(name, 100, arrival_time=time.time() - 5.0, extra_args={"slo": name})
+        scheduler.add_request(request)
+    _, outputs = step(scheduler)
+    assert outputs["batch"].new_token_ids == [7]
+    assert outputs["realtime"].error.code == "refused_by_guard"
+
+
+def test_a_preempted_request_is_not_refused(config):
+    scheduler = taught(scheduler_under(config, Limits(16, ttft_guard=1.0)))
+    scheduler.add_request(make_request("a", 100, max_tokens=50))
+    step(scheduler)
+    scheduler.requests["a"].arrival_time -= 5.0
+    scheduler.reset_prefix_cache(reset_running_requests=True)
+    assert scheduler.requests["a"].status == RequestStatus.PREEMPTED
+    assert step(scheduler)[1]["a"].new_token_ids == [7]
+
+
+def test_overlapping_steps_of_asynchronous_scheduling_count_each_request_once(config):
+    scheduler = scheduler_under(config, Limits(16))
+    for number in range(5):
+        scheduler.add_request(make_request(str(number), 300, max_tokens=8))
+    before, tokens, finished = plan_step(scheduler), 0, 0
+    while scheduler.requests:
+        planned = plan_step(scheduler)
+        for output in finish_step(scheduler, before, device).values():
+            tokens += len(output.new_token_ids)
+            finished += output.finish_reason == FinishReason.LENGTH
+        before = planned
+    counts = scheduler.control.session._recorder.now
+    assert (tokens, finished) == (40, 5)
+    assert (counts.generated_tokens, counts.completions, counts.prefill_tokens) == (40, 5, 1500)
+    assert scheduler.control.session.status()["odd_events"] == 0
+
+
+def test_windows_say_what_happened(config):
+    scheduler = scheduler_under(config, Limits(16), window_ms=20.0)
+    for number in range(4):
+        scheduler.add_request(make_request(str(number), 100, max_tokens=3))
+    scheduler.finish_requests("3", RequestStatus.FINISHED_ABORTED)
+    while scheduler.requests:
+        step(scheduler, device)
+    windows = scheduler.control.session.tuner.heard
+    assert sum(window.steps for window in windows) >= 1
+    assert all(window.limits == Limits(16) for window in windows)
+    assert all(0 < window.kv_used_fraction < 1 for window in windows if window.running)
+    assert scheduler.control.session.status()["odd_events"] == 0
+
+
+def test_a_tuner_that_raises_leaves_the_last_limits_and_the_engine_at_work(config):
+    scheduler = scheduler_under(config, Limits(4), Limits(5), then_raises=True, window_ms=1.0)
+    for number in range(12):
+        scheduler.add_request(make_request(str(number), 50))
+    finished = set()
+    while scheduler.requests:
+        finished |= {name for name, output in step(scheduler, device)[1].items() if output.finish_reason is not None}
+    assert len(finished) == 12
+    assert scheduler.max_num_active_reqs == 5
+    assert scheduler.control.session.status()["tuner_errors"] > 0
+
+
+def test_a_tuner_moves_the_batch_size_of_a_server(config):
+    scheduler = make_scheduler(
+        config, {"tuner": "dynamic", "window_ms": 25.0, "config": {"adjustment_interval_ms": 50}}
+    )
+    sizes = set()
+    for number in range(300):
+        if len(scheduler.requests) < 24:
+            scheduler.add_request(make_request(str(number), 40, max_tokens=20))
+        step(scheduler, device)
+        sizes.add(scheduler.max_num_active_reqs)
+    assert len(sizes) > 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tunr": "hybrid"}, "did you mean 'tuner'"),
+        ({"tuner": "hybird"}, "did you mean 'hybrid'"),
+        ({"track": "guard"}, "unknown track 'guard'"),
+        ({"ttft_ms": -1}, "must be above 0"),
+        ("hybrid", "must be a mapping"),
+    ],
+)
+def test_a_wrong_setting_keeps_the_server_from_starting(config, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_scheduler(config, settings)
+
+
+def test_an_unknown_version_is_refused_on_import(monkeypatch):
+    monkeypatch.setattr(vllm, "__version__", "0.99.0")
+    with pytest.raises(UnknownVersionError, match=r"vllm is '0\.99\.0'"):
+        importlib.reload(vllm_scheduler)
