@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from batchpilot.serving.gateway.completions import Completion
 
 
+FIRST_OUTPUT_TOKENS = 128.0
+"""What an output is taken to have before any has been seen, where its request does not say."""
+
+
 class RefusedError(Exception):
     """A request that is not sent to the upstream.
 
@@ -69,7 +73,7 @@ class WaitingLine:
         self._inside: dict[Ticket, None] = {}
         self._virtual = 0.0
         self._user_until: dict[str, float] = {}
-        self._outputs = 1.0
+        self._outputs = FIRST_OUTPUT_TOKENS
 
     def __len__(self) -> int:
         return len(self._inside)
