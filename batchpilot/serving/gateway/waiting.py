@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from batchpilot.serving.gateway.completions import Completion
 
-
 FIRST_OUTPUT_TOKENS = 128.0
 """What an output is taken to have before any has been seen, where its request does not say."""
 
