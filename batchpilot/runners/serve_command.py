@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from batchpilot.baselines import Setting
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.configs.tuner_files import load_tuner_config
 from batchpilot.core.names import lookup
 from batchpilot.core.slo import SLO, SLO_CLASSES
 from batchpilot.runners.options import reporting_mistakes, stdout_console
+from batchpilot.serving.control import make_setting
 
 TOKEN_VARIABLE = "BATCHPILOT_TOKEN"
 
@@ -111,15 +111,19 @@ def serve(
         text,
         ServerConfig(name or Path(model).name, promise, timeout_s=timeout_s, grace_s=grace_s, token=token, seed=seed),
         tuner=tuner,
-        setting=Setting(tuner_config, slo=promise, seed=seed, track=track, latency=runner.latency),
+        setting=make_setting(tuner_config, slo=promise, seed=seed, track=track, latency=runner.latency),
         engine_config=TorchEngineConfig(max_model_len=max_model_len, seed=seed),
         window_ms=window_ms,
         room=room,
         telemetry=Telemetry(source_of(runner.device)) if runner.device.type == "cuda" else None,
     )
-    server = make_server(service, host=host, port=port, device=detect_device())
-    stdout_console().print(
-        f"{service.config.model} on http://{host}:{port}, limits by {tuner}: {service.session.limits()}",
-        highlight=False,
-    )
-    server.run()
+
+    def tell(bound_port: int) -> None:
+        where = f"http://{f'[{host}]' if ':' in host else host}:{bound_port}"
+        stdout_console().print(
+            f"{service.config.model} on {where}, limits by {tuner}: {service.session.limits()}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    make_server(service, host=host, port=port, device=detect_device(), on_start=tell).run()

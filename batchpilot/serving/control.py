@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchpilot.baselines import SERVER_DEFAULT, Setting
 from batchpilot.configs.tuner import TunerConfig
@@ -18,6 +18,9 @@ from batchpilot.tuners import TUNERS, build_tuner
 from batchpilot.tuners.policy.file import parse_policy
 from batchpilot.tuners.policy.loading import policy_tuner
 
+if TYPE_CHECKING:
+    from batchpilot.latency.saturation import SaturationParameters
+
 POLICY = "policy"
 LARGEST_POLICY_BYTES = 64 * 2**20
 """A larger upload is refused unread."""
@@ -28,21 +31,26 @@ class NotForThisTunerError(Exception):
 
 
 def make_setting(
-    config: TunerConfig | None = None, *, slo: SLO | None = None, seed: int = 0, track: str = "limits"
+    config: TunerConfig | None = None,
+    *,
+    slo: SLO | None = None,
+    seed: int = 0,
+    track: str = "limits",
+    latency: SaturationParameters | None = None,
 ) -> Setting:
-    """What a server's tuners are built for.
+    """What a server's tuners are built for: they start from what servers ship.
 
     Args:
         config: the `dynamic_batch_tuner` section; None for the defaults.
         slo: the promise of requests that do not say.
         seed: of the tuners' draws.
         track: the fields they may move.
+        latency: what is believed of the engine's step latency, None for nothing.
 
     Raises:
         ValueError: no such track.
     """
-    lookup(TRACKS, track, "track")
-    return Setting(config or TunerConfig(), SERVER_DEFAULT, slo, seed, track, None)
+    return Setting(config or TunerConfig(), SERVER_DEFAULT, slo, seed, _known_track(track), latency)
 
 
 def tuner_by_name(name: str, setting: Setting) -> Tuner:

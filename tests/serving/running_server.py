@@ -54,9 +54,8 @@ def serving(runner, *, tuner="static-32", window_ms=50.0, room=256, setting=None
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for(lambda: server.started)
-    port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield service, f"http://127.0.0.1:{port}", server
+        yield service, f"http://127.0.0.1:{server.port}", server
     finally:
         server.should_exit = True
         thread.join(20.0)

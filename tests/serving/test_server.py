@@ -14,9 +14,6 @@ openai = pytest.importorskip("openai")
 
 from running_server import TUNER, is_empty, serving, tiny_runner, wait_for  # noqa: E402
 
-from batchpilot.baselines import Setting  # noqa: E402
-from batchpilot.core import SLO  # noqa: E402
-
 
 @pytest.fixture(scope="module")
 def runner():
@@ -226,7 +223,7 @@ def test_a_request_beyond_the_room_is_refused_with_a_time_to_come_again(runner):
 
 
 def test_the_ttft_guard_refuses_what_would_come_too_late(runner):
-    with serving(runner, tuner="guarded-default", setting=Setting(slo=SLO())) as (service, url, _):
+    with serving(runner, tuner="guarded-default") as (service, url, _):
         answer = ask(url, ttft_ms=0.001)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "refused_by_guard")
         assert "retry-after" in answer.headers

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from batchpilot.baselines import Setting
 from batchpilot.engines.torch import LiveEngine, ModelRunner, Telemetry, TorchEngineConfig
-from batchpilot.serving.control import TunerControl
+from batchpilot.serving.control import TunerControl, make_setting
 from batchpilot.serving.server.engine_loop import EngineLoop, LiveMeasures
 from batchpilot.serving.server.history import History
 from batchpilot.serving.server.metrics import ServerMetrics
@@ -47,7 +47,7 @@ def build_service(
         ValueError: a value is outside its bound, or the tuner cannot be built.
     """
     engine = LiveEngine(engine_config or TorchEngineConfig(), runner, room=room, telemetry=telemetry, clock=clock)
-    control = TunerControl(tuner, setting or Setting(slo=config.slo, latency=runner.latency))
+    control = TunerControl(tuner, setting or make_setting(slo=config.slo, latency=runner.latency))
     metrics, history = ServerMetrics(), History()
     session = TunerSession(
         control.staged,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -25,11 +27,27 @@ class DrainingServer(uvicorn.Server):
     Args:
         config: uvicorn's.
         service: what it serves.
+        on_start: hears the port once it listens.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, on_start: Callable[[int], None] | None = None) -> None:
         super().__init__(config)
-        self._service = service
+        self._service, self._on_start = service, on_start
+
+    @property
+    def port(self) -> int:
+        """Where it listens, once it has started."""
+        return int(self.servers[0].sockets[0].getsockname()[1])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, and say where.
+
+        Args:
+            sockets: uvicorn's.
+        """
+        await super().startup(sockets)
+        if self.started and self._on_start is not None:
+            self._on_start(self.port)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Refuse new requests, and cancel after the time of grace what still runs.
@@ -56,7 +74,12 @@ class DrainingServer(uvicorn.Server):
 
 
 def make_server(
-    service: Service, *, host: str = "127.0.0.1", port: int = 8000, device: DetectedDevice | None = None
+    service: Service,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    device: DetectedDevice | None = None,
+    on_start: Callable[[int], None] | None = None,
 ) -> DrainingServer:
     """A server that is ready to run.
 
@@ -65,6 +88,7 @@ def make_server(
         host: to bind to; more than this machine only with a token.
         port: 0 for any that is free.
         device: what the engine runs on, for the status.
+        on_start: hears the port once it listens.
 
     Raises:
         ValueError: the host can be reached by others and there is no token.
@@ -78,4 +102,4 @@ def make_server(
         access_log=False,
         timeout_graceful_shutdown=int(service.config.grace_s + _LAST_WORDS_S + 1),
     )
-    return DrainingServer(config, service)
+    return DrainingServer(config, service, on_start)

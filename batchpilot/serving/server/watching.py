@@ -10,6 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from batchpilot.engines import DetectedDevice
+from batchpilot.serving.server.grafana import dashboard
 from batchpilot.serving.server.metrics import CONTENT_TYPE
 from batchpilot.serving.server.service import Service
 from batchpilot.serving.server.tuner_routes import decision_list, plain, tuner_status
@@ -43,6 +44,10 @@ def watching_routes(service: Service, device: DetectedDevice | None) -> APIRoute
     @router.get("/metrics", tags=["metrics"], summary="Prometheus metrics", response_class=Response)
     async def metrics() -> Response:
         return Response(await run_in_threadpool(service.metrics.text), media_type=CONTENT_TYPE)
+
+    @router.get("/grafana.json", tags=["metrics"], summary="A Grafana dashboard over the metrics")
+    async def grafana() -> dict[str, Any]:
+        return dashboard()
 
     @router.get("/api/live", tags=["metrics"], summary="What the live page shows")
     async def live() -> dict[str, Any]:
