@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from batchpilot.core.files import write_atomic
@@ -192,6 +193,8 @@ def latency_chart(columns: Mapping[str, SimulationResult]) -> str:
                 share = np.arange(1, len(values) + 1) / len(outcome.requests)
                 axis.step(values, share, where="post", label=name, color=colour, linewidth=1.6)
             axis.set_xscale("log")
+            axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axis.xaxis.set_minor_formatter(NullFormatter())
             axis.set_xlabel(f"{column.removesuffix('_ms').upper()} (ms)")
             axis.set_ylim(0, 1)
         for axis, target in ((axes[0], "ttft_target_ms"), (axes[1], "tpot_target_ms")):
