@@ -85,7 +85,7 @@ def test_every_request_gets_its_answer():
 
 
 def test_batches_are_as_large_as_the_tuner_says():
-    _, _, tuner = serve(range(30), Limits(1), Limits(4), Limits(8))
+    _, _, tuner = serve(range(30), *[Limits(1)] * 5, Limits(4), Limits(8))
     sizes = [window.completions for window in tuner.heard if window.completions]
     assert sum(sizes) == 30
     assert sizes[0] < 8
