@@ -2,7 +2,9 @@
 
 import asyncio
 import math
+import runpy
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -431,3 +433,13 @@ def test_a_rejection_needs_a_reason_that_is_known():
     session = TunerSession(Scripted(Limits(1)))
     with pytest.raises(ValueError, match="refused_on_arrival"):
         session.on_reject("a", "refused_on_arival")
+
+
+def test_the_example_server_follows_its_tuner():
+    path = Path(__file__).parents[2] / "examples/tuner_session.py"
+    example = runpy.run_path(str(path))
+    session = asyncio.run(example["main"](requests=150))
+    status = session.status()
+    assert (status["odd_events"], status["running"], status["waiting"]) == (0, 0, 0)
+    assert status["windows"] > 0
+    assert session.limits().batch_size > 8
