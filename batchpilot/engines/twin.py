@@ -109,13 +109,18 @@ def credited_tokens(s: SchedulerState, counted_until_ms: float, prefill_share: f
 
 @kernel
 def doomed_tokens(s: SchedulerState) -> float:
-    """Prompt tokens still to be computed for requests that have missed their TTFT target already."""
+    """Prompt tokens still to be computed for requests that have missed their TTFT target already.
+
+    A guard refuses them when their turn comes, so under one only those that were let in count.
+    """
     c = s.clock[0]
+    guarded = s.limits[0].ttft_guard < math.inf
     tokens = 0.0
     for r in range(c.next_arrival):
         request = s.requests[r]
         late = c.now_ms > request.arrival_ms + request.ttft_target_ms
-        if request.reason == UNFINISHED and request.generated == 0 and late:
+        free = guarded and request.admitted == 0
+        if request.reason == UNFINISHED and request.generated == 0 and late and not free:
             tokens += request.prompt - request.computed
     return tokens
 

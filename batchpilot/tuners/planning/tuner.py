@@ -22,6 +22,10 @@ from batchpilot.tuners.planning.starting import starting_limits
 from batchpilot.tuners.planning.traffic import Traffic
 from batchpilot.tuners.planning.worth import work_in_progress
 
+MOVED = {"guarded": ("token_budget", "step_target_ms", "ttft_guard")}
+"""Fields that plans move in a track, all of it where nothing is said. Beside the guard, a bound on the queue, another
+discipline or a batch size gain less than is lost by luck among so many candidates."""
+
 STEP_TARGETS = (0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.1, 1.25, 1.5, 2.0, math.inf)
 GRIDS_OF_PLANS = GRIDS | {"step_target_ms": Grid("step_target_ms", STEP_TARGETS, times_tpot_target=True)}
 """Step targets lie closer where they matter, just below the promise."""
@@ -75,7 +79,7 @@ class PlanningTuner(Tuner):
         fields = lookup(TRACKS, track, "track")
         self._estimate = Estimate(latency)
         self._slo, self._seed, self._futures = slo, seed, futures
-        self._fields = fields
+        self._fields = MOVED.get(track, fields)
         self._anchor_at(starting_limits(fields, base, self._estimate.parameters, slo))
         self._twin = Twin()
         self._details: WindowDetails | None = None
