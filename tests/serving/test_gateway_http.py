@@ -324,8 +324,10 @@ def test_the_openai_client_chats_streams_and_hears_refusals():
         said = [{"role": "user", "content": "hello"}]
         whole = client.chat.completions.create(model="steps", messages=said, max_tokens=3)
         assert whole.usage.completion_tokens == 3
+        wait_until(lambda: status(gateway)["running"] == 0)
         parts = list(client.chat.completions.create(model="steps", messages=said, max_tokens=3, stream=True))
         assert "".join(part.choices[0].delta.content for part in parts) == " hi hi hi"
+        wait_until(lambda: status(gateway)["running"] == 0)
         endless = client.chat.completions.create(model="steps", messages=said, max_tokens=10**6, stream=True)
         next(iter(endless))
         with pytest.raises(openai.APIStatusError, match="at its limit"):
