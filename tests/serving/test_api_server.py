@@ -17,7 +17,7 @@ httpx = pytest.importorskip("httpx")
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from policy_samples import make_policy_bytes  # noqa: E402
-from running_server import TUNER, serving, tiny_runner, wait_for  # noqa: E402
+from running_server import TUNER, is_empty, serving, tiny_runner, wait_for  # noqa: E402
 
 from batchpilot.serving.server.authorisation import check_binding  # noqa: E402
 
@@ -116,6 +116,9 @@ def test_the_document_names_every_route_and_the_token(server):
     for path in ("status", "config", "reset", "batch-size", "probe", "strategy", "policy", "shadow", "decisions"):
         assert f"{TUNER}/{path}" in paths
     assert paths[f"{TUNER}/reset"]["post"]["security"]
+    operations = [operation for methods in paths.values() for operation in methods.values()]
+    answers = {code for operation in operations for code in operation["responses"]}
+    assert "422" not in answers
 
 
 JSON = st.recursive(
@@ -155,6 +158,38 @@ def test_bytes_that_mean_nothing_are_refused(server, content, kind, path):
     _, url = server
     answer = httpx.post(f"{url}/{path}", content=content, headers={"content-type": kind})
     assert answer.status_code < 500, answer.text
+
+
+FIELDS = st.sampled_from(
+    [
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "seed",
+        "stop",
+        "stream",
+        "stream_options",
+        "user",
+        "n",
+        "slo",
+        "ttft_ms",
+        "tpot_ms",
+        "priority",
+        "prompt",
+    ]
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(FIELDS, JSON | st.integers(-1, 9), max_size=4))
+def test_no_completion_breaks_the_server(server, changes):
+    service, url = server
+    body = {"model": "tiny", "prompt": "x", "max_tokens": 2, "timeout_s": 20.0, **changes}
+    headers = {"content-type": "application/json"}
+    where = url.removesuffix(TUNER) + "/v1/completions"
+    answer = httpx.post(where, content=json.dumps(body), headers=headers, timeout=30.0)
+    assert answer.status_code in (200, 400), answer.text
+    wait_for(lambda: is_empty(service))
 
 
 def test_changes_need_the_token_where_there_is_one(runner):

@@ -45,4 +45,16 @@ def build_app(service: Service, device: DetectedDevice | None = None) -> FastAPI
     app.include_router(openai_routes(service))
     app.include_router(tuner_routes(service, device))
     app.include_router(watching_routes(service, device))
+    _document_truly(app)
     return app
+
+
+def _document_truly(app: FastAPI) -> None:
+    """Take the framework's 422 out of the document: what it means is answered with 400, in OpenAI's shape."""
+    document = app.openapi()
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            if operation["responses"].pop("422", None) is not None:
+                operation["responses"].setdefault("400", {"description": "The request cannot be meant."})
+    for unused in ("HTTPValidationError", "ValidationError"):
+        document.get("components", {}).get("schemas", {}).pop(unused, None)
