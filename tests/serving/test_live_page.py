@@ -22,7 +22,7 @@ def url():
         body = {"model": "tiny", "prompt": "hello", "max_tokens": 50}
         assert httpx.post(f"{url}/v1/completions", json=body).status_code == 200
         httpx.post(f"{url}{TUNER}/batch-size", json={"batch_size": 24})
-        wait_for(lambda: service.history.rows()[-1]["batch_size"] == 24)
+        wait_for(lambda: [row["batch_size"] for row in service.history.rows()[-1:]] == [24])
         yield url
 
 
