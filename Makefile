@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 .PHONY: leaderboard standard test test-rl lint format bench clean
 
 leaderboard: .venv/installed
-	$(BIN)/batchpilot leaderboard --suite quick --track guarded --seeds 8 --jobs $(JOBS) --out reports/quick --overwrite
+	$(BIN)/batchpilot leaderboard --suite quick --track guarded --seeds 5 --jobs $(JOBS) --out reports/quick --overwrite
 
 standard: .venv/installed
 	$(BIN)/batchpilot leaderboard --suite standard --track guarded --seeds 5 --jobs $(JOBS) --out reports/standard --resume

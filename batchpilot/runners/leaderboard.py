@@ -24,8 +24,8 @@ _BATCH_TUNERS = ("static-8", "static-default", "aimd", "dynamic", "hybrid", STAT
 
 TRACK_TUNERS: dict[str, tuple[str, ...]] = {
     "batch": _BATCH_TUNERS,
-    "limits": _BATCH_TUNERS,
-    "guarded": ("guarded-default", *_BATCH_TUNERS),
+    "limits": ("model-based", "policy-limits", "queue-tokens-online", *_BATCH_TUNERS),
+    "guarded": ("model-based", "policy-guarded", "guarded-adaptive", "guarded-default", *_BATCH_TUNERS),
 }
 """Strategies that compete in a track when none are named."""
 

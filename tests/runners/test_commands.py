@@ -8,6 +8,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from batchpilot.runners.leaderboard import TRACK_TUNERS
 from batchpilot.runners.main import app
 
 
@@ -25,7 +26,7 @@ def test_leaderboard_writes_table_csv_and_report(run, tiny_file, tmp_path):
     assert "static-best" in result.output
     rows = list(csv.DictReader((tmp_path / "out/results.csv").open()))
     assert {row["seed"] for row in rows} == {"0", "1"}
-    assert len(rows) == 2 * 8
+    assert len(rows) == 2 * len(TRACK_TUNERS["guarded"])
     report = (tmp_path / "out/report.html").read_text()
     assert "<svg" in report
 
