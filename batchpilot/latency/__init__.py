@@ -12,11 +12,16 @@ from batchpilot.latency.roofline import LatencyEstimate, roofline
 from batchpilot.latency.saturation import SaturationParameters, largest_tokens, step_ms
 
 if TYPE_CHECKING:
+    from batchpilot.latency.demand import Demand
+    from batchpilot.latency.entry import LatencyEntry
     from batchpilot.latency.fitting import Fit, fit
+    from batchpilot.latency.inverse import best_step, sla_inverse
     from batchpilot.latency.judging import compare, judge
     from batchpilot.latency.measurement_files import read_measurements
     from batchpilot.latency.observations import Observations
     from batchpilot.latency.online import AdaptiveLatency, BackgroundUpdates
+    from batchpilot.latency.planning import Plan, plan
+    from batchpilot.latency.registry import LatencyRegistry, find_latency
     from batchpilot.latency.regressors import REGRESSORS, make_regressor
 
 __all__ = [
@@ -35,6 +40,14 @@ __all__ = [
     "compare",
     "AdaptiveLatency",
     "BackgroundUpdates",
+    "sla_inverse",
+    "best_step",
+    "Demand",
+    "plan",
+    "Plan",
+    "LatencyRegistry",
+    "LatencyEntry",
+    "find_latency",
 ]
 
 _HOMES = {
@@ -48,6 +61,14 @@ _HOMES = {
     "compare": "judging",
     "AdaptiveLatency": "online",
     "BackgroundUpdates": "online",
+    "sla_inverse": "inverse",
+    "best_step": "inverse",
+    "Demand": "demand",
+    "plan": "planning",
+    "Plan": "planning",
+    "LatencyRegistry": "registry",
+    "LatencyEntry": "entry",
+    "find_latency": "registry",
 }
 
 
