@@ -16,7 +16,7 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from batchpilot.configs.scenario import scenario
-from batchpilot.runners.adaptation import Adaptation, reaction, sample_efficiency
+from batchpilot.runners.leaderboard.adaptation import Adaptation, reaction, sample_efficiency
 
 LEARNING = ("quick-code", "quick-steady", "train-overload-1.4-a100", "quick-night")
 SHIFTS = ("quick-shift", "train-throttle-a100-40gb", "train-switch-a100", "val-mix-shift-h200")

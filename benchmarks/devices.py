@@ -28,7 +28,7 @@ from batchpilot.core.provenance import provenance
 from batchpilot.core.tuner import Tuner
 from batchpilot.engines import SimulatedEngine, SimulationResult, run_engine
 from batchpilot.envs.scenarios import PreparedRun, prepare
-from batchpilot.runners.convergence import convergence
+from batchpilot.runners.leaderboard.convergence import convergence
 from batchpilot.tuners import make_tuner
 
 MINUTES = 10.0

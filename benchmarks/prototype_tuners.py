@@ -28,7 +28,7 @@ from batchpilot.core.provenance import provenance
 from batchpilot.engines.simulated_engine import SimulatedEngine
 from batchpilot.engines.simulation import run_engine
 from batchpilot.envs.scenarios import GRACE_S, PreparedRun, prepare
-from batchpilot.runners.evaluation import tightest_slo
+from batchpilot.runners.leaderboard.evaluation import tightest_slo
 from batchpilot.tuners import build_tuner
 
 TUNERS = {

@@ -25,7 +25,7 @@ from batchpilot.baselines.references import goodput_of, tightest_tpot_ms, track_
 from batchpilot.baselines.static import SERVER_DEFAULT
 from batchpilot.configs.seeds import seeds_of
 from batchpilot.envs.scenarios import PreparedRun, prepare
-from batchpilot.runners.statistics import estimate
+from batchpilot.runners.report.statistics import estimate
 
 UNSEEN_FROM = 1000
 """Training is judged on the first seeds of the block; these lie beyond."""

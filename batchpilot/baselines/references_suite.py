@@ -2,7 +2,7 @@
 
 It is what an operator could have chosen before knowing the load. It is found by trying every setting of a track's grid
 on every run of the suite `train` and ships as `configs/static_suite.yaml` with its provenance;
-`python -m batchpilot.runners.static_suite --traces FOLDER` finds it again.
+`python -m batchpilot.runners.leaderboard.static_suite --traces FOLDER` finds it again.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from batchpilot.baselines import SERVER_DEFAULT, Setting, StaticTuner
 from batchpilot.core import SLO, Tuner
 from batchpilot.core.limits import TRACKS
 from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.runners.leaderboard.strategies import make_strategy
 from batchpilot.runners.options import reporting_mistakes
 from batchpilot.runners.selection import find_tuner_config, parse_limits
-from batchpilot.runners.strategies import make_strategy
 from batchpilot.serving.gateway.completions import TokenCount, count_by_bytes
 from batchpilot.serving.gateway.settings import GatewaySettings
 from batchpilot.serving.session import TunerSession

@@ -35,8 +35,8 @@ from batchpilot.runners.options import (
     reporting_mistakes,
     stdout_console,
 )
+from batchpilot.runners.report.tables import tables
 from batchpilot.runners.selection import find_scenario, on_hardware, parse_limits
-from batchpilot.runners.tables import tables
 from batchpilot.workloads.readers import READERS
 from batchpilot.workloads.table import RequestTable
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from batchpilot.core.files import write_atomic
 from batchpilot.engines.simulation import SimulationResult
 from batchpilot.engines.state import FINISH_REASONS
-from batchpilot.runners.grids import Cell, Grid, number, percent
-from batchpilot.runners.page import definitions, element, figure, items, page, table
-from batchpilot.runners.svg import MUTED, drawing, to_svg
+from batchpilot.runners.report.grids import Cell, Grid, number, percent
+from batchpilot.runners.report.page import definitions, element, figure, items, page, table
+from batchpilot.runners.report.svg import MUTED, drawing, to_svg
 
 if TYPE_CHECKING:
     from batchpilot.serving.load.run import LoadResult

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from batchpilot.runners import config_commands, policy_commands
-from batchpilot.runners.calibrate_command import calibrate
-from batchpilot.runners.compare_command import compare_command
-from batchpilot.runners.export_command import export
+from batchpilot.runners import config_commands
+from batchpilot.runners.calibration.command import calibrate
 from batchpilot.runners.gateway_command import gateway
-from batchpilot.runners.leaderboard_command import leaderboard
+from batchpilot.runners.leaderboard.command import leaderboard
+from batchpilot.runners.leaderboard.compare_command import compare_command
 from batchpilot.runners.load_command import load
-from batchpilot.runners.plan_command import plan_command
+from batchpilot.runners.planning.command import plan_command
+from batchpilot.runners.policies import policy_commands
+from batchpilot.runners.policies.export_command import export
+from batchpilot.runners.policies.train_command import train
 from batchpilot.runners.serve_command import serve
 from batchpilot.runners.simulate_command import simulate
-from batchpilot.runners.train_command import train
-from batchpilot.runners.tune_command import tune
+from batchpilot.runners.tuning.command import tune
 from batchpilot.runners.validate_command import validate
 
 app = typer.Typer(

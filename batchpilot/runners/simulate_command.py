@@ -9,14 +9,15 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from batchpilot.baselines import SERVER_DEFAULT
+from batchpilot.baselines import SERVER_DEFAULT, Setting
 from batchpilot.core.files import write_atomic
 from batchpilot.core.limits import TRACKS, Limits
 from batchpilot.core.provenance import provenance
 from batchpilot.core.tuner import Tuner
 from batchpilot.engines import SimulatedEngine, SimulationResult, run_engine
 from batchpilot.envs.scenarios import PreparedRun, prepare
-from batchpilot.runners.evaluation import tightest_slo
+from batchpilot.runners.leaderboard.evaluation import tightest_slo
+from batchpilot.runners.leaderboard.strategies import REFERENCES, label, make_strategy
 from batchpilot.runners.options import (
     DeviceOption,
     JsonOption,
@@ -26,13 +27,16 @@ from batchpilot.runners.options import (
     stdout_console,
 )
 from batchpilot.runners.selection import find_scenario, find_tuner_config, on_hardware, parse_limits
-from batchpilot.tuners import TUNERS, make_tuner
+from batchpilot.tuners import TUNERS
 
 
 @reporting_mistakes
 def simulate(
     scenario: Annotated[str, typer.Argument(help="A scenario's name or file.")] = "quick-chat",
-    tuner: Annotated[str | None, typer.Option(help=f"A strategy: {', '.join(TUNERS)}.")] = None,
+    tuner: Annotated[
+        str | None,
+        typer.Option(help=f"A strategy: {', '.join(TUNERS)}; or policy:FILE.onnx, FILE.py:CLASS, or a reference."),
+    ] = None,
     limits: Annotated[
         str | None, typer.Option(help="Constant limits instead: batch_size=64,token_budget=2048.")
     ] = None,
@@ -50,21 +54,16 @@ def simulate(
         raise ValueError("--tuner and --limits are both given; a run follows one of them")
     run = prepare(on_hardware(find_scenario(scenario), device, model, tensor_parallel), seed)
     strategy: Limits | Tuner
-    if tuner is not None:
-        strategy = make_tuner(
-            tuner,
-            find_tuner_config(config),
-            base=SERVER_DEFAULT,
-            slo=tightest_slo(run),
-            seed=seed,
-            track=track,
-            latency=run.engine.believed_latency(),
-        )
-    else:
+    if tuner is None:
         strategy = parse_limits(limits) if limits is not None else SERVER_DEFAULT
+    elif tuner in REFERENCES:
+        strategy = REFERENCES[tuner](run, track)
+    else:
+        chosen, latency = find_tuner_config(config), run.engine.believed_latency()
+        strategy = make_strategy(tuner, Setting(chosen, SERVER_DEFAULT, tightest_slo(run), seed, track, latency))
     engine = SimulatedEngine(run.engine, run.requests, record_steps=getattr(strategy, "needs_details", False))
     result = run_engine(engine, strategy, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
-    figures = _figures(run, strategy, result)
+    figures = _figures(run, str(strategy) if tuner is None else label(tuner), result)
     if out is not None:
         write_atomic(out, json.dumps(figures | _details(result), indent=1) + "\n")
     if as_json:
@@ -73,11 +72,11 @@ def simulate(
         stdout_console().print(_table(figures))
 
 
-def _figures(run: PreparedRun, strategy: Limits | Tuner, result: SimulationResult) -> dict[str, Any]:
+def _figures(run: PreparedRun, strategy: str, result: SimulationResult) -> dict[str, Any]:
     reasons = ("length", "refused_on_arrival", "refused_by_guard", "failed", "cancelled", "unfinished")
     return {
         "scenario": run.scenario.name,
-        "strategy": strategy.name if isinstance(strategy, Tuner) else str(strategy),
+        "strategy": strategy,
         "device": run.scenario.device,
         "model": run.scenario.model,
         "latency": run.latency_provenance,

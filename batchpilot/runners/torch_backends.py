@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +14,13 @@ import typer
 from batchpilot.core.files import write_atomic
 from batchpilot.core.limits import Limits
 from batchpilot.core.names import lookup
-from batchpilot.engines.step_design import MeasuredTrial, measure_trials
+from batchpilot.engines.step_design import MeasuredTrial
 from batchpilot.envs.backends import BACKENDS, SIMULATED
 from batchpilot.envs.torch_backend import DEFAULT_MODEL, TorchBackend
 from batchpilot.latency.fitting import fit
 from batchpilot.latency.saturation import SaturationParameters
-from batchpilot.runners.torch_calibration import FIXED, TorchServer, all_steps, judge_held_out, plan_trials
+from batchpilot.runners.torch_calibration import FIXED, TorchServer, all_steps, judge_held_out, measure, plan_trials
+from batchpilot.runners.torch_clock import Clock, step_clock
 from batchpilot.runners.torch_options import shown
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ ParametersOption = Annotated[
     typer.Option(help="Step latency of the torch engine, as `calibrate --out` wrote it; else it is calibrated first."),
 ]
 
-Clock = Callable[[], float]
 Show = Callable[[Iterable[MeasuredTrial]], Iterable[MeasuredTrial]]
 
 
@@ -180,22 +179,6 @@ def start_backend(
     )
 
 
-def step_clock(runner: ModelRunner) -> tuple[Clock, str]:
-    """What measures the steps of a comparison, and what to call it.
-
-    On one processor thread it is the thread's own processor time, about what a step takes when nobody else uses the
-    machine, so that strategies can be compared where others do. Anywhere else it is the time that passes.
-
-    Args:
-        runner: the model.
-    """
-    from torch import get_num_threads
-
-    if runner.device.type == "cpu" and get_num_threads() == 1:
-        return time.thread_time, "in processor time of its one thread"
-    return time.perf_counter, "in time that passes"
-
-
 def calibrated(
     runner: ModelRunner, clock: Clock, *, seed: int = 0, show: Show = iter
 ) -> tuple[SaturationParameters, str]:
@@ -210,20 +193,10 @@ def calibrated(
     Raises:
         ValueError: the KV cache holds no request.
     """
-    from batchpilot.engines.torch import TorchEngine, TorchEngineConfig
-
     batch = max(1, min(LARGEST.batch_size, runner.kv_capacity_tokens // _TOKENS_A_REQUEST))
     largest = replace(LARGEST, batch_size=batch)
-    runs = list(
-        show(
-            measure_trials(
-                lambda requests: TorchEngine(TorchEngineConfig(), requests, runner, record_steps=True, clock=clock),
-                plan_trials(runner, largest, TRIALS, seed),
-                repeats=REPEATS,
-                seed=seed,
-            )
-        )
-    )
+    design = plan_trials(runner, largest, TRIALS, seed)
+    runs = measure(runner, design, repeats=REPEATS, seed=seed, show=show, clock=clock)
     held_out = judge_held_out(runs, FIXED)
     off = "" if held_out is None else f", off by {held_out.mape:.1%} on average where it was not fitted"
     found = fit(all_steps(runs), seed=seed, fixed=FIXED).parameters

@@ -19,7 +19,8 @@ from batchpilot.engines.step_design import MeasuredTrial, Trial, design_trials, 
 from batchpilot.latency.fitting import fit
 from batchpilot.latency.judging import Judgement, judge
 from batchpilot.latency.observations import Observations
-from batchpilot.runners.calibration import Calibration, calibrate_steps
+from batchpilot.runners.calibration.calibrating import Calibration, calibrate_steps
+from batchpilot.runners.torch_clock import Clock, step_clock
 
 if TYPE_CHECKING:
     from batchpilot.engines.torch import ModelRunner
@@ -116,7 +117,7 @@ def calibrate_engine(
     show: Callable[[Iterable[MeasuredTrial]], Iterable[MeasuredTrial]] = iter,
     **options: Any,
 ) -> tuple[Calibration, Observations]:
-    """Measure a torch engine and calibrate the latency model on its steps.
+    """Measure a torch engine, on the clock that `step_clock` chooses, and calibrate the latency model on its steps.
 
     Args:
         server: what is measured.
@@ -135,10 +136,12 @@ def calibrate_engine(
         ValueError: torch is missing, the model cannot be served as asked, or an argument is outside its bound.
     """
     runner = server.start()
-    runs = measure(runner, plan_trials(runner, largest, trials, seed), repeats=repeats, seed=seed, show=show)
+    clock, told = step_clock(runner)
+    design = plan_trials(runner, largest, trials, seed)
+    runs = measure(runner, design, repeats=repeats, seed=seed, show=show, clock=clock)
     steps = all_steps(runs)
     fixed = FIXED | dict(fixed or {})
-    source = f"torch engine, {server.dtype}, {trials} workloads measured {repeats} times, seed {seed}"
+    source = f"torch engine, {server.dtype}, {trials} workloads measured {repeats} times {told}, seed {seed}"
     found = calibrate_steps(steps, source=source, labels=labels_of(server, runner), fixed=fixed, seed=seed, **options)
     held_out = judge_held_out(runs, fixed)
     if held_out is None:
@@ -177,6 +180,7 @@ def measure(
     trials: Sequence[Trial],
     *,
     repeats: int,
+    clock: Clock,
     seed: int = 0,
     show: Callable[[Iterable[MeasuredTrial]], Iterable[MeasuredTrial]] = iter,
 ) -> list[MeasuredTrial]:
@@ -186,6 +190,7 @@ def measure(
         runner: the model.
         trials: the design.
         repeats: rounds.
+        clock: seconds.
         seed: of the order in each.
         show: passes the runs on and shows progress.
     """
@@ -193,7 +198,10 @@ def measure(
 
     config = TorchEngineConfig()
     runs = measure_trials(
-        lambda requests: TorchEngine(config, requests, runner, record_steps=True), trials, repeats=repeats, seed=seed
+        lambda requests: TorchEngine(config, requests, runner, record_steps=True, clock=clock),
+        trials,
+        repeats=repeats,
+        seed=seed,
     )
     return list(show(runs))
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, fields, replace
 
 from batchpilot.envs.backends import Backend, SimulatedBackend
 from batchpilot.envs.torch_backend import check_runnable
-from batchpilot.runners.evaluation import Task
-from batchpilot.runners.leaderboard import Leaderboard
+from batchpilot.runners.leaderboard.board import Leaderboard
+from batchpilot.runners.leaderboard.evaluation import Task
 
 NOTES = (
     "Measured on a real engine, one strategy after another: times differ from run to run, and so may figures of equal "

@@ -19,8 +19,9 @@ from batchpilot.envs.scenarios import capacity_per_s
 from batchpilot.latency.judging import Judgement, judge
 from batchpilot.latency.observations import Observations
 from batchpilot.latency.saturation import SaturationParameters
-from batchpilot.runners.calibration_grids import percent, plain
-from batchpilot.runners.grids import Cell, Grid
+from batchpilot.runners.calibration.grids import percent, plain
+from batchpilot.runners.report.grids import Cell, Grid
+from batchpilot.runners.torch_clock import Clock, step_clock
 from batchpilot.workloads.build import build_requests
 from batchpilot.workloads.lengths import Lengths, LogNormal
 from batchpilot.workloads.table import RequestTable
@@ -172,6 +173,7 @@ def serve(
     mode: str = "continuous",
     prefill: str = "chunked",
     seed: int = 0,
+    clock: Clock | None = None,
 ) -> Served:
     """Send requests through the real engine.
 
@@ -183,11 +185,12 @@ def serve(
         mode: "continuous" or "static" batching.
         prefill: "chunked", "whole" or "selective".
         seed: of the prompts' tokens.
+        clock: seconds; None for what `step_clock` chooses.
     """
     from batchpilot.engines.torch import TorchEngine, TorchEngineConfig
 
     config = TorchEngineConfig(estimate=estimate, mode=mode, prefill=prefill, seed=seed)
-    engine = TorchEngine(config, requests, runner, record_steps=True)
+    engine = TorchEngine(config, requests, runner, record_steps=True, clock=clock or step_clock(runner)[0])
     result = run_engine(engine, limits, window_ms=WINDOW_MS)
     return Served(requests, result, config.scheduler_config(runner), limits)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,11 +16,11 @@ from batchpilot.core.provenance import provenance
 from batchpilot.engines.step_design import MeasuredTrial
 from batchpilot.latency.fitting import fit
 from batchpilot.latency.saturation import SaturationParameters
-from batchpilot.runners.calibration_grids import percent
+from batchpilot.runners.calibration.grids import percent
 from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_console
 from batchpilot.runners.plain_data import without_nan
+from batchpilot.runners.report.tables import tables
 from batchpilot.runners.selection import find_scenario, parse_limits
-from batchpilot.runners.tables import tables
 from batchpilot.runners.torch_calibration import (
     ENGINES,
     FIXED,
@@ -31,6 +32,7 @@ from batchpilot.runners.torch_calibration import (
     named_engine,
     plan_trials,
 )
+from batchpilot.runners.torch_clock import step_clock
 from batchpilot.runners.torch_options import (
     TRIALS,
     DtypeOption,
@@ -85,13 +87,15 @@ def validate(
     known = SaturationParameters.from_yaml(parameters) if parameters is not None else None
     server = TorchServer(model, device, dtype, threads, kv_capacity_tokens, seed)
     runner = server.start()
+    clock, told = step_clock(runner)
     design = plan_trials(runner, in_force, trials, seed) if known is None else ()
 
     def measured(rounds: Sequence[int]) -> list[MeasuredTrial]:
         total = len(rounds) * len(design)
         if not total:
             return []
-        return measure(runner, design, repeats=len(rounds), seed=seed + rounds[0], show=lambda runs: shown(runs, total))
+        show = partial(shown, total=total)
+        return measure(runner, design, repeats=len(rounds), clock=clock, seed=seed + rounds[0], show=show)
 
     rounds = [list(map(int, part)) for part in np.array_split(range(repeats), runs + 1)]
     calibrating = measured(rounds[0])
@@ -109,7 +113,7 @@ def validate(
     found = validate_runs(
         served,
         fit(all_steps(calibrating), seed=seed, fixed=FIXED).parameters if known is None else known,
-        labels=labels_of(server, runner),
+        labels=labels_of(server, runner) | {"timed": told},
         workload=f"{len(asked)} requests ({chosen.name if chosen is not None else f'synthetic, load {load:g}'})",
     )
     if as_json:

@@ -8,7 +8,7 @@ import pytest
 from batchpilot.configs.scenario import Scenario, scenario
 from batchpilot.core import Limits
 from batchpilot.envs.scenarios import prepare
-from batchpilot.runners.adaptation import arrived, between, first_shift_s, reaction, sample_efficiency
+from batchpilot.runners.leaderboard.adaptation import arrived, between, first_shift_s, reaction, sample_efficiency
 
 SCHEDULE = """
 from batchpilot import Limits

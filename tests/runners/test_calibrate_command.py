@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from batchpilot.latency import SaturationParameters
-from batchpilot.runners.calibrate_command import calibrate
+from batchpilot.runners.calibration.command import calibrate
 
 TRUTH = SaturationParameters(p_max=8.0, k_b=0.3, k_s=0.01, w_0=20.0, tau_0=6.0, tau_b=0.3, tau_s=0.02)
 

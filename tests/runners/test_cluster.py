@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from batchpilot.runners.leaderboard import Leaderboard, run_leaderboard
+from batchpilot.runners.leaderboard.board import Leaderboard, run_leaderboard
 
 
 def numbers(rows):

@@ -2,14 +2,16 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 from typer.testing import CliRunner
 
-from batchpilot.runners.leaderboard import TRACK_TUNERS
+from batchpilot.runners.leaderboard.board import TRACK_TUNERS
 from batchpilot.runners.main import app
+from batchpilot.tuners.planning import SHIPPED_POLICIES
 
 
 @pytest.fixture
@@ -88,6 +90,28 @@ def test_simulate_prints_what_happened(run, tiny_file, tmp_path):
     assert len(details["per_request"]["ttft_ms"]) == figures["requests"]
 
 
+def test_simulate_takes_a_policy_file_and_a_tuner_of_ones_own(run, tiny_file, tmp_path):
+    shutil.copy(SHIPPED_POLICIES / "limits.onnx", "mine.onnx")
+    told = run("simulate", tiny_file, "--tuner", "policy:mine.onnx", "--json")
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.stdout)["strategy"] == "policy:mine.onnx"
+    (tmp_path / "mine.py").write_text(
+        "from batchpilot.baselines import StaticTuner\nclass Three(StaticTuner):\n"
+        "    def __init__(self): super().__init__(3)\n"
+    )
+    told = run("simulate", tiny_file, "--tuner", "mine.py:Three", "--json")
+    assert told.exit_code == 0, told.output
+    assert "batch_size=3" in json.loads(told.stdout)["final_limits"]
+
+
+def test_simulate_takes_a_reference(run, tiny_file):
+    told = {
+        name: json.loads(run("simulate", tiny_file, "--tuner", name, "--json").stdout)
+        for name in ("static-best", "static-8")
+    }
+    assert told["static-best"]["goodput_fraction"] >= told["static-8"]["goodput_fraction"]
+
+
 def test_simulate_takes_constant_limits(run, tiny_file):
     result = run("simulate", tiny_file, "--limits", "batch_size=4,token_budget=512,ttft_guard=1.0", "--json")
     assert json.loads(result.stdout)["final_limits"] == "batch_size=4, token_budget=512, ttft_guard=1.0"
@@ -99,6 +123,7 @@ def test_simulate_takes_constant_limits(run, tiny_file):
         (("simulate", "quick-chta"), "quick-chat"),
         (("simulate", "quick-chat", "--limits", "batchsize=4"), "batch_size"),
         (("simulate", "quick-chat", "--limits", "4", "--tuner", "aimd"), "follows one of them"),
+        (("simulate", "quick-chat", "--tuner", "policy:nowhere.onnx"), "nowhere.onnx"),
         (("simulate", "quick-chat", "--device", "A1000"), "A10"),
         (("leaderboard", "--suite", "quik"), "quick"),
         (("leaderboard", "--tuners", "dynamc"), "dynamic"),

@@ -6,7 +6,7 @@ import pytest
 
 from batchpilot.configs import TunerConfig
 from batchpilot.configs.scenario import scenario
-from batchpilot.runners.comparison import compare, load_baseline, regressions, save_baseline
+from batchpilot.runners.leaderboard.comparison import compare, load_baseline, regressions, save_baseline
 
 
 def row(**changes):

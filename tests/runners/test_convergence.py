@@ -5,7 +5,7 @@ import math
 import pytest
 
 from batchpilot.core import Limits, WindowMetrics
-from batchpilot.runners.convergence import convergence
+from batchpilot.runners.leaderboard.convergence import convergence
 
 
 def windows(sizes):

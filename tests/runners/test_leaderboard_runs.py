@@ -8,9 +8,9 @@ import pytest
 from batchpilot.baselines.references import best_static, goodput_of, track_grid
 from batchpilot.core import Limits
 from batchpilot.envs import prepare
-from batchpilot.runners import jobs
-from batchpilot.runners.evaluation import Cell, Task, run_cell
-from batchpilot.runners.leaderboard import Leaderboard, run_leaderboard
+from batchpilot.runners.leaderboard import jobs
+from batchpilot.runners.leaderboard.board import Leaderboard, run_leaderboard
+from batchpilot.runners.leaderboard.evaluation import Cell, Task, run_cell
 
 TUNERS = ("static-8", "static-default", "dynamic", "guarded-default")
 

@@ -7,7 +7,7 @@ import typer
 from typer.testing import CliRunner
 
 from batchpilot.core.limits import Limits
-from batchpilot.runners.plan_command import plan_command
+from batchpilot.runners.planning.command import plan_command
 from batchpilot.runners.selection import parse_limits
 
 QUICK = ("--seeds", "1", "--duration-s", "40")

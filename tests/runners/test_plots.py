@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 import pytest
 from synthetic_results import GOODPUT, SCENARIOS, result_curves, result_row, result_rows
 
-from batchpilot.runners.plots import goodput_by_strategy, over_time, ratio_by_scenario, refusals_by_quartile
-from batchpilot.runners.summary import OVERALL, summarise
+from batchpilot.runners.report.plots import goodput_by_strategy, over_time, ratio_by_scenario, refusals_by_quartile
+from batchpilot.runners.report.summary import OVERALL, summarise
 
 STRATEGIES = ("aimd", "dynamic", "guarded-default")
 INTERVAL = "stroke-width: 2"

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_results import result_row
 
-from batchpilot.runners.comparison_grids import family_grid, improvement_grid
-from batchpilot.runners.profiles import gap_closed, performance_profile
-from batchpilot.runners.summary import OVERALL, summarise, summarise_families
+from batchpilot.runners.leaderboard.comparison_grids import family_grid, improvement_grid
+from batchpilot.runners.report.profiles import gap_closed, performance_profile
+from batchpilot.runners.report.summary import OVERALL, summarise, summarise_families
 
 GAP = ("static-best", "clairvoyant")
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from batchpilot.runners.regression import load_baseline, regression_grid, regressions, save_baseline
+from batchpilot.runners.leaderboard.regression import load_baseline, regression_grid, regressions, save_baseline
 
 ROW = {
     "scenario": "tiny",

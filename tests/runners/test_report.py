@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import pytest
 from synthetic_results import SCENARIOS, result_curves, result_row, result_rows
 
-from batchpilot.runners.report import write_report
-from batchpilot.runners.summary import summarise
+from batchpilot.runners.report.summary import summarise
+from batchpilot.runners.report.writing import write_report
 
 VOID = {"meta", "br", "img", "input", "link", "hr"}
 FETCHES = {"src", "srcset", "href", "xlink:href", "data", "action", "poster", "background", "formaction", "ping"}

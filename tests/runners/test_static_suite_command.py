@@ -5,7 +5,7 @@ import numpy as np
 from batchpilot.baselines.references import goodput_of
 from batchpilot.baselines.references_suite import suite_grid
 from batchpilot.envs.scenarios import prepare
-from batchpilot.runners import static_suite
+from batchpilot.runners.leaderboard import static_suite
 
 
 def test_a_run_is_scored_once_and_kept(tiny, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from synthetic_results import result_row, result_rows
 
-from batchpilot.runners.statistics import (
+from batchpilot.runners.report.statistics import (
     bootstrap_interval,
     estimate,
     interquartile_mean,

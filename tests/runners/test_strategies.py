@@ -5,8 +5,8 @@ import pytest
 from batchpilot.baselines import SERVER_DEFAULT, Setting
 from batchpilot.baselines.references_suite import static_suite
 from batchpilot.core import Limits
-from batchpilot.runners.leaderboard import TRACK_TUNERS, Leaderboard, run_leaderboard
-from batchpilot.runners.strategies import check_strategies, content_hash, label, make_strategy
+from batchpilot.runners.leaderboard.board import TRACK_TUNERS, Leaderboard, run_leaderboard
+from batchpilot.runners.leaderboard.strategies import check_strategies, content_hash, label, make_strategy
 
 OWN = """
 from batchpilot import Limits, Tuner

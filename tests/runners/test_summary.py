@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_results import SCENARIOS, result_row, result_rows
 
-from batchpilot.runners.summary import MEANS, OVERALL, spec_score, summarise, write_csv
+from batchpilot.runners.report.summary import MEANS, OVERALL, spec_score, summarise, write_csv
 
 
 def only(summary, scenario, tuner):

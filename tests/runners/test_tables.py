@@ -5,7 +5,7 @@ import math
 import pytest
 from synthetic_results import GOODPUT, SCENARIOS, result_row, result_rows
 
-from batchpilot.runners.grids import (
+from batchpilot.runners.report.grids import (
     Grid,
     behaviour_grid,
     mark_of,
@@ -14,8 +14,8 @@ from batchpilot.runners.grids import (
     runs_grid,
     scenario_grid,
 )
-from batchpilot.runners.summary import OVERALL, summarise
-from batchpilot.runners.tables import WIDTH, leaderboard_tables, render, tables
+from batchpilot.runners.report.summary import OVERALL, summarise
+from batchpilot.runners.report.tables import WIDTH, leaderboard_tables, render, tables
 
 REFERENCES = ("static-8", "static-default", "static-best")
 

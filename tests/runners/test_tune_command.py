@@ -17,8 +17,8 @@ pytest.importorskip("cmaes")
 
 from batchpilot.configs import load_tuner_config
 from batchpilot.core.limits import Limits
-from batchpilot.runners.tune_command import tune
-from batchpilot.runners.tune_search import Search
+from batchpilot.runners.tuning.command import tune
+from batchpilot.runners.tuning.search import Search
 from batchpilot.tuners.bayesian.studies import TrialState
 
 TUNE = "from batchpilot.runners.main import app; app()"
@@ -130,7 +130,7 @@ def test_ctrl_c_keeps_the_trials_and_says_how_to_resume(tiny_file, tmp_path, job
 def test_a_trial_of_a_killed_process_is_told_as_failed(tmp_path):
     search = Search("batch", "tpe", 5, (0,), str(tmp_path / "study.journal"), "killed")
     code = (
-        "import os, signal; from batchpilot.runners.tune_search import Search; "
+        "import os, signal; from batchpilot.runners.tuning.search import Search; "
         f"s = Search('batch', 'tpe', 5, (0,), {search.storage!r}, 'killed'); e = s.begin(100.0); e.ask(100.0); "
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

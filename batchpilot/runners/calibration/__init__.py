@@ -1,0 +1,1 @@
+"""`batchpilot calibrate` on measurements: fit, judge, report."""

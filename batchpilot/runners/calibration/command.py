@@ -1,0 +1,154 @@
+"""`batchpilot calibrate`: measured steps in, latency parameters out, with how far to trust them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from batchpilot.core.files import write_atomic
+from batchpilot.latency.observations import LOWEST_MS
+from batchpilot.latency.residuals import LOSSES
+from batchpilot.runners.calibration.calibrating import LONGEST_STEP_MS, Calibration, calibrate_file
+from batchpilot.runners.calibration.grids import models_grid, parameters_grid, verdict
+from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_console
+from batchpilot.runners.plain_data import without_nan
+from batchpilot.runners.report.tables import WIDTH, tables
+from batchpilot.runners.selection import parse_limits
+from batchpilot.runners.torch_calibration import (
+    ENGINES,
+    MEASURED_LIMITS,
+    TorchServer,
+    calibrate_engine,
+    named_engine,
+    write_steps,
+)
+from batchpilot.runners.torch_options import (
+    REPEATS,
+    TRIALS,
+    DtypeOption,
+    KvOption,
+    LimitsOption,
+    RepeatsOption,
+    ThreadsOption,
+    TrialsOption,
+    shown,
+)
+
+
+@reporting_mistakes
+def calibrate(
+    measurements: Annotated[
+        Path | None,
+        typer.Option(help="CSV: batch_size, tokens, latency_ms and perhaps context_tokens; or Splitwise's."),
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="What the file calls them: batch_size=B,tokens=S,latency_ms=T,context_tokens=C.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Only rows of this device; a label where no column says.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only rows of this model; a label where no column says.")] = None,
+    tensor_parallel: Annotated[
+        int | None, typer.Option(min=1, help="Only rows of so many devices; a label where no column says.")
+    ] = None,
+    loss: Annotated[str, typer.Option(help=f"What is minimised: {', '.join(LOSSES)}.")] = "relative",
+    robust: Annotated[bool, typer.Option(help="Hold outliers back.")] = True,
+    fix: Annotated[str | None, typer.Option(help="Parameters that are not fitted: tau_c=0,k_b=10.")] = None,
+    min_ms: Annotated[float, typer.Option(help="Drop steps as short or shorter.")] = LOWEST_MS,
+    max_ms: Annotated[float, typer.Option(help="Drop steps as long or longer.")] = LONGEST_STEP_MS,
+    seed: Annotated[int, typer.Option(help="Of the fit's random starts.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the parameters to this YAML file.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write a report with charts to this HTML file.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace files that are there.")] = False,
+    engine: Annotated[
+        str | None, typer.Option(help=f"Measure on an engine instead of reading a file: {', '.join(ENGINES)}.")
+    ] = None,
+    dtype: DtypeOption = "float32",
+    threads: ThreadsOption = None,
+    kv_capacity_tokens: KvOption = None,
+    limits: LimitsOption = None,
+    trials: TrialsOption = TRIALS,
+    repeats: RepeatsOption = REPEATS,
+    steps: Annotated[Path | None, typer.Option(help="Write the measured steps to this CSV file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit the latency model to measured steps, hold it against simpler ones, and say how far to trust it."""
+    if (measurements is None) == (engine is None):
+        raise ValueError("give measurements, --measurements FILE.csv, or an engine to measure, --engine torch --model")
+    for path in (out, report, steps):
+        if path is not None and path.exists() and not overwrite:
+            raise ValueError(f"{path} is there already; add --overwrite, or give another name")
+    options: dict[str, Any] = {
+        "lowest_ms": min_ms,
+        "highest_ms": max_ms,
+        "loss": loss,
+        "robust": robust,
+        "fixed": _numbers(_pairs(fix, "--fix")),
+        "seed": seed,
+    }
+    if measurements is not None:
+        asked = {"device": device, "model": model, "tensor_parallel": tensor_parallel}
+        found = calibrate_file(
+            measurements,
+            columns=_pairs(columns, "--columns"),
+            select={label: str(value) for label, value in asked.items() if value is not None},
+            **options,
+        )
+    else:
+        named_engine(str(engine))
+        if model is None:
+            raise ValueError("no model to measure; give --model, a preset, a folder or a Hugging Face name")
+        server = TorchServer(model, device, dtype, threads, kv_capacity_tokens, seed)
+        largest = parse_limits(limits) if limits is not None else MEASURED_LIMITS
+        found, measured = calibrate_engine(
+            server, largest, trials=trials, repeats=repeats, show=lambda runs: shown(runs, trials * repeats), **options
+        )
+        if steps is not None:
+            write_steps(steps, measured)
+    if as_json:
+        typer.echo(json.dumps(without_nan(found.to_dict()), indent=2, allow_nan=False))
+    else:
+        _show(found)
+    if out is not None:
+        today = datetime.now(UTC).date().isoformat()
+        write_atomic(out, yaml.safe_dump(found.to_entry(today), sort_keys=False, allow_unicode=True, width=WIDTH))
+    if report is not None:
+        from batchpilot.runners.calibration.report import write_calibration_report
+
+        write_calibration_report(report, found)
+
+
+def _show(found: Calibration) -> None:
+    console = stdout_console()
+    for grid in (models_grid(found), parameters_grid(found)):
+        for table in tables(grid):
+            console.print(table)
+    for text in found.fit.problems:
+        typer.secho(f"problem: {text}", fg=typer.colors.RED)
+    for text in (*found.fit.notes, *found.remarks):
+        typer.echo(f"note: {text}")
+    bounds = f"steps outside {found.dropped.lowest_ms:g} to {found.dropped.highest_ms:g} ms or without work"
+    typer.echo(f"dropped ({bounds}): {found.dropped}")
+    typer.secho(verdict(found), bold=True)
+
+
+def _pairs(text: str | None, option: str) -> dict[str, str]:
+    """Names and values of `a=1,b=2`."""
+    pairs = {}
+    for part in (text or "").split(",") if text else ():
+        name, equals, value = part.partition("=")
+        if not (equals and name.strip() and value.strip()):
+            raise ValueError(f"{option} {text!r}: {part.strip()!r} is not of the form name=value")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def _numbers(pairs: Mapping[str, str]) -> dict[str, float]:
+    try:
+        return {name: float(value) for name, value in pairs.items()}
+    except ValueError as error:
+        raise ValueError(f"--fix: {error}; expected numbers") from None

@@ -1,0 +1,1 @@
+"""Every strategy on the same requests: running, comparing, judging."""

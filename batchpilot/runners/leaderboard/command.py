@@ -1,0 +1,244 @@
+"""`batchpilot leaderboard`: which strategy wins where, as a table on the terminal and files in a folder."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from batchpilot.configs.scenario import Scenario, scenario
+from batchpilot.core.limits import TRACKS
+from batchpilot.envs.backends import SIMULATED
+from batchpilot.runners.chosen import first_seed, left_out_notes, scenarios_of, suite_names
+from batchpilot.runners.leaderboard.board import Leaderboard, Outcome, run_leaderboard
+from batchpilot.runners.leaderboard.evaluation import Row, Task
+from batchpilot.runners.leaderboard.jobs import cell_path
+from batchpilot.runners.leaderboard.regression import load_baseline, regression_grid, regressions, save_baseline
+from batchpilot.runners.options import (
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    TensorParallelOption,
+    reporting_mistakes,
+    stdout_console,
+)
+from batchpilot.runners.report.summary import summarise, summarise_families, write_csv
+from batchpilot.runners.report.tables import leaderboard_tables, tables
+from batchpilot.runners.selection import find_tuner_config, on_hardware
+from batchpilot.runners.torch_backends import (
+    BackendOption,
+    ParametersOption,
+    WeightsOption,
+    chosen_server,
+    shown_calibration,
+    start_backend,
+)
+from batchpilot.runners.torch_leaderboard import NOTES, TorchLeaderboard, on_engine
+from batchpilot.runners.torch_options import KvOption, ThreadsOption
+from batchpilot.workloads.readers import READERS
+
+TRACE_SCENARIO = "trace-replay"
+
+
+@reporting_mistakes
+def leaderboard(
+    suite_name: Annotated[str, typer.Option("--suite", help=f"Scenarios: {', '.join(suite_names())}.")] = "quick",
+    scenarios: Annotated[
+        list[str] | None, typer.Option("--scenario", help="These scenarios (name or file) instead of a suite.")
+    ] = None,
+    track: Annotated[str, typer.Option(help=f"Limits that may be set: {', '.join(TRACKS)}.")] = "guarded",
+    tuners: Annotated[
+        str, typer.Option(help="Strategies, separated by commas: names, FILE.py:CLASS, policy:FILE.onnx, default.")
+    ] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each scenario.")] = 3,
+    seed: Annotated[int, typer.Option("--seed", help="The first seed, counted within a suite's own.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, or workers of the cluster.")] = 1,
+    cluster: Annotated[
+        str | None, typer.Option(help="Run on a Ray cluster: ray://HOST:10001, auto, or local. Needs the extra ray.")
+    ] = None,
+    config: Annotated[str | None, typer.Option(help="Tuner configuration: a preset or a file.")] = None,
+    traces: Annotated[
+        Path | None, typer.Option(help="Folder of the published traces that some scenarios replay a part of.")
+    ] = None,
+    trace: Annotated[Path | None, typer.Option(help="Replay this trace instead of a suite.")] = None,
+    trace_format: Annotated[str, typer.Option("--format", help=f"Of the trace: {', '.join(READERS)}.")] = "azure2023",
+    rate: Annotated[float, typer.Option(help="Replay the trace this many times as fast.")] = 1.0,
+    start_s: Annotated[float, typer.Option(help="Start of the part of the trace that is replayed.")] = 0.0,
+    duration_s: Annotated[float | None, typer.Option(help="Its length; the rest when left out.")] = None,
+    skip_bad_rows: Annotated[bool, typer.Option(help="Count malformed rows of the trace instead of stopping.")] = False,
+    device: DeviceOption = None,
+    model: ModelOption = None,
+    tensor_parallel: TensorParallelOption = None,
+    backend: BackendOption = SIMULATED,
+    dtype: WeightsOption = None,
+    threads: ThreadsOption = None,
+    kv_capacity_tokens: KvOption = None,
+    parameters: ParametersOption = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for results; reports/SUITE-TRACK when left out.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with what an earlier run left in the folder.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace the results in the folder.")] = False,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Hold the figures against this baseline; exit status 1 when the gate fails.")
+    ] = None,
+    save: Annotated[Path | None, typer.Option("--save-baseline", help="Write the figures as a baseline.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Rank strategies on the same requests, against references; write results.csv, summary.csv and report.html."""
+    notes: list[str] = []
+    server = chosen_server(
+        backend,
+        model=model,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        kv_capacity_tokens=kv_capacity_tokens,
+        parameters=parameters,
+        simulated_only={
+            "--tensor-parallel": tensor_parallel is not None,
+            "--jobs above 1": jobs > 1,
+            "--cluster": cluster is not None,
+        },
+    )
+    stored = None if baseline is None else load_baseline(baseline)
+    if trace is not None:
+        replay = {"file": str(trace), "format": trace_format, "rate": rate, "start_s": start_s}
+        replay |= {"duration_s": duration_s, "skip_bad_rows": skip_bad_rows}
+        named = [scenario(TRACE_SCENARIO).with_trace(**replay)]
+    else:
+        named = scenarios_of(suite_name, scenarios, traces)
+    chosen: list[Scenario] = named if server else [on_hardware(one, device, model, tensor_parallel) for one in named]
+    notes += left_out_notes(chosen)
+    board = Leaderboard(
+        tuple(one for one in chosen if not one.needs_trace),
+        track,
+        tuple(name.strip() for name in tuners.split(",") if name.strip()),
+        seeds,
+        first_seed(suite_name, seed, seeds, whole_suite=trace is None and not scenarios),
+        find_tuner_config(config),
+    )
+    folder = out or Path("reports") / f"{trace.stem if trace else suite_name}-{track}"
+    _refuse_to_overwrite(folder, resume or overwrite)
+    started = time.monotonic()
+    if server:
+        kept = folder / "engine.json"
+        board = on_engine(
+            board,
+            lambda: start_backend(
+                server, parameters=parameters, remembered=kept, resume=resume, show=shown_calibration
+            ),
+        )
+        notes += NOTES
+    outcome = _run_with_progress(board, folder, jobs, cluster, resume)
+    summary = summarise(outcome.rows)
+    notes += too_long_notes(outcome.rows)
+    _write(folder, board, outcome, summary, notes)
+    if save is not None:
+        save_baseline(save, summary, outcome.origin)
+    worse = [] if stored is None else regressions(summary, stored)
+    if as_json:
+        typer.echo(json.dumps(summary, indent=1, default=str))
+    else:
+        console = stdout_console()
+        for table in leaderboard_tables(summary, summarise_families(outcome.rows)):
+            console.print(table)
+        for note in notes:
+            console.print(note)
+        spent = time.monotonic() - started
+        console.print(f"{len(outcome.rows)} runs in {spent:.0f} s: {folder}/results.csv, summary.csv, report.html")
+    if worse:
+        for table in tables(regression_grid(worse)):
+            Console(stderr=True, width=120).print(table)
+        raise typer.Exit(1)
+    if baseline is not None and not as_json:
+        typer.echo(f"no regression against {baseline}")
+
+
+def _refuse_to_overwrite(folder: Path, told: bool) -> None:
+    if (folder / "results.csv").exists() and not told:
+        raise ValueError(f"{folder} holds results already; add --overwrite or --resume, or give another --out")
+
+
+def _run_with_progress(board: Leaderboard, folder: Path, jobs: int, cluster: str | None, resume: bool) -> Outcome:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    tasks = board.tasks()
+    try:
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            bar = progress.add_task("running", total=len(tasks))
+
+            def advance(task: Task, from_disk: bool) -> None:
+                kept = " (kept)" if from_disk else ""
+                progress.update(bar, advance=1, description=f"{task.scenario.name} seed {task.seed}{kept}")
+
+            return run_leaderboard(board, folder, jobs=jobs, cluster=cluster, resume=resume, on_done=advance)
+    except KeyboardInterrupt:
+        finished = sum(cell_path(folder, task).exists() for task in tasks)
+        typer.secho(
+            f"stopped: {finished} of {len(tasks)} cells are kept in {folder}; the same command with --resume goes on",
+            err=True,
+            fg=typer.colors.YELLOW,
+        )
+        raise typer.Exit(130) from None
+
+
+def _write(folder: Path, board: Leaderboard, outcome: Outcome, summary: list[dict[str, Any]], notes: list[str]) -> None:
+    from batchpilot.runners.report.writing import write_report  # matplotlib would slow down every command
+
+    write_csv(folder / "results.csv", outcome.rows)
+    write_csv(folder / "summary.csv", summary)
+    write_report(
+        folder / "report.html",
+        title=f"Which batching strategy keeps its promises? Track {board.track}",
+        rows=outcome.rows,
+        summary=summary,
+        curves=outcome.curves,
+        provenance=outcome.origin | _engine(board) | {"command": shlex.join(["batchpilot", *sys.argv[1:]])},
+        notes=[*notes, *_latency_notes(outcome), *_best_notes(board, outcome)],
+    )
+
+
+def _engine(board: Leaderboard) -> dict[str, str]:
+    """What ran, where that is not the simulation."""
+    return dict(board.backend.origin) if isinstance(board, TorchLeaderboard) else {}
+
+
+def too_long_notes(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each scenario in which requests failed whatever the strategy: no engine could have served them.
+
+    Args:
+        rows: result rows.
+    """
+    failed: dict[str, int] = {}
+    requests: dict[str, int] = {}
+    for row in rows:
+        name = row["scenario"]
+        failed[name] = min(failed.get(name, row["failed"]), row["failed"])
+        requests[name] = max(requests.get(name, 0), row["requests"])
+    return [
+        f"{name}: at least {count} of {requests[name]} requests failed under every strategy: longer than the model or "
+        "its KV cache allows."
+        for name, count in failed.items()
+        if count
+    ]
+
+
+def _latency_notes(outcome: Outcome) -> list[str]:
+    return [f"Step latency {source}." for source in dict.fromkeys(row["latency"] for row in outcome.rows)]
+
+
+def _best_notes(board: Leaderboard, outcome: Outcome) -> list[str]:
+    """What `static-best` was in each scenario at the first seed, so that a reader can try it."""
+    found = []
+    for chosen in board.scenarios:
+        best = outcome.best.get((chosen.name, board.first_seed))
+        if best is not None:
+            limits = ", ".join(f"{name} {value}" for name, value in best.items() if value is not None)
+            found.append(f"static-best on {chosen.name} (seed {board.first_seed}): {limits}.")
+    return found

@@ -1,0 +1,106 @@
+"""`batchpilot compare`: the tuner document's table, and its regression gate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from batchpilot.configs.scenario import scenario
+from batchpilot.envs.backends import SIMULATED
+from batchpilot.runners.leaderboard.comparison import (
+    CONCURRENCIES,
+    STRATEGIES,
+    Row,
+    compare,
+    load_baseline,
+    regressions,
+    save_baseline,
+)
+from batchpilot.runners.options import DeviceOption, JsonOption, ModelOption, reporting_mistakes, stdout_console
+from batchpilot.runners.selection import find_tuner_config, on_hardware
+from batchpilot.runners.torch_backends import (
+    BackendOption,
+    ParametersOption,
+    WeightsOption,
+    chosen_server,
+    shown_calibration,
+    start_backend,
+)
+from batchpilot.runners.torch_options import KvOption, ThreadsOption
+
+
+@reporting_mistakes
+def compare_command(
+    tuners: Annotated[str, typer.Option(help="Strategies, separated by commas.")] = ",".join(STRATEGIES),
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds that are averaged.")] = 5,
+    config: Annotated[str | None, typer.Option(help="Tuner configuration: a preset or a file.")] = None,
+    device: DeviceOption = None,
+    model: ModelOption = None,
+    backend: BackendOption = SIMULATED,
+    dtype: WeightsOption = None,
+    threads: ThreadsOption = None,
+    kv_capacity_tokens: KvOption = None,
+    parameters: ParametersOption = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Hold the figures against this baseline; exit status 1 when the gate fails.")
+    ] = None,
+    save: Annotated[Path | None, typer.Option("--save-baseline", help="Write the figures as a baseline.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Static 8, 16, 32 and 64 against dynamic: concurrency 8 to 32, 72 requests, 50 new tokens each."""
+    chosen = find_tuner_config(config)
+    server = chosen_server(
+        backend,
+        model=model,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        kv_capacity_tokens=kv_capacity_tokens,
+        parameters=parameters,
+    )
+    strategies = [name.strip() for name in tuners.split(",")]
+    if server is None:
+        scenarios = [on_hardware(scenario(f"closed-loop-{clients}"), device, model) for clients in CONCURRENCIES]
+        rows = compare(scenarios, strategies, seeds, chosen)
+    else:
+        scenarios = [scenario(f"torch-closed-loop-{clients}") for clients in CONCURRENCIES]
+        engine = start_backend(server, parameters=parameters, show=shown_calibration)
+        rows = compare(scenarios, strategies, seeds, chosen, engine)
+    found = regressions(rows, load_baseline(baseline)) if baseline is not None else []
+    if save is not None:
+        save_baseline(save, rows, chosen, seeds)
+    if as_json:
+        typer.echo(json.dumps({"rows": rows, "regressions": found}, indent=2))
+    else:
+        stdout_console().print(_table(rows))
+        for sentence in found:
+            typer.secho(f"regression: {sentence}", err=True, fg=typer.colors.RED)
+        if baseline is not None and not found:
+            typer.echo(f"no regression against {baseline}")
+    if found:
+        raise typer.Exit(1)
+
+
+def _table(rows: list[Row]) -> Table:
+    table = Table(title="Closed loop: 72 requests, 50 new tokens each")
+    for column in ("scenario", "tuner"):
+        table.add_column(column)
+    for column in ("tokens/s", "utilisation", "e2e p95 ms", "success", "vs static-8", "vs best static"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            row["scenario"],
+            row["tuner"],
+            f"{row['throughput_tokens_per_s']:.1f}",
+            f"{row['utilisation']:.3f}",
+            f"{row['e2e_p95_ms']:.0f}",
+            f"{row['success_rate']:.4f}",
+            f"{row['ratio_to_static_8']:.3f}",
+            f"{row['ratio_to_best_static']:.3f}",
+            end_section=row is rows[-1] or rows[rows.index(row) + 1]["scenario"] != row["scenario"],
+        )
+    return table

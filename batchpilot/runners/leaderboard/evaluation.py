@@ -1,0 +1,193 @@
+"""One cell of a leaderboard: every strategy on one scenario at one seed, on the same requests."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from batchpilot.baselines import SERVER_DEFAULT, Setting
+from batchpilot.baselines.references import tightest_tpot_ms
+from batchpilot.configs.scenario import Scenario
+from batchpilot.configs.tuner import TunerConfig
+from batchpilot.core.limits import Limits
+from batchpilot.core.metrics import WindowMetrics
+from batchpilot.core.provenance import config_hash, git_revision, versions
+from batchpilot.core.slo import SLO
+from batchpilot.core.tuner import Tuner
+from batchpilot.engines.simulation import SimulationResult, run_engine
+from batchpilot.envs.backends import Backend, SimulatedBackend
+from batchpilot.envs.scenarios import PreparedRun
+from batchpilot.runners.leaderboard.convergence import convergence
+from batchpilot.runners.leaderboard.strategies import REFERENCES, STATIC_BEST, content_hash, label, make_strategy
+from batchpilot.runners.torch_references import best_on_engine
+
+Row = dict[str, Any]
+Curves = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one cell computes.
+
+    Attributes:
+        scenario: the scenario.
+        seed: its seed.
+        track: the fields that references may set.
+        tuners: strategies as `strategies.make_strategy` knows them, or references.
+        config: the tuners' configuration.
+        backend: where it runs.
+    """
+
+    scenario: Scenario
+    seed: int
+    track: str
+    tuners: tuple[str, ...]
+    config: TunerConfig = field(default_factory=TunerConfig)
+    backend: Backend = field(default_factory=SimulatedBackend)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the cell's numbers might: configuration, code revision and versions."""
+        data = [self.scenario.model_dump(), self.seed, self.track, self.tuners, self.config.to_dict()]
+        data += [content_hash(name) for name in self.tuners]
+        return config_hash([data, dict(self.backend.origin), git_revision(), versions()])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one cell found.
+
+    Attributes:
+        rows: one result row a strategy.
+        curves: what each strategy did over time, by strategy.
+        best: the limits of `static-best`, if it was asked for.
+    """
+
+    rows: list[Row]
+    curves: dict[str, Curves]
+    best: dict[str, Any] | None = None
+
+    def to_json(self) -> str:
+        """The cell as JSON; NaN is written as such."""
+        return json.dumps({"rows": self.rows, "curves": self.curves, "best": self.best})
+
+    @classmethod
+    def from_json(cls, text: str) -> Cell:
+        """A cell from `to_json`.
+
+        Args:
+            text: what `to_json` gave.
+
+        Raises:
+            ValueError: not a cell.
+        """
+        data = json.loads(text)
+        if not isinstance(data, dict) or set(data) != {"rows", "curves", "best"}:
+            raise ValueError("not a leaderboard cell")
+        return cls(**data)
+
+
+def run_cell(task: Task) -> Cell:
+    """Run every strategy of a task.
+
+    Args:
+        task: what to run.
+
+    Raises:
+        ValueError: an unknown tuner or track, or a scenario that cannot be prepared.
+    """
+    run = task.backend.prepare(task.scenario, task.seed)
+    latency = run.engine.believed_latency()
+    setting = Setting(task.config, SERVER_DEFAULT, tightest_slo(run), task.seed, task.track, latency)
+    rows, curves, best = [], {}, None
+    for name in task.tuners:
+        strategy: Limits | Tuner
+        if name in REFERENCES:
+            real = name == STATIC_BEST and not isinstance(task.backend, SimulatedBackend)
+            strategy = best_on_engine(run, task.track, task.backend) if real else REFERENCES[name](run, task.track)
+            best = strategy.to_dict() if name == STATIC_BEST and isinstance(strategy, Limits) else best
+        else:
+            strategy = make_strategy(name, setting)
+        engine = task.backend.start(run, record_steps=getattr(strategy, "needs_details", False))
+        result = run_engine(engine, strategy, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
+        rows.append(result_row(task, label(name), run, result))
+        curves[label(name)] = result_curves(result.windows)
+    return Cell(rows, curves, best)
+
+
+def tightest_slo(run: PreparedRun) -> SLO | None:
+    """The tightest targets promised to any request of a run, which is what its operator knows; None without requests.
+
+    Args:
+        run: the run.
+    """
+    if not len(run.requests):
+        return None
+    return SLO(float(run.requests.ttft_target_ms.min()), tightest_tpot_ms(run), "tightest")
+
+
+def result_row(task: Task, name: str, run: PreparedRun, result: SimulationResult) -> Row:
+    """The columns of `results.csv` for one strategy.
+
+    Args:
+        task: the cell.
+        name: the strategy.
+        run: what was run.
+        result: what came of it.
+    """
+    converged_s, stability = convergence(result.windows)
+    row: Row = {
+        "scenario": task.scenario.name,
+        "family": task.scenario.family,
+        "device": run.scenario.device,
+        "model": run.scenario.model,
+        "track": task.track,
+        "tuner": name,
+        "seed": task.seed,
+        "requests": len(run.requests),
+        "goodput_fraction": result.goodput_fraction,
+        "goodput_tokens_per_s": result.goodput_tokens_per_s,
+        "throughput_tokens_per_s": result.throughput_tokens_per_s,
+    }
+    for column in ("ttft", "tpot"):
+        row |= {f"{column}_p{q}_ms": result.percentile_ms(f"{column}_ms", q) for q in (50, 95, 99)}
+    row["e2e_p95_ms"] = result.percentile_ms("e2e_ms", 95)
+    row |= {
+        "slo_attainment": result.slo_attainment,
+        "utilisation": result.utilisation,
+        "success_rate": result.success_rate,
+        "failed": result.count("failed"),
+        "preemptions": result.preemptions,
+        "convergence_s": converged_s,
+        "size_stability": stability,
+    }
+    row |= {f"refused_q{k + 1}": float(share) for k, share in enumerate(result.refused_by_prompt_quartile())}
+    row["tuner_overhead"] = 1000.0 * result.tuner_seconds / result.elapsed_ms if result.elapsed_ms else math.nan
+    row |= {
+        "latency": run.latency_provenance,
+        "config_hash": config_hash([task.scenario.model_dump(), task.track, task.config.to_dict()]),
+        "git_revision": git_revision(),
+        "versions": " ".join(f"{package}={version}" for package, version in versions().items()),
+    }
+    return row
+
+
+def result_curves(windows: Sequence[WindowMetrics]) -> Curves:
+    """What a strategy did over time, one value a window.
+
+    Args:
+        windows: every window of the run.
+    """
+    budgets = [math.nan if w.limits.token_budget is None else float(w.limits.token_budget) for w in windows]
+    return {
+        "time_s": [w.end_ms / 1000.0 for w in windows],
+        "batch_size": [float(w.limits.batch_size) for w in windows],
+        "token_budget": budgets,
+        "queue": [float(w.queue) for w in windows],
+        "running": [float(w.running) for w in windows],
+        "goodput_tokens_per_s": [w.goodput_tokens_per_s for w in windows],
+        "ttft_p95_ms": [w.ttft_ms_p95 for w in windows],
+    }

@@ -1,0 +1,1 @@
+"""`batchpilot plan`: limits and devices for a load."""

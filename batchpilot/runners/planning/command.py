@@ -1,0 +1,133 @@
+"""`batchpilot plan`: which limits, how much one device holds with them, and how many devices a rate needs."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from batchpilot.configs.catalogue import device as find_device
+from batchpilot.configs.catalogue import model as find_model
+from batchpilot.core.provenance import provenance
+from batchpilot.core.slo import SLO
+from batchpilot.latency.planning import ATTAINMENT, Plan
+from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_console
+from batchpilot.runners.planning.page import disagreement_grid, pasteable, plan_grid, verdict, write_plan_page
+from batchpilot.runners.planning.planned import FACTORS, Question, Simulated, find_draw, held_in_simulation, simulated
+from batchpilot.runners.report.tables import tables
+
+SLOWER = 1.1
+"""The margin is told for steps that take so many times as long as is known."""
+
+
+@reporting_mistakes
+def plan_command(
+    device: Annotated[str, typer.Option(help="A catalogued device.")],
+    model: Annotated[str, typer.Option(help="A catalogued model.")],
+    workload: Annotated[
+        str, typer.Option(help="azure-conv, azure-code, prompt,output in tokens, or a scenario's name or file.")
+    ] = "azure-conv",
+    tensor_parallel: Annotated[int, typer.Option(min=1, help="Devices that share the model.")] = 1,
+    dtype: Annotated[str, typer.Option(help="Type of the weights: fp16, int8 or int4.")] = "fp16",
+    ttft_ms: Annotated[float, typer.Option(help="Target of the time to first token.")] = 2000.0,
+    tpot_ms: Annotated[float, typer.Option(help="Target of the time per output token after the first.")] = 100.0,
+    attainment: Annotated[float, typer.Option(help="Share of the requests to be served within both.")] = ATTAINMENT,
+    rate: Annotated[float | None, typer.Option(help="Requests per second to plan devices for.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Simulations of each rate.")] = 5,
+    duration_s: Annotated[float, typer.Option(min=1.0, help="Engine time of a simulation.")] = 300.0,
+    report: Annotated[Path | None, typer.Option(help="Also write this HTML page.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Which limits to run with, how many requests per second a device holds, and how many devices a rate needs."""
+    chip, served = find_device(device), find_model(model)
+    question = Question(
+        chip,
+        served,
+        tensor_parallel,
+        dtype,
+        workload,
+        find_draw(workload, chip, served, tensor_parallel),
+        SLO(ttft_ms, tpot_ms),
+        attainment,
+    )
+    chosen = question.plan()
+    fleet = _fleet(question, chosen, rate)
+    curve = [
+        simulated(question, chosen.limits, factor * chosen.rate_per_s, range(seeds), duration_s) for factor in FACTORS
+    ]
+    origin = provenance(0, {"device": chip.name, "model": served.name, "workload": workload, "seeds": seeds})
+    grids = (
+        plan_grid(question, chosen, _facts(question, fleet, curve)),
+        disagreement_grid(question, chosen, curve[FACTORS.index(1.0)]),
+    )
+    if report is not None:
+        write_plan_page(report, question, chosen, curve, grids, origin)
+    if as_json:
+        figures = asdict(chosen) | {"latency": question.latency.provenance, "fleet": fleet}
+        held = held_in_simulation(curve, attainment)
+        checks = {
+            "held_in_simulation_per_s": held if held is not None and math.isfinite(held) else None,
+            "simulated": [asdict(point) for point in curve],
+        }
+        typer.echo(json.dumps(_plain(figures | checks | origin), indent=2, allow_nan=False))
+        return
+    typer.echo(verdict(question, chosen))
+    typer.echo(f"limits: {pasteable(chosen.limits)}\n")
+    console = stdout_console()
+    for grid in grids:
+        for table in tables(grid):
+            console.print(table)
+
+
+def _fleet(question: Question, chosen: Plan, rate: float | None) -> dict[str, Any]:
+    """What the plan means for devices, and how much of it is margin."""
+    try:
+        slower = question.plan(SLOWER).rate_per_s
+    except ValueError:
+        slower = 0.0
+    fleet: dict[str, Any] = {
+        "rate_per_device_per_s": chosen.rate_per_s / question.tensor_parallel,
+        "rate_if_steps_are_slower_per_s": slower,
+    }
+    if rate is not None:
+        engines = chosen.engines_for(rate)
+        fleet |= {
+            "rate_per_s": rate,
+            "engines": engines,
+            "devices": engines * question.tensor_parallel,
+            "spare": engines * chosen.rate_per_s / rate - 1,
+        }
+    return fleet
+
+
+def _facts(question: Question, fleet: dict[str, Any], curve: list[Simulated]) -> dict[str, str]:
+    facts = {
+        "per device": f"{fleet['rate_per_device_per_s']:.3f} requests/s",
+        "if steps take 10 % longer": f"{fleet['rate_if_steps_are_slower_per_s']:.3f} requests/s per engine",
+    }
+    held = held_in_simulation(curve, question.attainment)
+    planned = curve[FACTORS.index(1.0)].rate_per_s
+    if held is None:
+        facts["simulation holds"] = f"less than {curve[0].rate_per_s:.3f} requests/s"
+    elif math.isinf(held):
+        facts["simulation holds"] = f"more than {curve[-1].rate_per_s:.3f} requests/s"
+    else:
+        facts["simulation holds"] = f"{held:.3f} requests/s, {100 * (held / planned - 1):+.1f} % of the plan"
+    if "engines" in fleet:
+        facts[f"for {fleet['rate_per_s']:g} requests/s"] = (
+            f"{fleet['devices']} devices in {fleet['engines']} engines, {fleet['spare']:.0%} to spare"
+        )
+    return facts
+
+
+def _plain(value: Any) -> Any:
+    """The same without NaN, which JSON does not know."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

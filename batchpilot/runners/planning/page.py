@@ -1,0 +1,205 @@
+"""A plan as tables and as a page: what to paste, what it holds, where steps may lie, where simulation disagrees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from batchpilot.core.files import write_atomic
+from batchpilot.core.limits import Limits
+from batchpilot.latency.inverse import sla_inverse
+from batchpilot.latency.planning import Plan
+from batchpilot.runners.planning.planned import Question, Simulated
+from batchpilot.runners.report.grids import Cell, Grid
+from batchpilot.runners.report.page import definitions, element, figure, page, table
+from batchpilot.runners.report.svg import INK, MUTED, drawing, to_svg
+
+_BLUE, _ORANGE = "#0072b2", "#d55e00"
+_CURVE_POINTS = 40
+
+
+def write_plan_page(
+    path: Path,
+    question: Question,
+    chosen: Plan,
+    curve: Sequence[Simulated],
+    tables: Sequence[Grid],
+    provenance: dict[str, Any],
+) -> Path:
+    """Write the page.
+
+    Args:
+        path: HTML file to write.
+        question: what was planned for.
+        chosen: the plan.
+        curve: simulated rates, ascending.
+        tables: what the terminal shows.
+        provenance: where the figures come from.
+    """
+    title = f"{question.model.name} on {question.tensor_parallel} x {question.device.name}, {question.workload}"
+    return write_atomic(
+        path,
+        page(
+            title,
+            element("h1", title),
+            element("p", verdict(question, chosen), "lead"),
+            definitions({"limits": pasteable(chosen.limits)}),
+            *(table(grid) for grid in tables),
+            figure(rate_chart(question, chosen, curve)),
+            figure(region_chart(question, chosen)),
+            element("h2", "Where the numbers come from"),
+            definitions({name: str(value) for name, value in provenance.items()}),
+        ),
+    )
+
+
+def verdict(question: Question, chosen: Plan) -> str:
+    """The plan in one sentence.
+
+    Args:
+        question: what was planned for.
+        chosen: the plan.
+    """
+    return (
+        f"One engine of {question.tensor_parallel} x {question.device.name} holds {chosen.rate_per_s:.3g} requests/s "
+        f"({chosen.attainment:.0%} within TTFT {chosen.slo.ttft_ms:g} ms and TPOT {chosen.slo.tpot_ms:g} ms); "
+        f"bound by {chosen.bound_by}."
+    )
+
+
+def rate_chart(question: Question, chosen: Plan, curve: Sequence[Simulated]) -> str:
+    """Attainment against rate: predicted as a line, simulated as points.
+
+    Args:
+        question: what was planned for.
+        chosen: the plan.
+        curve: simulated rates, ascending.
+
+    Returns:
+        One `<svg>` element.
+    """
+    service = question.service(chosen)
+    rates = np.linspace(0.05, 1.05, _CURVE_POINTS) * curve[-1].rate_per_s
+    predicted = [service.facing(rate / 1000.0).attainment for rate in rates]
+    with drawing():
+        drawn = Figure(figsize=(8.4, 3.6))
+        axes = drawn.add_subplot()
+        axes.plot(rates, predicted, color=_BLUE, label="plan")
+        simulated = [point.attainment for point in curve]
+        worst = [point.attainment - point.worst for point in curve]
+        at = [point.rate_per_s for point in curve]
+        down = [worst, [0.0] * len(at)]
+        axes.errorbar(at, simulated, yerr=down, fmt="o", color=_ORANGE, label="simulation, down to its worst seed")
+        axes.axvline(chosen.rate_per_s, color=INK, linewidth=1, label="planned rate")
+        axes.axvline(chosen.saturation_per_s, color=MUTED, linestyle=(0, (1, 1.5)), label="saturation")
+        axes.axhline(chosen.attainment, color=MUTED, linestyle=(0, (5, 2)), label="wanted")
+        axes.set_xlim(0, None)
+        axes.set_ylim(min(0.5, *simulated), 1.01)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.set_xlabel("Requests per second on one engine")
+        axes.set_ylabel("Within SLO")
+        axes.set_title(title := "How much can one engine take?")
+        axes.legend(loc="lower left")
+        return to_svg(drawn, "rate", title)
+
+
+def region_chart(question: Question, chosen: Plan) -> str:
+    """Requests and tokens of a step: what fits into the step target, the limits, and the usual step.
+
+    Args:
+        question: what was planned for.
+        chosen: the plan.
+
+    Returns:
+        One `<svg>` element.
+    """
+    limits = chosen.limits
+    sizes = np.arange(1, max(2, round(1.5 * limits.batch_size)) + 1)
+    context = sizes * chosen.context_tokens / chosen.batch_size
+    target = limits.step_target_ms or chosen.slo.tpot_ms
+    fits = sla_inverse(question.latency.parameters, sizes, target, context, question.max_step_tokens)
+    with drawing():
+        drawn = Figure(figsize=(8.4, 3.6))
+        axes = drawn.add_subplot()
+        axes.fill_between(sizes, sizes, np.maximum(fits, sizes), color=_BLUE, alpha=0.15, linewidth=0)
+        axes.plot(sizes, fits, color=_BLUE, label=f"a step of {target:.3g} ms")
+        axes.plot(sizes, sizes, color=MUTED, linestyle=(0, (1, 1.5)), label="decoding only")
+        axes.plot([chosen.batch_size], [chosen.step_tokens], "o", color=_ORANGE, label="usual step at the planned rate")
+        axes.axvline(limits.batch_size, color=INK, linewidth=1, label="batch_size")
+        if limits.token_budget is not None:
+            axes.axhline(limits.token_budget, color=INK, linestyle=(0, (5, 2)), linewidth=1, label="token_budget")
+        axes.set_xlim(0, sizes[-1])
+        axes.set_ylim(0, None)
+        axes.set_xlabel("Requests in a step")
+        axes.set_ylabel("Tokens in a step")
+        axes.set_title(title := "Which steps keep the TPOT target?")
+        axes.legend(loc="best")
+        return to_svg(drawn, "region", title)
+
+
+def pasteable(limits: Limits) -> str:
+    """Limits as `batchpilot simulate --limits` reads them.
+
+    Args:
+        limits: those of a plan.
+    """
+    given = {name: value for name, value in limits.to_dict().items() if value is not None}
+    texts = {name: f"{value:.6g}" if isinstance(value, float) else str(value) for name, value in given.items()}
+    return ",".join(f"{name}={text}" for name, text in texts.items())
+
+
+def plan_grid(question: Question, chosen: Plan, facts: dict[str, str]) -> Grid:
+    """The plan as a table.
+
+    Args:
+        question: what was planned for.
+        chosen: the plan.
+        facts: further rows.
+    """
+    rows = {
+        "latency": question.latency.provenance,
+        "requests": f"{question.workload}: mean prompt {question.demand.prompt_tokens.mean():,.0f}, "
+        f"output {question.demand.output_tokens.mean():,.0f} tokens",
+        "holds": f"{chosen.rate_per_s:.3f} requests/s per engine",
+        "saturates at": f"{chosen.saturation_per_s:.3f} requests/s per engine",
+        "bound by": chosen.bound_by,
+        **facts,
+    }
+    cells = tuple((Cell(name), Cell(value)) for name, value in rows.items())
+    return Grid("The plan", ("", ""), cells)
+
+
+def disagreement_grid(question: Question, chosen: Plan, check: Simulated) -> Grid:
+    """Plan against simulation at the planned rate.
+
+    Args:
+        question: what was planned for.
+        chosen: the plan.
+        check: the simulation at the planned rate.
+    """
+    predicted = question.service(chosen).facing(chosen.rate_per_s / 1000.0)
+    pairs = {
+        "attainment": (predicted.attainment, check.attainment),
+        "requests in a step": (chosen.batch_size, check.batch_size),
+        "step, ms": (chosen.step_ms, check.step_ms),
+        "KV cache in use": (chosen.kv_fraction, check.kv_fraction),
+    }
+    rows = tuple(
+        (
+            Cell(name),
+            Cell(f"{planned:.3f}"),
+            Cell(f"{found:.3f}"),
+            Cell(f"{100 * (planned / found - 1):+.1f} %" if found else "-"),
+        )
+        for name, (planned, found) in pairs.items()
+    )
+    caption = (
+        f"At {chosen.rate_per_s:.3f} requests/s. Worst seed {check.worst:.3f}; TTFT p95 {check.ttft_p95_ms:.0f} ms, "
+        f"TPOT p95 {check.tpot_p95_ms:.1f} ms; {check.refused:.1%} refused."
+    )
+    return Grid("Plan against simulation", ("", "plan", "simulation", "plan is off by"), rows, caption)

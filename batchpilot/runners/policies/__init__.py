@@ -1,0 +1,1 @@
+"""`batchpilot train`, `export` and `policy`."""

@@ -1,0 +1,122 @@
+"""`batchpilot train`: PPO on simulated servers, from a training file to a folder that `batchpilot export` reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from batchpilot.core.files import write_atomic
+from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_console
+from batchpilot.runners.policies.train_curves import learning_curves
+
+if TYPE_CHECKING:
+    from batchpilot.agents.training import Point
+    from batchpilot.agents.training_config import TrainingConfig
+    from batchpilot.agents.training_seeds import Trained
+
+CURVES_CHART = "curves.svg"
+
+
+@reporting_mistakes
+def train(
+    config: Annotated[str, typer.Option(help="Training file: a shipped one's name (guarded, limits) or a path.")],
+    out: Annotated[Path, typer.Option(help="Training folder.")],
+    scenarios: Annotated[
+        str, typer.Option(help="Train on these scenarios or suites, separated by commas, instead of drawn ones.")
+    ] = "",
+    timesteps: Annotated[int | None, typer.Option(min=1, help="Decisions in all, per seed.")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas; the file's when left out.")] = "",
+    jobs: Annotated[int, typer.Option(min=1, help="Seeds trained at the same time.")] = 1,
+    resume: Annotated[bool, typer.Option(help="Go on with what an earlier run left in the folder.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a policy on simulated servers; write model.zip, policy.json, learning curves and TensorBoard events."""
+    _require_extra()
+    from batchpilot.agents.training_config import load_training_config
+
+    chosen = load_training_config(config)
+    changes: dict[str, Any] = {}
+    if scenarios:
+        changes |= {"scenarios": _names(scenarios), "randomisation": None}
+    if timesteps is not None:
+        changes["n_timesteps"] = timesteps
+    if seeds:
+        changes["seeds"] = _numbers(seeds)
+    chosen = chosen.changed(**changes) if changes else chosen
+    if any(out.glob("seed-*")) and not resume:
+        raise ValueError(f"{out} holds a training; give --resume to go on with it, or another --out")
+    errors = Console(stderr=True)
+    try:
+        trained = _train_with_progress(chosen, out, jobs, errors)
+    except KeyboardInterrupt:
+        errors.print(f"stopped; finished segments are kept in {out}, and the same command with --resume goes on")
+        raise typer.Exit(130) from None
+    write_atomic(out / CURVES_CHART, learning_curves(trained.curves))
+    if as_json:
+        typer.echo(json.dumps({"seed": trained.best.seed, "timesteps": trained.best.timesteps} | _scores(trained)))
+        return
+    console = stdout_console()
+    console.print(_table(trained))
+    console.print(f"{out}: next, batchpilot export {out} --out policy.onnx")
+
+
+def _train_with_progress(config: TrainingConfig, out: Path, jobs: int, console: Console) -> Trained:
+    from batchpilot.agents.training_seeds import train_seeds
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        rows = {seed: progress.add_task(f"seed {seed}", total=config.n_timesteps) for seed in config.seeds}
+
+        def on_point(point: Point) -> None:
+            gain = point.validation["gains"]["base"]
+            progress.update(
+                rows[point.seed],
+                completed=min(point.timesteps, config.n_timesteps),
+                description=f"seed {point.seed}  gain {gain:+.3f}",
+            )
+
+        return train_seeds(
+            config,
+            out,
+            jobs=jobs,
+            on_steps=lambda seed, steps: progress.update(rows[seed], completed=min(steps, config.n_timesteps)),
+            on_point=on_point,
+        )
+
+
+def _scores(trained: Trained) -> dict[str, Any]:
+    return {"validation": trained.best.validation}
+
+
+def _table(trained: Trained) -> Table:
+    best = trained.best
+    told = best.validation
+    title = f"validation: goodput {told['goodput_fraction']:.3f} (seed {best.seed} at {best.timesteps:,} decisions)"
+    table = Table("against", "mean gain", "worst run", "runs more than 0.01 behind", title=title, title_justify="left")
+    for name in told["gains"]:
+        table.add_row(name, f"{told['gains'][name]:+.3f}", f"{told['worst'][name]:+.3f}", f"{told['behind'][name]:.0%}")
+    return table
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(number) for number in _names(text)]
+    except ValueError:
+        raise ValueError(f"--seeds {text!r} must be whole numbers separated by commas, such as 0,1,2") from None
+
+
+def _require_extra() -> None:
+    try:
+        import stable_baselines3  # noqa: F401
+    except ImportError:
+        raise ValueError("training needs stable-baselines3; it comes with: pip install 'batchpilot[rl]'") from None

@@ -1,0 +1,89 @@
+"""The leaderboard's tables for a terminal, readable at 120 columns and without colour."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from batchpilot.runners.leaderboard.comparison_grids import family_grid
+from batchpilot.runners.report.grids import Cell, Grid, behaviour_grid, refusal_grid, results_grid, scenario_grid
+from batchpilot.runners.report.summary import Row
+
+WIDTH = 120
+"""Columns of the terminal that tables are made for."""
+
+
+def leaderboard_tables(summary: Sequence[Row], families: Sequence[Row] = ()) -> list[Table]:
+    """Everything a run has to say on a terminal: per scenario, refusals, behaviour, and the results last.
+
+    The results come last because the end of the output is what stays in view.
+
+    Args:
+        summary: summary rows.
+        families: what `summarise_families` gave; nothing is shown by family without them.
+    """
+    grids = [scenario_grid(summary), refusal_grid(summary), behaviour_grid(summary), results_grid(summary)]
+    if families:
+        grids[1:1] = [family_grid(families, summary)]
+    return [table for grid in grids for table in tables(grid)]
+
+
+def tables(grid: Grid) -> list[Table]:
+    """A grid as terminal tables: one, or several with the first column repeated where one would be too wide.
+
+    Args:
+        grid: what to show.
+    """
+    parts = []
+    for shown in _parts(grid):
+        table = Table(
+            title=Text(grid.title, style="bold"),
+            caption=Text(grid.caption, style="dim") if grid.caption else None,
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
+            title_justify="left",
+            caption_justify="left",
+        )
+        for column in shown:
+            table.add_column(Text(grid.columns[column]), justify="right" if column else "left", vertical="bottom")
+        for row in grid.rows:
+            table.add_row(*(_text(row[column]) for column in shown))
+        parts.append(table)
+    return parts
+
+
+def render(shown: Iterable[Table], *, width: int = WIDTH) -> str:
+    """Tables as plain text without colour, for files and tests.
+
+    Args:
+        shown: the tables, in order.
+        width: columns of the imagined terminal.
+    """
+    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
+    with console.capture() as captured:
+        for table in shown:
+            console.print(table)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+
+
+def _parts(grid: Grid) -> list[list[int]]:
+    """The columns of each table: as many as fit beside the first."""
+    lines = [[header, *(row[column].text for row in grid.rows)] for column, header in enumerate(grid.columns)]
+    widths = [max(len(line) for text in texts for line in text.split("\n")) + 2 for texts in lines]
+    parts = [[0]]
+    for column in range(1, len(widths)):
+        if len(parts[-1]) > 1 and sum(widths[shown] for shown in parts[-1]) + widths[column] > WIDTH:
+            parts.append([0])
+        parts[-1].append(column)
+    return parts
+
+
+def _text(cell: Cell) -> Text:
+    style = "bold" if cell.best else "dim" if cell.reference else ""
+    return Text(cell.text, style=style)

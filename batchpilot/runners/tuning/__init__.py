@@ -1,0 +1,1 @@
+"""`batchpilot tune`: a study over whole runs."""

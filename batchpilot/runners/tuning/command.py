@@ -1,0 +1,220 @@
+"""`batchpilot tune`: the best fixed limits for a scenario, a trace or a torch engine, by Bayesian optimisation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from batchpilot.configs.scenario import Scenario, scenario
+from batchpilot.core.limits import TRACKS
+from batchpilot.core.names import lookup
+from batchpilot.core.provenance import config_hash, provenance, versions
+from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.runners.leaderboard.command import TRACE_SCENARIO
+from batchpilot.runners.options import (
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    TensorParallelOption,
+    reporting_mistakes,
+    stdout_console,
+)
+from batchpilot.runners.plain_data import without_nan
+from batchpilot.runners.report.tables import tables
+from batchpilot.runners.selection import find_scenario, on_hardware
+from batchpilot.runners.torch_calibration import TorchServer
+from batchpilot.runners.torch_options import DtypeOption, KvOption, ThreadsOption
+from batchpilot.runners.tuning.bench import OBJECTIVES, Bench, SimulatedBench, TorchBench
+from batchpilot.tuners.bayesian import SAMPLERS, make_sampler
+from batchpilot.workloads.readers import READERS
+
+if TYPE_CHECKING:
+    from batchpilot.runners.tuning.search import Search
+    from batchpilot.tuners.bayesian.exploring import Exploration
+
+BACKENDS = ("simulated", "torch")
+_TORCH_SCENARIO = "quick-chat"
+
+
+@reporting_mistakes
+def tune(
+    scenario_name: Annotated[str | None, typer.Option("--scenario", help="A scenario's name or file.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Replay this trace instead.")] = None,
+    trace_format: Annotated[str, typer.Option("--format", help=f"Of the trace: {', '.join(READERS)}.")] = "azure2023",
+    rate: Annotated[float, typer.Option(help="Replay the trace this many times as fast.")] = 1.0,
+    start_s: Annotated[float, typer.Option(help="Start of the part of the trace that is tuned on.")] = 0.0,
+    duration_s: Annotated[
+        float | None, typer.Option(help="Its length; the limits are checked on as long a part after it.")
+    ] = None,
+    backend: Annotated[str, typer.Option(help=f"What serves: {', '.join(BACKENDS)}.")] = "simulated",
+    track: Annotated[str, typer.Option(help=f"Limits that may move: {', '.join(TRACKS)}.")] = "limits",
+    trials: Annotated[int, typer.Option(min=1, help="Trials in the study, those of earlier runs included.")] = 60,
+    sampler: Annotated[str, typer.Option(help=f"Who proposes: {', '.join(SAMPLERS)}.")] = "tpe",
+    objective: Annotated[str, typer.Option(help=f"What is maximised: {', '.join(OBJECTIVES)}.")] = "goodput",
+    min_attainment: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of requests within SLO that the best must reach.")
+    ] = 0.0,
+    max_memory: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the memory that the best may use on average.")
+    ] = 1.0,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each trial.")] = 3,
+    first_seed: Annotated[int, typer.Option("--seed", help="The first of them; also of the sampler.")] = 0,
+    check_seeds: Annotated[
+        int | None, typer.Option(min=0, help="Seeds that follow, to check on; as many when left out.")
+    ] = None,
+    grid: Annotated[bool, typer.Option(help="Also search the whole grid, for comparison (simulated only).")] = True,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes on one study.")] = 1,
+    storage: Annotated[
+        str | None, typer.Option(help="Of the study: a journal file or a database URL; OUT/study.journal otherwise.")
+    ] = None,
+    device: DeviceOption = None,
+    model: ModelOption = None,
+    tensor_parallel: TensorParallelOption = None,
+    dtype: DtypeOption = "float32",
+    threads: ThreadsOption = None,
+    kv_capacity_tokens: KvOption = None,
+    parameters: Annotated[
+        Path | None, typer.Option(help="Torch: what `calibrate --out` wrote; an estimate of the warm-up otherwise.")
+    ] = None,
+    requests: Annotated[int, typer.Option(min=1, help="Torch: how many requests each run serves, at most.")] = 60,
+    out: Annotated[Path | None, typer.Option(help="Folder for results; reports/tune-NAME-TRACK when left out.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the trials that the study holds.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace the study and the results.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the best fixed limits, hold them against references, also on seeds not tuned on, and write what to paste."""
+    lookup(dict.fromkeys(BACKENDS), backend, "backend")
+    lookup(TRACKS, track, "track")
+    lookup(OBJECTIVES, objective, "objective")
+    make_sampler(sampler, first_seed)
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite are both given; a study is either kept or replaced")
+    replay = {"file": str(trace), "format": trace_format, "rate": rate, "start_s": start_s, "duration_s": duration_s}
+    named = _named(scenario_name, replay if trace is not None else None, backend)
+    if backend == "torch":
+        if jobs > 1:
+            raise ValueError(f"--jobs {jobs} on one device would measure each other; use --jobs 1 with --backend torch")
+        chosen, grid = named, False
+        server = TorchServer(model or "small-qwen3", device, dtype, threads, kv_capacity_tokens, first_seed)
+        runner = server.start()
+        known = SaturationParameters.from_yaml(parameters) if parameters is not None else runner.latency
+        bench: Bench = TorchBench(runner, known, chosen, requests, objective)
+        unseen_bench, served = bench, {"model": server.model, "requests": requests}
+    else:
+        chosen = on_hardware(named, device, model, tensor_parallel)
+        bench, unseen_bench = SimulatedBench(chosen, objective), SimulatedBench(_after(chosen), objective)
+        served = {"model": chosen.model, "device": chosen.device}
+    folder = out or Path("reports") / f"tune-{trace.stem if trace else chosen.name}-{track}"
+    config = {
+        "scenario": chosen.model_dump(),
+        "backend": backend,
+        "served": served,
+        "track": track,
+        "sampler": sampler,
+        "objective": objective,
+        "seeds": list(range(first_seed, first_seed + seeds)),
+        "min_attainment": min_attainment,
+        "max_memory": max_memory,
+        "batchpilot": versions()["batchpilot"],
+    }
+
+    import optuna
+
+    from batchpilot.runners.tuning.output import finish
+    from batchpilot.runners.tuning.result import conclude
+    from batchpilot.runners.tuning.search import Search
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    search = Search(
+        track,
+        sampler,
+        trials,
+        tuple(range(first_seed, first_seed + seeds)),
+        storage or str(folder / "study.journal"),
+        f"{chosen.name}-{track}-{config_hash(config)}",
+        first_seed,
+        min_attainment,
+        max_memory,
+    )
+    _settle(search, folder, resume=resume, overwrite=overwrite)
+    exploration = _run_with_progress(search, bench, jobs)
+    count = seeds if check_seeds is None else check_seeds
+    unseen = range(first_seed + seeds, first_seed + seeds + count)
+    found = conclude(search, exploration, bench, unseen_bench, unseen, grid=grid)
+    origin = provenance(first_seed, config) | {
+        "seeds": list(search.seeds),
+        "unseen_seeds": list(unseen),
+        "study": search.study,
+        "optuna": optuna.__version__,
+    }
+    written = finish(folder, search, found, title=f"Limits for {chosen.name}", objective=objective, origin=origin)
+    if as_json:
+        plain: dict[str, Any] = without_nan(written.results)
+        typer.echo(json.dumps(plain, indent=1, allow_nan=False))
+        return
+    console = stdout_console()
+    for table in tables(written.comparison):
+        console.print(table)
+    typer.secho(written.verdict, bold=True)
+    for line in (*written.notes, *(f"{name}: {text}" for name, text in written.pasted.items())):
+        typer.echo(line)
+    typer.echo(f"{folder}/report.html, results.json, server.yaml, vllm.yaml; study {search.study}")
+
+
+def _named(name: str | None, replay: dict[str, Any] | None, backend: str) -> Scenario:
+    if (name is None) == (replay is None):
+        if name is None and backend == "torch":
+            return find_scenario(_TORCH_SCENARIO)
+        raise ValueError("name either --scenario NAME|FILE or --trace FILE")
+    return find_scenario(name) if name is not None else scenario(TRACE_SCENARIO).with_trace(**(replay or {}))
+
+
+def _after(chosen: Scenario) -> Scenario:
+    """What unseen seeds run on: for a part of a trace, which no seed changes, as long a part after it."""
+    trace = chosen.workload.trace
+    if trace is None or trace.duration_s is None:
+        return chosen
+    return chosen.with_trace(start_s=trace.start_s + trace.duration_s)
+
+
+def _settle(search: Search, folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Make sure that nothing is replaced, and no study gone on with, without being told."""
+    if overwrite:
+        search.forget()
+    elif not resume:
+        held = search.explore().told
+        if held or (folder / "results.json").exists():
+            what = f"study {search.study} holds {held} trials" if held else f"{folder} holds results"
+            raise ValueError(f"{what} already; add --resume or --overwrite, or give another --out")
+
+
+def _run_with_progress(search: Search, bench: Bench, jobs: int) -> Exploration:
+    from batchpilot.runners.tuning.search import run_search
+    from batchpilot.tuners.bayesian.studies import redacted
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    told_last = 0
+    try:
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            bar = progress.add_task("tuning", total=search.trials)
+
+            def advance(told: int, best: float | None) -> None:
+                nonlocal told_last
+                told_last = told
+                text = "tuning" if best is None else f"best {best:.4g}"
+                progress.update(bar, completed=told, description=text)
+
+            return run_search(search, bench, jobs=jobs, on_progress=advance)
+    except KeyboardInterrupt:
+        typer.secho(
+            f"stopped: {told_last} of {search.trials} trials are kept in {redacted(search.storage)}; the same command "
+            "with --resume goes on",
+            err=True,
+            fg=typer.colors.YELLOW,
+        )
+        raise typer.Exit(130) from None
