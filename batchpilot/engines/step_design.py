@@ -15,12 +15,18 @@ from batchpilot.latency.observations import Observations
 from batchpilot.workloads.table import RequestTable
 
 LONGEST_OUTPUT = 32
-PROMPT_STEPS = 24
-"""Full steps' worth of prompt tokens that a trial has at most, so that no trial takes most of the time."""
+PROMPT_STEPS = 32
+"""Prompt tokens that a trial has at most, in terms of the geometric mean of its own and the largest step: contexts must
+grow where steps are small, too, and yet no trial may take most of the time."""
 
 _SHARE_OF_CACHE = 0.9
 _SHORTEST_PROMPT = 8
 _SMALLEST_BUDGET = 16
+_BUDGETS = 16
+"""Largest over smallest token budget."""
+_SPREAD = 8
+"""Longest over shortest prompt, of trials alike and within a trial: an engine may handle requests of like contexts in
+one go, and real traffic has few of those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +66,11 @@ def design_trials(
     trials: int = 24,
     seed: int = 0,
 ) -> tuple[Trial, ...]:
-    """Trials whose batch sizes, token budgets, contexts and outputs cover their ranges evenly on a logarithmic scale.
+    """Trials whose token budgets, contexts and outputs cover their ranges evenly on a logarithmic scale.
 
-    Within a trial prompts differ and outputs end one after the other, so that decode, prefill and mixed steps of many
-    contexts come from a few requests. The points are a scrambled Halton sequence: the first few already cover all.
+    Batch sizes do so by their square root: every trial also ends with few requests. Within a trial prompts differ and
+    outputs end one after the other, so that decode, prefill and mixed steps of many contexts come from a few requests.
+    The points are a scrambled Halton sequence: the first few already cover all.
 
     Args:
         largest_batch: most requests in a step, >= 1.
@@ -140,16 +147,18 @@ def _trial(
     bound: int,
     rng: np.random.Generator,
 ) -> Trial:
-    batch = _between(1, largest_batch, point[0])
-    budget = max(batch, _between(min(_SMALLEST_BUDGET, largest_step), largest_step, point[1]))
+    batch = int((1.0 + point[0] * (math.sqrt(largest_batch + 1) - 1.0)) ** 2)
+    smallest = min(max(largest_step // _BUDGETS, _SMALLEST_BUDGET), largest_step)
+    budget = max(batch, _between(smallest, largest_step, point[1]))
     n = batch + max(2, batch // 2)
     room = min(bound, int(_SHARE_OF_CACHE * kv_capacity_tokens / batch))
     output = _between(1, min(LONGEST_OUTPUT, room - _SHORTEST_PROMPT), point[3])
-    longest = max(min(room - output, PROMPT_STEPS * budget // n), _SHORTEST_PROMPT)
-    prompt = _between(_SHORTEST_PROMPT, longest, point[2])
+    affordable = int(PROMPT_STEPS * math.sqrt(budget * largest_step)) // n
+    longest = max(min(room - output, affordable), _SHORTEST_PROMPT)
+    prompt = _between(max(longest // _SPREAD, _SHORTEST_PROMPT), longest, point[2])
     requests = RequestTable.from_arrays(
         np.zeros(n),
-        rng.integers((prompt + 1) // 2, prompt + 1, n),
+        [_between(max(prompt // _SPREAD, _SHORTEST_PROMPT), prompt, level) for level in rng.random(n)],
         rng.integers((output + 1) // 2, output + 1, n),
         concurrency=batch,
     )

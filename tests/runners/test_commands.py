@@ -96,8 +96,8 @@ def test_simulate_takes_a_policy_file_and_a_tuner_of_ones_own(run, tiny_file, tm
     assert told.exit_code == 0, told.output
     assert json.loads(told.stdout)["strategy"] == "policy:mine.onnx"
     (tmp_path / "mine.py").write_text(
-        "from batchpilot.baselines import StaticTuner\nclass Three(StaticTuner):\n"
-        "    def __init__(self): super().__init__(3)\n"
+        "from batchpilot import Limits\nfrom batchpilot.baselines import StaticTuner\n"
+        "class Three(StaticTuner):\n    def __init__(self): super().__init__(Limits(3))\n"
     )
     told = run("simulate", tiny_file, "--tuner", "mine.py:Three", "--json")
     assert told.exit_code == 0, told.output
