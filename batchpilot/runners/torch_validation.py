@@ -66,7 +66,7 @@ class Validation:
     """How well the simulation tells what the real engine does.
 
     Attributes:
-        labels: device and model.
+        labels: device, model, and what the steps were timed in.
         workload: what was asked, in a line.
         limits: under which both ran.
         requests: how many there were.
@@ -203,7 +203,7 @@ def validate_runs(
     Args:
         served: runs of the real engine on the same requests, at least one.
         parameters: step latency of the simulation; its scheduler believes what the real one believed.
-        labels: device and model.
+        labels: device, model, and what the steps were timed in.
         workload: the requests in a line.
     """
     first = served[0]
@@ -262,7 +262,7 @@ def validation_grid(validation: Validation) -> Grid:
         (figure.name, plain(figure.real, ",.1f"), plain(figure.simulated, ",.1f"), *shares(figure))
         for figure in validation.figures
     ]
-    ran = f"{validation.labels['device']}; real: median of {validation.runs}"
+    ran = f"{validation.labels['device']}, timed {validation.labels['timed']}; real: median of {validation.runs}"
     return Grid(
         f"Does the simulation tell what {validation.labels['model']} does?",
         ("", "Real", "Simulated", "Error", "Real runs differ by"),

@@ -40,6 +40,19 @@ def test_the_design_holds_decode_prefill_and_mixed_steps(steps):
         assert np.mean(kind) > 0.02
 
 
+def test_large_batches_decode_with_contexts_too(steps):
+    B, S, C = steps.batch_size, steps.tokens, steps.context_tokens
+    per_request = (C / B)[(B == S) & (B >= 12)]
+    assert per_request.min() < 40
+    assert per_request.max() > 80
+
+
+def test_few_trials_are_of_one_request_and_prompts_of_a_trial_differ(trials):
+    assert sum(trial.limits.batch_size == 1 for trial in trials) <= 0.1 * len(trials)
+    spread = [trial.requests.prompt_tokens.max() / trial.requests.prompt_tokens.min() for trial in trials]
+    assert np.median(spread) > 2
+
+
 def test_no_trial_goes_beyond_its_ranges(trials):
     for trial in trials:
         requests, limits = trial.requests, trial.limits

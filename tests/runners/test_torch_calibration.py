@@ -1,6 +1,7 @@
 """`calibrate --engine torch` and `validate`, run as a user runs them, on a model of two narrow layers."""
 
 import json
+import time
 
 import pytest
 import yaml
@@ -8,8 +9,10 @@ from typer.testing import CliRunner
 
 from batchpilot.latency import SaturationParameters
 from batchpilot.runners.main import app
+from batchpilot.runners.torch_calibration import TorchServer
+from batchpilot.runners.torch_clock import step_clock
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 SMALL = ("--model", "tiny-llama", "--threads", "1", "--kv-capacity-tokens", "2048")
@@ -33,7 +36,7 @@ def test_a_measured_engine_becomes_parameters_that_say_where_they_come_from(run,
     entry = yaml.safe_load((tmp_path / "server.yaml").read_text())
     assert (entry["kind"], entry["model"]) == ("measured", "tiny-llama")
     assert "1 threads" in entry["device"]
-    assert "8 workloads measured 2 times" in entry["source"]
+    assert "8 workloads measured 2 times in processor time of its one thread" in entry["source"]
     assert SaturationParameters.from_yaml(tmp_path / "server.yaml").predict_one(2, 8) > 0
     assert "tiny-llama" in (tmp_path / "report.html").read_text()
 
@@ -53,6 +56,7 @@ def test_a_run_and_its_simulation_stand_side_by_side(run):
         assert figure["error"] == pytest.approx(figure["simulated"] / figure["real"] - 1)
         assert figure["spread"] >= 0
     assert found["runs"] == 2
+    assert found["timed"] == "in processor time of its one thread"
     assert found["steps"]["observations"] > 40
 
 
@@ -62,8 +66,25 @@ def test_known_parameters_are_taken_and_a_scenario_is_served(run, tmp_path):
     command = ("--parameters", "server.yaml", "--scenario", "closed-loop-8", "--requests", "6", "--runs", "1")
     result = run("validate", *SMALL, *command)
     assert result.exit_code == 0, result.output
-    for text in ("Real", "Simulated", "TPOT p95 ms", "6 requests (closed-loop-8)", "none of which was fitted"):
+    for text in (
+        "timed in processor time",
+        "Real",
+        "Simulated",
+        "TPOT p95 ms",
+        "6 requests (closed-loop-8)",
+        "none of which was fitted",
+    ):
         assert text in result.output
+
+
+@pytest.mark.parametrize(("threads", "clock"), [(1, time.thread_time), (2, time.perf_counter)])
+def test_only_the_work_of_a_single_thread_is_timed_in_processor_time(threads, clock):
+    before = torch.get_num_threads()
+    try:
+        runner = TorchServer("tiny-llama", "cpu", threads=threads, kv_capacity_tokens=256).start()
+        assert step_clock(runner)[0] is clock
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
