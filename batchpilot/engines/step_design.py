@@ -19,6 +19,9 @@ PROMPT_STEPS = 32
 """Prompt tokens that a trial has at most, in terms of the geometric mean of its own and the largest step: contexts must
 grow where steps are small, too, and yet no trial may take most of the time."""
 
+LONGEST_PROMPT_STEPS = 2
+"""Tokens of a prompt at most, in terms of the largest step: what attention takes grows with their square."""
+
 _SHARE_OF_CACHE = 0.9
 _SHORTEST_PROMPT = 8
 _SMALLEST_BUDGET = 16
@@ -154,7 +157,7 @@ def _trial(
     room = min(bound, int(_SHARE_OF_CACHE * kv_capacity_tokens / batch))
     output = _between(1, min(LONGEST_OUTPUT, room - _SHORTEST_PROMPT), point[3])
     affordable = int(PROMPT_STEPS * math.sqrt(budget * largest_step)) // n
-    longest = max(min(room - output, affordable), _SHORTEST_PROMPT)
+    longest = max(min(room - output, affordable, LONGEST_PROMPT_STEPS * largest_step), _SHORTEST_PROMPT)
     prompt = _between(max(longest // _SPREAD, _SHORTEST_PROMPT), longest, point[2])
     requests = RequestTable.from_arrays(
         np.zeros(n),
