@@ -36,6 +36,9 @@ ASK_BUDGET_US = 1.0
 TELL_BUDGET_US = 10.0
 POLICY_BUDGET_US = 50.0
 HIDDEN = (64, 64)
+NEED_MORE = ("policy", "optuna-tpe", "optuna-gp", "optuna-cmaes")
+"""Tuners that need a file, or packages of an extra."""
+
 ASKS = 200_000
 
 
@@ -73,7 +76,7 @@ def random_policy() -> PolicyFile:
 def builders() -> dict[str, Callable[[], Tuner]]:
     """What builds each tuner."""
     policy = random_policy()
-    named = {name: partial(make_tuner, name, base=SERVER_DEFAULT) for name in TUNERS if name != "policy"}
+    named = {name: partial(make_tuner, name, base=SERVER_DEFAULT) for name in TUNERS if name not in NEED_MORE}
     return {
         **named,
         "policy, bare": partial(policy_tuner, policy, rails=False),
