@@ -16,6 +16,9 @@ from batchpilot.baselines.smdp import optimal_policy
 from batchpilot.core import Limits, WindowMetrics
 
 MAX_BATCH_SIZE = 32
+SHORTEST_GAP_MS = 1e-6
+"""Gaps below this are no measurement."""
+
 QUEUE_PER_BATCH = 2
 
 
@@ -48,7 +51,7 @@ class OptimalDispatchRule:
         """
         new = self.times.add(window)
         gap_ms = self.times.gap_ms
-        if not new or not gap_ms:
+        if not new or not gap_ms or gap_ms < SHORTEST_GAP_MS:
             return limits, "between fits"
         service_ms = [self.times.b_ms + self.times.a_ms * n for n in range(1, self.high + 1)]
         problem = BatchServiceProblem(MS_PER_S / gap_ms, service_ms, max_queue=QUEUE_PER_BATCH * self.high)

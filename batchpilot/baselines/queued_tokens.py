@@ -16,6 +16,9 @@ from batchpilot.core import Limits, WindowMetrics
 
 CALIBRATION_WINDOWS = 10
 ONLINE_WEIGHT = 0.1
+SHORTEST_BUSY_MS = 1e-3
+"""A window that worked for less tells no throughput."""
+
 MOST_QUEUED_TOKENS = 2**40
 """A bound beyond this is none; odd windows may tell an infinite throughput."""
 
@@ -65,6 +68,8 @@ class QueuedTokensRule:
         return limits.replace(max_queued_tokens=bound), reason
 
     def _measure(self, window: WindowMetrics) -> None:
+        if window.busy_ms < SHORTEST_BUSY_MS:
+            return
         if self.windows < CALIBRATION_WINDOWS:
             self.windows += 1
             self.tokens += window.prefill_tokens
