@@ -180,21 +180,21 @@ def window_features(window: WindowMetrics) -> NDArray[np.float32]:
         quantity.append(_over(quantity[x] * quantity[y], quantity[z]))
     if quantity[_MEMORY_TOTAL] <= 0:
         quantity[_MEMORY_FRACTION] = quantity[_KV_USED]
-    return np.array([_value(*entry, quantity) for entry in _ENTRIES], np.float32)
+    return np.array([_value(quantity, *entry) for entry in _ENTRIES], np.float32)
 
 
-def _value(kind: str, a: int, b: int, neutral: float, low: float, high: float, quantity: list[float]) -> float:
-    """One feature of one window, as `_features` has it."""
-    if kind == "level" and quantity[a] == math.inf:
-        return 1.0
-    value = _over(quantity[a], quantity[b])
+def _value(quantity: list[float], kind: str, a: int, b: int, neutral: float, low: float, high: float) -> float:
+    """One feature of one window, as `_features` has it; divisions stand in line, since calls are what it would cost."""
+    over, under = quantity[a], quantity[b]
+    value = over / under if under else _over(over, under)
     if kind == "against":
-        value = _over(1.0, 1.0 + _over(1.0, value))
+        inverse = 1.0 + (1.0 / value if value else _over(1.0, value))
+        value = 1.0 / inverse if inverse else _over(1.0, inverse)
     elif kind == "level":
-        value = _log2(value) / LEVEL_DOUBLINGS
+        value = 1.0 if over == math.inf else _log2(value) / LEVEL_DOUBLINGS
     if value != value:
         return neutral
-    return min(max(value, low), high)
+    return low if value < low else high if value > high else value
 
 
 def _over(a: float, b: float) -> float:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from numbers import Integral
+from operator import attrgetter
 from typing import Any
 
 from batchpilot.core.names import lookup
@@ -58,6 +59,8 @@ class Limits:
     def __post_init__(self) -> None:
         for name, lowest in (("batch_size", 1), ("token_budget", 1), ("max_queued_tokens", 0)):
             value = getattr(self, name)
+            if type(value) is int and value >= lowest:
+                continue
             if value is not None or name == "batch_size":
                 object.__setattr__(self, name, _whole(name, value, lowest))
         if self.max_wait_ms is not None and not (math.isfinite(self.max_wait_ms) and self.max_wait_ms >= 0):
@@ -79,7 +82,7 @@ class Limits:
             ValueError: a new value is outside its bound.
             TypeError: a name is not a field.
         """
-        return replace(self, **changes)
+        return Limits(**(dict(zip(_NAMES, _values(self), strict=True)) | changes))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain data, for JSON and YAML."""
@@ -105,6 +108,10 @@ class Limits:
     def __str__(self) -> str:
         parts = [f"{field.name}={getattr(self, field.name)}" for field in fields(self)]
         return ", ".join(part for part in parts if not part.endswith("=None"))
+
+
+_NAMES = tuple(field.name for field in fields(Limits))
+_values = attrgetter(*_NAMES)
 
 
 def _whole(name: str, value: object, lowest: int) -> int:
