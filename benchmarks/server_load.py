@@ -34,7 +34,7 @@ from batchpilot.serving.server.service import Service
 WARM_UP = 200
 EVENTS = ("limits", "tick", "on_arrival", "on_tokens", "on_finish", "on_reject", "on_failure", "on_cancel", "on_step")
 HEADER = ("tuner", "200", "503", "503 without a reason", "other", "wrong length", "ends counted by the server")
-COLUMNS = (*HEADER, "open", "KV used", "memory MB before", "after", "s", "steps' share of it", "session", "tuner")
+COLUMNS = (*HEADER, "open", "KV used", "memory MB before", "after", "s", "steps' share of it", "session", "tuner's")
 
 
 class Spent:
@@ -145,7 +145,6 @@ def served(service: Service, url: str, name: str, count: int, together: int) -> 
         "s": round(elapsed_s, 1),
         "steps' share of it": f"{steps[0] / elapsed_s:.1%}",
         "session": f"{session.seconds / steps[0]:.2%}",
-        "tuner": f"{name}",
         "tuner's": f"{tuner.seconds / steps[0]:.2%}",
     }
 

@@ -24,7 +24,9 @@ def serve(
     tuner: Annotated[
         str, typer.Option("--tuner", help="Sets the limits: hybrid, model-based, policy:FILE.onnx, ...")
     ] = "hybrid",
-    track: Annotated[str, typer.Option("--track", help="Which limits it may move: batch, limits, guarded.")] = "guarded",
+    track: Annotated[
+        str, typer.Option("--track", help="Which limits it may move: batch, limits, guarded.")
+    ] = "guarded",
     config: Annotated[
         Path | None, typer.Option("--config", help="A file with the dynamic_batch_tuner section.")
     ] = None,
