@@ -6,18 +6,18 @@ import typer
 
 from batchpilot.runners import config_commands
 from batchpilot.runners.calibration.command import calibrate
-from batchpilot.runners.gateway_command import gateway
+from batchpilot.runners.http.gateway_command import gateway
+from batchpilot.runners.http.load_command import load
+from batchpilot.runners.http.serve_command import serve
 from batchpilot.runners.leaderboard.command import leaderboard
 from batchpilot.runners.leaderboard.compare_command import compare_command
-from batchpilot.runners.load_command import load
 from batchpilot.runners.planning.command import plan_command
 from batchpilot.runners.policies import policy_commands
 from batchpilot.runners.policies.export_command import export
 from batchpilot.runners.policies.train_command import train
-from batchpilot.runners.serve_command import serve
 from batchpilot.runners.simulate_command import simulate
+from batchpilot.runners.torch.validate_command import validate
 from batchpilot.runners.tuning.command import tune
-from batchpilot.runners.validate_command import validate
 
 app = typer.Typer(
     name="batchpilot",

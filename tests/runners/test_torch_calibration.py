@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from batchpilot.latency import SaturationParameters
 from batchpilot.runners.main import app
-from batchpilot.runners.torch_calibration import TorchServer
-from batchpilot.runners.torch_clock import step_clock
+from batchpilot.runners.torch.calibration import TorchServer
+from batchpilot.runners.torch.clock import step_clock
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")

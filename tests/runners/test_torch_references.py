@@ -7,7 +7,7 @@ import pytest
 from batchpilot.baselines.references import goodput_of, track_grid
 from batchpilot.core import Limits
 from batchpilot.envs.backends import SimulatedBackend
-from batchpilot.runners.torch_references import best_on_engine, robust_settings
+from batchpilot.runners.torch.references import best_on_engine, robust_settings
 
 
 class SlowerThanCalibrated(SimulatedBackend):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchpilot.core import SLO
-from batchpilot.runners.load_command import _part, _promised
+from batchpilot.runners.http.load_command import _part, _promised
 from batchpilot.serving.load.prompts import PromptWriter
 from batchpilot.workloads.table import RequestTable
 

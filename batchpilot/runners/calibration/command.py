@@ -20,7 +20,7 @@ from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_co
 from batchpilot.runners.plain_data import without_nan
 from batchpilot.runners.report.tables import WIDTH, tables
 from batchpilot.runners.selection import parse_limits
-from batchpilot.runners.torch_calibration import (
+from batchpilot.runners.torch.calibration import (
     ENGINES,
     MEASURED_LIMITS,
     TorchServer,
@@ -28,7 +28,7 @@ from batchpilot.runners.torch_calibration import (
     named_engine,
     write_steps,
 )
-from batchpilot.runners.torch_options import (
+from batchpilot.runners.torch.options import (
     REPEATS,
     TRIALS,
     DtypeOption,

@@ -33,7 +33,7 @@ from batchpilot.runners.options import (
 from batchpilot.runners.report.summary import summarise, summarise_families, write_csv
 from batchpilot.runners.report.tables import leaderboard_tables, tables
 from batchpilot.runners.selection import find_tuner_config, on_hardware
-from batchpilot.runners.torch_backends import (
+from batchpilot.runners.torch.backends import (
     BackendOption,
     ParametersOption,
     WeightsOption,
@@ -41,8 +41,8 @@ from batchpilot.runners.torch_backends import (
     shown_calibration,
     start_backend,
 )
-from batchpilot.runners.torch_leaderboard import NOTES, TorchLeaderboard, on_engine
-from batchpilot.runners.torch_options import KvOption, ThreadsOption
+from batchpilot.runners.torch.leaderboard import NOTES, TorchLeaderboard, on_engine
+from batchpilot.runners.torch.options import KvOption, ThreadsOption
 from batchpilot.workloads.readers import READERS
 
 TRACE_SCENARIO = "trace-replay"

@@ -22,7 +22,7 @@ from batchpilot.runners.leaderboard.comparison import (
 )
 from batchpilot.runners.options import DeviceOption, JsonOption, ModelOption, reporting_mistakes, stdout_console
 from batchpilot.runners.selection import find_tuner_config, on_hardware
-from batchpilot.runners.torch_backends import (
+from batchpilot.runners.torch.backends import (
     BackendOption,
     ParametersOption,
     WeightsOption,
@@ -30,7 +30,7 @@ from batchpilot.runners.torch_backends import (
     shown_calibration,
     start_backend,
 )
-from batchpilot.runners.torch_options import KvOption, ThreadsOption
+from batchpilot.runners.torch.options import KvOption, ThreadsOption
 
 
 @reporting_mistakes

@@ -22,7 +22,7 @@ from batchpilot.envs.backends import Backend, SimulatedBackend
 from batchpilot.envs.scenarios import PreparedRun
 from batchpilot.runners.leaderboard.convergence import convergence
 from batchpilot.runners.leaderboard.strategies import REFERENCES, STATIC_BEST, content_hash, label, make_strategy
-from batchpilot.runners.torch_references import best_on_engine
+from batchpilot.runners.torch.references import best_on_engine
 
 Row = dict[str, Any]
 Curves = dict[str, list[float]]

@@ -16,7 +16,7 @@ from batchpilot.core.names import lookup
 from batchpilot.engines import SimulatedEngine, SimulationResult, run_engine
 from batchpilot.envs.scenarios import PreparedRun, prepare
 from batchpilot.latency.saturation import SaturationParameters
-from batchpilot.runners.torch_validation import scenario_requests, serve
+from batchpilot.runners.torch.validation import scenario_requests, serve
 from batchpilot.tuners.sample import measured_nothing, read
 from batchpilot.tuners.score import ScoreBoard
 from batchpilot.workloads.table import RequestTable

@@ -27,8 +27,8 @@ from batchpilot.runners.options import (
 from batchpilot.runners.plain_data import without_nan
 from batchpilot.runners.report.tables import tables
 from batchpilot.runners.selection import find_scenario, on_hardware
-from batchpilot.runners.torch_calibration import TorchServer
-from batchpilot.runners.torch_options import DtypeOption, KvOption, ThreadsOption
+from batchpilot.runners.torch.calibration import TorchServer
+from batchpilot.runners.torch.options import DtypeOption, KvOption, ThreadsOption
 from batchpilot.runners.tuning.bench import OBJECTIVES, Bench, SimulatedBench, TorchBench
 from batchpilot.tuners.bayesian import SAMPLERS, make_sampler
 from batchpilot.workloads.readers import READERS

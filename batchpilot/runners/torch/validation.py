@@ -21,7 +21,7 @@ from batchpilot.latency.observations import Observations
 from batchpilot.latency.saturation import SaturationParameters
 from batchpilot.runners.calibration.grids import percent, plain
 from batchpilot.runners.report.grids import Cell, Grid
-from batchpilot.runners.torch_clock import Clock, step_clock
+from batchpilot.runners.torch.clock import Clock, step_clock
 from batchpilot.workloads.build import build_requests
 from batchpilot.workloads.lengths import Lengths, LogNormal
 from batchpilot.workloads.table import RequestTable

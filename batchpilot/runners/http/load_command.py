@@ -18,7 +18,7 @@ from batchpilot.core.provenance import provenance
 from batchpilot.core.slo import SLO
 from batchpilot.engines import SimulatedEngine, SimulationResult, run_engine
 from batchpilot.envs.scenarios import PreparedRun, prepare
-from batchpilot.runners.load_report import (
+from batchpilot.runners.http.load_report import (
     OVER_HTTP,
     by_class,
     column_grid,

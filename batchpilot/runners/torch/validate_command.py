@@ -21,7 +21,7 @@ from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_co
 from batchpilot.runners.plain_data import without_nan
 from batchpilot.runners.report.tables import tables
 from batchpilot.runners.selection import find_scenario, parse_limits
-from batchpilot.runners.torch_calibration import (
+from batchpilot.runners.torch.calibration import (
     ENGINES,
     FIXED,
     MEASURED_LIMITS,
@@ -32,8 +32,8 @@ from batchpilot.runners.torch_calibration import (
     named_engine,
     plan_trials,
 )
-from batchpilot.runners.torch_clock import step_clock
-from batchpilot.runners.torch_options import (
+from batchpilot.runners.torch.clock import step_clock
+from batchpilot.runners.torch.options import (
     TRIALS,
     DtypeOption,
     KvOption,
@@ -43,7 +43,7 @@ from batchpilot.runners.torch_options import (
     TrialsOption,
     shown,
 )
-from batchpilot.runners.torch_validation import (
+from batchpilot.runners.torch.validation import (
     LOAD,
     Validation,
     scenario_requests,

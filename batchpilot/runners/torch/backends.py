@@ -19,9 +19,9 @@ from batchpilot.envs.backends import BACKENDS, SIMULATED
 from batchpilot.envs.torch_backend import DEFAULT_MODEL, TorchBackend
 from batchpilot.latency.fitting import fit
 from batchpilot.latency.saturation import SaturationParameters
-from batchpilot.runners.torch_calibration import FIXED, TorchServer, all_steps, judge_held_out, measure, plan_trials
-from batchpilot.runners.torch_clock import Clock, step_clock
-from batchpilot.runners.torch_options import shown
+from batchpilot.runners.torch.calibration import FIXED, TorchServer, all_steps, judge_held_out, measure, plan_trials
+from batchpilot.runners.torch.clock import Clock, step_clock
+from batchpilot.runners.torch.options import shown
 
 if TYPE_CHECKING:
     from batchpilot.engines.torch import ModelRunner

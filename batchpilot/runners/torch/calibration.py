@@ -20,7 +20,7 @@ from batchpilot.latency.fitting import fit
 from batchpilot.latency.judging import Judgement, judge
 from batchpilot.latency.observations import Observations
 from batchpilot.runners.calibration.calibrating import Calibration, calibrate_steps
-from batchpilot.runners.torch_clock import Clock, step_clock
+from batchpilot.runners.torch.clock import Clock, step_clock
 
 if TYPE_CHECKING:
     from batchpilot.engines.torch import ModelRunner

@@ -1,0 +1,1 @@
+"""Commands that speak HTTP: `batchpilot serve`, `gateway` and `load`."""
