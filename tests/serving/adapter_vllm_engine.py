@@ -27,7 +27,7 @@ MODEL = {
 BLOCK_SIZE = 16
 
 
-def make_config(folder, *, max_num_seqs=16, max_num_batched_tokens=512):
+def make_config(folder, *, max_num_seqs=16, max_num_batched_tokens=512, **scheduling):
     """A configuration of vLLM for a model that has a shape and no weights."""
     (folder / "config.json").write_text(json.dumps(MODEL))
     model = ModelConfig(model=str(folder), dtype="float32", skip_tokenizer_init=True, max_model_len=4096)
@@ -38,6 +38,7 @@ def make_config(folder, *, max_num_seqs=16, max_num_batched_tokens=512):
         is_encoder_decoder=False,
         async_scheduling=True,
         watermark=0.0,
+        **scheduling,
     )
     cache = CacheConfig(block_size=BLOCK_SIZE, enable_prefix_caching=False)
     return VllmConfig(

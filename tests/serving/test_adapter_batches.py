@@ -46,6 +46,7 @@ def test_time_waited_before_the_worker_saw_a_call_counts_against_the_promise():
     run_batch(reports, clock, ["in time"], 20.0, waited_ms=20.0)
     run_batch(reports, clock, [], 60.0)
     assert tuner.heard[0].slo_attainment == 0.5
+    assert tuner.heard[0].ttft_ms_p99 == pytest.approx(60.0, rel=0.1)
 
 
 def test_limits_change_between_batches():

@@ -74,6 +74,20 @@ def test_limits_above_the_servers_own_stop_there(config):
     assert (scheduler.max_num_active_reqs, scheduler.max_num_scheduled_tokens) == (16, 512)
 
 
+def test_limits_above_max_num_active_seqs_stop_there(tmp_path):
+    scheduler = scheduler_under(make_config(tmp_path, max_num_active_seqs=4), Limits(16))
+    step(scheduler)
+    assert scheduler.max_num_active_reqs == 4
+
+
+def test_a_prompt_that_may_not_be_split_is_served_under_a_smaller_budget(tmp_path):
+    config = make_config(tmp_path, max_num_batched_tokens=4096, enable_chunked_prefill=False)
+    scheduler = scheduler_under(config, Limits(16, 100))
+    scheduler.add_request(make_request("whole", 300))
+    plan, _ = step(scheduler)
+    assert plan.num_scheduled_tokens == {"whole": 300}
+
+
 def test_step_target_keeps_prefill_out_of_long_steps(config):
     scheduler = taught(scheduler_under(config, Limits(16, step_target_ms=8.0)))
     scheduler.add_request(make_request("long", 500))
@@ -111,6 +125,14 @@ def test_ttft_guard_refuses_a_request_whose_turn_comes_too_late(config):
     _, outputs = step(scheduler)
     assert outputs["late"].error.code == "refused_by_guard"
     assert outputs["fresh"].new_token_ids == [7]
+
+
+def test_ttft_guard_refuses_one_that_still_waits_for_its_grammar(config):
+    scheduler = taught(scheduler_under(config, Limits(16, ttft_guard=1.0)))
+    request = make_request("late", 100, arrival_time=time.time() - 5.0)
+    request.status = RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR
+    scheduler.add_request(request)
+    assert step(scheduler)[1]["late"].error.code == "refused_by_guard"
 
 
 def test_ttft_guard_leaves_a_request_alone_until_its_turn_comes(config):
@@ -172,6 +194,16 @@ def test_windows_say_what_happened(config):
     assert all(window.limits == Limits(16) for window in windows)
     assert all(0 < window.kv_used_fraction < 1 for window in windows if window.running)
     assert scheduler.control.session.status()["odd_events"] == 0
+
+
+def test_time_before_the_scheduler_counts_as_waiting(config):
+    scheduler = scheduler_under(config, Limits(16), window_ms=1.0)
+    step(scheduler, device)
+    scheduler.add_request(make_request("late", 100, max_tokens=3, arrival_time=time.time() - 5.0))
+    while scheduler.requests:
+        step(scheduler, device)
+    heard = scheduler.control.session.tuner.heard
+    assert [window.ttft_ms_p50 > 5000.0 for window in heard if window.ttft_ms_p50 > 0] == [True]
 
 
 def test_a_tuner_that_raises_leaves_the_last_limits_and_the_engine_at_work(config):

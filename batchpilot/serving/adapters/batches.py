@@ -65,12 +65,12 @@ class BatchReports:
         Args:
             call: an id of its own.
             size: its work in tokens, or 1.
-            waited_ms: how long ago; what is left of the promise counts from now.
+            waited_ms: how long ago, >= 0; it counts as waiting.
         """
         if not self._in_flight:
             self.session.tick()
         self._in_flight.add(call)
-        self.session.on_arrival(call, size, ttft_target_ms=max(self._slo.ttft_ms - waited_ms, 1.0))
+        self.session.on_arrival(call, size, ttft_target_ms=self._slo.ttft_ms, waited_ms=waited_ms)
 
     def started(self, calls: Sequence[Hashable]) -> None:
         """Calls were gathered into a batch.

@@ -32,6 +32,8 @@ KNOWN_VERSIONS = ("0.33", "0.34")
 
 check_version("vllm", vllm.__version__, *KNOWN_VERSIONS)
 
+_NOT_BEGUN = (RequestStatus.WAITING, RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR)
+
 
 @dataclass(slots=True)
 class _PlannedStep:
@@ -50,7 +52,8 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
 
     - `batch_size` and `token_budget` become `max_num_active_reqs` and `max_num_scheduled_tokens` before every step,
       never above what the server was started with; `step_target_ms` cuts the latter to what the step latency, as the
-      tuner believes it or as steps have shown it, lets fit.
+      tuner believes it or as steps have shown it, lets fit. The latter stays the server's own where prompts, or images
+      in them, may not be split between steps.
     - `max_queued_tokens` is applied when a request reaches the scheduler. vLLM's own `max_num_queued_tokens` belongs to
       the API server, another process, and stands beside it.
     - `ttft_guard` is applied when a request's turn comes.
@@ -74,8 +77,12 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
         settings = VLLMSettings.from_additional_config(self.vllm_config.additional_config)
         most_tokens = self.max_num_scheduled_tokens
         kv_capacity_tokens = self.kv_cache_config.num_blocks * self.block_size
-        session = settings.session(self.max_num_running_reqs, most_tokens, kv_capacity_tokens)
-        self.control = StepControl(session, self.max_num_running_reqs, most_tokens)
+        session = settings.session(self.max_num_active_reqs, most_tokens, kv_capacity_tokens)
+        self.control = StepControl(session, self.max_num_active_reqs, most_tokens)
+        # A prompt, or an image in it, that must be computed in one step would wait for ever under a smaller budget.
+        self._may_split = (
+            self.scheduler_config.enable_chunked_prefill and not self.scheduler_config.disable_chunked_mm_input
+        )
         self._promise = settings.slo
         self._planned: dict[int, _PlannedStep] = {}
         self._refused: list[tuple[int, EngineCoreOutput]] = []
@@ -100,6 +107,7 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
             request.num_prompt_tokens,
             ttft_target_ms=promise.ttft_ms,
             tpot_target_ms=promise.tpot_ms,
+            waited_ms=_waited_ms(request),
         )
         if refused:
             self._refuse(request, "refused_on_arrival", "too many prompt tokens are waiting")
@@ -114,7 +122,8 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
         decode_tokens = len(self.running) * (1 + self.num_spec_tokens)
         requests = len(self.running) + bool(self.waiting)
         self.max_num_active_reqs = self.control.active_requests()
-        self.max_num_scheduled_tokens = self.control.token_budget(requests, decode_tokens, context_tokens)
+        if self._may_split:
+            self.max_num_scheduled_tokens = self.control.token_budget(requests, decode_tokens, context_tokens)
         if self.pause_state == PauseState.UNPAUSED:
             self._refuse_late(decode_tokens, context_tokens)
         began = time.perf_counter()
@@ -167,15 +176,15 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
         room = self.max_num_active_reqs - len(self.running) - self.num_waiting_for_streaming_input
         room -= len(self.kv_holding_waiting)
         tokens = self.max_num_scheduled_tokens - decode_tokens
-        running, now, late = len(self.running), time.time(), []
+        running, late = len(self.running), []
         for request in self.waiting:
             if room <= 0 or tokens <= 0:
                 break
             if (
-                request.status == RequestStatus.WAITING
+                request.status in _NOT_BEGUN
                 and request.num_preemptions == 0
                 and self.control.refuses_turn(
-                    waited_ms=1000.0 * (now - request.arrival_time),
+                    waited_ms=_waited_ms(request),
                     prompt_tokens=request.num_prompt_tokens,
                     ttft_target_ms=self._promised(request).ttft_ms,
                     running=running,
@@ -237,3 +246,8 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
             emitted=[(output.request_id, len(output.new_token_ids)) for output in outputs if output.new_token_ids],
             finished=[output.request_id for output in outputs if output.finish_reason in said_all],
         )
+
+
+def _waited_ms(request: Any) -> float:
+    """How long ago the API server took a request, whose clock may be another process's."""
+    return max(1000.0 * (time.time() - request.arrival_time), 0.0)
