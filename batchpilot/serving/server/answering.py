@@ -3,155 +3,214 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
 from fastapi import Request
 
 from batchpilot.engines.torch.sampling import Sampling
-from batchpilot.serving.server.bodies import CommonBody
+from batchpilot.serving.server.bodies import MOST_CHOICES, CommonBody
 from batchpilot.serving.server.errors import ApiError, retry_later
-from batchpilot.serving.server.generation import ENDED_WELL, Generation, Order, Piece
+from batchpilot.serving.server.generation import ENDED_WELL, Generation, Heard, Order, Outlet, Piece
 from batchpilot.serving.server.service import Service
-from batchpilot.serving.server.text import StopStrings, served_name
+from batchpilot.serving.server.text import StopStrings, Text
 
 
 class Delta(NamedTuple):
     """A token's worth of an answer.
 
     Attributes:
+        choice: of which of its choices.
         text: what it adds, which may be nothing.
-        finished: "length" or "stop" with the last one, else None.
-        tokens: generated so far.
+        finished: "length" or "stop" with the last one of the choice, else None.
     """
 
+    choice: int
     text: str
     finished: str | None
-    tokens: int
 
 
-def make_order(service: Service, body: CommonBody, prompt: list[int], max_tokens: int) -> Order:
-    """What the engine is asked, once it is known to be possible.
+def make_orders(
+    service: Service, body: CommonBody, prompts: Sequence[list[int]], wanted: int | None, default: int
+) -> list[Order]:
+    """What the engine is asked, `n` times for each prompt, once it is known to be possible.
 
     Args:
         service: whose engine.
         body: what the client asked.
-        prompt: token ids.
-        max_tokens: most tokens to generate.
+        prompts: token ids of each.
+        wanted: most tokens to generate, None where the client does not say.
+        default: instead, as far as the longest request leaves room.
 
     Raises:
-        ApiError: the server is going, the model is another, or the request is empty or too long.
+        ApiError: the server is going, or a request is empty or too long, or they are too many.
     """
     if service.draining:
         raise retry_later("the server is shutting down", "shutting_down", service.config.grace_s * 1000.0)
-    wrong = served_name(body.model, service.config.model)
-    if wrong:
-        raise ApiError(404, wrong, param="model", code="model_not_found")
-    if not prompt:
+    answers = body.n or 1
+    if not prompts or not all(prompts):
         raise ApiError(400, "the prompt is empty; it must have at least one token", param="prompt")
-    longest = service.engine.longest
-    if len(prompt) + max_tokens > longest:
+    if len(prompts) * answers > MOST_CHOICES:
         message = (
-            f"{len(prompt)} prompt tokens and max_tokens {max_tokens} are {len(prompt) + max_tokens} tokens; "
+            f"{len(prompts)} prompts with n {answers} are {len(prompts) * answers} answers; at most {MOST_CHOICES}"
+        )
+        raise ApiError(400, message, param="n")
+    promise = service.config.promise(body.slo, body.ttft_ms, body.tpot_ms)
+    arrived_s = service.clock()
+    return [
+        Order(
+            prompt=prompt,
+            max_tokens=_output_length(service.engine.longest, len(prompt), body, wanted, default),
+            sampling=Sampling(
+                temperature=1.0 if body.temperature is None else body.temperature,
+                top_p=1.0 if body.top_p is None else body.top_p,
+                seed=next(service.seeds) if body.seed is None else body.seed + place,
+                stop_token_ids=() if body.ignore_eos else service.text.stop_tokens,
+            ),
+            ttft_target_ms=promise.ttft_ms,
+            tpot_target_ms=promise.tpot_ms,
+            priority=body.priority_name,
+            user=body.user,
+            arrived_s=arrived_s,
+        )
+        for prompt in prompts
+        for place in range(answers)
+    ]
+
+
+def _output_length(longest: int, prompt: int, body: CommonBody, wanted: int | None, default: int) -> int:
+    """Most tokens that a prompt of so many tokens may be answered with."""
+    max_tokens = wanted or max(min(default, longest - prompt), 1)
+    if prompt + max_tokens > longest:
+        message = (
+            f"{prompt} prompt tokens and max_tokens {max_tokens} are {prompt + max_tokens} tokens; "
             f"the longest request is {longest}"
         )
         raise ApiError(400, message, param="max_tokens", code="context_length_exceeded")
-    promise = service.config.promise(body.slo, body.ttft_ms, body.tpot_ms)
-    return Order(
-        prompt=prompt,
-        max_tokens=max_tokens,
-        sampling=Sampling(
-            temperature=1.0 if body.temperature is None else body.temperature,
-            top_p=1.0 if body.top_p is None else body.top_p,
-            seed=next(service.seeds) if body.seed is None else body.seed,
-            stop_token_ids=() if body.ignore_eos else service.text.stop_tokens,
-        ),
-        ttft_target_ms=promise.ttft_ms,
-        tpot_target_ms=promise.tpot_ms,
-        priority=body.priority,
-        user=body.user,
-        arrived_s=service.clock(),
-    )
+    if body.min_tokens and not (body.ignore_eos and body.min_tokens <= max_tokens):
+        message = f"min_tokens is {body.min_tokens}; it is taken with ignore_eos, up to max_tokens {max_tokens}"
+        raise ApiError(400, message, param="min_tokens")
+    return max_tokens
+
+
+class _Choice:
+    """One answer of a request as its tokens come.
+
+    Args:
+        index: its place.
+        generation: the request in the engine.
+        text: from tokens to text.
+        stops: strings before which it ends.
+    """
+
+    def __init__(self, index: int, generation: Generation, text: Text, stops: Sequence[str]) -> None:
+        self.generation = generation
+        self.tokens = 0
+        self.finished: str | None = None
+        self.satisfied = False
+        self._index = index
+        self._stream, self._stops = text.stream(), StopStrings(stops)
+
+    def hear(self, piece: Piece) -> Delta:
+        """What a piece adds. `satisfied` is set where a stop string ended it before the engine did."""
+        self.tokens += piece.token is not None
+        text = "" if piece.token is None or piece.finished == "stop" else self._stream.add(piece.token)
+        text = self._stops.add(text)
+        if piece.finished is not None and not self._stops.hit:
+            text += self._stops.add(self._stream.rest()) + self._stops.rest()
+        self.satisfied = self._stops.hit and piece.finished is None
+        self.finished = "stop" if self._stops.hit else piece.finished
+        return Delta(self._index, text, self.finished)
 
 
 class Answer:
-    """One answer as it comes. Used as a context, so that whatever happens nothing stays behind in the engine.
+    """The answers to one request as they come. It is closed whatever happens, so that nothing stays in the engine.
 
     Args:
         service: whose engine.
         request: whose client may leave.
-        order: what is asked.
-        body: how the answer ends.
-
-    Attributes:
-        generation: the request in the engine.
+        orders: what is asked, one for each choice.
+        body: how the answers end.
     """
 
-    def __init__(self, service: Service, request: Request, order: Order, body: CommonBody) -> None:
-        self.generation = Generation(order)
+    def __init__(self, service: Service, request: Request, orders: Sequence[Order], body: CommonBody) -> None:
         self._service = service
         self._timeout_s = body.timeout_s or service.config.timeout_s
         self._deadline = asyncio.get_running_loop().time() + self._timeout_s
-        self._stream, self._stops = service.text.stream(), StopStrings(body.stops)
-        self._first: Piece | None = None
-        service.engine.submit(self.generation)
+        self._heard: asyncio.Queue[Heard] = asyncio.Queue()
+        self._early: deque[Heard] = deque()
+        self._choices = [
+            _Choice(index, Generation(order, Outlet(self._heard, index)), service.text, body.stops)
+            for index, order in enumerate(orders)
+        ]
+        for choice in self._choices:
+            service.engine.submit(choice.generation)
         self._watcher = asyncio.create_task(self._cancel_when_gone(request))
 
+    @property
+    def tokens(self) -> int:
+        """Generated so far, of all choices."""
+        return sum(choice.tokens for choice in self._choices)
+
     async def begin(self) -> None:
-        """Wait until the engine has let the request in and said its first token.
+        """Wait until the engine has let every choice in and said its first token.
 
         Raises:
-            ApiError: it was refused, failed, or took too long.
+            ApiError: one was refused, failed, or took too long; none of them is answered.
         """
+        silent = set(range(len(self._choices)))
         try:
-            self._first = await self._piece()
+            while silent:
+                heard = await self._next()
+                self._early.append(heard)
+                silent.discard(heard[0])
         except BaseException:
             self.close()
             raise
 
     async def deltas(self) -> AsyncIterator[Delta]:
-        """The answer, token by token.
+        """The answers, token by token, as they come.
 
         Raises:
-            ApiError: it failed, was cancelled, or took too long.
+            ApiError: one failed, was cancelled, or took too long.
         """
-        tokens = 0
-        piece = self._first or await self._piece()
-        while True:
-            tokens += piece.token is not None
-            text = "" if piece.token is None or piece.finished == "stop" else self._stream.add(piece.token)
-            text = self._stops.add(text)
-            if piece.finished is not None and not self._stops.hit:
-                text += self._stops.add(self._stream.rest()) + self._stops.rest()
-            if self._stops.hit:
-                self._service.engine.cancel(self.generation, satisfied=True)
-                yield Delta(text, "stop", tokens)
-                return
-            yield Delta(text, piece.finished, tokens)
-            if piece.finished is not None:
-                return
-            piece = await self._piece()
+        unfinished = len(self._choices)
+        while unfinished:
+            index, piece = self._early.popleft() if self._early else await self._next()
+            choice = self._choices[index]
+            if choice.finished is not None:
+                continue
+            delta = choice.hear(piece)
+            if choice.satisfied:
+                self._service.engine.cancel(choice.generation, satisfied=True)
+            unfinished -= delta.finished is not None
+            yield delta
 
     def close(self) -> None:
         """The answer is over, one way or another: what is left of it is cancelled."""
         self._watcher.cancel()
-        if not self.generation.ended and not self.generation.cancelled:
-            self._service.engine.cancel(self.generation)
+        self._cancel()
 
-    async def _piece(self) -> Piece:
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                piece = await self.generation.pieces.get()
-        except TimeoutError:
-            message = f"no answer within {self._timeout_s:g} s; it was cancelled"
-            raise ApiError(504, message, param="timeout_s", code="timeout") from None
-        if piece.finished is not None and piece.finished not in ENDED_WELL:
-            raise self._unserved(piece.finished)
-        return piece
+    async def _next(self) -> Heard:
+        """What the engine says next of a choice that has not finished."""
+        while True:
+            try:
+                async with asyncio.timeout_at(self._deadline):
+                    index, piece = await self._heard.get()
+            except TimeoutError:
+                message = f"no answer within {self._timeout_s:g} s; it was cancelled"
+                raise ApiError(504, message, param="timeout_s", code="timeout") from None
+            choice = self._choices[index]
+            if choice.finished is not None:
+                continue
+            if piece.finished is not None and piece.finished not in ENDED_WELL:
+                raise self._unserved(choice.generation, piece.finished)
+            return index, piece
 
-    def _unserved(self, finished: str) -> ApiError:
+    def _unserved(self, generation: Generation, finished: str) -> ApiError:
         service = self._service
-        wait_ms = service.session.predicted_ttft_ms(len(self.generation.order.prompt))
+        wait_ms = service.session.predicted_ttft_ms(len(generation.order.prompt))
         if finished == "refused_on_arrival":
             return retry_later(
                 "too much is waiting already: max_queued_tokens or all places are full", finished, wait_ms
@@ -162,11 +221,16 @@ class Answer:
             return retry_later("the server is shutting down; it was not finished", "shutting_down", wait_ms)
         if finished == "cancelled":
             return ApiError(499, "it was cancelled", code="cancelled")
-        if self.generation.mistake is not None:
-            return ApiError(400, self.generation.mistake)
+        if generation.mistake is not None:
+            return ApiError(400, generation.mistake)
         return ApiError(500, f"the engine could not serve it: {finished}", code="engine_failure")
+
+    def _cancel(self) -> None:
+        for choice in self._choices:
+            if not choice.generation.ended and not choice.generation.cancelled:
+                self._service.engine.cancel(choice.generation)
 
     async def _cancel_when_gone(self, request: Request) -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        self._service.engine.cancel(self.generation)
+        self._cancel()

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
 
 from batchpilot.engines import DetectedDevice
+from batchpilot.serving.control import LARGEST_POLICY_BYTES
 from batchpilot.serving.server import errors
+from batchpilot.serving.server.incoming import Bound, Incoming, request_bound
 from batchpilot.serving.server.openai_routes import openai_routes
 from batchpilot.serving.server.service import Service
-from batchpilot.serving.server.tuner_routes import tuner_routes
+from batchpilot.serving.server.tuner_routes import PREFIX, tuner_routes
 from batchpilot.serving.server.watching import watching_routes
+
+POLICY_BOUND = Bound(LARGEST_POLICY_BYTES, 120.0)
 
 
 def build_app(service: Service, device: DetectedDevice | None = None) -> FastAPI:
@@ -40,20 +44,31 @@ def build_app(service: Service, device: DetectedDevice | None = None) -> FastAPI
         version=version("batchpilot"),
         description="OpenAI's API over a live engine whose batching limits a tuner sets.",
         lifespan=lifespan,
+        strict_content_type=False,
     )
     errors.install(app)
     app.include_router(openai_routes(service))
     app.include_router(tuner_routes(service, device))
     app.include_router(watching_routes(service, device))
-    _document_truly(app)
+    bound, special = request_bound(service.engine.longest), {f"{PREFIX}/policy": POLICY_BOUND}
+    app.add_middleware(Incoming, bound=bound, special=special)
+    _document_truly(app, bound, special)
     return app
 
 
-def _document_truly(app: FastAPI) -> None:
-    """Take the framework's 422 out of the document: what it means is answered with 400, in OpenAI's shape."""
+def _document_truly(app: FastAPI, bound: Bound, special: Mapping[str, Bound]) -> None:
+    """Tell what every route may answer, and take the framework's 422 out: what it means is answered with 400."""
     document = app.openapi()
-    for operations in document["paths"].values():
-        for operation in operations.values():
+    for path, operations in document["paths"].items():
+        size, seconds = special.get(path, bound)
+        for method, operation in operations.items():
+            if method == "post":
+                told = {
+                    "408": f"The body has not come within {seconds:g} s.",
+                    "413": f"The body has more than {size} bytes.",
+                    "415": "The body is compressed, or no JSON where that is meant.",
+                }
+                operation["responses"].update({status: {"description": said} for status, said in told.items()})
             if operation["responses"].pop("422", None) is not None:
                 operation["responses"].setdefault("400", {"description": "The request cannot be meant."})
     for unused in ("HTTPValidationError", "ValidationError"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,17 +18,21 @@ KINDS = {
     403: "permission_error",
     404: "not_found_error",
     405: "invalid_request_error",
+    408: "timeout_error",
     409: "conflict_error",
     413: "invalid_request_error",
-    422: "invalid_request_error",
+    415: "invalid_request_error",
     500: "server_error",
     503: "overloaded_error",
     504: "timeout_error",
 }
 
+_MOST_PROBLEMS = 5
+_ALTERNATIVES = ("str", "int", "float", "bool", "none")
 
-class ApiError(Exception):
-    """An answer that is an error.
+
+class ApiError(HTTPException):
+    """An answer that is an error. The framework passes its kind on wherever it is raised, reading a body included.
 
     Args:
         status: HTTP status.
@@ -46,9 +51,8 @@ class ApiError(Exception):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(status, message, dict(headers or {}))
         self.status = status
-        self.headers = dict(headers or {})
         self.body = error_body(status, message, param, code)
 
 
@@ -62,7 +66,12 @@ def error_body(status: int, message: str, param: str | None = None, code: str | 
         code: what programs may look for.
     """
     kind = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return {"error": {"message": _printable(message), "type": kind, "param": param and _printable(param), "code": code}}
+
+
+def _printable(text: str) -> str:
+    """What a client sent may hold lone surrogates, which cannot be sent back."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def retry_later(message: str, code: str, wait_ms: float) -> ApiError:
@@ -93,13 +102,34 @@ def install(app: FastAPI) -> None:
         return JSONResponse(error_body(error.status_code, str(error.detail)), error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def misunderstood(_: Request, error: RequestValidationError) -> JSONResponse:
-        problems = [(_field(problem["loc"]), str(problem["msg"])) for problem in error.errors()]
-        message = "; ".join(f"{field}: {problem}" if field else problem for field, problem in problems)
-        return JSONResponse(error_body(400, message, problems[0][0] if problems else None), 400)
+    async def misunderstood(request: Request, error: RequestValidationError) -> JSONResponse:
+        problems = error.errors()
+        if any(isinstance(problem.get("input"), bytes) for problem in problems):
+            kind = request.headers.get("content-type", "none")
+            message = f"the body's content-type is {reprlib.repr(kind)}; send 'application/json'"
+            return JSONResponse(error_body(415, message, "content-type"), 415)
+        said = dict.fromkeys(_said(problem) for problem in problems[:_MOST_PROBLEMS])
+        return JSONResponse(error_body(400, "; ".join(said), _field(problems[0]["loc"]) if problems else None), 400)
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, error: Exception) -> JSONResponse:
+        message = f"the server has a defect: {type(error).__name__}; its log says where"
+        return JSONResponse(error_body(500, message, code="internal_error"), 500)
+
+
+def _said(problem: Mapping[str, Any]) -> str:
+    """What is wrong with which field, and what was given."""
+    field, kind, given = _field(problem["loc"]), problem["type"], problem.get("input")
+    if kind == "extra_forbidden":
+        return f"{field}: no such field here; leave it out"
+    if kind == "json_invalid":
+        return f"the body is no JSON: {problem['ctx']['error']}"
+    said = f"{field}: {problem['msg']}" if field else str(problem["msg"])
+    return said if given is None or isinstance(given, dict | list) else f"{said}, not {reprlib.repr(given)}"
 
 
 def _field(location: Any) -> str | None:
-    """Where in the body, without the word body and the numbers of alternatives."""
-    parts = [str(part) for part in location if part not in ("body", "query")]
-    return ".".join(parts) or None
+    """Where in the body, without the names of alternatives that were tried."""
+    parts = [part for part in location if part not in ("body", "query")]
+    inner = [part for part in parts[1:] if isinstance(part, int) or (part.isidentifier() and part not in _ALTERNATIVES)]
+    return ".".join(map(str, parts[:1] + inner)) or None

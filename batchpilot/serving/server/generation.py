@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from batchpilot.engines.torch.sampling import Sampling
@@ -22,6 +22,30 @@ class Piece(NamedTuple):
 
     token: int | None
     finished: str | None = None
+
+
+Heard = tuple[int, Piece]
+"""A piece, and which of a request's choices it is of."""
+
+
+class Outlet:
+    """Where the pieces of one choice go: the choices of a request share a queue. Used in the event loop only.
+
+    Args:
+        queue: of the request.
+        choice: whose pieces come here.
+    """
+
+    def __init__(self, queue: asyncio.Queue[Heard], choice: int) -> None:
+        self._queue, self._choice = queue, choice
+
+    def put_nowait(self, piece: Piece) -> None:
+        """Say it.
+
+        Args:
+            piece: the next one.
+        """
+        self._queue.put_nowait((self._choice, piece))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +79,7 @@ class Generation:
 
     Attributes:
         order: what was asked.
-        pieces: what the engine said, in order.
+        pieces: hears what the engine says, in order.
         number: the engine's id, None until it has one.
         first_s: when its first token came, by the engine loop's clock; None before.
         tokens: how many tokens came.
@@ -66,7 +90,7 @@ class Generation:
     """
 
     order: Order
-    pieces: asyncio.Queue[Piece] = field(default_factory=asyncio.Queue)
+    pieces: Outlet
     number: int | None = None
     first_s: float | None = None
     tokens: int = 0

@@ -2,64 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import time
-import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from batchpilot.serving.server.answering import Answer, Delta, make_order
+from batchpilot.serving.server.answering import Answer, make_orders
 from batchpilot.serving.server.bodies import ChatBody, CommonBody, CompletionBody
 from batchpilot.serving.server.errors import ApiError
 from batchpilot.serving.server.service import Service
+from batchpilot.serving.server.shapes import DONE, Shape, event
+from batchpilot.serving.server.text import served_name
 
 DEFAULT_COMPLETION_TOKENS = 16
-"""What OpenAI's completions take for `max_tokens`."""
+"""What OpenAI's completions take for `max_tokens`, or what the model's context leaves."""
 
 DEFAULT_CHAT_TOKENS = 1024
 """Most tokens of a chat answer that does not say, or what the model's context leaves."""
 
-_DONE = "data: [DONE]\n\n"
-
-
-class _Shape:
-    """How the two kinds of answers look.
-
-    Args:
-        model: its name.
-        chat: whether it is a conversation.
-    """
-
-    def __init__(self, model: str, chat: bool) -> None:
-        self.chat = chat
-        self._head = {
-            "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
-            "created": int(time.time()),
-            "model": model,
-        }
-
-    def whole(self, text: str, finished: str | None, usage: dict[str, int]) -> dict[str, Any]:
-        said: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
-        choice = {"index": 0, **said, "logprobs": None, "finish_reason": finished}
-        name = "chat.completion" if self.chat else "text_completion"
-        return {**self._head, "object": name, "choices": [choice], "usage": usage}
-
-    def chunk(self, text: str, finished: str | None, *, first: bool) -> dict[str, Any]:
-        said: dict[str, Any] = {"text": text}
-        if self.chat:
-            said = {"delta": {"role": "assistant", "content": text} if first else {"content": text}}
-        choice = {"index": 0, **said, "logprobs": None, "finish_reason": finished}
-        return {**self._head, "object": self._chunk_name, "choices": [choice]}
-
-    def usage(self, usage: dict[str, int]) -> dict[str, Any]:
-        return {**self._head, "object": self._chunk_name, "choices": [], "usage": usage}
-
-    @property
-    def _chunk_name(self) -> str:
-        return "chat.completion.chunk" if self.chat else "text_completion"
+_LONG_CHARACTERS = 20_000
+"""Longer texts are tokenized beside the event loop, which would stand still for other clients."""
 
 
 def openai_routes(service: Service) -> APIRouter:
@@ -79,74 +43,94 @@ def openai_routes(service: Service) -> APIRouter:
 
     @router.get("/models", summary="The model that is served")
     async def models() -> JSONResponse:
-        model = {
-            "id": service.config.model,
-            "object": "model",
-            "created": service.started,
-            "owned_by": "batchpilot",
-            "max_model_len": service.engine.longest,
-        }
-        return JSONResponse({"object": "list", "data": [model]})
+        return JSONResponse({"object": "list", "data": [_model(service)]})
 
-    @router.post("/completions", responses=errors, summary="Continue a text")
+    @router.get("/models/{name:path}", responses={404: errors[404]}, summary="One model")
+    async def model(name: str) -> JSONResponse:
+        _check_model(service, name)
+        return JSONResponse(_model(service))
+
+    @router.post("/completions", responses=errors, summary="Continue a text, or several")
     async def completions(body: CompletionBody, request: Request) -> Response:
-        prompt = service.text.encode(body.prompt) if isinstance(body.prompt, str) else body.prompt
-        return await _answer(service, request, body, prompt, body.max_tokens or DEFAULT_COMPLETION_TOKENS, chat=False)
+        _check_model(service, body.model)
+        prompts = [
+            await _tokens(service.text.encode, prompt, len(prompt)) if isinstance(prompt, str) else prompt
+            for prompt in body.prompts
+        ]
+        return await _answer(service, request, body, prompts, body.max_tokens, DEFAULT_COMPLETION_TOKENS)
 
     @router.post("/chat/completions", responses=errors, summary="Answer in a conversation")
     async def chat_completions(body: ChatBody, request: Request) -> Response:
+        _check_model(service, body.model)
+        turns = [message.turn for message in body.messages]
         try:
-            prompt = service.text.encode_chat([message.model_dump(exclude_none=True) for message in body.messages])
+            prompt = await _tokens(service.text.encode_chat, turns, sum(len(turn["content"]) for turn in turns))
         except ValueError as error:
             raise ApiError(400, str(error), param="messages") from None
         wanted = body.max_completion_tokens or body.max_tokens
-        left = max(service.engine.longest - len(prompt), 1)
-        return await _answer(service, request, body, prompt, wanted or min(DEFAULT_CHAT_TOKENS, left), chat=True)
+        return await _answer(service, request, body, [prompt], wanted, DEFAULT_CHAT_TOKENS)
 
     return router
 
 
+def _model(service: Service) -> dict[str, Any]:
+    return {
+        "id": service.config.model,
+        "object": "model",
+        "created": service.started,
+        "owned_by": "batchpilot",
+        "max_model_len": service.engine.longest,
+    }
+
+
+def _check_model(service: Service, name: str) -> None:
+    wrong = served_name(name, service.config.model)
+    if wrong:
+        raise ApiError(404, wrong, param="model", code="model_not_found")
+
+
+async def _tokens(encode: Callable[[Any], list[int]], text: Any, characters: int) -> list[int]:
+    return await run_in_threadpool(encode, text) if characters > _LONG_CHARACTERS else encode(text)
+
+
 async def _answer(
-    service: Service, request: Request, body: CommonBody, prompt: list[int], max_tokens: int, *, chat: bool
+    service: Service, request: Request, body: CommonBody, prompts: list[list[int]], wanted: int | None, default: int
 ) -> Response:
     try:
-        answer = Answer(service, request, make_order(service, body, prompt, max_tokens), body)
+        orders = make_orders(service, body, prompts, wanted, default)
     except ValueError as error:
         raise ApiError(400, str(error)) from None
+    answer = Answer(service, request, orders, body)
     await answer.begin()
-    shape = _Shape(service.config.model, chat)
+    shape = Shape(service.config.model, chat=isinstance(body, ChatBody))
+    prompt_tokens = sum(map(len, prompts))
     if body.stream:
-        wants_usage = body.stream_options is not None and body.stream_options.include_usage
-        return StreamingResponse(_events(answer, shape, wants_usage), media_type="text/event-stream")
-    text, last = "", Delta("", None, 0)
+        return StreamingResponse(_events(answer, shape, body, prompt_tokens), media_type="text/event-stream")
+    texts = [""] * len(orders)
+    finished: list[str | None] = [None] * len(orders)
     try:
-        async for last in answer.deltas():
-            text += last.text
+        async for delta in answer.deltas():
+            texts[delta.choice] += delta.text
+            finished[delta.choice] = delta.finished
     finally:
         answer.close()
-    return JSONResponse(shape.whole(text, last.finished, _usage(answer, last)))
+    return JSONResponse(shape.whole(texts, finished, _usage(prompt_tokens, answer.tokens)))
 
 
-async def _events(answer: Answer, shape: _Shape, wants_usage: bool) -> AsyncIterator[str]:
-    last = Delta("", None, 0)
-    first = True
+async def _events(answer: Answer, shape: Shape, body: CommonBody, prompt_tokens: int) -> AsyncIterator[str]:
+    options = body.stream_options
+    always = options is not None and bool(options.continuous_usage_stats)
     try:
-        async for last in answer.deltas():
-            yield _event(shape.chunk(last.text, last.finished, first=first))
-            first = False
-        if wants_usage:
-            yield _event(shape.usage(_usage(answer, last)))
+        async for delta in answer.deltas():
+            yield event(shape.chunk(delta, _usage(prompt_tokens, answer.tokens) if always else None))
+        if options is not None and options.include_usage:
+            yield event(shape.usage(_usage(prompt_tokens, answer.tokens)))
     except ApiError as error:
-        yield _event(error.body)
+        yield event(error.body)
     finally:
         answer.close()
-    yield _DONE
+    yield DONE
 
 
-def _event(data: dict[str, Any]) -> str:
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
-
-
-def _usage(answer: Answer, last: Delta) -> dict[str, int]:
-    prompt = len(answer.generation.order.prompt)
-    return {"prompt_tokens": prompt, "completion_tokens": last.tokens, "total_tokens": prompt + last.tokens}
+def _usage(prompt_tokens: int, tokens: int) -> dict[str, int]:
+    return {"prompt_tokens": prompt_tokens, "completion_tokens": tokens, "total_tokens": prompt_tokens + tokens}

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from batchpilot.configs.errors import ConfigError
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.engines import DetectedDevice
-from batchpilot.serving.control import LARGEST_POLICY_BYTES, NotForThisTunerError
+from batchpilot.serving.control import NotForThisTunerError
 from batchpilot.serving.server.authorisation import ChangesAllowed
 from batchpilot.serving.server.errors import ApiError
 from batchpilot.serving.server.service import Service
@@ -134,7 +134,7 @@ def tuner_routes(service: Service, device: DetectedDevice | None) -> APIRouter:
         share: Annotated[float, Query(gt=0, le=1)] = 0.1,
         promote_after: Annotated[int, Query(ge=1, le=100_000)] = 30,
     ) -> Json:
-        data = await _bounded_body(request)
+        data = await request.body()
         return plain(await _changed(lambda: control.try_policy(data, share, promote_after), param="policy"))
 
     @router.delete("/policy", summary="End a policy's trial", **changes)
@@ -219,12 +219,3 @@ async def _changed(action: Any, *, param: str | None = None) -> Any:
         raise ApiError(409, str(error), param=param) from None
     except (ValueError, ImportError) as error:
         raise ApiError(400, str(error), param=param) from None
-
-
-async def _bounded_body(request: Request) -> bytes:
-    data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > LARGEST_POLICY_BYTES:
-            raise ApiError(413, f"a policy has at most {LARGEST_POLICY_BYTES} bytes", param="policy")
-    return bytes(data)

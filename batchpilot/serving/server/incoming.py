@@ -1,0 +1,122 @@
+"""What a body may be before anybody reads it: so many bytes, in so much time, not compressed. HEAD is read as GET."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, NamedTuple
+
+from fastapi.responses import JSONResponse
+
+from batchpilot.serving.server.errors import ApiError
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+LEAST_BODY_BYTES = 4 * 2**20
+BYTES_PER_TOKEN = 32
+"""Room for a token in JSON: its id with a comma, or its characters escaped."""
+
+BODY_S = 30.0
+
+_CLOSE = {"Connection": "close"}
+
+
+class Bound(NamedTuple):
+    """How much a body may be.
+
+    Attributes:
+        size: bytes.
+        seconds: in which it must have come.
+    """
+
+    size: int
+    seconds: float = BODY_S
+
+
+def request_bound(longest: int) -> Bound:
+    """The bound of every body that is a JSON object: 4 MiB, or what the longest request may take.
+
+    Args:
+        longest: most tokens of a request.
+    """
+    return Bound(max(LEAST_BODY_BYTES, BYTES_PER_TOKEN * longest))
+
+
+class Incoming:
+    """ASGI around an application, so that no body is buffered beyond its bound or waited for beyond its time.
+
+    Args:
+        app: the application.
+        bound: of bodies.
+        special: other bounds by path.
+    """
+
+    def __init__(self, app: Application, bound: Bound, special: Mapping[str, Bound]) -> None:
+        self._app, self._bound, self._special = app, bound, dict(special)
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Serve one request.
+
+        Args:
+            scope: ASGI.
+            receive: likewise.
+            send: likewise.
+        """
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        bound = self._special.get(scope["path"], self._bound)
+        refusal = _refusal(dict(scope["headers"]), bound)
+        if refusal is not None:
+            await JSONResponse(refusal.body, refusal.status, refusal.headers)(scope, receive, send)
+            return
+        if scope["method"] == "HEAD":
+            # The server leaves the body of the answer out by its own copy of the scope.
+            scope = {**scope, "method": "GET"}
+        await self._app(scope, _Body(receive, bound).receive, send)
+
+
+class _Body:
+    """A body as it comes: raises where it is read as soon as it is too much or too late."""
+
+    def __init__(self, receive: Receive, bound: Bound) -> None:
+        self._receive, self._bound = receive, bound
+        self._size = 0
+        self._complete = False
+        self._deadline = asyncio.get_running_loop().time() + bound.seconds
+
+    async def receive(self) -> Message:
+        if self._complete:
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            text = f"{self._size} bytes of the body came in {self._bound.seconds:g} s, and it is not complete"
+            raise ApiError(408, text, code="body_timeout", headers=_CLOSE) from None
+        if message["type"] == "http.request":
+            self._size += len(message.get("body", b""))
+            self._complete = not message.get("more_body", False)
+            if self._size > self._bound.size:
+                raise _too_large(f"at least {self._size}", self._bound)
+        return message
+
+
+def _refusal(headers: Mapping[bytes, bytes], bound: Bound) -> ApiError | None:
+    """Why a body need not even be read."""
+    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1")
+    if encoding.lower() not in ("", "identity"):
+        message = f"the body is encoded with {encoding[:40]!r}; send it as it is"
+        return ApiError(415, message, param="content-encoding", code="unsupported_encoding", headers=_CLOSE)
+    length = headers.get(b"content-length", b"0")
+    if length.isdigit() and int(length) > bound.size:
+        return _too_large(length.decode(), bound)
+    return None
+
+
+def _too_large(size: str, bound: Bound) -> ApiError:
+    message = f"the body has {size} bytes; at most {bound.size} are taken here"
+    return ApiError(413, message, code="body_too_large", headers=_CLOSE)

@@ -1,0 +1,85 @@
+"""How OpenAI's answers look: whole, or as the data of server-sent events."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from batchpilot.serving.server.answering import Delta
+
+DONE = "data: [DONE]\n\n"
+
+
+class Shape:
+    """How the two kinds of answers look.
+
+    Args:
+        model: its name.
+        chat: whether it is a conversation.
+    """
+
+    def __init__(self, model: str, *, chat: bool) -> None:
+        self._chat = chat
+        self._head = {
+            "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": model,
+        }
+        self._begun: set[int] = set()
+
+    def whole(self, texts: Sequence[str], finished: Sequence[str | None], usage: dict[str, int]) -> dict[str, Any]:
+        """An answer at once.
+
+        Args:
+            texts: of each choice.
+            finished: why each ended.
+            usage: numbers of tokens.
+        """
+        said = [{"message": {"role": "assistant", "content": text}} if self._chat else {"text": text} for text in texts]
+        choices = [self._choice(index, *choice) for index, choice in enumerate(zip(said, finished, strict=True))]
+        name = "chat.completion" if self._chat else "text_completion"
+        return {**self._head, "object": name, "choices": choices, "usage": usage}
+
+    def chunk(self, delta: Delta, usage: dict[str, int] | None = None) -> dict[str, Any]:
+        """A token's worth of an answer.
+
+        Args:
+            delta: it.
+            usage: numbers of tokens so far, None to leave them out.
+        """
+        said: dict[str, Any] = {"text": delta.text}
+        if self._chat:
+            first = delta.choice not in self._begun
+            said = {"delta": {"role": "assistant", "content": delta.text} if first else {"content": delta.text}}
+            self._begun.add(delta.choice)
+        told = {} if usage is None else {"usage": usage}
+        choice = self._choice(delta.choice, said, delta.finished)
+        return {**self._head, "object": self._chunk_name, "choices": [choice], **told}
+
+    def usage(self, usage: dict[str, int]) -> dict[str, Any]:
+        """The last chunk of those that ask for it.
+
+        Args:
+            usage: numbers of tokens.
+        """
+        return {**self._head, "object": self._chunk_name, "choices": [], "usage": usage}
+
+    @property
+    def _chunk_name(self) -> str:
+        return "chat.completion.chunk" if self._chat else "text_completion"
+
+    @staticmethod
+    def _choice(index: int, said: dict[str, Any], finished: str | None) -> dict[str, Any]:
+        return {"index": index, **said, "logprobs": None, "finish_reason": finished}
+
+
+def event(data: dict[str, Any]) -> str:
+    """A server-sent event.
+
+    Args:
+        data: plain.
+    """
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
