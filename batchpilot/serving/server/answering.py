@@ -31,17 +31,14 @@ class Delta(NamedTuple):
     finished: str | None
 
 
-def make_orders(
-    service: Service, body: CommonBody, prompts: Sequence[list[int]], wanted: int | None, default: int
-) -> list[Order]:
+def make_orders(service: Service, body: CommonBody, prompts: Sequence[list[int]], default: int) -> list[Order]:
     """What the engine is asked, `n` times for each prompt, once it is known to be possible.
 
     Args:
         service: whose engine.
         body: what the client asked.
         prompts: token ids of each.
-        wanted: most tokens to generate, None where the client does not say.
-        default: instead, as far as the longest request leaves room.
+        default: most tokens to generate where the client does not say, as far as the longest request leaves room.
 
     Raises:
         ApiError: the server is going, or a request is empty or too long, or they are too many.
@@ -61,7 +58,7 @@ def make_orders(
     return [
         Order(
             prompt=prompt,
-            max_tokens=_output_length(service.engine.longest, len(prompt), body, wanted, default),
+            max_tokens=_output_length(service.engine.longest, len(prompt), body, default),
             sampling=Sampling(
                 temperature=1.0 if body.temperature is None else body.temperature,
                 top_p=1.0 if body.top_p is None else body.top_p,
@@ -79,9 +76,9 @@ def make_orders(
     ]
 
 
-def _output_length(longest: int, prompt: int, body: CommonBody, wanted: int | None, default: int) -> int:
+def _output_length(longest: int, prompt: int, body: CommonBody, default: int) -> int:
     """Most tokens that a prompt of so many tokens may be answered with."""
-    max_tokens = wanted or max(min(default, longest - prompt), 1)
+    max_tokens = body.max_completion_tokens or body.max_tokens or max(min(default, longest - prompt), 1)
     if prompt + max_tokens > longest:
         message = (
             f"{prompt} prompt tokens and max_tokens {max_tokens} are {prompt + max_tokens} tokens; "

@@ -12,13 +12,11 @@ from fastapi import FastAPI
 from batchpilot.engines import DetectedDevice
 from batchpilot.serving.control import LARGEST_POLICY_BYTES
 from batchpilot.serving.server import errors
-from batchpilot.serving.server.incoming import Bound, Incoming, request_bound
+from batchpilot.serving.server.incoming import Bound, Incoming, request_bytes
 from batchpilot.serving.server.openai_routes import openai_routes
 from batchpilot.serving.server.service import Service
 from batchpilot.serving.server.tuner_routes import PREFIX, tuner_routes
 from batchpilot.serving.server.watching import watching_routes
-
-POLICY_BOUND = Bound(LARGEST_POLICY_BYTES, 120.0)
 
 
 def build_app(service: Service, device: DetectedDevice | None = None) -> FastAPI:
@@ -50,7 +48,9 @@ def build_app(service: Service, device: DetectedDevice | None = None) -> FastAPI
     app.include_router(openai_routes(service))
     app.include_router(tuner_routes(service, device))
     app.include_router(watching_routes(service, device))
-    bound, special = request_bound(service.engine.longest), {f"{PREFIX}/policy": POLICY_BOUND}
+    seconds = service.config.body_s
+    bound = Bound(request_bytes(service.engine.longest), seconds)
+    special = {f"{PREFIX}/policy": Bound(LARGEST_POLICY_BYTES, 4 * seconds)}
     app.add_middleware(Incoming, bound=bound, special=special)
     _document_truly(app, bound, special)
     return app

@@ -45,6 +45,7 @@ class CommonBody(NeutralFields):
     Attributes:
         model: as `/v1/models` names it.
         max_tokens: most tokens to generate.
+        max_completion_tokens: its newer name, which counts where both are given.
         min_tokens: accepted beside `ignore_eos`, where it says nothing new.
         temperature: 0 for the likeliest token.
         top_p: draw from the likeliest tokens that together have this probability.
@@ -64,6 +65,7 @@ class CommonBody(NeutralFields):
 
     model: Unicode
     max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -171,8 +173,6 @@ class ChatBody(CommonBody, NeutralChatFields):
 
     Attributes:
         messages: the conversation.
-        max_completion_tokens: the newer name of `max_tokens`.
     """
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None

@@ -99,7 +99,10 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> JSONResponse:
-        return JSONResponse(error_body(error.status_code, str(error.detail)), error.status_code, error.headers)
+        # The framework's word for a body that JSON's decoder gave up on says nothing; the decoder's does.
+        unread = error.status_code == 400 and error.__cause__ is not None
+        message = f"the body cannot be read as JSON: {error.__cause__}" if unread else str(error.detail)
+        return JSONResponse(error_body(error.status_code, message), error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def misunderstood(request: Request, error: RequestValidationError) -> JSONResponse:

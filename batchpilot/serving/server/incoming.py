@@ -19,8 +19,6 @@ LEAST_BODY_BYTES = 4 * 2**20
 BYTES_PER_TOKEN = 32
 """Room for a token in JSON: its id with a comma, or its characters escaped."""
 
-BODY_S = 30.0
-
 _CLOSE = {"Connection": "close"}
 
 
@@ -33,16 +31,16 @@ class Bound(NamedTuple):
     """
 
     size: int
-    seconds: float = BODY_S
+    seconds: float
 
 
-def request_bound(longest: int) -> Bound:
-    """The bound of every body that is a JSON object: 4 MiB, or what the longest request may take.
+def request_bytes(longest: int) -> int:
+    """Most bytes of every body that is JSON: 4 MiB, or what the longest request may take.
 
     Args:
         longest: most tokens of a request.
     """
-    return Bound(max(LEAST_BODY_BYTES, BYTES_PER_TOKEN * longest))
+    return max(LEAST_BODY_BYTES, BYTES_PER_TOKEN * longest)
 
 
 class Incoming:

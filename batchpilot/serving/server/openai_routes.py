@@ -22,6 +22,9 @@ DEFAULT_COMPLETION_TOKENS = 16
 DEFAULT_CHAT_TOKENS = 1024
 """Most tokens of a chat answer that does not say, or what the model's context leaves."""
 
+_UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""Proxies on the way pass every chunk on at once."""
+
 _LONG_CHARACTERS = 20_000
 """Longer texts are tokenized beside the event loop, which would stand still for other clients."""
 
@@ -57,7 +60,7 @@ def openai_routes(service: Service) -> APIRouter:
             await _tokens(service.text.encode, prompt, len(prompt)) if isinstance(prompt, str) else prompt
             for prompt in body.prompts
         ]
-        return await _answer(service, request, body, prompts, body.max_tokens, DEFAULT_COMPLETION_TOKENS)
+        return await _answer(service, request, body, prompts, DEFAULT_COMPLETION_TOKENS)
 
     @router.post("/chat/completions", responses=errors, summary="Answer in a conversation")
     async def chat_completions(body: ChatBody, request: Request) -> Response:
@@ -67,8 +70,7 @@ def openai_routes(service: Service) -> APIRouter:
             prompt = await _tokens(service.text.encode_chat, turns, sum(len(turn["content"]) for turn in turns))
         except ValueError as error:
             raise ApiError(400, str(error), param="messages") from None
-        wanted = body.max_completion_tokens or body.max_tokens
-        return await _answer(service, request, body, [prompt], wanted, DEFAULT_CHAT_TOKENS)
+        return await _answer(service, request, body, [prompt], DEFAULT_CHAT_TOKENS)
 
     return router
 
@@ -94,10 +96,10 @@ async def _tokens(encode: Callable[[Any], list[int]], text: Any, characters: int
 
 
 async def _answer(
-    service: Service, request: Request, body: CommonBody, prompts: list[list[int]], wanted: int | None, default: int
+    service: Service, request: Request, body: CommonBody, prompts: list[list[int]], default: int
 ) -> Response:
     try:
-        orders = make_orders(service, body, prompts, wanted, default)
+        orders = make_orders(service, body, prompts, default)
     except ValueError as error:
         raise ApiError(400, str(error)) from None
     answer = Answer(service, request, orders, body)
@@ -105,7 +107,8 @@ async def _answer(
     shape = Shape(service.config.model, chat=isinstance(body, ChatBody))
     prompt_tokens = sum(map(len, prompts))
     if body.stream:
-        return StreamingResponse(_events(answer, shape, body, prompt_tokens), media_type="text/event-stream")
+        events = _events(answer, shape, body, prompt_tokens)
+        return StreamingResponse(events, headers=_UNBUFFERED, media_type="text/event-stream")
     texts = [""] * len(orders)
     finished: list[str | None] = [None] * len(orders)
     try:

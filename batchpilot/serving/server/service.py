@@ -25,6 +25,7 @@ class ServerConfig:
         model: the name that clients ask for.
         slo: the promise of requests that name neither a class nor targets.
         timeout_s: requests that do not say are given up after so long.
+        body_s: a request's body must have come within so long; a policy's within four times that.
         stall_s: the engine counts as stalled when a step takes longer.
         grace_s: after SIGTERM running requests may finish for so long.
         token: needed to change the tuner; None where only this machine can reach the server.
@@ -34,13 +35,14 @@ class ServerConfig:
     model: str
     slo: SLO = field(default_factory=SLO)
     timeout_s: float = 600.0
+    body_s: float = 30.0
     stall_s: float = 30.0
     grace_s: float = 20.0
     token: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("timeout_s", "stall_s", "grace_s"):
+        for name in ("timeout_s", "body_s", "stall_s", "grace_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0 s")
 
