@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any
 
@@ -9,9 +10,16 @@ from batchpilot.core.metrics import WindowMetrics
 
 _SHOWN = (
     "end_ms",
+    "duration_ms",
+    "arrivals",
+    "completions",
+    "refused_on_arrival",
+    "refused_by_guard",
+    "failed_requests",
+    "failures",
     "queue",
     "running",
-    "queued_tokens",
+    "oldest_wait_ms",
     "ttft_ms_p50",
     "ttft_ms_p95",
     "tpot_ms_p50",
@@ -23,8 +31,6 @@ _SHOWN = (
     "throughput_tokens_per_s",
     "kv_used_fraction",
     "utilisation",
-    "refusals",
-    "failures",
 )
 
 
@@ -35,7 +41,7 @@ class History:
         windows: how many.
     """
 
-    def __init__(self, windows: int = 180) -> None:
+    def __init__(self, windows: int = 300) -> None:
         self._windows: deque[WindowMetrics] = deque(maxlen=windows)
 
     def add(self, window: WindowMetrics) -> None:
@@ -46,12 +52,14 @@ class History:
         """
         self._windows.append(window)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """What the page shows of each, oldest first."""
+    def rows(self, after_ms: float = -math.inf) -> list[dict[str, Any]]:
+        """What the page shows of each, oldest first.
+
+        Args:
+            after_ms: only windows that ended later.
+        """
         return [
-            {
-                **{name: getattr(window, name) for name in _SHOWN},
-                "batch_size": window.limits.batch_size,
-            }
+            {**{name: getattr(window, name) for name in _SHOWN}, "batch_size": window.limits.batch_size}
             for window in tuple(self._windows)
+            if window.end_ms > after_ms
         ]

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from importlib.resources import files
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 
 from batchpilot.engines import DetectedDevice
+from batchpilot.serving.server.errors import ApiError
 from batchpilot.serving.server.grafana import dashboard
 from batchpilot.serving.server.metrics import CONTENT_TYPE
 from batchpilot.serving.server.service import Service
 from batchpilot.serving.server.tuner_routes import decision_list, plain, tuner_status
 
-PAGE_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
-)
-"""The live page may load nothing from anywhere but its own numbers."""
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
+    "Cache-Control": "no-cache",
+    "X-Content-Type-Options": "nosniff",
+}
+"""The live page may load nothing but its own parts and numbers."""
+
+_MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 
 
 def watching_routes(service: Service, device: DetectedDevice | None) -> APIRouter:
@@ -50,24 +57,38 @@ def watching_routes(service: Service, device: DetectedDevice | None) -> APIRoute
         return dashboard()
 
     @router.get("/api/live", tags=["metrics"], summary="What the live page shows")
-    async def live() -> dict[str, Any]:
-        return await run_in_threadpool(lambda: plain(_live(service, device)))
+    async def live(
+        after: Annotated[
+            float | None, Query(description="Only windows that ended later, in ms of engine time.")
+        ] = None,
+    ) -> dict[str, Any]:
+        after_ms = -math.inf if after is None else after
+        return await run_in_threadpool(lambda: plain(_live(service, device, after_ms)))
+
+    parts = {part.name: part.read_bytes() for part in files(__package__).joinpath("page").iterdir()}
 
     @router.get("/", include_in_schema=False)
-    async def page() -> HTMLResponse:
-        headers = {"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-cache"}
-        return HTMLResponse(files(__package__).joinpath("page.html").read_text("utf-8"), headers=headers)
+    async def page() -> Response:
+        return await page_part("index.html")
+
+    @router.get("/page/{name}", include_in_schema=False)
+    async def page_part(name: str) -> Response:
+        if name not in parts:
+            raise ApiError(404, f"the live page has no part {name!r}")
+        return Response(parts[name], headers=PAGE_HEADERS, media_type=_MEDIA_TYPES[name.rpartition(".")[2]])
 
     return router
 
 
-def _live(service: Service, device: DetectedDevice | None) -> dict[str, Any]:
+def _live(service: Service, device: DetectedDevice | None, after_ms: float) -> dict[str, Any]:
     return {
         "model": service.config.model,
-        "trouble": "shutting down" if service.draining else service.trouble,
+        "started": service.started,
+        "draining": service.draining,
+        "trouble": service.trouble,
         "now_ms": service.session.now_ms,
-        "engine": service.engine.gauges._asdict(),
+        "engine": {**service.engine.gauges._asdict(), "stalled_s": service.engine.stalled_s},
         "status": tuner_status(service, device),
-        "windows": service.history.rows(),
-        "decisions": decision_list(service)[-12:],
+        "windows": service.history.rows(after_ms),
+        "decisions": decision_list(service)[-8:],
     }
