@@ -27,9 +27,14 @@ MODEL = {
 BLOCK_SIZE = 16
 
 
+def write_model(folder):
+    """A model's folder without weights."""
+    (folder / "config.json").write_text(json.dumps(MODEL))
+
+
 def make_config(folder, *, max_num_seqs=16, max_num_batched_tokens=512, **scheduling):
     """A configuration of vLLM for a model that has a shape and no weights."""
-    (folder / "config.json").write_text(json.dumps(MODEL))
+    write_model(folder)
     model = ModelConfig(model=str(folder), dtype="float32", skip_tokenizer_init=True, max_model_len=4096)
     scheduler = SchedulerConfig(
         max_num_seqs=max_num_seqs,

@@ -250,4 +250,5 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
 
 def _waited_ms(request: Any) -> float:
     """How long ago the API server took a request, whose clock may be another process's."""
-    return max(1000.0 * (time.time() - request.arrival_time), 0.0)
+    arrived: float = request.arrival_time
+    return max(1000.0 * (time.time() - arrived), 0.0)

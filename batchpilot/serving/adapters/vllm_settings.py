@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from batchpilot.baselines.guarded import GuardedTuner
 from batchpilot.configs.tuner import TunerConfig
-from batchpilot.core import SLO, Limits
+from batchpilot.core import SLO, Limits, Tuner
 from batchpilot.core.limits import TRACKS
 from batchpilot.core.names import lookup
 from batchpilot.serving.session import TunerSession
@@ -86,14 +87,12 @@ class VLLMSettings:
         """
         smallest = {name: min(TunerConfig().to_dict()[name], most_requests) for name in _SIZES}
         config = TunerConfig.from_dict({**smallest, "max_batch_size": most_requests, **self.config}, warn=False)
-        tuner = make_tuner(
-            self.tuner,
-            config,
-            base=Limits(most_requests, most_tokens),
-            slo=self.slo,
-            track=self.track,
-            **self.options,
-        )
+        base = Limits(most_requests, most_tokens)
+        tuner: Tuner
+        if self.tuner == GuardedTuner.name:  # by name it guards what servers ship, here what this one was started with
+            tuner = GuardedTuner(self.slo, base=base, **self.options)
+        else:
+            tuner = make_tuner(self.tuner, config, base=base, slo=self.slo, track=self.track, **self.options)
         facts = EngineFacts(kv_capacity_tokens=kv_capacity_tokens)
         return TunerSession(tuner, window_ms=self.window_ms, facts=facts, background=self.background)
 
