@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 httpx = pytest.importorskip("httpx")
+pytest.importorskip("httptools")
 pytest.importorskip("uvicorn")
 
 from gateway_servers import example, serving, wait_until  # noqa: E402

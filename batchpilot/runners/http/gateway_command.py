@@ -78,7 +78,7 @@ def serve(session: TunerSession, settings: GatewaySettings, host: str, port: int
     except ImportError as error:
         raise ValueError(f"a gateway needs the extra: pip install 'batchpilot[serve]' ({error})") from None
     typer.echo(f"gateway on http://{host}:{port} before {settings.upstream}, tuner {session.tuner.name}", err=True)
-    # The upstream's own Date and Server go through unchanged.
+    # The upstream's own Date and Server go through unchanged, and so do the names of proxies before us.
     uvicorn.run(
         Gateway(session, settings),
         host=host,
@@ -87,6 +87,8 @@ def serve(session: TunerSession, settings: GatewaySettings, host: str, port: int
         access_log=False,
         date_header=False,
         server_header=False,
+        proxy_headers=False,
+        ws="none",
     )
 
 

@@ -1,6 +1,6 @@
 """A streaming reverse proxy that holds a tuner's limits before any OpenAI-compatible server.
 
-`Gateway` needs httpx, so it is imported on first use.
+`Gateway` needs httptools, so it is imported on first use.
 """
 
 from __future__ import annotations

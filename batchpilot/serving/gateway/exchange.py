@@ -7,8 +7,6 @@ import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 
-import httpx
-
 from batchpilot.serving.gateway.asgi import (
     Receive,
     Scope,
@@ -19,10 +17,11 @@ from batchpilot.serving.gateway.asgi import (
     unless_client_leaves,
 )
 from batchpilot.serving.gateway.completions import AnswerReader, read_completion
+from batchpilot.serving.gateway.connection import Connection, UpstreamError
 from batchpilot.serving.gateway.gate import Gate
 from batchpilot.serving.gateway.observer import Observer
 from batchpilot.serving.gateway.settings import GatewaySettings
-from batchpilot.serving.gateway.upstream import Upstream, UpstreamError, end_to_end
+from batchpilot.serving.gateway.upstream import Upstream, end_to_end
 from batchpilot.serving.gateway.waiting import RefusedError, Ticket
 
 RETRY_UPSTREAM_S = 2
@@ -115,14 +114,14 @@ class Exchange:
         try:
             await self._pass_answer(ticket, answer, send)
         finally:
-            await answer.aclose()
+            answer.release()
 
-    async def _pass_answer(self, ticket: Ticket, answer: httpx.Response, send: Send) -> None:
-        streams = answer.headers.get("content-type", "").startswith("text/event-stream")
+    async def _pass_answer(self, ticket: Ticket, answer: Connection, send: Send) -> None:
+        streams = _is_stream(answer)
         reader = AnswerReader(streams)
         await _head(answer, send)
         try:
-            async for piece in self._upstream.pieces(answer):
+            while piece := await answer.piece():
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
                 tokens = reader.hear(piece)
                 if tokens > 0:
@@ -134,7 +133,7 @@ class Exchange:
             # Without a last piece the server cuts the connection, which tells the client that something is missing.
             return
         reader.end()
-        self._count_end(ticket, answer.status_code, reader.tokens)
+        self._count_end(ticket, answer.status, reader.tokens)
         await send({"type": "http.response.body", "body": b""})
 
     def _count_end(self, ticket: Ticket, status: int, output_tokens: int) -> None:
@@ -155,12 +154,12 @@ class Exchange:
             return
         try:
             await _head(answer, send)
-            async for piece in self._upstream.pieces(answer):
+            while piece := await answer.piece():
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         except UpstreamError:
             return
         finally:
-            await answer.aclose()
+            answer.release()
         await send({"type": "http.response.body", "body": b""})
 
     async def _whole_body(self, receive: Receive, send: Send) -> bytes | None:
@@ -223,9 +222,14 @@ async def tell_failure(send: Send, failure: UpstreamError) -> None:
     await answer_json(send, failure.status, error_content(failure.reason, failure.code), headers)
 
 
-async def _head(answer: httpx.Response, send: Send) -> None:
-    headers = end_to_end(answer.headers.raw)
-    await send({"type": "http.response.start", "status": answer.status_code, "headers": headers})
+def _is_stream(answer: Connection) -> bool:
+    kinds = [value for name, value in answer.headers if name.lower() == b"content-type"]
+    return bool(kinds) and kinds[0].lower().startswith(b"text/event-stream")
+
+
+async def _head(answer: Connection, send: Send) -> None:
+    headers = end_to_end(answer.headers)
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
 
 
 def _event(failure: UpstreamError, between_events: bool) -> bytes:

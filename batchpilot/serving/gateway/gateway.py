@@ -10,17 +10,18 @@ from typing import Any
 
 from batchpilot.core import Limits
 from batchpilot.serving.gateway.asgi import ClientGoneError, Receive, Scope, Send, answer, answer_json, error_content
+from batchpilot.serving.gateway.connection import UpstreamError
 from batchpilot.serving.gateway.exchange import Exchange
 from batchpilot.serving.gateway.exposition import exposition
 from batchpilot.serving.gateway.gate import Gate
 from batchpilot.serving.gateway.observer import Observer
 from batchpilot.serving.gateway.settings import GatewaySettings
-from batchpilot.serving.gateway.upstream import Upstream, UpstreamError
+from batchpilot.serving.gateway.upstream import Upstream
 from batchpilot.serving.gateway.upstream_metrics import UpstreamMetrics, read_upstream_metrics
 from batchpilot.serving.session import TunerSession
 
 STATUS_PATH, METRICS_PATH = "/gateway/status", "/metrics"
-SWEEP_S = 0.02
+SWEEP_S = 0.05
 """How often windows are closed and those who wait without a chance are told no."""
 
 NOT_HELD = ("token_budget", "max_wait_ms")
@@ -59,7 +60,7 @@ class Gateway:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1003, "reason": "the gateway speaks HTTP only"})
+            await send({"type": "websocket.close", "code": 1003, "reason": "the gateway speaks no WebSockets"})
         else:
             with contextlib.suppress(ClientGoneError):
                 await self._answer(scope, receive, send)
@@ -88,7 +89,10 @@ class Gateway:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"], scope["method"]
-        if path == STATUS_PATH:
+        if dict(scope["headers"]).get(b"upgrade", b"").lower() == b"websocket":
+            message = "the gateway speaks no WebSockets; ask by HTTP, or the upstream itself"
+            await answer_json(send, 501, error_content(message, "websocket_not_spoken", "invalid_request_error"))
+        elif path == STATUS_PATH:
             await answer_json(send, 200, _plain(self.status()))
         elif path == METRICS_PATH:
             await answer(send, 200, exposition(self.status()).encode(), b"text/plain; version=0.0.4; charset=utf-8")
@@ -122,7 +126,7 @@ class Gateway:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._upstream.close()
+        self._upstream.close()
         self._session.close()
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -146,10 +150,12 @@ class Gateway:
     async def _read_upstream(self) -> UpstreamMetrics | None:
         reply = await self._upstream.send("GET", METRICS_PATH.encode(), [], b"")
         try:
-            page = b"".join([piece async for piece in self._upstream.pieces(reply)])
+            page = b""
+            while piece := await reply.piece():
+                page += piece
         finally:
-            await reply.aclose()
-        return read_upstream_metrics(page.decode(errors="replace")) if reply.status_code == 200 else None
+            reply.release()
+        return read_upstream_metrics(page.decode(errors="replace")) if reply.status == 200 else None
 
     def _hear(self, reading: UpstreamMetrics | None) -> None:
         self._reading = reading

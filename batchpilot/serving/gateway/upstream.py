@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 from collections.abc import AsyncIterator, Iterable
 from urllib.parse import urlsplit
 
-import httpx
-
+from batchpilot.serving.gateway.connection import Connection, Headers, UpstreamError
 from batchpilot.serving.gateway.settings import GatewaySettings
 
 KEPT_S = 2.0
 """Idle connections are given up before servers do (uvicorn after 5 s), lest a request meets one that is closing."""
-
-Headers = list[tuple[bytes, bytes]]
 
 _HOP_BY_HOP = frozenset(
     name.encode()
@@ -30,25 +29,12 @@ _HOP_BY_HOP = frozenset(
 )
 """Headers of one connection, not of the message (RFC 9110, section 7.6.1)."""
 
-_SAYS_GATEWAY = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
-
-
-class UpstreamError(Exception):
-    """The upstream could not be reached, or broke off.
-
-    Args:
-        status: what the client is told, 502, 503 or 504.
-        code: short name of the reason.
-        reason: for people.
-    """
-
-    def __init__(self, status: int, code: str, reason: str) -> None:
-        super().__init__(reason)
-        self.status, self.code, self.reason = status, code, reason
+_OURS = frozenset((b"host", b"expect"))
+"""Of a request, answered or replaced here: who is asked, and whether its body is wanted."""
 
 
 class Upstream:
-    """A pool of connections to one server.
+    """Connections to one server, as many as there are requests at it.
 
     Args:
         settings: its address and how patient to be.
@@ -57,18 +43,18 @@ class Upstream:
     def __init__(self, settings: GatewaySettings) -> None:
         address = urlsplit(settings.upstream)
         self.address = settings.upstream.rstrip("/")
-        self._host = address.netloc.rpartition("@")[2].encode()
-        self._url = httpx.URL(self.address + "/")
         self._prefix = address.path.rstrip("/").encode()
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEPT_S)
-        self._transport = httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
-        timeout = httpx.Timeout(settings.silence_timeout_s, connect=settings.connect_timeout_s)
-        self._extensions = {"timeout": timeout.as_dict()}
+        self._host = address.netloc.rpartition("@")[2].encode()
+        self._name = address.hostname or ""
+        self._port = address.port or (443 if address.scheme == "https" else 80)
+        self._tls = ssl.create_default_context() if address.scheme == "https" else None
+        self._connect_s, self._silence_s = settings.connect_timeout_s, settings.silence_timeout_s
+        self._idle: dict[Connection, asyncio.TimerHandle] = {}
 
     async def send(
         self, method: str, target: bytes, headers: Iterable[tuple[bytes, bytes]], body: bytes | AsyncIterator[bytes]
-    ) -> httpx.Response:
-        """Send a request; the answer's head comes back, its body is read with `pieces`.
+    ) -> Connection:
+        """Send a request.
 
         Args:
             method: GET, POST and so on.
@@ -76,49 +62,69 @@ class Upstream:
             headers: as they came.
             body: whole or in pieces.
 
+        Returns:
+            The connection, on which the answer's head has come and its body comes; its caller releases it.
+
         Raises:
             UpstreamError: no answer.
         """
-        forwarded = [(name, value) for name, value in end_to_end(headers) if name.lower() != b"host"]
-        forwarded.insert(0, (b"host", self._host))
-        request = httpx.Request(
-            method,
-            self._url.copy_with(raw_path=self._prefix + target),
-            headers=forwarded,
-            content=body,
-            extensions=self._extensions,
-        )
+        forwarded = [(name, value) for name, value in end_to_end(headers) if name.lower() not in _OURS]
+        measured = any(name.lower() == b"content-length" for name, _ in forwarded)
+        chunked = not (measured or isinstance(body, bytes))
+        if chunked:
+            forwarded.append((b"transfer-encoding", b"chunked"))
+        elif not measured and isinstance(body, bytes) and body:
+            forwarded.append((b"content-length", b"%d" % len(body)))
+        lines = [b"%b %b%b HTTP/1.1" % (method.encode(), self._prefix, target), b"host: " + self._host]
+        lines += [b"%b: %b" % header for header in forwarded]
+        connection = self._free() or await self._opened()
         try:
-            return await self._transport.handle_async_request(request)
-        except httpx.HTTPError as error:
-            raise self._failure(error) from error
+            await connection.send(b"\r\n".join(lines) + b"\r\n\r\n", body, chunked=chunked)
+        except BaseException:
+            connection.release()
+            raise
+        return connection
 
-    async def pieces(self, answer: httpx.Response) -> AsyncIterator[bytes]:
-        """The answer's body as it comes, encoded as it is.
+    def close(self) -> None:
+        """Close every connection that carries nothing."""
+        for connection in list(self._idle):
+            connection.close()
 
-        Args:
-            answer: what `send` returned.
+    def _free(self) -> Connection | None:
+        """The connection that was used last, None when none is idle."""
+        while self._idle:
+            connection, expiry = self._idle.popitem()
+            expiry.cancel()
+            if not connection.closing:
+                return connection
+        return None
 
-        Raises:
-            UpstreamError: it broke off.
-        """
+    async def _opened(self) -> Connection:
+        loop = asyncio.get_running_loop()
         try:
-            async for piece in answer.aiter_raw():
-                yield piece
-        except httpx.HTTPError as error:
-            raise self._failure(error) from error
+            async with asyncio.timeout(self._connect_s):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self.address, self._silence_s, self._keep, self._forget),
+                    self._name,
+                    self._port,
+                    ssl=self._tls,
+                )
+        except TimeoutError:
+            raise self._unreachable(f"not within {self._connect_s:g} s") from None
+        except OSError as error:
+            raise self._unreachable(f"{type(error).__name__}: {error}") from error
+        return connection
 
-    async def close(self) -> None:
-        """Close every connection."""
-        await self._transport.aclose()
+    def _unreachable(self, why: str) -> UpstreamError:
+        return UpstreamError(503, "upstream_unreachable", f"no connection to {self.address} ({why})")
 
-    def _failure(self, error: httpx.HTTPError) -> UpstreamError:
-        said = f"{type(error).__name__}{f': {error}' if str(error) else ''}"
-        if isinstance(error, _SAYS_GATEWAY):
-            return UpstreamError(503, "upstream_unreachable", f"no connection to {self.address} ({said})")
-        if isinstance(error, httpx.TimeoutException):
-            return UpstreamError(504, "upstream_silent", f"{self.address} said nothing for too long ({said})")
-        return UpstreamError(502, "upstream_broke_off", f"{self.address} broke off the connection ({said})")
+    def _keep(self, connection: Connection) -> None:
+        self._idle[connection] = asyncio.get_running_loop().call_later(KEPT_S, connection.close)
+
+    def _forget(self, connection: Connection) -> None:
+        expiry = self._idle.pop(connection, None)
+        if expiry is not None:
+            expiry.cancel()
 
 
 def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:

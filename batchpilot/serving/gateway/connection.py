@@ -1,0 +1,296 @@
+"""One HTTP/1.1 connection to the upstream: a request out, its answer in as it comes. Times in s.
+
+Thousands of pieces of answers pass here every second, so the parser is compiled, a piece wakes its reader and nothing
+else, and pieces that came together are read as one. General HTTP clients take several times as long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import cast
+
+import httptools
+
+Headers = list[tuple[bytes, bytes]]
+
+MOST_UNREAD_BYTES = 2**18
+"""Of an answer whose client is slow; the upstream has to wait beyond that."""
+
+_LENGTHS = (b"content-length", b"transfer-encoding")
+
+
+class UpstreamError(Exception):
+    """The upstream could not be reached, or broke off.
+
+    Args:
+        status: what the client is told, 502, 503 or 504.
+        code: short name of the reason.
+        reason: for people.
+    """
+
+    def __init__(self, status: int, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.code, self.reason = status, code, reason
+
+
+class Connection(asyncio.Protocol):
+    """Carries one request at a time. `send`, `piece` until it is empty, `release`; methods below those are asyncio's.
+
+    Args:
+        address: of the upstream, for messages.
+        silence_s: how long the upstream may say nothing while it is listened to; None for ever.
+        on_free: hears when it can carry another request.
+        on_lost: hears when it is gone.
+
+    Attributes:
+        status: of the answer.
+        headers: of the answer, as they came.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        silence_s: float | None,
+        on_free: Callable[[Connection], None],
+        on_lost: Callable[[Connection], None],
+    ) -> None:
+        self.status = 0
+        self.headers: Headers = []
+        self._address, self._silence_s = address, silence_s
+        self._on_free, self._on_lost = on_free, on_lost
+        self._loop = asyncio.get_running_loop()
+        self._reader = _AnswerReader()
+        self._failure: UpstreamError | None = None
+        self._busy = self._sent = self._lost = self._paused = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._heard_s = 0.0
+
+    async def send(self, head: bytes, body: bytes | AsyncIterator[bytes], *, chunked: bool = False) -> None:
+        """Send a request and wait for the head of its answer.
+
+        Args:
+            head: request line and headers with the blank line.
+            body: whole or in pieces.
+            chunked: whether pieces go as chunks.
+
+        Raises:
+            UpstreamError: no answer.
+        """
+        self._busy, self._sent = True, False
+        self._reader.expect(bodiless=head.startswith(b"HEAD "))
+        self._watch()
+        if isinstance(body, bytes):
+            self._transport.write(head + body)
+            self._sent = True
+        else:
+            self._transport.write(head)
+            self._sent = await self._send_pieces(body, chunked)
+        while not self._reader.told:
+            await self._more()
+        self.status, self.headers = self._reader.status, self._reader.headers
+
+    async def piece(self) -> bytes:
+        """What has come of the body since the last call, encoded as it is; empty at its end.
+
+        Raises:
+            UpstreamError: it broke off.
+        """
+        reader = self._reader
+        while not reader.pieces:
+            if reader.complete:
+                return b""
+            await self._more()
+        said = reader.take()
+        if self._paused and not self._lost:
+            self._paused = False
+            self._heard_s = self._loop.time()
+            self._transport.resume_reading()
+        return said
+
+    @property
+    def closing(self) -> bool:
+        """Whether it is gone or about to be."""
+        return self._transport.is_closing()
+
+    def release(self) -> None:
+        """Nobody reads on: it may carry the next request if the answer is complete, else it closes."""
+        if not self._busy:
+            return
+        self._busy = False
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._sent and self._reader.reusable and not self.closing:
+            self._on_free(self)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Close at once, by which an upstream hears that nobody listens."""
+        self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It is open."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """It is gone."""
+        self._lost = True
+        self._on_lost(self)
+        if not (self._reader.complete or (error is None and self._reader.ends_with_connection())):
+            self._fail(502, "upstream_broke_off", "broke off the connection", error)
+        self.resume_writing()
+        self._wake()
+
+    def data_received(self, data: bytes) -> None:
+        """Part of an answer."""
+        if not self._busy:
+            self.close()
+            return
+        self._heard_s = self._loop.time()
+        try:
+            self._reader.feed(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if not self._reader.complete:
+                self._fail(502, "upstream_broke_off", "answered what is no HTTP", error)
+            self.close()
+        if self._reader.unread_bytes > MOST_UNREAD_BYTES and not self._lost:
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def pause_writing(self) -> None:
+        """The upstream reads slower than it is written to."""
+        self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """It has caught up, or is gone."""
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._writable = None
+
+    async def _send_pieces(self, body: AsyncIterator[bytes], chunked: bool) -> bool:
+        """Pieces of a body as they come; whether all went before the upstream answered or left."""
+        async for piece in body:
+            if self._reader.told or self._lost:
+                return False
+            self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+            if self._writable is not None:
+                await self._writable
+        if chunked:
+            self._transport.write(b"0\r\n\r\n")
+        return True
+
+    async def _more(self) -> None:
+        """Wait until something has come."""
+        if self._failure is not None:
+            raise self._failure
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _fail(self, status: int, code: str, said: str, error: Exception | None = None) -> None:
+        if self._failure is None:
+            because = f" ({type(error).__name__}: {error})" if error is not None else ""
+            self._failure = UpstreamError(status, code, f"{self._address} {said}{because}")
+
+    def _watch(self) -> None:
+        if self._silence_s is not None:
+            self._heard_s = self._loop.time()
+            self._timer = self._loop.call_later(self._silence_s, self._check_silence, self._silence_s)
+
+    def _check_silence(self, silence_s: float) -> None:
+        """One timer for each request, put off while the upstream speaks, is cheaper than one for each piece."""
+        left_s = silence_s if self._paused else self._heard_s + silence_s - self._loop.time()
+        if left_s > 0:
+            self._timer = self._loop.call_later(left_s, self._check_silence, silence_s)
+        else:
+            self._fail(504, "upstream_silent", f"said nothing for {silence_s:g} s")
+            self.close()
+            self._wake()
+
+
+class _AnswerReader:
+    """What has come of an answer; methods that begin with `on_` are the parser's.
+
+    Attributes:
+        status: 0 before the head has come.
+        headers: as they came.
+        pieces: of the body, unread.
+        unread_bytes: in them.
+        told: whether the head has come.
+        complete: whether everything has.
+    """
+
+    def __init__(self) -> None:
+        self.status = self.unread_bytes = 0
+        self.headers: Headers = []
+        self.pieces: list[bytes] = []
+        self.told = self.complete = True
+        self._bodiless = self._keeps_alive = False
+        self._parser = httptools.HttpResponseParser(self)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the connection can carry another request."""
+        return self.complete and self._keeps_alive
+
+    def expect(self, *, bodiless: bool) -> None:
+        """A request goes out.
+
+        Args:
+            bodiless: whether its answer has no body whatever its headers say.
+        """
+        self._bodiless = bodiless
+        self._keeps_alive = self.told = self.complete = False
+        self.pieces, self.unread_bytes = [], 0
+
+    def feed(self, data: bytes) -> None:
+        """Read a part of the answer, cut anywhere."""
+        self._parser.feed_data(data)
+
+    def take(self) -> bytes:
+        """What is unread of the body, at least one piece."""
+        said = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+        self.pieces.clear()
+        self.unread_bytes = 0
+        return said
+
+    def ends_with_connection(self) -> bool:
+        """The connection is gone: whether that is how this answer says its end."""
+        names = {name.lower() for name, _ in self.headers}
+        self.complete = (
+            self.told and self.status not in _BODILESS and not names & {b"content-length", b"transfer-encoding"}
+        )
+        return self.complete
+
+    def on_message_begin(self) -> None:
+        self.headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.told:
+            self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+        # Heads below 200 announce the answer, and are not it.
+        self.told = self.status >= 200
+        self.complete = self.told and self._bodiless
+
+    def on_body(self, data: bytes) -> None:
+        if not self._bodiless:
+            self.pieces.append(data)
+            self.unread_bytes += len(data)
+
+    def on_message_complete(self) -> None:
+        if self.told:
+            self.complete = True
+            self._keeps_alive = self._parser.should_keep_alive() and not self._bodiless
