@@ -266,10 +266,8 @@ class _AnswerReader:
 
     def ends_with_connection(self) -> bool:
         """The connection is gone: whether that is how this answer says its end."""
-        names = {name.lower() for name, _ in self.headers}
-        self.complete = (
-            self.told and self.status not in _BODILESS and not names & {b"content-length", b"transfer-encoding"}
-        )
+        bounded = any(name.lower() in _LENGTHS for name, _ in self.headers)
+        self.complete = self.told and not bounded
         return self.complete
 
     def on_message_begin(self) -> None:
