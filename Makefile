@@ -53,5 +53,5 @@ clean:
 
 # constraints.txt pins torch; point pip at a CPU build where you have one.
 .venv/installed-rl: .venv/installed-dev
-	$(INSTALL) --editable '.[dev,rl,torch,serve]' openai
+	$(INSTALL) --editable '.[dev,rl,torch,serve,adapters]' openai
 	touch $@
