@@ -10,6 +10,7 @@ export class Chart {
   // spec: title, unit, show (value to text), lines [[field, name]], reference [field, name, class] or none.
   constructor(spec, onCursor) {
     this.spec = spec;
+    this.windows = [];
     this.svg = svg("svg", { role: "img" });
     this.values = spec.lines.map(() => html("b"));
     this.referenceValue = html("b");

@@ -170,7 +170,9 @@ function show() {
 async function ask(after) {
   const answer = await fetch(`api/live${known(after) ? `?after=${after}` : ""}`, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
   if (!answer.ok) throw new Error(`status ${answer.status}`);
-  return answer.json();
+  const told = await answer.json().catch(() => null);
+  if (!Array.isArray(told?.windows)) throw new Error("what it answered are not its numbers");
+  return told;
 }
 
 async function poll() {
