@@ -1,11 +1,13 @@
 """What a server imports: any tuner by name, and the words to speak with it. Light: no numba, gymnasium, scipy or torch.
 
 Two calls are all a server needs: `tuner.ask()` before a measurement window, `tuner.tell(window_metrics)` after it.
-`load_policy(path)` gives a trained one, and `TunerSession` makes the windows from a server's raw events.
+`load_policy(path)` gives a trained one, and `TunerSession` makes the windows from a server's raw events; `rehearse` has
+a tuner's code compiled before there is load.
 """
 
 from batchpilot.configs.tuner_files import load_tuner_config
 from batchpilot.core import SLO, Limits, Tuner, WindowMetrics
+from batchpilot.serving.rehearsal import rehearse
 from batchpilot.serving.session import TunerSession
 from batchpilot.serving.session_engine import EngineFacts
 from batchpilot.tuners import make_tuner
@@ -14,6 +16,7 @@ from batchpilot.tuners.policy import load_policy
 __all__ = [
     "load_policy",
     "make_tuner",
+    "rehearse",
     "load_tuner_config",
     "TunerSession",
     "EngineFacts",

@@ -1,0 +1,34 @@
+"""A live engine's whole life in small, so that its kernels are compiled before anybody waits for it. Needs torch."""
+
+from __future__ import annotations
+
+from batchpilot.core.limits import Limits
+from batchpilot.engines.torch.engine import TorchEngineConfig
+from batchpilot.engines.torch.live import LiveEngine
+from batchpilot.engines.torch.runner import ModelRunner
+
+
+def rehearse_engine(config: TorchEngineConfig, runner: ModelRunner) -> None:
+    """Serve a request, refuse one and cancel one on an engine that is thrown away.
+
+    Compiling holds the interpreter lock for seconds; a server that met it under load would stand still for as long.
+
+    Args:
+        config: how the model will be served.
+        runner: the model; no other engine may be using it.
+
+    Raises:
+        RuntimeError: the model cannot run even one request.
+    """
+    engine = LiveEngine(config, runner, room=2)
+    engine.set_limits(Limits(2, step_target_ms=1000.0, ttft_guard=1.0, discipline="spf"))
+    failure: str | None = None
+    for tokens in (2, engine.longest - 1, 1):
+        cancelled = engine.submit([0], tokens)
+    while not engine.idle:
+        step = engine.step()
+        failure = failure or step.failure
+        engine.cancel(cancelled - 1)
+    engine.close_window()
+    if failure is not None:
+        raise RuntimeError(f"the model cannot run a request of one token: {failure}")
