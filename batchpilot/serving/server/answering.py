@@ -219,7 +219,7 @@ class Answer:
         if finished == "cancelled":
             return ApiError(499, "it was cancelled", code="cancelled")
         if generation.mistake is not None:
-            return ApiError(400, generation.mistake)
+            return ApiError(400, generation.mistake, param="prompt")
         return ApiError(500, f"the engine could not serve it: {finished}", code="engine_failure")
 
     def _cancel(self) -> None:

@@ -18,6 +18,9 @@ from batchpilot.serving.server.service import Service
 from batchpilot.serving.server.tuner_routes import PREFIX, tuner_routes
 from batchpilot.serving.server.watching import watching_routes
 
+HEALTH_PATHS = ("/health", "/ready")
+"""Their 503 says what the 200 says: a status."""
+
 
 def build_app(service: Service, device: DetectedDevice | None = None) -> FastAPI:
     """The application of a service; its engine's thread starts and stops with it.
@@ -62,14 +65,15 @@ def _document_truly(app: FastAPI, bound: Bound, special: Mapping[str, Bound]) ->
     for path, operations in document["paths"].items():
         size, seconds = special.get(path, bound)
         for method, operation in operations.items():
+            responses = operation["responses"]
+            if responses.pop("422", None) is not None:
+                responses.setdefault("400", {"description": "The request cannot be meant."})
             if method == "post":
-                told = {
-                    "408": f"The body has not come within {seconds:g} s.",
-                    "413": f"The body has more than {size} bytes.",
-                    "415": "The body is compressed, or no JSON where that is meant.",
-                }
-                operation["responses"].update({status: {"description": said} for status, said in told.items()})
-            if operation["responses"].pop("422", None) is not None:
-                operation["responses"].setdefault("400", {"description": "The request cannot be meant."})
+                responses["408"] = {"description": f"The body has not come within {seconds:g} s."}
+                responses["413"] = {"description": f"The body has more than {size} bytes."}
+                responses["415"] = {"description": "The body is compressed, or no JSON where that is meant."}
+            for status, response in responses.items():
+                if status >= "400" and path not in HEALTH_PATHS:
+                    response["content"] = {"application/json": {"schema": errors.SCHEMA}}
     for unused in ("HTTPValidationError", "ValidationError"):
         document.get("components", {}).get("schemas", {}).pop(unused, None)

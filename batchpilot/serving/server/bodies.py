@@ -147,7 +147,7 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Unicode | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
+    content: Unicode | Annotated[list[TextPart], Field(fail_fast=True)] | None = ""
     name: Unicode | None = None
     tool_call_id: Unicode | None = None
     tool_calls: NoEntry | None = None

@@ -27,6 +27,25 @@ KINDS = {
     504: "timeout_error",
 }
 
+_TEXT_OR_NULL = {"type": ["string", "null"]}
+SCHEMA = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": _TEXT_OR_NULL,
+                "code": _TEXT_OR_NULL,
+            },
+        }
+    },
+}
+"""Of every such answer, for the OpenAPI document."""
+
 _MOST_PROBLEMS = 5
 _ALTERNATIVES = ("str", "int", "float", "bool", "none")
 
