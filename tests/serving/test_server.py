@@ -204,7 +204,7 @@ def test_models_health_readiness_and_metrics_tell_what_is_served(server):
         "num_requests_waiting",
         "kv_cache_usage_perc",
         "time_to_first_token_seconds_bucket",
-        "time_per_output_token_seconds_bucket",
+        "request_time_per_output_token_seconds_bucket",
         "e2e_request_latency_seconds_bucket",
         "generation_tokens_total",
         'tuner_limit{limit="batch_size"}',

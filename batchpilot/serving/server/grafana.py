@@ -28,7 +28,7 @@ def _quantiles(metric: str) -> dict[str, str]:
 
 PANELS = (
     Panel("Time to first token", "s", _quantiles("time_to_first_token_seconds")),
-    Panel("Time per output token", "s", _quantiles("time_per_output_token_seconds")),
+    Panel("Time per output token", "s", _quantiles("request_time_per_output_token_seconds")),
     Panel(
         "Share of requests within their SLO",
         "percentunit",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 if TYPE_CHECKING:
@@ -14,29 +14,32 @@ if TYPE_CHECKING:
     from batchpilot.serving.server.generation import Generation
     from batchpilot.serving.session import TunerSession
 
+UNSERVED = (
+    "refused_on_arrival",
+    "refused_by_guard",
+    "cancelled",
+    "failed",
+    "invalid",
+    "engine_error",
+    "shutting_down",
+)
+"""Why a request is not served, as `Piece.finished` says it."""
+
+_NEITHER = ("cancelled", "invalid")
+"""What neither met nor missed a promise."""
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-_SECONDS = (
-    0.001,
-    0.005,
-    0.01,
-    0.02,
-    0.04,
-    0.06,
-    0.08,
-    0.1,
-    0.25,
-    0.5,
-    0.75,
-    1.0,
-    2.5,
-    5.0,
-    7.5,
-    10.0,
-    20.0,
-    40.0,
-    80.0,
-)
+# fmt: off
+# vLLM's edges, so that quantiles compare; finer ones below, for small models; the TTFT promise of 2 s, which it lacks.
+_TTFT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0,
+           80.0, 160.0, 640.0, 2560.0)
+_TPOT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5,
+           10.0, 20.0, 40.0, 80.0)
+_REQUEST_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0,
+              240.0, 480.0, 960.0, 1920.0, 7680.0)
+_TOKENS = tuple(digit * 10**power for power in range(6) for digit in (1, 2, 5))
+# fmt: on
 _STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -50,21 +53,38 @@ class ServerMetrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
 
-        def histogram(name: str, help_: str, buckets: Iterable[float] = _SECONDS) -> Histogram:
+        def histogram(name: str, help_: str, buckets: Iterable[float]) -> Histogram:
             return Histogram(f"batchpilot:{name}", help_, buckets=tuple(buckets), registry=self.registry)
 
-        def counter(name: str, help_: str, labels: Iterable[str] = ()) -> Counter:
-            return Counter(f"batchpilot:{name}", help_, tuple(labels), registry=self.registry)
+        def counter(name: str, help_: str, label: str = "", values: Iterable[str] = ()) -> Counter:
+            made = Counter(f"batchpilot:{name}", help_, (label,) if label else (), registry=self.registry)
+            for value in values:
+                made.labels(value)  # told as 0 from the start, or the first increase would be lost to rate()
+            return made
 
-        self._ttft = histogram("time_to_first_token_seconds", "Time to first token, from arrival.")
-        self._tpot = histogram("time_per_output_token_seconds", "Mean time per output token after the first.")
-        self._e2e = histogram("e2e_request_latency_seconds", "From arrival to the last token of served requests.")
+        ProcessCollector(registry=self.registry)
+        self._ttft = histogram("time_to_first_token_seconds", "Time to first token, from arrival.", _TTFT_S)
+        self._tpot = histogram(
+            "request_time_per_output_token_seconds", "A served request's mean time per token after the first.", _TPOT_S
+        )
+        self._e2e = histogram(
+            "e2e_request_latency_seconds", "From arrival to the last token of served requests.", _REQUEST_S
+        )
+        self._prompts = histogram("request_prompt_tokens", "Prompt tokens of served requests.", _TOKENS)
+        self._outputs = histogram("request_generation_tokens", "Generated tokens of served requests.", _TOKENS)
         self._step = histogram("step_seconds", "Time of an engine step.", _STEP_SECONDS)
         self._prompt = counter("prompt_tokens", "Prompt tokens of requests that got a token.")
         self._generated = counter("generation_tokens", "Generated tokens.")
-        self._success = counter("request_success", "Served requests by why they ended.", ["finished_reason"])
-        self._unserved = counter("request_unserved", "Requests that were not served, by why.", ["reason"])
-        self._slo = counter("request_slo", "Served and refused requests by whether they met their SLO.", ["met"])
+        self._success = counter(
+            "request_success", "Served requests by why they ended.", "finished_reason", ("stop", "length")
+        )
+        self._unserved = counter("request_unserved", "Requests that were not served, by why.", "reason", UNSERVED)
+        self._slo = counter(
+            "request_slo",
+            "Requests that were served, refused or failed, by whether they met their SLO.",
+            "met",
+            ("yes", "no"),
+        )
         self._failed_steps = counter("failed_steps", "Engine steps that failed.")
 
     def step(self, duration_ms: float, *, failed: bool) -> None:
@@ -101,10 +121,12 @@ class ServerMetrics:
                 met = met and tpot_s <= order.tpot_target_ms / 1000.0
         if served:
             self._e2e.observe(now_s - order.arrived_s)
+            self._prompts.observe(len(order.prompt))
+            self._outputs.observe(tokens)
             self._success.labels("stop" if generation.satisfied else finished).inc()
         else:
             self._unserved.labels(finished).inc()
-        if finished != "cancelled" or generation.satisfied:
+        if finished not in _NEITHER or generation.satisfied:
             self._slo.labels("yes" if met else "no").inc()
 
     def watch(self, session: TunerSession, control: TunerControl, engine: EngineLoop) -> None:
@@ -134,19 +156,22 @@ class _Present:
         held = self._engine.gauges
         yield _gauge("num_requests_running", "Requests in the batch.", held.running)
         yield _gauge("num_requests_waiting", "Requests in the queue.", held.waiting)
-        yield _gauge("num_queued_tokens", "Their prompt tokens.", held.queued_tokens)
+        yield _gauge("num_queued_tokens", "Prompt tokens of the requests in the queue.", held.queued_tokens)
         yield _gauge("kv_cache_usage_perc", "Share of KV blocks in use, 0-1.", held.kv_used_fraction)
         limits = GaugeMetricFamily("batchpilot:tuner_limit", "Limits in force; off ones are absent.", labels=["limit"])
         for name, value in session.limits().to_dict().items():
             if isinstance(value, int | float):
                 limits.add_metric([name], value)
         yield limits
-        phase = GaugeMetricFamily("batchpilot:tuner_phase", "1 for the phase it is in.", labels=["tuner", "phase"])
+        phase = GaugeMetricFamily(
+            "batchpilot:tuner_phase", "1 for the phase that the tuner is in.", labels=["tuner", "phase"]
+        )
         phase.add_metric([str(status["tuner"]), str(status.get("phase", ""))], 1)
         yield phase
         yield _gauge("tuner_best_score", "Best score so far, 0 without one.", status.get("best_score") or 0.0)
         yield _gauge("tuner_tell_seconds", "Time the last decision took.", status["tell_ms"] / 1000.0)
         yield _counter("tuner_windows", "Windows measured.", status["windows"])
+        yield _counter("tuner_windows_untold", "Windows that ended while the tuner thought.", status["windows_untold"])
         yield _counter("tuner_limit_changes", "Times that limits changed.", status["limit_changes"])
         yield _counter("tuner_errors", "Times that the tuner raised.", status["tuner_errors"])
         latest = session.latest
