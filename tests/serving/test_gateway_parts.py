@@ -217,7 +217,8 @@ def test_step_target_bounds_the_concurrency_by_the_time_per_token():
     assert not model.keeps_pace(16, 40.0)
     assert model.keeps_pace(20, 1000.0)
     assert not model.keeps_pace(60, 1000.0), "beyond what was seen it grows by a quarter at a time"
-    assert model.keeps_pace(1, 0.1), "one request may always go"
+    assert model.keeps_pace(4, 0.1), "so few always go"
+    assert not model.keeps_pace(5, 0.1)
     model.hear_answer(8, 10.0 + 2.0 * 8 + 300.0)
     assert not model.keeps_pace(14, 40.0), "answers that were slower than the line take a margin"
 
@@ -232,6 +233,54 @@ def test_concurrency_starts_slowly_under_a_step_target():
         while model.keeps_pace(reached + 1, 50.0):
             reached += 1
     assert reached > 64
+
+
+def test_one_step_that_took_seconds_does_not_close_the_door_for_good():
+    model = ServiceModel()
+    for _ in range(5):
+        model.hear_step(1, 20.0)
+    model.hear_step(3, 14_000.0)
+    assert not model.keeps_pace(5, 50.0)
+    for _ in range(1000):
+        model.hear_step(2 if model.keeps_pace(5, 50.0) else 4, 20.0)
+    assert model.keeps_pace(5, 50.0)
+
+
+def test_guard_that_refuses_everybody_tries_anew_and_forgets_what_was_a_hiccup():
+    async def run():
+        door = Door(batch_size=4, ttft_guard=1.0)
+        await door.taught(first_token_ms=20_000.0)
+        for _ in range(3):
+            tried = door.ticket()
+            await (await door.come(tried))
+            with pytest.raises(RefusedError, match="would need"):
+                await (await door.come(door.ticket()))
+            door.now_ms += 50.0
+            door.gate.hear_tokens(tried, 1)
+            door.gate.leave(tried)
+            door.now_ms += 1000.0
+        for _ in range(2):
+            await (await door.come(door.ticket()))
+
+    asyncio.run(run())
+
+
+def test_nothing_is_learned_of_the_upstream_while_the_gateway_stood_still():
+    async def run():
+        door = Door(batch_size=4)
+        for late in (False, True) * 5:
+            door.gate.sweep()
+            ticket = door.ticket()
+            await door.come(ticket)
+            for _ in range(40):
+                door.now_ms += 250.0 if late else 50.0
+                if not late:
+                    door.gate.sweep()
+            door.gate.hear_tokens(ticket, 1)
+            door.gate.leave(ticket)
+        assert door.gate.predicted_ttft_ms(10) == pytest.approx(2000.0)
+
+    asyncio.run(run())
 
 
 def test_a_client_that_leaves_the_line_holds_no_place():

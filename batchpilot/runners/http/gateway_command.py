@@ -16,6 +16,7 @@ from batchpilot.runners.options import reporting_mistakes
 from batchpilot.runners.selection import find_tuner_config, parse_limits
 from batchpilot.serving.gateway.completions import TokenCount, count_by_bytes
 from batchpilot.serving.gateway.settings import GatewaySettings
+from batchpilot.serving.rehearsal import rehearse
 from batchpilot.serving.session import TunerSession
 
 
@@ -54,7 +55,9 @@ def gateway(
         strategy = StaticTuner(parse_limits(limits))
     else:
         latency = None if parameters is None else SaturationParameters.from_yaml(parameters)
-        strategy = make_strategy(tuner, Setting(find_tuner_config(config), SERVER_DEFAULT, slo, seed, track, latency))
+        setting = Setting(find_tuner_config(config), SERVER_DEFAULT, slo, seed, track, latency)
+        rehearse(make_strategy(tuner, setting))
+        strategy = make_strategy(tuner, setting)
     session = TunerSession(strategy, window_ms=window_ms, background=strategy.needs_details)
     serve(session, settings, host, port)
 

@@ -12,9 +12,13 @@ from collections.abc import Callable
 
 from batchpilot.core import Limits
 from batchpilot.serving.gateway.service import ServiceModel
+from batchpilot.serving.gateway.stalls import Stalls
 from batchpilot.serving.gateway.waiting import RefusedError, Ticket, WaitingLine
 
 LONGEST_RETRY_S = 30
+
+TRIED_ANEW_MS = 1000.0
+"""An upstream that has had nothing to do for so long gets a request whatever is predicted: it may have changed."""
 
 
 class Gate:
@@ -28,16 +32,19 @@ class Gate:
         line: who waits.
         inside: who is at the upstream, in order of going.
         service: what is predicted of the upstream.
+        stalls: when nothing can be learned of it.
     """
 
     def __init__(self, limits: Callable[[], Limits], now_ms: Callable[[], float]) -> None:
         self.line = WaitingLine()
         self.inside: dict[Ticket, None] = {}
         self.service = ServiceModel()
+        self.stalls = Stalls()
         self._limits, self._now_ms = limits, now_ms
         self._uncomputed: dict[Ticket, None] = {}
         self._uncomputed_tokens = 0
         self._gap_ms, self._left_ms = 0.0, math.nan
+        self._sent_ms = -math.inf
 
     async def pass_through(self, ticket: Ticket) -> None:
         """Wait for a ticket's turn; `leave` must follow whatever happens.
@@ -85,7 +92,7 @@ class Gate:
         if ticket.first_ms is None:
             ticket.first_ms = self._now_ms()
             self._computed(ticket)
-            if ticket.completion.streams:
+            if ticket.completion.streams and self.stalls.awake_since(ticket.sent_ms, ticket.first_ms):
                 self.service.hear_first_token(ticket.ahead_tokens, ticket.first_ms - ticket.sent_ms)
         ticket.spoken_tokens += tokens
         ticket.crowd += tokens * len(self.inside)
@@ -98,9 +105,11 @@ class Gate:
             output_tokens: what it said.
         """
         self.line.hear_output(output_tokens)
-        if ticket.first_ms is not None and output_tokens > 1 and ticket.completion.streams:
-            tpot_ms = (self._now_ms() - ticket.first_ms) / (output_tokens - 1)
-            self.service.hear_answer(ticket.crowd / ticket.spoken_tokens, tpot_ms)
+        now_ms, first_ms = self._now_ms(), ticket.first_ms
+        if first_ms is None or output_tokens < 2 or not ticket.completion.streams:
+            return
+        if self.stalls.awake_since(first_ms, now_ms):
+            self.service.hear_answer(ticket.crowd / ticket.spoken_tokens, (now_ms - first_ms) / (output_tokens - 1))
 
     def move(self) -> None:
         """Let go whoever may, and tell those no who can no longer be served in time."""
@@ -111,7 +120,8 @@ class Gate:
                 self._send(ticket)
 
     def sweep(self) -> None:
-        """As `move`; those who wait without a chance are told no before their turn comes."""
+        """As `move`; those who wait without a chance are told no before their turn comes. Also the heartbeat."""
+        self.stalls.beat(self._now_ms())
         limits = self._limits()
         for ticket in self.line:
             self._turned_away(ticket, limits)
@@ -139,9 +149,11 @@ class Gate:
         if limits.ttft_guard is None:
             return False
         asked = ticket.completion
-        waited_ms = self._now_ms() - ticket.arrived_ms
+        now_ms = self._now_ms()
+        waited_ms = now_ms - ticket.arrived_ms
         needs_ms = self.predicted_ttft_ms(asked.prompt_tokens)
-        needs_ms = 0.0 if math.isnan(needs_ms) else needs_ms
+        if math.isnan(needs_ms) or (not self.inside and now_ms - self._sent_ms >= TRIED_ANEW_MS):
+            needs_ms = 0.0
         allowed_ms = limits.ttft_guard * asked.slo.ttft_ms
         if waited_ms + needs_ms <= allowed_ms:
             return False
@@ -160,7 +172,8 @@ class Gate:
             return
         self.inside[ticket] = self._uncomputed[ticket] = None
         self._uncomputed_tokens += ticket.completion.prompt_tokens
-        ticket.sent_ms, ticket.ahead_tokens = self._now_ms(), self._uncomputed_tokens
+        ticket.sent_ms = self._sent_ms = self._now_ms()
+        ticket.ahead_tokens = self._uncomputed_tokens
         ticket.turn.set_result(None)
 
     def _computed(self, ticket: Ticket) -> None:

@@ -129,6 +129,9 @@ class Observer:
         return True
 
     def _tell(self, step: SeenStep) -> None:
+        now_ms = self._session.now_ms
+        if not self._gate.stalls.awake_since(now_ms - step.duration_ms, now_ms):
+            return
         self._gate.service.hear_step(step.batch_size, step.duration_ms)
         self._session.on_step(
             step.batch_size,

@@ -15,8 +15,15 @@ FEWEST = 5
 _REQUESTS, _STEPS = 100.0, 200.0
 """Requests and steps after which one counts for 1/e."""
 
-_BEYOND, _AT_LEAST = 1.25, 4.0
-"""How far above the concurrency that was seen it may grow, and what is tried unseen: a slow start."""
+_BEYOND = 1.25
+"""How far above the concurrency that was seen it may grow: a slow start."""
+
+TOO_BLEAK, IN_A_ROW = 2.0, 3
+"""So many first tokens in a row that came in half the predicted time: what was learned is of another server or of a
+hiccup, and is forgotten. Without it a guard that refuses everybody would never hear that it is wrong."""
+
+ALWAYS = 4
+"""So many always go: of fewer requests nobody learns what more would cost, and small batches are not always quicker."""
 
 
 class ServiceModel:
@@ -28,7 +35,8 @@ class ServiceModel:
     def __init__(self) -> None:
         self._first, self._step = OnlineLine(_REQUESTS), OnlineLine(_STEPS)
         self._first_error_ms = self._token_error_ms = 0.0
-        self._widest = 0.0
+        self._widest = self._usual = 0.0
+        self._bleak = 0
 
     def hear_first_token(self, prompt_tokens: int, taken_ms: float) -> None:
         """A request got its first token from the upstream.
@@ -38,8 +46,11 @@ class ServiceModel:
             taken_ms: time since it was sent.
         """
         if self._first.points >= FEWEST:
-            error_ms = abs(taken_ms - self._first.predict(prompt_tokens))
-            self._first_error_ms += (error_ms - self._first_error_ms) / _REQUESTS
+            predicted_ms = self._first.predict(prompt_tokens)
+            self._bleak = self._bleak + 1 if predicted_ms > TOO_BLEAK * taken_ms else 0
+            self._first_error_ms += (abs(taken_ms - predicted_ms) - self._first_error_ms) / _REQUESTS
+        if self._bleak == IN_A_ROW:
+            self._first, self._first_error_ms, self._bleak = OnlineLine(_REQUESTS), 0.0, 0
         self._first.observe(prompt_tokens, taken_ms)
 
     def hear_step(self, requests: int, taken_ms: float) -> None:
@@ -50,6 +61,7 @@ class ServiceModel:
             taken_ms: its time.
         """
         self._step.observe(requests, taken_ms)
+        self._usual += (requests - self._usual) / min(self._step.points, _STEPS)
         self.hear_crowd(requests)
 
     def hear_crowd(self, requests: int) -> None:
@@ -83,23 +95,29 @@ class ServiceModel:
     def token_ms(self, requests: float) -> float:
         """Predicted time per token with so many requests at the upstream; NaN while too little is known.
 
+        No step grows faster than its batch, whatever the line makes of a few odd points far from the others.
+
         Args:
             requests: how many.
         """
-        known = self._step.points >= FEWEST
-        return self._step.predict(requests) + self._token_error_ms if known else math.nan
+        if self._step.points < FEWEST:
+            return math.nan
+        predicted_ms = self._step.predict(requests)
+        if requests > self._usual:
+            predicted_ms = min(predicted_ms, self._step.predict(self._usual) * requests / self._usual)
+        return predicted_ms + self._token_error_ms
 
     def keeps_pace(self, requests: int, target_ms: float) -> bool:
         """Whether so many requests at the upstream leave the time per token within a target.
 
-        One request always does. Beyond the concurrency that was seen it grows by a quarter at a time.
+        `ALWAYS` always do. Beyond the concurrency that was seen it grows by a quarter at a time.
 
         Args:
             requests: how many.
             target_ms: the target.
         """
-        if requests <= 1:
+        if requests <= ALWAYS:
             return True
-        if requests > max(_BEYOND * self._widest + 1.0, _AT_LEAST):
+        if requests > _BEYOND * self._widest + 1.0:
             return False
         return not self.token_ms(requests) > target_ms
