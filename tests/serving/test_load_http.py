@@ -90,10 +90,18 @@ def test_a_late_answer_is_no_goodput(server):
     assert (outcome.count("length"), outcome.goodput_fraction) == (5, 0.0)
 
 
-def test_a_closed_loop_and_a_dead_server_are_refused_in_words(server):
-    closed = RequestTable.from_arrays([0.0], 1, 1, concurrency=1)
-    with pytest.raises(ValueError, match="the load is a closed loop"):
-        loaded(closed, server)
+def test_clients_of_a_closed_loop_send_their_next_request_when_the_last_has_ended(server):
+    closed = RequestTable.from_arrays(np.zeros(12), 20, 4, slos=RELAXED, concurrency=3)
+    outcome = loaded(closed, server).outcome
+    due, ended = outcome.requests.arrival_ms, outcome.requests.arrival_ms + outcome.e2e_ms
+    assert outcome.count("length") == 12
+    under_way = [(due <= moment) & (ended > moment) for moment in due]
+    assert max(int(at.sum()) for at in under_way) == 3
+
+
+def test_an_empty_load_and_a_dead_server_are_refused_in_words(server):
+    with pytest.raises(ValueError, match="the load is empty"):
+        loaded(table(0), server)
     with pytest.raises(ValueError, match="names no model"):
         loaded(table(1), "http://127.0.0.1:9")
 

@@ -7,21 +7,22 @@ from hypothesis import strategies as st
 
 from batchpilot.core import SLO
 from batchpilot.runners.http.load_command import _part, _promised
-from batchpilot.serving.load.prompts import PromptWriter
+from batchpilot.serving.load.prompts import Prompts
 from batchpilot.workloads.table import RequestTable
 
 
-@given(st.integers(1, 3000), st.sampled_from([1.0, 3.7, 4.0]))
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=5), st.sampled_from([1.0, 3.7, 4.0]))
 def test_prompts_are_as_long_as_the_tokens_take(tokens, bytes_per_token):
-    text = PromptWriter(bytes_per_token, np.random.default_rng(0)).write(tokens)
-    assert len(text.encode()) == max(round(tokens * bytes_per_token), 1)
+    prompts = Prompts(np.array(tokens), bytes_per_token)
+    for row, wanted in enumerate(tokens):
+        assert len(prompts[row].encode()) == max(round(wanted * bytes_per_token), 1)
 
 
-def test_prompts_repeat_from_their_seed_and_differ_among_themselves():
-    first, again = (PromptWriter(4.0, np.random.default_rng(3)) for _ in range(2))
-    prompts = [first.write(50) for _ in range(20)]
-    assert prompts == [again.write(50) for _ in range(20)]
-    assert len({prompt[:40] for prompt in prompts}) == 20
+def test_prompts_repeat_from_their_seed_and_differ_in_how_they_begin():
+    lengths = np.full(500, 50)
+    prompts, again = (Prompts(lengths, 4.0, seed=3) for _ in range(2))
+    assert [prompts[row] for row in range(500)] == [again[row] for row in range(500)]
+    assert len({prompts[row][:24] for row in range(500)}) == 500
 
 
 TABLE = RequestTable.from_arrays([0.0, 1000.0, 2000.0, 3000.0, 4000.0], 10, 5, slos=SLO(500.0, 50.0, "realtime"))

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from batchpilot.baselines import SERVER_DEFAULT
-from batchpilot.core.files import write_atomic
-from batchpilot.core.provenance import provenance
+from batchpilot.baselines import SERVER_DEFAULT, Setting
+from batchpilot.core.limits import TRACKS, Limits
 from batchpilot.core.slo import SLO
-from batchpilot.engines import SimulatedEngine, SimulationResult, run_engine
+from batchpilot.core.tuner import Tuner
 from batchpilot.envs.scenarios import PreparedRun, prepare
-from batchpilot.runners.http.load_report import (
-    OVER_HTTP,
-    by_class,
-    column_grid,
-    figures,
-    lateness,
-    notes,
-    write_load_page,
-)
+from batchpilot.runners.http.load_columns import run_columns
+from batchpilot.runners.http.load_report import column_grid, findings, notes, write_load
+from batchpilot.runners.http.own_engine import OwnEngine, OwnTuner
+from batchpilot.runners.http.simulating import simulated
+from batchpilot.runners.leaderboard.evaluation import tightest_slo
+from batchpilot.runners.leaderboard.strategies import make_strategy
 from batchpilot.runners.options import (
     DeviceOption,
     JsonOption,
@@ -35,20 +30,34 @@ from batchpilot.runners.options import (
     reporting_mistakes,
     stdout_console,
 )
+from batchpilot.runners.plain_data import without_nan
 from batchpilot.runners.report.tables import tables
-from batchpilot.runners.selection import find_scenario, on_hardware, parse_limits
+from batchpilot.runners.selection import find_scenario, find_tuner_config, on_hardware, parse_limits
+from batchpilot.runners.torch.backends import (
+    BackendOption,
+    ParametersOption,
+    WeightsOption,
+    chosen_server,
+    shown_calibration,
+    start_backend,
+)
+from batchpilot.runners.torch.options import KvOption, ThreadsOption
+from batchpilot.serving.load.client import Dialect
+from batchpilot.serving.load.flight import check_some
+from batchpilot.serving.load.http import Address
+from batchpilot.serving.load.run import LoadSettings
 from batchpilot.workloads.readers import READERS
 from batchpilot.workloads.table import RequestTable
 
-if TYPE_CHECKING:
-    from batchpilot.serving.load.run import LoadResult, LoadSettings
-
 TRACE_SCENARIO = "trace-replay"
+OWN_TUNER = "hybrid"
 
 
 @reporting_mistakes
 def load(
-    url: Annotated[str, typer.Option(help="The server's or gateway's address, http://127.0.0.1:8000.")],
+    url: Annotated[
+        str | None, typer.Option(help="The server's or gateway's address; without one --backend torch starts a server.")
+    ] = None,
     scenario: Annotated[str, typer.Option(help="A scenario's name or file.")] = "quick-chat",
     trace: Annotated[Path | None, typer.Option(help="Replay this trace instead of a scenario.")] = None,
     trace_format: Annotated[str, typer.Option("--format", help=f"Of the trace: {', '.join(READERS)}.")] = "azure2023",
@@ -60,14 +69,29 @@ def load(
     tpot_ms: Annotated[float | None, typer.Option(help="Promise this TPOT to every request.")] = None,
     served_model: Annotated[str | None, typer.Option(help="What requests name; the server's first by default.")] = None,
     api_key: Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="Bearer token.")] = None,
+    chat: Annotated[bool, typer.Option(help="Send conversations to /v1/chat/completions.")] = False,
+    body: Annotated[str | None, typer.Option(help="JSON fields for every request; null leaves one out.")] = None,
     bytes_per_token: Annotated[float | None, typer.Option(help="Of prompts; the server is asked by default.")] = None,
     grace_s: Annotated[float, typer.Option(help="How long to wait for answers after the last request.")] = 60.0,
-    seed: Annotated[int, typer.Option(help="Of the workload and the prompts.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the workload, the prompts and the tuner.")] = 0,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Also simulate the same requests; --backend torch serves them in-process too."),
+    ] = False,
+    tuner: Annotated[
+        str | None, typer.Option(help="Sets the limits of the columns, and of the server that is started.")
+    ] = None,
+    track: Annotated[str, typer.Option(help=f"What it may move: {', '.join(TRACKS)}.")] = "guarded",
+    config: Annotated[Path | None, typer.Option(help="File of its configuration.")] = None,
+    limits: Annotated[str | None, typer.Option(help="Constant limits of the simulation: batch_size=64.")] = None,
+    backend: BackendOption = "simulated",
     device: DeviceOption = None,
     model: ModelOption = None,
     tensor_parallel: TensorParallelOption = None,
-    compare: Annotated[bool, typer.Option("--compare", help="Also simulate the same requests, as a column.")] = False,
-    limits: Annotated[str | None, typer.Option(help="What the simulation runs with: batch_size=64.")] = None,
+    dtype: WeightsOption = None,
+    threads: ThreadsOption = None,
+    kv_capacity_tokens: KvOption = None,
+    parameters: ParametersOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder for results.json and report.html.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the results in the folder.")] = False,
     as_json: JsonOption = False,
@@ -75,54 +99,108 @@ def load(
     """Send a scenario's requests to a server at their own times and tell what became of them."""
     if out is not None and (out / "results.json").exists() and not overwrite:
         raise ValueError(f"{out} holds results already; --overwrite replaces them")
-    if limits is not None and not compare:
-        raise ValueError("--limits are those of the simulation; it runs with --compare")
+    server = chosen_server(
+        backend,
+        model=model,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        kv_capacity_tokens=kv_capacity_tokens,
+        parameters=parameters,
+        simulated_only={"--limits": limits is not None, "--tensor-parallel": tensor_parallel is not None},
+    )
+    _check_choices(url, compare=compare, tuner=tuner, limits=limits, own=server is not None)
+    dialect = Dialect(chat, _fields(body))
+    settings = LoadSettings(url or "", served_model, api_key, bytes_per_token, grace_s, seed, dialect)
+    if url is not None:
+        Address.parse(url)
     chosen = find_scenario(scenario)
     if trace is not None:
         chosen = find_scenario(TRACE_SCENARIO).with_trace(file=str(trace), format=trace_format)
-    run = prepare(on_hardware(chosen, device, model, tensor_parallel), seed)
-    sent = _part(run.requests, start_s, duration_s, rate, requests_per_s)
-    sent = _promised(sent, ttft_ms, tpot_ms)
-    try:
-        from batchpilot.serving.load.run import LoadSettings
-    except ImportError as error:
-        raise ValueError(f"a load test needs the extra: pip install 'batchpilot[serve]' ({error})") from None
-    result = _send(sent, LoadSettings(url, served_model, api_key, bytes_per_token, grace_s, seed))
-    columns = {OVER_HTTP: result.outcome}
-    if compare:
-        columns = {"simulated": _simulated(run, sent, limits), **columns}
+
+    def cut(run: PreparedRun) -> RequestTable:
+        sent = _promised(_part(run.requests, start_s, duration_s, rate, requests_per_s), ttft_ms, tpot_ms)
+        check_some(sent)
+        return sent
+
+    own: OwnEngine | None = None
+    if server is None:
+        run = prepare(on_hardware(chosen, device, model, tensor_parallel), seed)
+        sent = cut(run)
+        decides = _strategy(run, tuner, track, config, limits)
+        simulate = partial(simulated, run.engine, sent, decides, window_ms=run.window_ms, grace_s=grace_s)
+    else:
+        loaded = start_backend(server, parameters=parameters, seed=seed, show=shown_calibration)
+        run = loaded.prepare(chosen, seed)
+        sent = cut(run)
+        own = OwnEngine(server, loaded, run, sent, OwnTuner(tuner or OWN_TUNER, track, config), seed)
+        del loaded
+        settings = replace(settings, bytes_per_token=bytes_per_token or own.bytes_per_token)
+        simulate = partial(own.simulated, grace_s)
+    columns = run_columns(sent, settings, starts=url is None, own=own, simulate=simulate if compare else None)
+    if not len(columns.result.outcome.requests):
+        typer.secho("stopped before the first request", err=True, fg=typer.colors.YELLOW)
+        raise typer.Exit(130)
     asked = {"url": url, "scenario": run.scenario.model_dump(), "rate": rate, "requests_per_s": requests_per_s}
     asked |= {"start_s": start_s, "duration_s": duration_s, "ttft_ms": ttft_ms, "tpot_ms": tpot_ms, "limits": limits}
-    found: dict[str, Any] = {
-        "url": url,
-        "scenario": run.scenario.name,
-        "served_model": result.model,
-        "bytes_per_token": result.bytes_per_token,
-        **figures(result.outcome),
-        **lateness(result.late_ms),
-        "statuses": {str(status): count for status, count in sorted(result.statuses.items())},
-        "classes": by_class(result.outcome),
-        **provenance(seed, asked),
-    }
-    compared = {name: figures(outcome) for name, outcome in columns.items() if name != OVER_HTTP}
+    asked |= {"backend": backend, "tuner": tuner or (OWN_TUNER if own is not None else None), "track": track}
+    asked |= {"latency": run.latency_provenance}
     if out is not None:
-        everything = found | {"columns": compared, "details": result.details, "per_request": _per_request(result)}
-        write_atomic(out / "results.json", json.dumps(everything, indent=1) + "\n")
-        told = provenance(seed, asked) | {"url": url, "served model": result.model}
-        write_load_page(out / "report.html", f"{run.scenario.name} over HTTP", columns, result, told)
+        write_load(out, f"{run.scenario.name} {columns.name}", columns, asked, seed)
     if as_json:
-        typer.echo(json.dumps(found | {"columns": compared}, indent=2))
-        return
-    console = stdout_console()
-    console.print(*tables(column_grid(columns)))
-    for note in notes(result):
-        console.print(note, highlight=False)
+        typer.echo(json.dumps(without_nan(findings(columns, asked, seed)), indent=2, allow_nan=False))
+    else:
+        console = stdout_console()
+        console.print(*tables(column_grid(columns.outcomes)))
+        for note in notes(columns.result):
+            console.print(note, highlight=False)
+    if columns.interrupted:
+        raise typer.Exit(130)
+
+
+def _check_choices(url: str | None, *, compare: bool, tuner: str | None, limits: str | None, own: bool) -> None:
+    if url is None and not own:
+        raise ValueError("--url is missing: the server's address, or --backend torch --model NAME to start one")
+    if tuner is not None and limits is not None:
+        raise ValueError("--tuner and --limits are both given; the simulation runs with one of them")
+    if not compare and limits is not None:
+        raise ValueError("--limits are those of the simulation; it runs with --compare")
+    if tuner is not None and not (compare or url is None):
+        raise ValueError("--tuner is that of the columns beside the server's; they come with --compare")
+
+
+def _fields(body: str | None) -> dict[str, Any]:
+    """What is sent beside the usual."""
+    try:
+        fields = json.loads(body or "{}")
+    except ValueError as error:
+        raise ValueError(f"--body is {body!r}, which is no JSON ({error})") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"--body is {body!r}; it must be an object such as '{{\"top_p\": 0.9}}'")
+    return fields
+
+
+def _strategy(
+    run: PreparedRun, tuner: str | None, track: str, config: Path | None, limits: str | None
+) -> Limits | Tuner:
+    """What the simulation of catalogued hardware runs with."""
+    if tuner is None:
+        return SERVER_DEFAULT if limits is None else parse_limits(limits)
+    section = find_tuner_config(None if config is None else str(config))
+    latency = run.engine.believed_latency()
+    return make_strategy(tuner, Setting(section, SERVER_DEFAULT, tightest_slo(run), run.seed, track, latency))
 
 
 def _part(
     requests: RequestTable, start_s: float, duration_s: float | None, rate: float, requests_per_s: float | None
 ) -> RequestTable:
     """The requests that are sent, at the rate that was asked for."""
+    if requests.concurrency:
+        if start_s or duration_s is not None or rate != 1.0 or requests_per_s is not None:
+            raise ValueError(
+                "clients of a closed loop set its pace: no --start-s, --duration-s, --rate, --requests-per-s"
+            )
+        return requests
     if start_s or duration_s is not None:
         end_s = np.inf if duration_s is None else start_s + duration_s
         requests = requests.window(1000.0 * start_s, 1000.0 * end_s)
@@ -140,35 +218,3 @@ def _promised(requests: RequestTable, ttft_ms: float | None, tpot_ms: float | No
     if ttft_ms is None and tpot_ms is None:
         return requests
     return requests.with_slos([SLO(ttft_ms or slo.ttft_ms, tpot_ms or slo.tpot_ms, slo.name) for slo in requests.slos])
-
-
-def _simulated(run: PreparedRun, sent: RequestTable, limits: str | None) -> SimulationResult:
-    engine = SimulatedEngine(run.engine, sent)
-    asked = SERVER_DEFAULT if limits is None else parse_limits(limits)
-    return run_engine(engine, asked, window_ms=run.window_ms, horizon_ms=None)
-
-
-def _send(sent: RequestTable, settings: LoadSettings) -> LoadResult:
-    """Send everything, with a bar on standard error where that is a terminal."""
-    from batchpilot.serving.load.run import run_load
-
-    console = Console(stderr=True)
-    shown = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*shown, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("requests", total=len(sent))
-        return asyncio.run(run_load(sent, settings, lambda ended: progress.update(task, completed=ended)))
-
-
-def _per_request(result: LoadResult) -> dict[str, list[Any]]:
-    outcome = result.outcome
-    columns = {
-        "due_ms": outcome.requests.arrival_ms,
-        "late_ms": result.late_ms,
-        "prompt_tokens": outcome.requests.prompt_tokens,
-        "output_tokens": outcome.generated_tokens,
-        "ttft_ms": outcome.ttft_ms,
-        "tpot_ms": outcome.tpot_ms,
-        "e2e_ms": outcome.e2e_ms,
-        "slo_met": outcome.slo_met,
-    }
-    return {name: values.tolist() for name, values in columns.items()} | {"finish_reason": outcome.finish_reason}

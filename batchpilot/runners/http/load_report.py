@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,19 +14,36 @@ from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from batchpilot.core.files import write_atomic
+from batchpilot.core.provenance import provenance
 from batchpilot.engines.simulation import SimulationResult
 from batchpilot.engines.state import FINISH_REASONS
-from batchpilot.runners.report.grids import Cell, Grid, number, percent
+from batchpilot.runners.http.load_columns import Columns
+from batchpilot.runners.plain_data import without_nan
+from batchpilot.runners.report.grids import ABSENT, Cell, Grid, number, percent
 from batchpilot.runners.report.page import definitions, element, figure, items, page, table
 from batchpilot.runners.report.svg import MUTED, drawing, to_svg
+from batchpilot.serving.load.files import TOO_MANY
+from batchpilot.serving.load.flight import LoadResult
+from batchpilot.serving.session import REJECTIONS
 
-if TYPE_CHECKING:
-    from batchpilot.serving.load.run import LoadResult
-
-OVER_HTTP = "over HTTP"
 LATE_MS = 20.0
 """A client later than this is said to be."""
 
+MOST_PROMPT_ERROR = 0.05
+"""Prompts that are off by more, by the server's count, are said to be."""
+
+_ROWS = {
+    "requests": "requests",
+    **{f"ended_{reason}": f"ended: {reason.replace('_', ' ')}" for reason in FINISH_REASONS},
+    "refused_fraction": "refused",
+    "goodput_fraction": "goodput share",
+    "goodput_tokens_per_s": "goodput, tokens/s",
+    "throughput_tokens_per_s": "throughput, tokens/s",
+    "slo_attainment": "SLO met",
+    **{f"{c}_p{q}_ms": f"{c.upper()} p{q}, ms" for c in ("ttft", "tpot", "e2e") for q in (50, 95, 99)},
+    **{f"refused_q{k}": f"refused, prompt quartile {k}" for k in (1, 2, 3, 4)},
+    "elapsed_s": "elapsed, s",
+}
 _COLOURS = ("#0072b2", "#d55e00", "#009e73")
 
 
@@ -39,6 +57,7 @@ def figures(outcome: SimulationResult) -> dict[str, Any]:
     return {
         "requests": len(outcome.requests),
         **{f"ended_{reason}": outcome.count(reason) for reason in FINISH_REASONS},
+        "refused_fraction": sum(map(outcome.count, REJECTIONS)) / max(len(outcome.requests), 1),
         "elapsed_s": outcome.elapsed_ms / 1000.0,
         "goodput_fraction": outcome.goodput_fraction,
         "goodput_tokens_per_s": outcome.goodput_tokens_per_s,
@@ -91,31 +110,76 @@ def notes(result: LoadResult) -> list[str]:
     Args:
         result: of the load test.
     """
+    outcome = result.outcome
     late = lateness(result.late_ms)
     told = [
         "Times count from the moment a request was due, so what the client itself lost is part of them: "
         f"median {late['client_late_p50_ms']:.1f} ms, p99 {late['client_late_p99_ms']:.1f} ms, "
-        f"most {late['client_late_p100_ms']:.1f} ms.",
-        *(f"{count} times: {detail}" for detail, count in result.details.items()),
+        f"most {late['client_late_p100_ms']:.1f} ms."
     ]
     if late["client_late_p99_ms"] > LATE_MS:
         told.insert(0, "The client could not keep up with its own timetable: run it on a machine of its own.")
-    return told
+    if result.interrupted:
+        stopped = f"Stopped by hand after {len(outcome.requests):,} of {result.planned:,} requests; "
+        told.insert(0, f"{stopped}{outcome.count('cancelled'):,} under way count neither as served nor as missed.")
+    if any(TOO_MANY in detail for detail in result.details):
+        told.append("The client ran out of open files (ulimit -n): those failures are its own, not the server's.")
+    complete = outcome.finish_code == FINISH_REASONS.index("length")
+    shorter = int((complete & (outcome.generated_tokens < outcome.requests.output_tokens)).sum())
+    if shorter:
+        told.append(f"{shorter:,} complete answers are shorter than asked for; what is missing counts as not served.")
+    if result.uncounted:
+        told.append(f"{result.uncounted:,} answers came without a usage: each of their events counts as one token.")
+    if result.whole:
+        told.append(f"{result.whole:,} answers came whole rather than as a stream: their first token is their last.")
+    if abs(result.prompt_ratio - 1.0) > MOST_PROMPT_ERROR:
+        ratio = percent(result.prompt_ratio)
+        told.append(f"Prompts had {ratio} of the wanted tokens by the server's count; --bytes-per-token corrects that.")
+    return told + [
+        f"{count:,} {'times' if count > 1 else 'time'}: {detail}" for detail, count in result.details.items()
+    ]
+
+
+def findings(columns: Columns, asked: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Everything but single requests.
+
+    Args:
+        columns: what came of the requests.
+        asked: what the command was told.
+        seed: of everything that was drawn.
+    """
+    result = columns.result
+    others = {name: outcome for name, outcome in columns.outcomes.items() if name != columns.name}
+    return {
+        "url": asked["url"],
+        "scenario": asked["scenario"]["name"],
+        "column": columns.name,
+        "interrupted": columns.interrupted,
+        "planned_requests": result.planned,
+        "served_model": result.model,
+        "bytes_per_token": result.bytes_per_token,
+        **figures(result.outcome),
+        **lateness(result.late_ms),
+        "statuses": {str(status): count for status, count in sorted(result.statuses.items())},
+        "classes": by_class(result.outcome),
+        "columns": {name: figures(outcome) | _late(columns, name) for name, outcome in others.items()},
+        **provenance(seed, asked),
+    }
 
 
 def column_grid(columns: Mapping[str, SimulationResult]) -> Grid:
-    """Every figure of every column.
+    """The figures side by side.
 
     Args:
         columns: outcomes by what they are called.
     """
     told = {name: figures(outcome) for name, outcome in columns.items()}
     rows = []
-    for key in next(iter(told.values())):
-        values = [told[name][key] for name in columns]
+    for key, name in _ROWS.items():
+        values = [told[column][key] for column in columns]
         if key.startswith("ended_") and not any(values):
             continue
-        rows.append((Cell(key), *(Cell(_shown(key, value)) for value in values)))
+        rows.append((Cell(name), *(Cell(_shown(key, value)) for value in values)))
     return Grid("What became of the requests?", ("", *columns), tuple(rows))
 
 
@@ -140,41 +204,44 @@ def class_grid(outcome: SimulationResult) -> Grid:
     return Grid("Which promises were kept?", header, tuple(rows))
 
 
-def write_load_page(
-    path: Path,
-    title: str,
-    columns: Mapping[str, SimulationResult],
-    result: LoadResult,
-    provenance: Mapping[str, Any],
-) -> Path:
-    """Write the page.
+def write_load(folder: Path, title: str, columns: Columns, asked: Mapping[str, Any], seed: int) -> None:
+    """Write `results.json` and `report.html`, each whole or not at all.
 
     Args:
-        path: HTML file.
-        title: its heading.
-        columns: outcomes by what they are called, over HTTP among them.
-        result: of the load test.
-        provenance: where the figures come from.
+        folder: where to.
+        title: the page's heading.
+        columns: what came of the requests.
+        asked: what the command was told.
+        seed: of everything that was drawn.
     """
-    outcome = result.outcome
+    found = findings(columns, asked, seed)
+    for name, run in columns.runs.items():
+        column = found if name == columns.name else found["columns"][name]
+        column |= {"details": run.details, "per_request": _per_request(run)}
+    write_atomic(folder / "results.json", json.dumps(without_nan(found), indent=1, allow_nan=False) + "\n")
+    outcome = columns.result.outcome
     verdict = (
         f"{percent(outcome.goodput_fraction)} of the offered output tokens were served within their promise, "
         f"{number(outcome.goodput_tokens_per_s)} a second."
     )
-    return write_atomic(
-        path,
-        page(
-            title,
-            element("h1", title),
-            element("p", verdict, "lead"),
-            items(notes(result)),
-            table(column_grid(columns)),
-            table(class_grid(outcome)),
-            figure(latency_chart(columns)),
-            element("h2", "Where the numbers come from"),
-            definitions({name: str(value) for name, value in provenance.items()}),
-        ),
+    origin = provenance(seed, asked) | {
+        "server": asked["url"] or "started by this command",
+        "served model": columns.result.model,
+        "step latency": asked["latency"],
+        "tuner": asked["tuner"],
+    }
+    content = page(
+        title,
+        element("h1", title),
+        element("p", verdict, "lead"),
+        items(notes(columns.result)),
+        table(column_grid(columns.outcomes)),
+        table(class_grid(outcome)),
+        figure(latency_chart(columns.outcomes)),
+        element("h2", "Where the numbers come from"),
+        definitions({name: str(value) for name, value in origin.items() if value is not None}),
     )
+    write_atomic(folder / "report.html", content)
 
 
 def latency_chart(columns: Mapping[str, SimulationResult]) -> str:
@@ -210,6 +277,27 @@ def latency_chart(columns: Mapping[str, SimulationResult]) -> str:
 def _shown(key: str, value: float) -> str:
     if key == "requests" or key.startswith("ended_"):
         return f"{value:,}"
+    if math.isnan(value):
+        return ABSENT
     if "fraction" in key or "attainment" in key or key.startswith("refused_q"):
         return percent(value)
     return number(value, 1)
+
+
+def _late(columns: Columns, name: str) -> dict[str, float]:
+    return lateness(columns.runs[name].late_ms) if name in columns.runs else {}
+
+
+def _per_request(result: LoadResult) -> dict[str, list[Any]]:
+    outcome = result.outcome
+    columns = {
+        "due_ms": outcome.requests.arrival_ms,
+        "late_ms": result.late_ms,
+        "prompt_tokens": outcome.requests.prompt_tokens,
+        "output_tokens": outcome.generated_tokens,
+        "ttft_ms": outcome.ttft_ms,
+        "tpot_ms": outcome.tpot_ms,
+        "e2e_ms": outcome.e2e_ms,
+        "slo_met": outcome.slo_met,
+    }
+    return {name: values.tolist() for name, values in columns.items()} | {"finish_reason": outcome.finish_reason}

@@ -1,109 +1,138 @@
-"""One request to an OpenAI-compatible server, timed as its user would feel it. Times in ms."""
+"""Completions of an OpenAI-compatible server, timed as their users would feel them. Times in ms."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+from batchpilot.core.slo import SLO_CLASSES
+from batchpilot.serving.load.answers import ABORT, REFUSALS, Answered, AnswerReader, refusal, shown
+from batchpilot.serving.load.flight import Asked
+from batchpilot.serving.load.http import Address, HttpClient
+from batchpilot.serving.load.responses import HttpError
 
-from batchpilot.serving.gateway.completions import AnswerReader
+OWN = "batchpilot"
+"""Who owns the models of `batchpilot serve`, which takes promises and priorities with a request."""
 
-GUARD = "refused_by_guard"
-_REFUSALS = (429, 503)
+ASKING_TIMEOUT_S = 20.0
+"""How long a server may take to say what it serves."""
+
+_LONGEST_PROMISE_MS = 1e9
+_PRIORITIES = ("high", "normal", "low")
+_KEPT_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """What became of one request.
+class Dialect:
+    """How completions are asked for.
 
     Attributes:
-        reason: `length` for a complete answer, `refused_on_arrival`, `refused_by_guard` or `failed`.
-        status: HTTP status, 0 without one.
-        first_ms: time of the first token, NaN without one.
-        end_ms: time of the last token of a complete answer, else of the end.
-        output_tokens: how many came.
-        detail: what the server said of a refusal or failure.
+        chat: whether prompts are sent as conversations.
+        body: fields that are added to each request; None leaves one out that is sent otherwise.
+        own: whether the server is `batchpilot serve`.
     """
 
-    reason: str
-    status: int
-    first_ms: float
-    end_ms: float
-    output_tokens: int
-    detail: str = ""
+    chat: bool = False
+    body: Mapping[str, Any] = field(default_factory=dict)
+    own: bool = False
+
+    @property
+    def path(self) -> str:
+        """The route."""
+        return "/v1/chat/completions" if self.chat else "/v1/completions"
+
+    def request(self, model: str, asked: Asked, *, stream: bool = True) -> bytes:
+        """The body of a request.
+
+        Args:
+            model: as the server names it.
+            asked: what is wanted.
+            stream: whether the answer is wanted token by token.
+        """
+        said: Any = asked.prompt
+        body: dict[str, Any] = {"model": model}
+        body |= {"messages": [{"role": "user", "content": said}]} if self.chat else {"prompt": said}
+        body |= {"max_tokens": asked.output_tokens, "temperature": 0.0, "ignore_eos": True, "stream": stream}
+        if stream:
+            body["stream_options"] = {"include_usage": True}
+        if asked.user is not None:
+            body["user"] = asked.user
+        if self.own:
+            body |= {"priority": _PRIORITIES[asked.priority]}
+            targets = {"ttft_ms": asked.slo.ttft_ms, "tpot_ms": asked.slo.tpot_ms}
+            body |= {name: min(value, _LONGEST_PROMISE_MS) for name, value in targets.items()}
+        body |= self.body
+        return json.dumps({name: value for name, value in body.items() if value is not None}).encode()
 
 
 class CompletionClient:
-    """Sends streaming completion requests; one event loop, as many connections as requests.
+    """Sends completion requests; one event loop, as many connections as requests.
 
     Args:
-        url: the server's base address.
+        address: the server's base address.
         now_ms: the clock.
         api_key: sent as a bearer token, None for none.
-        silence_timeout_s: how long a server may say nothing.
+        dialect: how completions are asked for; `find_model` adds what the server says of itself.
 
     Attributes:
         model: what requests name.
+        dialect: in force.
     """
 
     def __init__(
         self,
-        url: str,
+        address: Address,
         now_ms: Callable[[], float],
         *,
         api_key: str | None = None,
-        silence_timeout_s: float = 600.0,
+        dialect: Dialect | None = None,
     ) -> None:
         self.model = ""
-        self._url, self._now_ms = url.rstrip("/"), now_ms
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
-        self._client = httpx.AsyncClient(limits=limits, timeout=silence_timeout_s, headers=headers, trust_env=False)
+        self.dialect = dialect or Dialect()
+        self._address, self._now_ms = address, now_ms
+        self._http = HttpClient(address, {} if api_key is None else {"authorization": f"Bearer {api_key}"})
 
-    async def complete(self, prompt: str, output_tokens: int, headers: dict[str, str] | None = None) -> Answered:
+    async def complete(self, asked: Asked) -> Answered:
         """Send one request and read its answer to the end.
 
         Args:
-            prompt: its text.
-            output_tokens: how many to ask for; the server is asked not to stop before.
-            headers: besides the usual.
+            asked: what is wanted; the server is asked not to stop before.
         """
-        body = self._body(prompt, output_tokens, stream=True)
-        reader = AnswerReader(streams=True)
-        first_ms, last_ms, status = math.nan, math.nan, 0
+        listening = _Listening(self._now_ms)
         try:
-            async with self._client.stream("POST", f"{self._url}/v1/completions", json=body, headers=headers) as answer:
-                status = answer.status_code
-                if status != 200:
-                    told = (await answer.aread()).decode(errors="replace")
-                    return self._unserved(status, told)
-                async for piece in answer.aiter_raw():
-                    if reader.hear(piece) > 0:
-                        last_ms = self._now_ms()
-                        first_ms = last_ms if math.isnan(first_ms) else first_ms
-        except httpx.HTTPError as error:
-            detail = f"{type(error).__name__}: {error}"
-            return Answered("failed", status, first_ms, self._now_ms(), reader.tokens, detail)
-        if reader.ended and reader.error is None:
-            return Answered("length", status, first_ms, last_ms, reader.tokens)
-        detail = reader.error or "the stream ended without [DONE]"
-        return Answered("failed", status, first_ms, self._now_ms(), reader.tokens, detail)
+            body = self.dialect.request(self.model, asked)
+            await self._http.exchange("POST", self.dialect.path, listening, body, _headers(asked))
+        except (HttpError, OSError) as error:
+            return listening.broken(str(error) or type(error).__name__)
+        return listening.answered()
 
-    async def first_model(self) -> str:
-        """The first model that the server says it serves.
+    async def find_model(self, wanted: str | None) -> None:
+        """Ask what the server serves.
+
+        Args:
+            wanted: what requests shall name; None for the first of the server's models.
 
         Raises:
-            ValueError: it does not answer, or not as OpenAI's API does.
+            ValueError: it does not answer, or not as OpenAI's API does; not raised where the name is given.
         """
         try:
-            answer = await self._client.get(f"{self._url}/v1/models")
-            return str(answer.json()["data"][0]["id"])
-        except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
-            raise ValueError(f"{self._url}/v1/models names no model ({type(error).__name__}: {error})") from error
+            models = json.loads(await self._whole("GET", "/v1/models"))["data"]
+            first = dict(next((one for one in models if one["id"] == wanted), models[0]))
+            found = str(first["id"])
+        except (HttpError, OSError, ValueError, LookupError, TypeError) as error:
+            if wanted is None:
+                told = f"{type(error).__name__}: {error}" if not isinstance(error, HttpError) else str(error)
+                raise ValueError(
+                    f"{self._address}/v1/models names no model ({shown(told)}); is it the server?"
+                ) from error
+        else:
+            self.dialect = Dialect(self.dialect.chat, self.dialect.body, first.get("owned_by") == OWN)
+            wanted = wanted or found
+        self.model = wanted
 
     async def bytes_per_token(self, sample: str) -> float:
         """How many bytes of a text the server's tokenizer takes for one token; NaN where it does not say.
@@ -112,29 +141,129 @@ class CompletionClient:
             sample: text of the kind that will be sent.
         """
         try:
-            body = self._body(sample, 1, stream=False)
-            answer = await self._client.post(f"{self._url}/v1/completions", json=body)
-            tokens = int(answer.json()["usage"]["prompt_tokens"])
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            body = self.dialect.request(self.model, Asked(sample, 1), stream=False)
+            answer = json.loads(await self._whole("POST", self.dialect.path, body))
+            tokens = int(answer["usage"]["prompt_tokens"])
+        except (HttpError, OSError, ValueError, LookupError, TypeError):
             return math.nan
         return len(sample.encode()) / tokens if tokens > 0 else math.nan
 
-    async def close(self) -> None:
-        """Close every connection."""
-        await self._client.aclose()
+    def close(self) -> None:
+        """Close every connection that is not in use."""
+        self._http.close()
 
-    def _body(self, prompt: str, output_tokens: int, *, stream: bool) -> dict[str, Any]:
-        body: dict[str, Any] = {"model": self.model, "prompt": prompt, "max_tokens": output_tokens, "temperature": 0.0}
-        body |= {"stream": stream, "ignore_eos": True}
-        return body | ({"stream_options": {"include_usage": True}} if stream else {})
+    async def _whole(self, method: str, path: str, body: bytes = b"") -> str:
+        collected = _Collecting()
+        try:
+            async with asyncio.timeout(ASKING_TIMEOUT_S):
+                await self._http.exchange(method, path, collected, body)
+        except TimeoutError:
+            raise HttpError(f"no answer within {ASKING_TIMEOUT_S:g} s") from None
+        told = collected.data.decode(errors="replace")
+        if collected.status != 200:
+            raise HttpError(f"{collected.status}: {told}")
+        return told
 
-    def _unserved(self, status: int, told: str) -> Answered:
-        reason = "failed"
-        if status in _REFUSALS:
-            reason = GUARD if GUARD in told else "refused_on_arrival"
-            try:
-                code = json.loads(told)["error"]["code"]
-            except (ValueError, KeyError, TypeError):
-                code = None
-            reason = "failed" if isinstance(code, str) and code.startswith("upstream_") else reason
-        return Answered(reason, status, math.nan, self._now_ms(), 0, f"{status}: {told[:300]}")
+
+class _Collecting:
+    """Keeps a response."""
+
+    def __init__(self) -> None:
+        self.status, self.data = 0, b""
+
+    def head(self, status: int, headers: dict[str, str]) -> None:
+        self.status = status
+
+    def body(self, data: bytes) -> None:
+        self.data += data
+
+
+class _Listening:
+    """Hears an answer and notes when its tokens come."""
+
+    def __init__(self, now_ms: Callable[[], float]) -> None:
+        self._now_ms = now_ms
+        self._status, self._kind, self._encoding = 0, "", ""
+        self._reader = AnswerReader()
+        self._streams = True
+        self._first_ms = self._last_ms = math.nan
+        self._kept = b""
+
+    def head(self, status: int, headers: dict[str, str]) -> None:
+        self._status = status
+        self._kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        self._encoding = headers.get("content-encoding", "identity")
+        self._streams = self._kind != "application/json"
+        self._reader = AnswerReader(self._streams)
+        if status != 200 and headers.get("location"):
+            self._kept = f"to {headers['location']} ".encode()
+
+    def body(self, data: bytes) -> None:
+        if len(self._kept) < _KEPT_BYTES and (self._status != 200 or not self._reader.tokens):
+            self._kept += data[:_KEPT_BYTES]
+        if self._status == 200 and self._reader.hear(data):
+            self._heard()
+
+    def answered(self) -> Answered:
+        """The response is complete."""
+        reader = self._reader
+        told = self._kept.decode(errors="replace")
+        if self._status != 200:
+            return self._unserved(refusal(self._status, told), f"{self._status}: {told}")
+        if reader.end():
+            self._heard()
+        if reader.error is not None:
+            refused = not reader.tokens and str(reader.error_code) in map(str, REFUSALS)
+            return self._unserved("refused_on_arrival" if refused else "failed", reader.error)
+        if reader.finish_reason == ABORT:
+            reason = "failed" if reader.tokens else "refused_on_arrival"
+            return self._unserved(reason, f"aborted by the server after {reader.tokens} tokens")
+        if reader.ended and reader.tokens and not math.isnan(self._first_ms):
+            return self._as("length", self._last_ms)
+        return self._unserved("failed", self._strange(told))
+
+    def broken(self, error: str) -> Answered:
+        """The response ended before its time."""
+        if self._status not in (0, 200):
+            return self._unserved(refusal(self._status, ""), f"{self._status}, then: {error}")
+        if self._reader.ended and self._reader.tokens and self._reader.error is None and self._streams:
+            return self._as("length", self._last_ms)
+        return self._unserved("failed", error)
+
+    def _heard(self) -> None:
+        self._last_ms = self._now_ms()
+        if math.isnan(self._first_ms):
+            self._first_ms = self._last_ms
+
+    def _strange(self, told: str) -> str:
+        if self._encoding != "identity":
+            return f"the answer is compressed ({self._encoding}) though identity was asked for"
+        if self._reader.tokens:
+            return "the stream ended without [DONE] or a finish reason"
+        if self._reader.ended:
+            return "the answer is empty"
+        return f"the answer is no completion but {self._kind or 'of no type'}: {told}"
+
+    def _unserved(self, reason: str, detail: str) -> Answered:
+        return self._as(reason, self._now_ms(), shown(detail))
+
+    def _as(self, reason: str, end_ms: float, detail: str = "") -> Answered:
+        reader = self._reader
+        return Answered(
+            reason,
+            self._status,
+            self._first_ms,
+            end_ms,
+            reader.tokens,
+            detail,
+            reader.counted,
+            self._streams,
+            reader.prompt_tokens,
+        )
+
+
+def _headers(asked: Asked) -> dict[str, str]:
+    """What gateways read; a class is named only where its promise is the one that is judged by."""
+    named = SLO_CLASSES.get(asked.slo.name) == asked.slo
+    slo = {"x-slo-class": asked.slo.name} if named else {}
+    return slo | ({} if asked.priority == 1 else {"x-priority": _PRIORITIES[asked.priority]})

@@ -1,51 +1,63 @@
-"""Prompts of a wanted length for a server whose tokenizer is not known: words, as many bytes as the tokens take."""
+"""Prompts of wanted lengths for a server whose tokenizer is not known: words, as many bytes as the tokens take."""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-WORDS = (
-    *("the", "of", "and", "to", "in", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on", "not", "he"),
-    *(
-        "but",
-        "are",
-        "this",
-        "have",
-        "from",
-        "had",
-        "which",
-        "one",
-        "you",
-        "were",
-        "her",
-        "all",
-        "she",
-        "there",
-        "would",
-    ),
+_WORDS = (
+    "the of and to in is that for it as was with be by on not he but are this have from had which one you were her all "
+    "she there would"
 )
+WORDS = tuple(_WORDS.split())
 DEFAULT_BYTES_PER_TOKEN = 4.0
 
+_HEAD_WORDS = 8
+_LEAST_BODY_BYTES = 1 << 16
 
-class PromptWriter:
-    """Writes texts.
+
+class Prompts:
+    """Texts, each made when it is asked for, so that a long trace needs no memory for all.
+
+    A text begins with words of its own, so that no server answers from a cache of prefixes, and goes on somewhere in
+    one long text that all share.
 
     Args:
-        bytes_per_token: of the server's tokenizer on this kind of text.
-        rng: draws the words; no two prompts begin alike, so that no server answers from a cache of prefixes.
+        tokens: wanted lengths, >= 1, shape (n,).
+        bytes_per_token: of the server's tokenizer on this kind of text, > 0.
+        seed: of the words.
+
+    Attributes:
+        bytes_per_token: as given.
     """
 
-    def __init__(self, bytes_per_token: float, rng: np.random.Generator) -> None:
-        self._bytes_per_token = bytes_per_token
-        self._rng = rng
+    def __init__(self, tokens: NDArray[np.int64], bytes_per_token: float, seed: int = 0) -> None:
+        self.bytes_per_token = bytes_per_token
+        rng = np.random.default_rng(seed)
+        self._bytes = np.maximum(np.round(tokens * bytes_per_token), 1).astype(np.int64)
+        longest = int(self._bytes.max(initial=1))
+        self._shared = _text(rng.integers(len(WORDS), size=(2 * longest + _LEAST_BODY_BYTES) // 2))
+        self._heads = rng.integers(len(WORDS), size=(len(tokens), _HEAD_WORDS))
+        self._starts = rng.integers(len(self._shared) - longest, size=len(tokens))
 
-    def write(self, tokens: int) -> str:
-        """A text of about so many tokens.
+    def __len__(self) -> int:
+        return len(self._bytes)
 
-        Args:
-            tokens: how many, >= 1.
-        """
-        length = max(round(tokens * self._bytes_per_token), 1)
-        count = length // 3 + 1
-        text = " ".join(WORDS[i] for i in self._rng.integers(len(WORDS), size=count).tolist())
-        return text[:length] if len(text) >= length else text.ljust(length, "s")
+    def __getitem__(self, row: int) -> str:
+        length, start = int(self._bytes[row]), int(self._starts[row])
+        head = f"{_text(self._heads[row])} "
+        return (head + self._shared[start : start + length])[:length]
+
+
+def sample(tokens: int, seed: int = 0) -> str:
+    """A text of the kind that `Prompts` gives, to measure a tokenizer by.
+
+    Args:
+        tokens: about how many.
+        seed: of the words.
+    """
+    return Prompts(np.array([tokens]), DEFAULT_BYTES_PER_TOKEN, seed)[0]
+
+
+def _text(words: NDArray[np.int64]) -> str:
+    return " ".join(WORDS[word] for word in words.tolist())
