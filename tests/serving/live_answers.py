@@ -77,6 +77,7 @@ def live_answer(
         "started": started,
         "draining": draining,
         "trouble": trouble,
+        "slo": {"ttft_target_ms": 2000.0, "tpot_target_ms": None},
         "now_ms": now_ms,
         "engine": {"running": 7, "waiting": 0, "queued_tokens": 0, "kv_used_fraction": 0.21, "stalled_s": 0.02}
         | (engine or {}),
@@ -84,7 +85,7 @@ def live_answer(
             "tuner": "hybrid",
             "enabled": True,
             "phase": "STABLE_RUNNING",
-            "reason": "the load does not fill size 32",
+            "reason": "the load does not fill size 32: step_target_ms=11.399999999999999",
             "track": "guarded",
             "best_batch_size": 32,
             "best_score": 0.453,

@@ -45,6 +45,9 @@ NEXT = live_answer([window(31_000.0)])
 
 STATES = {
     "kept": State([live_answer()]),
+    "late-and-overloaded": State(
+        [live_answer([window(at, refused_by_guard=10, slo_attainment=15 / 30) for at in SECONDS])]
+    ),
     "late": State([live_answer([window(at, slo_attainment=0.6, ttft_ms_p95=900.0) for at in SECONDS])]),
     "overloaded": State(
         [live_answer([window(at, refused_by_guard=8, refused_on_arrival=2, slo_attainment=20 / 30) for at in SECONDS])]
@@ -71,8 +74,8 @@ STATES = {
     "continuing": State([live_answer(), NEXT, NEXT | {"windows": []}]),
     "keyboard": State(
         [live_answer()],
-        script="""setInterval(() => { const [figure] = document.querySelectorAll("figure"); figure.focus();
-        if (!figure.innerText.includes("ago"))
+        script="""setInterval(() => { const [figure] = document.querySelectorAll("figure"); figure?.focus();
+        if (figure && !figure.innerText.includes("ago"))
           figure.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft", bubbles: true })); }, 300);""",
     ),
     "markup": State([live_answer(status={"reason": "<img src=x onerror=alert(1)>", "tuner": "<b>bold</b>"})]),
@@ -114,9 +117,10 @@ def wait_until(state, *texts):
         ("kept", "good", ["Within SLO", "100 % of 600 requests in the last minute met their SLO", "600 within SLO"]),
         ("late", "bad", ["Too slow", "40 % of those served were late", "240 late, 40 %", "above the promised 400 ms"]),
         ("overloaded", "warn", ["Overloaded", "33.3 % refused", "300 refused, 33.3 % (240 by the TTFT guard)"]),
+        ("late-and-overloaded", "bad", ["Overloaded", "33.3 % refused; 25 % of those served were late; 50 % of 900"]),
         ("failing", "bad", ["Requests fail", "150 failed, 20 %", "60 steps of the engine failed in the last minute"]),
         ("idle", "", ["Idle", "The limits have not been changed yet"]),
-        ("begun", "", ["Idle", "nothing promised"]),
+        ("begun", "", ["Idle", "promised 2,000 ms", "nothing promised", "nothing measured yet"]),
         ("working", "", ["Working", "No request has ended in the last minute; 7 run or wait."]),
         ("stalled", "warn", ["No step for 17 s", "12 requests are held up"]),
         ("draining", "warn", ["Shutting down", "7 still run or wait"]),
@@ -144,11 +148,12 @@ def test_a_tab_in_the_background_says_how_it_is_too(pages):
 
 
 @needs_browser
-def test_limits_are_told_with_units_and_what_they_were(pages):
+def test_limits_are_told_with_units_and_for_how_long(pages):
     wait_until(pages["kept"], "step target")
     shown = re.sub(r"\s+", " ", pages["kept"].report["text"])
-    assert "batch size 16 until 12 s ago 32" in shown
-    assert "step target 20 ms until 12 s ago 14.14 ms" in shown
+    assert "batch size for 12 s 32" in shown
+    assert "step target for 12 s 14.14 ms" in shown
+    assert "step_target_ms=11.4 " in shown
     assert "ttft guard 1 \N{MULTIPLICATION SIGN} target" in shown
     assert "max wait off" in shown
     assert "batch size 16 → 32, step target 20 ms → 14.14 ms" in shown

@@ -86,6 +86,7 @@ def _live(service: Service, device: DetectedDevice | None, after_ms: float) -> d
         "started": service.started,
         "draining": service.draining,
         "trouble": service.trouble,
+        "slo": {"ttft_target_ms": service.config.slo.ttft_ms, "tpot_target_ms": service.config.slo.tpot_ms},
         "now_ms": service.session.now_ms,
         "engine": {**service.engine.gauges._asdict(), "stalled_s": service.engine.stalled_s},
         "status": tuner_status(service, device),

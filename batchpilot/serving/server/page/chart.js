@@ -65,6 +65,8 @@ export class Chart {
       ...(drawn ? [svg("path", { class: `reference ${reference[2] ?? ""}`, d: steps(held(windows, reference[0]), this.x, y) })] : []),
       ...lines.map(([field], k) => svg("path",
         { class: `line ${k ? "second" : "first"}`, d: path(windows.map((w) => [w.end_ms, w[field]]), this.x, y) })),
+      ...(windows.some((w) => lines.some(([field]) => known(w[field]))) ? [] : [svg("text",
+        { x: (LEFT + width - RIGHT) / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "nothing measured yet")]),
       ...(known(cursor) ? [svg("line", { class: "cursor", x1: this.x(cursor), x2: this.x(cursor), y1: TOP, y2: HEIGHT - BOTTOM })] : []),
     );
     const at = (known(cursor) ? windows.find((w) => w.end_ms === cursor) : windows.at(-1)) ?? {};

@@ -32,6 +32,9 @@ export function limitValue(name, value) {
   return typeof value === "number" ? [number(value), UNITS[name]].filter(Boolean).join(" ") : String(value);
 }
 
+// A tuner's words, with numbers as long as people read them.
+export const tidy = (text) => text.replace(/\d+\.\d{4,}/g, (digits) => number(Number(digits)));
+
 export const limits = (values) => Object.keys(values).filter((name) => known(values[name]))
   .map((name) => `${limitName(name)} ${limitValue(name, values[name])}`).join(", ");
 

@@ -1,7 +1,7 @@
 // Asks the server for its numbers every second and shows them; goes on asking when it does not answer.
 import { Chart } from "./chart.js";
 import { byId, facts, html, replace, write } from "./elements.js";
-import { changes, duration, known, limitName, limits, limitValue, milliseconds, number, percent, rate } from "./format.js";
+import { changes, duration, known, limitName, limits, limitValue, milliseconds, number, percent, rate, tidy } from "./format.js";
 import { lastMinute, notices, verdict } from "./verdict.js";
 
 const POLL_MS = 1000, HIDDEN_POLL_MS = 10000, PATIENCE_MS = 5000, KEPT_WINDOWS = 300;
@@ -69,7 +69,7 @@ function showFigures(minute) {
   const latest = windows.at(-1) ?? {};
   const recent = (field) => windows.findLast((w) => w.end_ms > live.now_ms - 60000 && known(w[field]))?.[field];
   const promise = (field, target) => {
-    const value = recent(field), promised = latest[target];
+    const value = recent(field), promised = latest[target] ?? live.slo[target];
     if (!known(promised)) return [milliseconds(value), "nothing promised"];
     const missed = known(value) && value > promised;
     return [milliseconds(value), `${missed ? "above the promised" : "promised"} ${milliseconds(promised)}`,
@@ -88,18 +88,18 @@ function showFigures(minute) {
 }
 
 function showLimits() {
-  const changed = (name) => {
+  const inForce = (name) => {
     const decision = live.decisions.findLast(({ before, after }) => before[name] !== after[name]);
-    return decision ? `${limitValue(name, decision.before[name])} until ${duration(decision.age_s)} ago` : "";
+    return decision ? `for ${duration(decision.age_s)}` : "";
   };
   replace(byId("limits"), [html("tbody", {}, ...Object.entries(live.status.limits).map(([name, value]) => html("tr", {},
-    html("th", { scope: "row" }, limitName(name)), html("td", { class: "note" }, changed(name)),
+    html("th", { scope: "row" }, limitName(name)), html("td", { class: "note" }, inForce(name)),
     html("td", { class: known(value) ? "" : "off" }, limitValue(name, value)))))]);
 }
 
 function showTuner() {
   const status = live.status;
-  write(byId("reason"), status.reason ?? "");
+  write(byId("reason"), tidy(status.reason ?? ""));
   replace(byId("tuner"), facts([
     ["decides", status.trial?.verdict === "running" ? `${status.tuner}, ${status.trial.candidate} on trial` : status.tuner],
     ["phase", status.phase.replaceAll("_", " ").toLowerCase()],
@@ -148,7 +148,7 @@ function showShadow() {
 function showDecisions() {
   if (!live.decisions.length) return;
   replace(byId("decisions"), live.decisions.toReversed().map(({ age_s, before, after, reason }) => html("li", {},
-    html("div", {}, changes(before, after)), html("div", { class: "note" }, `${duration(age_s)} ago · ${reason}`))));
+    html("div", {}, changes(before, after)), html("div", { class: "note" }, `${duration(age_s)} ago · ${tidy(reason)}`))));
 }
 
 function show() {

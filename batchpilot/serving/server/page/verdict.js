@@ -41,13 +41,10 @@ export function verdict(live, minute) {
   const served = minute.met + minute.late;
   const of = `of ${number(minute.ended)} requests in the last minute`;
   if (minute.failed > NOTABLE * minute.ended) return said("bad", "Requests fail", `${percent(minute.failed / minute.ended)} ${of}.`);
-  if (minute.late > (1 - GOAL) * served) {
-    return said("bad", "Too slow", `${percent(minute.late / served)} of those served were late; ${percent(minute.met / minute.ended)} ${of} met their SLO.`);
-  }
-  if (minute.refused > NOTABLE * minute.ended) {
-    return said("warn", "Overloaded", `${percent(minute.refused / minute.ended)} refused; ${percent(minute.met / minute.ended)} ${of} met their SLO.`);
-  }
-  return said("good", "Within SLO", `${percent(minute.met / minute.ended)} ${of} met their SLO.`);
+  const late = minute.late > (1 - GOAL) * served ? `${percent(minute.late / served)} of those served were late` : "";
+  const refused = minute.refused > NOTABLE * minute.ended ? `${percent(minute.refused / minute.ended)} refused` : "";
+  const why = [refused, late, `${percent(minute.met / minute.ended)} ${of} met their SLO.`].filter(Boolean).join("; ");
+  return said(late ? "bad" : refused ? "warn" : "good", refused ? "Overloaded" : late ? "Too slow" : "Within SLO", why);
 }
 
 export function notices(status, minute) {
