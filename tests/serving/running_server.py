@@ -1,5 +1,6 @@
-"""A real server for tests: uvicorn in a thread, a tiny model, faults on order."""
+"""A real server for tests: uvicorn in a thread, a tiny model, faults on order; nothing of it may be left."""
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -44,22 +45,49 @@ def tiny_runner():
 
 
 @contextlib.contextmanager
-def serving(runner, *, tuner="static-32", window_ms=50.0, room=256, setting=None, **config):
-    """Yields a service, its address and its server."""
+def serving(runner, *, tuner="static-32", window_ms=50.0, room=256, setting=None, clock=time.perf_counter, **config):
+    """Yields a service, its address and its server; at the end no request, task or thread of it may be left."""
     runner.faults.clear()
+    threads = set(threading.enumerate())
     service = build_service(
-        runner, Bytes(), ServerConfig("tiny", **config), tuner=tuner, window_ms=window_ms, room=room, setting=setting
+        runner,
+        Bytes(),
+        ServerConfig("tiny", **config),
+        tuner=tuner,
+        window_ms=window_ms,
+        room=room,
+        setting=setting,
+        clock=clock,
     )
     server = make_server(service, port=0)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for(lambda: server.started)
+    idle = tasks(service)
     try:
         yield service, f"http://127.0.0.1:{server.port}", server
+        if service.engine.failure is None:
+            wait_for(lambda: is_empty(service))
+        wait_for(lambda: tasks(service) <= idle)
     finally:
         server.should_exit = True
         thread.join(20.0)
         assert not thread.is_alive()
+    wait_for(lambda: not [thread for thread in set(threading.enumerate()) - threads if is_ours(thread)])
+
+
+def tasks(service):
+    """How many tasks the server's event loop has."""
+
+    async def count():
+        return len(asyncio.all_tasks())
+
+    return asyncio.run_coroutine_threadsafe(count(), service.engine._event_loop).result(10.0)
+
+
+def is_ours(thread):
+    """Whether a thread is one that a server starts."""
+    return thread.name.startswith(("batchpilot", "AnyIO"))
 
 
 def wait_for(condition, timeout_s=10.0):
