@@ -3,7 +3,7 @@
     python benchmarks/bench_load.py --tokens-per-s 20 --streams 250,500,1000,2000
 
 The server, in a process of its own, computes nothing: it says a token to every stream at a fixed rate, each stream from
-the moment it came. So whatever the client measures beyond the rate is its own, or the processor's. Needs the extra `serve`.
+the moment it came. So whatever the client measures beyond the rate is its own, or the processor's.
 """
 
 from __future__ import annotations

@@ -245,7 +245,6 @@ class Flight:
 
     async def _one(self, row: int) -> None:
         requests = self._requests
-        self._late_ms[row] = self._now_ms() - self._due_ms[row]
         asked = Asked(
             self._prompts[row],
             int(requests.output_tokens[row]),
@@ -253,6 +252,7 @@ class Flight:
             int(requests.priority[row]),
             f"user-{int(requests.user[row])}" if requests.users > 1 else None,
         )
+        self._late_ms[row] = self._now_ms() - self._due_ms[row]
         self._answers[row] = await self._server.complete(asked)
         self._tell()
 
