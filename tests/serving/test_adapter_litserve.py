@@ -92,6 +92,35 @@ def test_batches_are_as_large_as_the_tuner_says():
     assert max(sizes) == 8
 
 
+def test_a_batch_takes_what_waits_however_short_the_timeout():
+    api = Doubling(max_batch_size=2, batch_timeout=1e-3)
+    api.request_timeout = 30
+    session = TunerSession(ScriptedTuner(Limits(200)))
+    requests = queue.Queue()
+    for number in range(300):
+        requests.put((0, f"{number}", litserve_loop.time.monotonic(), number))
+    loop = litserve_loop.TunedLoop(lambda: session)
+    batch, _ = loop.get_batch_requests(api, SlowQueue(requests), Answers(requests, 1000))
+    assert [uid for _, uid, _ in batch] == [f"{number}" for number in range(200)]
+    assert (api.max_batch_size, api.batch_timeout) == (200, 1e-3)
+
+
+class SlowQueue:
+    """A queue whose takings take 0.1 ms each, as those between processes do."""
+
+    def __init__(self, requests) -> None:
+        self.requests = requests
+
+    def get(self, *arguments, **options):
+        """The next request."""
+        litserve_loop.time.sleep(1e-4)
+        return self.requests.get(*arguments, **options)
+
+    def get_nowait(self):
+        """Likewise."""
+        return self.requests.get_nowait()
+
+
 def test_wait_follows_the_tuner_where_it_sets_one():
     api = Doubling(max_batch_size=2, batch_timeout=0.01)
     api.request_timeout = 30

@@ -71,6 +71,9 @@ class TunedLoop(BatchedLoop):  # type: ignore[misc] # litserve carries no types
             lit_api.batch_timeout = limits.max_wait_ms / 1000.0
         heard = _HeardQueue(request_queue, self._arrived)
         batch, timed_out = super().get_batch_requests(lit_api, heard, transport)
+        if batch and len(batch) < limits.batch_size:
+            more, more_timed_out = self._get_those_that_wait(lit_api, heard, transport, limits.batch_size - len(batch))
+            batch, timed_out = batch + more, timed_out + more_timed_out
         self._batch = [uid for _, uid, _ in batch]
         self._began = time.perf_counter()
         self.reports.started(self._batch)
@@ -97,6 +100,16 @@ class TunedLoop(BatchedLoop):  # type: ignore[misc] # litserve carries no types
         elif status == LitAPIStatus.ERROR:
             self._batch_failed = self._batch_failed or uid in self._batch
             self.reports.failed(uid)
+
+    def _get_those_that_wait(self, lit_api: Any, queue: Any, transport: Any, most: int) -> tuple[list[Any], list[Any]]:
+        """Fill a batch from the queue: LitServe stops at its timeout, however many wait."""
+        settings = lit_api.max_batch_size, lit_api.batch_timeout
+        lit_api.max_batch_size, lit_api.batch_timeout = most, 0.0
+        try:
+            batch, timed_out = super().get_batch_requests(lit_api, queue, transport)
+        finally:
+            lit_api.max_batch_size, lit_api.batch_timeout = settings
+        return batch, timed_out
 
     def _arrived(self, uid: Hashable, put_at: float) -> None:
         self.reports.arrived(uid, waited_ms=max(1000.0 * (time.monotonic() - put_at), 0.0))
