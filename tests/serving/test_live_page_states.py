@@ -45,6 +45,7 @@ NEXT = live_answer([window(31_000.0)])
 
 STATES = {
     "kept": State([live_answer()]),
+    "recovered": State([live_answer([window(at, slo_attainment=0.0 if at < 15_000.0 else 1.0) for at in SECONDS])]),
     "late-and-overloaded": State(
         [live_answer([window(at, refused_by_guard=10, slo_attainment=15 / 30) for at in SECONDS])]
     ),
@@ -118,6 +119,7 @@ def wait_until(state, *texts):
         ("late", "bad", ["Too slow", "40 % of those served were late", "240 late, 40 %", "above the promised 400 ms"]),
         ("overloaded", "warn", ["Overloaded", "33.3 % refused", "300 refused, 33.3 % (240 by the TTFT guard)"]),
         ("late-and-overloaded", "bad", ["Overloaded", "33.3 % refused; 25 % of those served were late; 50 % of 900"]),
+        ("recovered", "warn", ["Within SLO again", "46.7 % of those served were late, 0 % in the last 10 s"]),
         ("failing", "bad", ["Requests fail", "150 failed, 20 %", "60 steps of the engine failed in the last minute"]),
         ("idle", "", ["Idle", "The limits have not been changed yet"]),
         ("begun", "", ["Idle", "promised 2,000 ms", "nothing promised", "nothing measured yet"]),

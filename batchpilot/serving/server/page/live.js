@@ -2,7 +2,7 @@
 import { Chart } from "./chart.js";
 import { byId, facts, html, replace, write } from "./elements.js";
 import { changes, duration, known, limitName, limits, limitValue, milliseconds, number, percent, rate, tidy } from "./format.js";
-import { lastMinute, notices, verdict } from "./verdict.js";
+import { notices, outcomes, verdict } from "./verdict.js";
 
 const POLL_MS = 1000, HIDDEN_POLL_MS = 10000, PATIENCE_MS = 5000, KEPT_WINDOWS = 300;
 
@@ -39,7 +39,7 @@ function hear(answer) {
 
 function showVerdict(minute) {
   const silentS = (performance.now() - heardAt) / 1000;
-  const { tone, title, detail } = failure === null ? verdict(live, minute)
+  const { tone, title, detail } = failure === null ? verdict(live, minute, outcomes(windows, live.now_ms - 10000))
     : { tone: "bad", title: "No answer", detail: `The server has not answered for ${duration(silentS)} (${failure}).${live ? " What is below is old." : ""} Asking again.` };
   byId("verdict").className = tone;
   write(byId("state"), title);
@@ -152,7 +152,7 @@ function showDecisions() {
 }
 
 function show() {
-  const minute = lastMinute(windows, live?.now_ms ?? 0);
+  const minute = outcomes(windows, (live?.now_ms ?? 0) - 60000);
   showVerdict(minute);
   if (!live || failure !== null) return;
   const status = live.status;

@@ -5,10 +5,11 @@ const GOAL = 0.95; // The promise is one about the 95th percentile, as in the ch
 const NOTABLE = 0.01;
 const QUIET_STEP_S = 5;
 
-export function lastMinute(windows, nowMs) {
+// What became of the requests that ended after a time.
+export function outcomes(windows, afterMs) {
   const sum = { ended: 0, met: 0, refused: 0, refusedByGuard: 0, failed: 0, late: 0, arrivals: 0, failedSteps: 0 };
   for (const w of windows) {
-    if (w.end_ms <= nowMs - 60000) continue;
+    if (w.end_ms <= afterMs) continue;
     const refused = w.refused_on_arrival + w.refused_by_guard;
     const ended = w.completions + refused + w.failed_requests;
     sum.ended += ended;
@@ -23,7 +24,10 @@ export function lastMinute(windows, nowMs) {
   return sum;
 }
 
-export function verdict(live, minute) {
+const lateShare = (sum) => sum.late / Math.max(sum.met + sum.late, 1);
+
+// minute and lately: outcomes of the last minute, and of the last ten seconds.
+export function verdict(live, minute, lately) {
   const { engine, trouble, draining } = live;
   const open = engine.running + engine.waiting;
   const said = (tone, title, detail) => ({ tone, title, detail });
@@ -38,13 +42,15 @@ export function verdict(live, minute) {
     return open ? said("", "Working", `No request has ended in the last minute; ${number(open)} run or wait.`)
       : said("", "Idle", "No request has ended in the last minute, none is open.");
   }
-  const served = minute.met + minute.late;
   const of = `of ${number(minute.ended)} requests in the last minute`;
   if (minute.failed > NOTABLE * minute.ended) return said("bad", "Requests fail", `${percent(minute.failed / minute.ended)} ${of}.`);
-  const late = minute.late > (1 - GOAL) * served ? `${percent(minute.late / served)} of those served were late` : "";
+  const late = lateShare(minute) > 1 - GOAL;
+  const recovered = late && lately.ended > 0 && lateShare(lately) <= 1 - GOAL;
   const refused = minute.refused > NOTABLE * minute.ended ? `${percent(minute.refused / minute.ended)} refused` : "";
-  const why = [refused, late, `${percent(minute.met / minute.ended)} ${of} met their SLO.`].filter(Boolean).join("; ");
-  return said(late ? "bad" : refused ? "warn" : "good", refused ? "Overloaded" : late ? "Too slow" : "Within SLO", why);
+  const slow = late ? `${percent(lateShare(minute))} of those served were late` + (recovered ? `, ${percent(lateShare(lately))} in the last 10 s` : "") : "";
+  const why = [refused, slow, `${percent(minute.met / minute.ended)} ${of} met their SLO.`].filter(Boolean).join("; ");
+  const tone = late && !recovered ? "bad" : late || refused ? "warn" : "good";
+  return said(tone, refused ? "Overloaded" : recovered ? "Within SLO again" : late ? "Too slow" : "Within SLO", why);
 }
 
 export function notices(status, minute) {
