@@ -61,7 +61,7 @@ export class Chart {
         svg("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, tickLabel(value, ticks.at(-1), this.spec.unit)),
       ]),
       ...timeTicks(nowMs - startMs, width).map((s) => svg("text",
-        { x: this.x(nowMs - 1000 * s), y: HEIGHT - 3, "text-anchor": s ? "middle" : "end" }, s ? `−${duration(s)}` : "now")),
+        { x: this.x(nowMs - 1000 * s), y: HEIGHT - 3, "text-anchor": s ? "middle" : "end" }, s ? `−${s % 60 ? `${s} s` : `${s / 60} min`}` : "now")),
       ...(drawn ? [svg("path", { class: `reference ${reference[2] ?? ""}`, d: steps(held(windows, reference[0]), this.x, y) })] : []),
       ...lines.map(([field], k) => svg("path",
         { class: `line ${k ? "second" : "first"}`, d: path(windows.map((w) => [w.end_ms, w[field]]), this.x, y) })),
