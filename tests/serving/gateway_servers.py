@@ -25,7 +25,7 @@ def serving(app, port=0):
     import uvicorn
 
     config = uvicorn.Config(
-        app, port=port, log_level="critical", access_log=False, date_header=False, server_header=False
+        app, port=port, log_level="critical", access_log=False, date_header=False, server_header=False, ws="none"
     )
     config.timeout_graceful_shutdown = 1
     server = uvicorn.Server(config)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from batchpilot import Limits
 from batchpilot.core import SLO
 from batchpilot.core.limits import DISCIPLINES
-from batchpilot.serving.gateway.completions import AnswerReader, Completion, count_by_bytes, read_completion
+from batchpilot.serving.gateway.answers import AnswerReader
+from batchpilot.serving.gateway.completions import Completion, count_by_bytes, read_completion
 from batchpilot.serving.gateway.gate import Gate
 from batchpilot.serving.gateway.service import ServiceModel
 from batchpilot.serving.gateway.settings import GatewaySettings
@@ -77,6 +78,37 @@ def test_a_request_names_its_class_and_priority():
     assert (read.slo.ttft_ms, read.priority, read.max_tokens, read.user) == (500.0, 0, 7, "u")
     assert asked({"prompt": "x", "priority": 4}, {"x-priority": "high"}).priority == 4
     assert asked({"prompt": "x"}, {"x-slo-class": "nonsense"}).slo == PROMISE
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["prompt", "messages", "max_tokens", "priority", "user", "stream"]), json_values)
+)
+def test_no_field_can_break_the_gateway(body):
+    async def run():
+        read = asked(body)
+        if read is not None:
+            door = Door(batch_size=1, discipline="priority", ttft_guard=1.0)
+            await (await door.come(Ticket(0, read, 0.0, asyncio.get_running_loop().create_future())))
+            assert read.prompt_tokens >= 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("body", [b'{"prompt": "\\ud800"}', b'{"prompt": "x", "priority": 1%b}' % (b"0" * 400)])
+def test_odd_but_valid_json_is_read(body):
+    read = read_completion(body, {}, PROMISE, count_by_bytes)
+    assert float(read.priority) >= 1
+    assert read.prompt_tokens == 1
+
+
+def test_what_is_nested_beyond_reason_is_left_to_the_upstream():
+    assert read_completion(b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", {}, PROMISE, count_by_bytes) is None
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'"text"', b"{}", b"\xff\xfe"])
@@ -369,7 +401,7 @@ def test_any_other_page_says_nothing(page):
     assert read_upstream_metrics(page) is None
 
 
-@pytest.mark.parametrize("upstream", ["", "127.0.0.1:8000", "ftp://x", "http://", "http://x/?a=b"])
+@pytest.mark.parametrize("upstream", ["", "127.0.0.1:8000", "ftp://x", "http://", "http://x/?a=b", "http://x:8000/v1/"])
 def test_an_upstream_must_be_an_address(upstream):
-    with pytest.raises(ValueError, match="must be the address of a server"):
+    with pytest.raises(ValueError, match=r"must be the address of a server|leave out /v1"):
         GatewaySettings(upstream)

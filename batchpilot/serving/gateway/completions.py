@@ -1,6 +1,6 @@
-"""What a gateway reads in completion requests and answers: lengths, promises, tokens. Lengths in tokens, times in ms.
+"""What a gateway reads in completion requests: lengths, promises, urgency. Lengths in tokens, times in ms.
 
-Requests and answers are only read: what is forwarded are the bytes as they came.
+Requests are only read: what is forwarded are the bytes as they came.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from batchpilot.core import SLO
 from batchpilot.core.slo import SLO_CLASSES
@@ -23,6 +23,8 @@ SLO_HEADER = "x-slo-class"
 PRIORITY_HEADER = "x-priority"
 """`high`, `normal` or `low`; the body's `priority`, where a smaller number is more urgent, goes before it."""
 
+_MOST = 2**31
+
 _PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 
 TokenCount = Callable[[str], int]
@@ -34,7 +36,7 @@ def count_by_bytes(text: str) -> int:
     Args:
         text: any.
     """
-    return -(-len(text.encode()) // BYTES_PER_TOKEN)
+    return -(-len(text.encode(errors="surrogatepass")) // BYTES_PER_TOKEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,92 +71,21 @@ def read_completion(body: bytes, headers: Mapping[str, str], slo: SLO, count: To
     """
     try:
         data = json.loads(body)
-    except ValueError:
-        return None
-    if not isinstance(data, dict) or not ("prompt" in data or "messages" in data):
+        if not isinstance(data, dict) or not ("prompt" in data or "messages" in data):
+            return None
+        prompt_tokens = _prompt_tokens(data, count)
+    except (ValueError, RecursionError):
         return None
     most = _whole(data.get("max_completion_tokens", data.get("max_tokens")))
     priority = _whole(data.get("priority"))
     return Completion(
-        prompt_tokens=max(_prompt_tokens(data, count), 1),
+        prompt_tokens=max(prompt_tokens, 1),
         streams=data.get("stream") is True,
         max_tokens=most if most is not None and most > 0 else None,
         slo=SLO_CLASSES.get(headers.get(SLO_HEADER, ""), slo),
         user=str(data.get("user") or ""),
         priority=_PRIORITIES.get(headers.get(PRIORITY_HEADER, ""), 1) if priority is None else priority,
     )
-
-
-class AnswerReader:
-    """Counts the output tokens of an answer while it passes by.
-
-    An event of a stream with text in it counts as one token for each choice, until a `usage` says exactly. A first
-    event that only names the role is no token.
-
-    Args:
-        streams: whether the answer is server-sent events.
-
-    Attributes:
-        tokens: output tokens so far.
-        ended: whether a stream has said `[DONE]`.
-        error: what an event said that carried an error, None without one.
-    """
-
-    def __init__(self, streams: bool) -> None:
-        self.tokens = 0
-        self.ended = False
-        self.error: str | None = None
-        self._streams = streams
-        self._unread = b""
-
-    def hear(self, data: bytes) -> int:
-        """Read a piece of the answer.
-
-        Args:
-            data: as it came, cut anywhere.
-
-        Returns:
-            Output tokens that it brought.
-        """
-        before = self.tokens
-        if not self._streams:
-            self._unread += data
-            return 0
-        *lines, self._unread = (self._unread + data).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:"):
-                self._event(line[5:].strip())
-        return self.tokens - before
-
-    @property
-    def between_events(self) -> bool:
-        """Whether a stream was last heard at the end of a line."""
-        return not self._unread
-
-    def end(self) -> None:
-        """The answer is complete: read the usage of one that did not stream."""
-        if not self._streams:
-            self._event(self._unread)
-            self._unread = b""
-
-    def _event(self, text: bytes) -> None:
-        if text == b"[DONE]":
-            self.ended = True
-            return
-        try:
-            data = json.loads(text)
-        except ValueError:
-            return
-        if not isinstance(data, dict):
-            return
-        usage, choices, error = data.get("usage"), data.get("choices"), data.get("error")
-        if error:
-            self.error = str(error.get("message", error) if isinstance(error, dict) else error)
-        if isinstance(choices, list):
-            self.tokens += sum(_says_something(choice) for choice in choices)
-        if isinstance(usage, dict):
-            told = _whole(usage.get("completion_tokens"))
-            self.tokens = self.tokens if told is None else max(told, 0)
 
 
 def unstreamed_slo(slo: SLO, output_tokens: float) -> SLO:
@@ -185,14 +116,7 @@ def _texts(value: object) -> list[str]:
     return []
 
 
-def _says_something(choice: object) -> bool:
-    if not isinstance(choice, dict):
-        return False
-    delta = choice.get("delta") or choice.get("message")
-    spoken = delta if isinstance(delta, dict) else choice
-    return any(spoken.get(name) for name in ("text", "content", "reasoning_content", "reasoning", "tool_calls"))
-
-
 def _whole(value: object) -> int | None:
-    """The value if it is a whole number."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    """The value if it is a whole number, within what a float holds exactly."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return max(min(cast(int, value), _MOST), -_MOST) if whole else None

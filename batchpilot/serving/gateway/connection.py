@@ -60,7 +60,7 @@ class Connection(asyncio.Protocol):
         self._address, self._silence_s = address, silence_s
         self._on_free, self._on_lost = on_free, on_lost
         self._loop = asyncio.get_running_loop()
-        self._reader = _AnswerReader()
+        self._incoming = _Incoming()
         self._failure: UpstreamError | None = None
         self._busy = self._sent = self._lost = self._paused = False
         self._waiter: asyncio.Future[None] | None = None
@@ -80,7 +80,7 @@ class Connection(asyncio.Protocol):
             UpstreamError: no answer.
         """
         self._busy, self._sent = True, False
-        self._reader.expect(bodiless=head.startswith(b"HEAD "))
+        self._incoming.expect(bodiless=head.startswith(b"HEAD "))
         self._watch()
         if isinstance(body, bytes):
             self._transport.write(head + body)
@@ -88,9 +88,9 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.write(head)
             self._sent = await self._send_pieces(body, chunked)
-        while not self._reader.told:
+        while not self._incoming.told:
             await self._more()
-        self.status, self.headers = self._reader.status, self._reader.headers
+        self.status, self.headers = self._incoming.status, self._incoming.headers
 
     async def piece(self) -> bytes:
         """What has come of the body since the last call, encoded as it is; empty at its end.
@@ -98,12 +98,12 @@ class Connection(asyncio.Protocol):
         Raises:
             UpstreamError: it broke off.
         """
-        reader = self._reader
-        while not reader.pieces:
-            if reader.complete:
+        incoming = self._incoming
+        while not incoming.pieces:
+            if incoming.complete:
                 return b""
             await self._more()
-        said = reader.take()
+        said = incoming.take()
         if self._paused and not self._lost:
             self._paused = False
             self._heard_s = self._loop.time()
@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
         self._busy = False
         if self._timer is not None:
             self._timer.cancel()
-        if self._sent and self._reader.reusable and not self.closing:
+        if self._sent and self._incoming.reusable and not self.closing:
             self._on_free(self)
         else:
             self.close()
@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
         """It is gone."""
         self._lost = True
         self._on_lost(self)
-        if not (self._reader.complete or (error is None and self._reader.ends_with_connection())):
+        if not (self._incoming.complete or (error is None and self._incoming.ends_with_connection())):
             self._fail(502, "upstream_broke_off", "broke off the connection", error)
         self.resume_writing()
         self._wake()
@@ -151,12 +151,12 @@ class Connection(asyncio.Protocol):
             return
         self._heard_s = self._loop.time()
         try:
-            self._reader.feed(data)
+            self._incoming.feed(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if not self._reader.complete:
+            if not self._incoming.complete:
                 self._fail(502, "upstream_broke_off", "answered what is no HTTP", error)
             self.close()
-        if self._reader.unread_bytes > MOST_UNREAD_BYTES and not self._lost:
+        if self._incoming.unread_bytes > MOST_UNREAD_BYTES and not self._lost:
             self._paused = True
             self._transport.pause_reading()
         self._wake()
@@ -174,7 +174,7 @@ class Connection(asyncio.Protocol):
     async def _send_pieces(self, body: AsyncIterator[bytes], chunked: bool) -> bool:
         """Pieces of a body as they come; whether all went before the upstream answered or left."""
         async for piece in body:
-            if self._reader.told or self._lost:
+            if self._incoming.told or self._lost:
                 return False
             self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
             if self._writable is not None:
@@ -218,7 +218,7 @@ class Connection(asyncio.Protocol):
             self._wake()
 
 
-class _AnswerReader:
+class _Incoming:
     """What has come of an answer; methods that begin with `on_` are the parser's.
 
     Attributes:

@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 
+from batchpilot.serving.gateway.answers import AnswerReader
 from batchpilot.serving.gateway.asgi import (
     Receive,
     Scope,
@@ -16,7 +17,7 @@ from batchpilot.serving.gateway.asgi import (
     error_content,
     unless_client_leaves,
 )
-from batchpilot.serving.gateway.completions import AnswerReader, read_completion
+from batchpilot.serving.gateway.completions import read_completion
 from batchpilot.serving.gateway.connection import Connection, UpstreamError
 from batchpilot.serving.gateway.gate import Gate
 from batchpilot.serving.gateway.observer import Observer
@@ -63,7 +64,7 @@ class Exchange:
             send: ASGI.
         """
         arrived_ms = self._now_ms()
-        body = await self._whole_body(receive, send)
+        body = await self._whole_body(scope, receive, send)
         if body is None:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
@@ -117,8 +118,8 @@ class Exchange:
             answer.release()
 
     async def _pass_answer(self, ticket: Ticket, answer: Connection, send: Send) -> None:
-        streams = _is_stream(answer)
-        reader = AnswerReader(streams)
+        streams = _header(answer, b"content-type").lower().startswith(b"text/event-stream")
+        reader = AnswerReader(streams, _header(answer, b"content-encoding"))
         await _head(answer, send)
         try:
             while piece := await answer.piece():
@@ -128,7 +129,7 @@ class Exchange:
                     self._observer.spoke(ticket, tokens)
         except UpstreamError as failure:
             self._observer.failed(ticket)
-            if streams and not reader.ended:
+            if streams and reader.plain and not reader.ended:
                 await send({"type": "http.response.body", "body": _event(failure, reader.between_events)})
             # Without a last piece the server cuts the connection, which tells the client that something is missing.
             return
@@ -162,17 +163,23 @@ class Exchange:
             answer.release()
         await send({"type": "http.response.body", "body": b""})
 
-    async def _whole_body(self, receive: Receive, send: Send) -> bytes | None:
+    async def _whole_body(self, scope: Scope, receive: Receive, send: Send) -> bytes | None:
         """The body, None when it was too large and that has been told."""
         most = self._settings.largest_body_mb * 1e6
-        body = bytearray()
-        async for piece in body_pieces(receive):
-            body += piece
-            if len(body) > most:
-                message = f"the request has more than {self._settings.largest_body_mb:g} MB"
-                await answer_json(send, 413, error_content(message, "request_too_large", "invalid_request_error"))
-                return None
-        return bytes(body)
+        length = body_length(scope) or 0
+        pieces: list[bytes] = []
+        if length <= most:
+            length = 0
+            async for piece in body_pieces(receive):
+                pieces.append(piece)
+                length += len(piece)
+                if length > most:
+                    break
+            else:
+                return b"".join(pieces)
+        message = f"the request has at least {length} bytes; the gateway takes {most:.0f} of a completion request"
+        await answer_json(send, 413, error_content(message, "request_too_large", "invalid_request_error"))
+        return None
 
 
 def target(scope: Scope) -> bytes:
@@ -222,9 +229,8 @@ async def tell_failure(send: Send, failure: UpstreamError) -> None:
     await answer_json(send, failure.status, error_content(failure.reason, failure.code), headers)
 
 
-def _is_stream(answer: Connection) -> bool:
-    kinds = [value for name, value in answer.headers if name.lower() == b"content-type"]
-    return bool(kinds) and kinds[0].lower().startswith(b"text/event-stream")
+def _header(answer: Connection, wanted: bytes) -> bytes:
+    return next((value for name, value in answer.headers if name.lower() == wanted), b"")
 
 
 async def _head(answer: Connection, send: Send) -> None:

@@ -25,7 +25,7 @@ class GatewaySettings:
         connect_timeout_s: how long a connection may take.
         silence_timeout_s: how long the upstream may say nothing once a request is sent; None for ever.
         poll_s: how often the upstream's `/metrics` are read, 0 for never.
-        largest_body_mb: a completion request beyond this is refused.
+        largest_body_mb: a completion request beyond this is refused; others are not held in memory.
 
     Raises:
         ValueError: no address of an HTTP server, or a number out of bounds.
@@ -38,7 +38,7 @@ class GatewaySettings:
     connect_timeout_s: float = 5.0
     silence_timeout_s: float | None = 600.0
     poll_s: float = 1.0
-    largest_body_mb: float = 64.0
+    largest_body_mb: float = 32.0
 
     def __post_init__(self) -> None:
         address = urlsplit(self.upstream)
@@ -46,6 +46,8 @@ class GatewaySettings:
             raise ValueError(
                 f"upstream is {self.upstream!r}; it must be the address of a server: http://127.0.0.1:8000"
             )
+        if address.path.rstrip("/").endswith("/v1"):
+            raise ValueError(f"upstream is {self.upstream!r}; leave out /v1, which is part of every request's path")
         for name in ("connect_timeout_s", "silence_timeout_s", "largest_body_mb"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):

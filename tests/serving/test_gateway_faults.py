@@ -1,0 +1,150 @@
+"""What a client sees when an upstream misbehaves on the wire, and that nothing is left behind."""
+
+import json
+import socket
+import struct
+import threading
+import time
+
+import pytest
+
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("httptools")
+pytest.importorskip("uvicorn")
+
+from gateway_scripts import OK, STREAM, before, chunked, post, saying, status  # noqa: E402
+from gateway_servers import wait_until  # noqa: E402
+
+TOKEN = b'data: {"choices":[{"text":"a"}]}\n\n'
+BEGUN = STREAM + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(TOKEN)[:-5]
+
+
+def last_error(answer):
+    """The error in the last event of a stream."""
+    return json.loads(answer.text.strip().rpartition("data: ")[2])["error"]
+
+
+@pytest.mark.parametrize(
+    "answer", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 200 OK\nX: 1\n\n", b"", b"HTTP/1.1 101 Go\r\nUpgrade: x\r\n\r\n"]
+)
+def test_what_is_no_answer_is_a_502(answer):
+    script, _ = saying(answer)
+    with before(script) as gateway:
+        for response in (post(gateway), httpx.get(f"{gateway}/v1/models", trust_env=False)):
+            assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_broke_off")
+        assert (status(gateway)["ended"], status(gateway)["running"]) == ({"failed": 1}, 0)
+
+
+def test_a_stream_that_falls_silent_ends_with_an_error_event():
+    held = threading.Event()
+
+    def script(connection, request):
+        connection.sendall(BEGUN)
+        held.wait(10)
+
+    with before(script, silence_timeout_s=0.2) as gateway:
+        answer = post(gateway)
+        held.set()
+        assert answer.content.startswith(TOKEN)
+        assert last_error(answer)["code"] == "upstream_silent"
+        assert status(gateway)["ended"] == {"failed": 1}
+
+
+def test_a_slow_upstream_is_no_silent_one():
+    def script(connection, request):
+        connection.sendall(BEGUN)
+        for _ in range(6):
+            time.sleep(0.1)
+            connection.sendall(chunked(TOKEN)[:-5])
+        connection.sendall(b"0\r\n\r\n")
+        return True
+
+    with before(script, silence_timeout_s=0.4) as gateway:
+        assert post(gateway).content == 7 * TOKEN
+        assert status(gateway)["ended"] == {"finished": 1}
+
+
+def test_an_upstream_that_resets_the_connection_mid_stream_is_told():
+    def script(connection, request):
+        connection.sendall(BEGUN)
+        time.sleep(0.05)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        return False
+
+    with before(script) as gateway:
+        answer = post(gateway)
+        assert last_error(answer)["code"] == "upstream_broke_off"
+        assert status(gateway)["ended"] == {"failed": 1}
+
+
+def test_a_kept_connection_that_the_upstream_has_closed_is_not_used_again():
+    used = []
+
+    def script(connection, request):
+        used.append(connection.fileno())
+        connection.sendall(OK + b"Content-Length: 2\r\n\r\n{}")
+        return False
+
+    with before(script) as gateway:
+        for _ in range(5):
+            assert post(gateway).status_code == 200
+            time.sleep(0.02)
+        assert status(gateway)["ended"] == {"finished": 5}
+
+
+def test_connections_are_used_again():
+    connections = set()
+
+    def script(connection, request):
+        connections.add(connection)
+        connection.sendall(OK + b"Content-Length: 2\r\n\r\n{}")
+        return True
+
+    with before(script) as gateway:
+        for _ in range(5):
+            assert post(gateway).status_code == 200
+    assert len(connections) == 1
+
+
+def test_an_answer_before_the_body_was_read_reaches_the_client():
+    def script(connection, request):
+        connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno")
+        time.sleep(0.2)
+        return False
+
+    with before(script, heads_only=True) as gateway:
+        sent = (b"x" * 65536 for _ in range(50))
+        answer = httpx.post(f"{gateway}/v1/files", content=sent, trust_env=False, timeout=10)
+        assert (answer.status_code, answer.text) == (403, "no")
+
+
+def test_a_client_that_leaves_closes_the_upstreams_connection():
+    left = threading.Event()
+
+    def script(connection, request):
+        connection.sendall(BEGUN)
+        try:
+            while connection.recv(1):
+                pass
+        except OSError:
+            pass
+        left.set()
+
+    with before(script) as gateway, httpx.Client(trust_env=False, timeout=10) as client:
+        with client.stream("POST", f"{gateway}/v1/completions", json={"prompt": "x", "stream": True}) as answer:
+            said = answer.iter_raw()
+            next(said)
+        assert left.wait(5)
+        wait_until(lambda: status(gateway)["ended"] == {"cancelled": 1})
+        assert status(gateway)["running"] == 0
+
+
+@pytest.mark.parametrize(("code", "counted"), [(429, "refused_upstream"), (503, "refused_upstream"), (500, "failed")])
+def test_errors_of_the_upstream_come_as_it_said_them(code, counted):
+    said = b'{"error": {"message": "its own words"}}'
+    head = f"HTTP/1.1 {code} Whatever\r\nRetry-After: 7\r\nContent-Length: {len(said)}\r\n\r\n".encode()
+    script, _ = saying(head + said)
+    with before(script) as gateway:
+        answer = post(gateway)
+        assert (answer.status_code, answer.content, answer.headers["retry-after"]) == (code, said, "7")
+        assert status(gateway)["ended"] == {counted: 1}
