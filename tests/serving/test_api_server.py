@@ -81,6 +81,8 @@ def test_switches_probes_and_resets(server):
     assert httpx.post(f"{url}/strategy", json={"strategy": "static-8"}).status_code == 200
     wait_for(lambda: service.session.limits().batch_size == 8)
     assert httpx.post(f"{url}/probe").status_code == 409
+    wrong = httpx.post(f"{url}/strategy", json={"strategy": "static-8", "track": "limit"})
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "track")
     unknown = httpx.post(f"{url}/strategy", json={"strategy": "hybird"})
     assert (unknown.status_code, "hybrid" in unknown.json()["error"]["message"]) == (400, True)
     assert httpx.post(f"{url}/strategy", json={"strategy": "dynamic"}).status_code == 200
@@ -115,7 +117,10 @@ def test_the_document_names_every_route_and_the_token(server):
         assert path in paths
     for path in ("status", "config", "reset", "batch-size", "probe", "strategy", "policy", "shadow", "decisions"):
         assert f"{TUNER}/{path}" in paths
-    assert paths[f"{TUNER}/reset"]["post"]["security"]
+    assert paths[f"{TUNER}/reset"]["post"]["security"] == [{}, {"HTTPBearer": []}]
+    config = paths[f"{TUNER}/config"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert "growth_coefficient" in config["properties"]
+    assert "hybrid" in document["components"]["schemas"]["StrategyBody"]["properties"]["strategy"]["enum"]
     operations = [operation for methods in paths.values() for operation in methods.values()]
     answers = {code for operation in operations for code in operation["responses"]}
     assert "422" not in answers
@@ -201,6 +206,8 @@ def test_changes_need_the_token_where_there_is_one(runner):
             wrong = httpx.request(method, f"{url}/{path}", json={}, headers={"Authorization": "Bearer guess"})
             assert (missing.status_code, wrong.status_code) == (401, 403)
         assert httpx.post(f"{url}/reset", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+        document = httpx.get(url.removesuffix(TUNER) + "/openapi.json").json()
+        assert document["paths"][f"{TUNER}/reset"]["post"]["security"] == [{"HTTPBearer": []}]
 
 
 @pytest.mark.parametrize("headers", [{"Origin": "http://evil.example"}, {"Host": "evil.example"}, {"Origin": "null"}])

@@ -200,6 +200,8 @@ def test_other_methods_are_told_which_is_meant(server, method):
     _, url = server
     answer = httpx.request(method, f"{url}/v1/completions")
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    answer = httpx.request("PATCH", f"{url}{TUNER}/shadow")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST, DELETE")
 
 
 def test_a_slash_too_many_is_forgiven_clients_that_follow(server):

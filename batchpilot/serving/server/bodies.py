@@ -49,7 +49,7 @@ class CommonBody(NeutralFields):
         min_tokens: accepted beside `ignore_eos`, where it says nothing new.
         temperature: 0 for the likeliest token.
         top_p: draw from the likeliest tokens that together have this probability.
-        seed: of the draws; each further answer of `n` is drawn with the next one.
+        seed: of the draws, modulo 2**64; each further answer of `n` is drawn with the next one.
         stop: strings before which the answer ends.
         stream: whether to answer token by token.
         stream_options: how.
@@ -69,7 +69,7 @@ class CommonBody(NeutralFields):
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    seed: StrictInt | None = None
     stop: StopString | Annotated[list[StopString], Field(max_length=MOST_STOPS)] | None = None
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None

@@ -117,7 +117,11 @@ def install(app: FastAPI) -> None:
         return JSONResponse(error.body, error.status, error.headers)
 
     @app.exception_handler(HTTPException)
-    async def refused(_: Request, error: HTTPException) -> JSONResponse:
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 405:
+            # The framework knows the methods of one of a path's routes only.
+            methods = app.openapi()["paths"].get(request.url.path, {})
+            error.headers = {"Allow": ", ".join(map(str.upper, methods))} if methods else error.headers
         # The framework's word for a body that JSON's decoder gave up on says nothing; the decoder's does.
         unread = error.status_code == 400 and error.__cause__ is not None
         message = f"the body cannot be read as JSON: {error.__cause__}" if unread else str(error.detail)

@@ -10,19 +10,25 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator
 
 from batchpilot.configs.errors import ConfigError
 from batchpilot.configs.tuner import TunerConfig
+from batchpilot.core import TRACKS
+from batchpilot.core.names import lookup
 from batchpilot.engines import DetectedDevice
-from batchpilot.serving.control import NotForThisTunerError
+from batchpilot.serving.control import POLICY, NotForThisTunerError
 from batchpilot.serving.server.authorisation import ChangesAllowed
 from batchpilot.serving.server.errors import ApiError
 from batchpilot.serving.server.service import Service
+from batchpilot.tuners import TUNERS
 
 PREFIX = "/api/scheduler/tuner"
 
 Json = dict[str, Any]
+
+_NAMES = [name for name in TUNERS if name != POLICY]
+TunerName = Annotated[str, Field(min_length=1, max_length=100, json_schema_extra={"enum": _NAMES})]
 
 
 class BatchSizeBody(BaseModel):
@@ -47,8 +53,15 @@ class StrategyBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    strategy: Annotated[str, Field(min_length=1, max_length=100)]
-    track: Annotated[str, Field(max_length=100)] | None = None
+    strategy: TunerName
+    track: Annotated[str, Field(max_length=100, json_schema_extra={"enum": list(TRACKS)})] | None = None
+
+    @field_validator("track")
+    @classmethod
+    def _known(cls, track: str | None) -> str | None:
+        if track is not None:
+            lookup(TRACKS, track, "track")
+        return track
 
 
 class ShadowBody(BaseModel):
@@ -60,7 +73,7 @@ class ShadowBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    strategy: Annotated[str, Field(min_length=1, max_length=100)]
+    strategy: TunerName
 
 
 def tuner_routes(service: Service, device: DetectedDevice | None) -> APIRouter:
@@ -88,7 +101,14 @@ def tuner_routes(service: Service, device: DetectedDevice | None) -> APIRouter:
     async def config() -> Json:
         return control.config.to_dict()
 
-    @router.post("/config", summary="Change any subset of the configuration", **changes)
+    configuration = {"content": {"application/json": {"schema": TunerConfig.model_json_schema()}}}
+
+    @router.post(
+        "/config",
+        summary="Change any subset of the configuration",
+        openapi_extra={"requestBody": configuration},
+        **changes,
+    )
     async def configure(body: Json) -> Json:
         config: TunerConfig = await _changed(lambda: control.configure(body))
         return {**config.to_dict(), "warnings": [said for key, said in config.advice().items() if key in body]}
