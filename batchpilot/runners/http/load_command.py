@@ -151,7 +151,7 @@ def load(
         typer.echo(json.dumps(without_nan(findings(columns, asked, seed)), indent=2, allow_nan=False))
     else:
         console = stdout_console()
-        console.print(*tables(column_grid(columns.outcomes)))
+        console.print(*tables(column_grid(columns)))
         for note in notes(columns.result):
             console.print(note, highlight=False)
     if columns.interrupted:

@@ -43,7 +43,9 @@ _ROWS = {
     **{f"{c}_p{q}_ms": f"{c.upper()} p{q}, ms" for c in ("ttft", "tpot", "e2e") for q in (50, 95, 99)},
     **{f"refused_q{k}": f"refused, prompt quartile {k}" for k in (1, 2, 3, 4)},
     "elapsed_s": "elapsed, s",
+    "client_late_p99_ms": "client late p99, ms",
 }
+_ONLY_IF_ANY = ("ended_", "refused_q")
 _COLOURS = ("#0072b2", "#d55e00", "#009e73")
 
 
@@ -167,20 +169,20 @@ def findings(columns: Columns, asked: Mapping[str, Any], seed: int) -> dict[str,
     }
 
 
-def column_grid(columns: Mapping[str, SimulationResult]) -> Grid:
-    """The figures side by side.
+def column_grid(columns: Columns) -> Grid:
+    """The figures side by side, and how late the client of each run was.
 
     Args:
-        columns: outcomes by what they are called.
+        columns: what came of the requests.
     """
-    told = {name: figures(outcome) for name, outcome in columns.items()}
+    told = {name: figures(outcome) | _late(columns, name) for name, outcome in columns.outcomes.items()}
     rows = []
     for key, name in _ROWS.items():
-        values = [told[column][key] for column in columns]
-        if key.startswith("ended_") and not any(values):
+        values = [column.get(key, math.nan) for column in told.values()]
+        if key.startswith(_ONLY_IF_ANY) and not any(values):
             continue
         rows.append((Cell(name), *(Cell(_shown(key, value)) for value in values)))
-    return Grid("What became of the requests?", ("", *columns), tuple(rows))
+    return Grid("What became of the requests?", ("", *told), tuple(rows))
 
 
 def class_grid(outcome: SimulationResult) -> Grid:
@@ -235,7 +237,7 @@ def write_load(folder: Path, title: str, columns: Columns, asked: Mapping[str, A
         element("h1", title),
         element("p", verdict, "lead"),
         items(notes(columns.result)),
-        table(column_grid(columns.outcomes)),
+        table(column_grid(columns)),
         table(class_grid(outcome)),
         figure(latency_chart(columns.outcomes)),
         element("h2", "Where the numbers come from"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -75,7 +76,8 @@ class OwnEngine:
         bytes_per_token: of prompts under the model's tokenizer.
 
     Raises:
-        ValueError: the scenario needs padded batches, which the server does not make, or no such tuner.
+        ValueError: the scenario needs padded batches, which the server does not make, there is no such tuner, or the
+            extra `serve` is missing.
         OSError: the tuner's configuration cannot be read.
     """
 
@@ -90,7 +92,13 @@ class OwnEngine:
     ) -> None:
         if run.engine.mode != "continuous":
             raise ValueError(f"scenario {run.scenario.name!r} asks for {run.engine.mode} batches; the server's are not")
-        from batchpilot.serving.server.text import load_text
+        try:
+            # Looked at now: nobody should hear of a missing package after the first column has run.
+            importlib.import_module("batchpilot.serving.server.running")
+            from batchpilot.serving.server.text import load_text
+        except ImportError as error:
+            told = f"serving needs {error.name}; install: pip install 'batchpilot[torch,serve]'"
+            raise ValueError(told) from error
 
         self._server, self._run, self._requests, self._tuner, self._seed = server, run, requests, tuner, seed
         self._runner: ModelRunner | None = backend.runner
