@@ -124,6 +124,8 @@ class Exchange:
         try:
             while piece := await answer.piece():
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
+                # A step's tokens come all at once: everybody's go out before anybody's are counted.
+                await asyncio.sleep(0)
                 tokens = reader.hear(piece)
                 if tokens > 0:
                     self._observer.spoke(ticket, tokens)
