@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import gc
 import json
 import resource
 import threading
@@ -18,6 +19,8 @@ httpx = pytest.importorskip("httpx")
 from policy_samples import make_description, make_network, make_policy_bytes, model_bytes  # noqa: E402
 from running_server import TUNER, is_empty, serving, tiny_runner, wait_for  # noqa: E402
 
+from batchpilot.serving.server.answering import Answer  # noqa: E402
+from batchpilot.serving.server.generation import Generation, Order  # noqa: E402
 from batchpilot.tuners.policy.seal import seal  # noqa: E402
 
 POLICY = f"{TUNER}/policy"
@@ -226,3 +229,22 @@ def test_clients_that_come_and_go_leave_nothing(shared):
         wait_for(lambda: is_empty(service))
         assert service.session.status()["odd_events"] == 0
         said(ask(url))
+
+
+def test_requests_that_are_over_leave_no_object(shared):
+    service, url = shared
+
+    def one(number):
+        changes = [{}, {"stream": True}, {"n": 2}, {"stop": ["\n", "a"]}, {"max_tokens": 10**9}][number % 5]
+        return ask(url, user=f"user {number}", prompt=f"question {number}", **changes).status_code
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        assert set(pool.map(one, range(100))) == {200, 400}
+    wait_for(lambda: is_empty(service))
+    wait_for(lambda: not living())
+
+
+def living():
+    """What there is of requests."""
+    gc.collect()
+    return [entry for entry in gc.get_objects() if type(entry) in (Generation, Order, Answer)]

@@ -69,12 +69,12 @@ class CommonBody(NeutralFields):
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    seed: StrictInt | None = None
+    seed: int | None = None
     stop: StopString | Annotated[list[StopString], Field(max_length=MOST_STOPS)] | None = None
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     user: Annotated[str, Field(max_length=256)] | None = None
-    n: Annotated[StrictInt, Field(ge=1, le=MOST_CHOICES)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     priority: Literal["high", "normal", "low"] | StrictInt | None = None
     slo: Literal["realtime", "interactive", "batch"] | None = None
     ttft_ms: Annotated[float, Field(gt=0, le=1e9)] | None = None
