@@ -1,4 +1,4 @@
-"""vLLM's scheduler on a CPU, without a model: a loop that plays engine core and emits the same token for ever."""
+"""vLLM's scheduler on a CPU, without a model."""
 
 import json
 
@@ -7,7 +7,6 @@ from vllm.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig,
 from vllm.sampling_params import SamplingParams
 from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
-from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
@@ -72,33 +71,3 @@ def make_request(name, prompt_tokens, max_tokens=4, **options):
     sampling = SamplingParams(max_tokens=max_tokens, extra_args=extra_args)
     sampling.update_from_generation_config({}, 2)
     return Request(name, [5] * prompt_tokens, sampling, None, **options)
-
-
-def step(scheduler, wait=None):
-    """One synchronous step of engine core; returns the plan and the outputs by request."""
-    planned = plan_step(scheduler)
-    return planned[0], finish_step(scheduler, planned, wait)
-
-
-def plan_step(scheduler):
-    """The first half of a step: the plan, and the token each of its requests will emit."""
-    plan = scheduler.schedule()
-    tokens = {name: [] if scheduler.requests[name].is_prefill_chunk else [7] for name in plan.num_scheduled_tokens}
-    return plan, tokens
-
-
-def finish_step(scheduler, planned, wait=None):
-    """The second half, `wait(tokens)` playing the device; returns the outputs by request."""
-    plan, tokens = planned
-    if wait is not None and plan.total_num_scheduled_tokens:
-        wait(plan.total_num_scheduled_tokens)
-    result = ModelRunnerOutput(
-        req_ids=list(tokens),
-        req_id_to_index={name: index for index, name in enumerate(tokens)},
-        sampled_token_ids=list(tokens.values()),
-        logprobs=None,
-        prompt_logprobs_dict={},
-        pooler_output=[],
-    )
-    outputs = scheduler.update_from_output(plan, result)
-    return {output.request_id: output for client in outputs.values() for output in client.outputs}

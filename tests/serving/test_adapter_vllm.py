@@ -1,15 +1,17 @@
-"""The adapter on vLLM's own scheduler class, on a CPU (docs/adapters.md says how to install it for that)."""
+"""The adapter on vLLM's own scheduler class, on a CPU, or on its recorded interface where vLLM is not installed.
+
+docs/adapters.md says how to install it.
+"""
 
 import importlib
 import time
 
 import pytest
-
-pytest.importorskip("vllm.v1.core.sched.async_scheduler", reason="vLLM is not installed", exc_type=ImportError)
-
-import vllm
 from adapter_tuners import ScriptedTuner
-from adapter_vllm_engine import finish_step, make_config, make_request, make_scheduler, plan_step, step
+from adapter_vllm_steps import IS_REAL, finish_step, make_config, make_request, make_scheduler, plan_step, step
+
+# isort: split
+import vllm
 from vllm.outputs import RequestError
 from vllm.v1.engine import FinishReason
 from vllm.v1.request import RequestStatus
@@ -48,6 +50,7 @@ def taught(scheduler):
     return scheduler
 
 
+@pytest.mark.skipif(not IS_REAL, reason="vLLM is not installed; the other tests run on its recorded interface")
 def test_vllm_finds_the_class_by_its_name(config):
     name = f"{vllm_scheduler.__name__}.{vllm_scheduler.TunedScheduler.__name__}"
     config.scheduler_config.scheduler_cls = name
@@ -116,6 +119,13 @@ def test_a_refusal_reaches_the_client_when_nothing_else_runs(config):
     _, outputs = step(scheduler)
     assert outputs["out"].finish_reason == FinishReason.ERROR
     assert not scheduler.has_requests()
+
+
+def test_a_client_hears_of_a_refusal_once(config):
+    scheduler = scheduler_under(config, Limits(16, max_queued_tokens=150))
+    scheduler.add_request(make_request("in", 100))
+    scheduler.add_request(make_request("out", 100))
+    assert ["out" in step(scheduler)[1] for _ in range(3)] == [True, False, False]
 
 
 def test_ttft_guard_refuses_a_request_whose_turn_comes_too_late(config):
