@@ -1,8 +1,12 @@
-"""Ray Serve with a tuner: `python examples/ray_serve_tuned.py` calls a model whose batches of n take 10 + 0.5 n ms."""
+"""Ray Serve with a tuner: `python examples/ray_serve_tuned.py` calls a model whose batches of n take 10 + 0.5 n ms.
+
+`python examples/ray_serve_tuned.py policy.onnx` imports a policy instead of the tuner "dynamic".
+"""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from functools import partial
 
@@ -13,19 +17,24 @@ from batchpilot.serving.adapters.batches import batch_session
 from batchpilot.serving.adapters.ray_serve import tuned_batch
 
 
-@serve.deployment(max_ongoing_requests=512)
-class Doubling:
-    """Answers with twice the input, and with how many were answered together."""
+def deployment(tuner: str = "dynamic", **options: object) -> serve.Deployment:
+    """A deployment whose every replica has a tuner of its own."""
 
-    @tuned_batch(partial(batch_session, "dynamic", window_ms=250.0), batch_wait_timeout_s=0.002)
-    async def __call__(self, batch: list[float]) -> list[tuple[float, int]]:
-        """The answers to a batch."""
-        await asyncio.sleep((10 + 0.5 * len(batch)) / 1000)  # the model
-        return [(2 * value, len(batch)) for value in batch]
+    @serve.deployment(max_ongoing_requests=512)
+    class Doubling:
+        """Answers with twice the input, and with how many were answered together."""
 
-    def status(self) -> dict[str, object]:
-        """What the tuner of this replica is doing."""
-        return type(self).__call__.session().status()
+        @tuned_batch(partial(batch_session, tuner, window_ms=250.0, **options), batch_wait_timeout_s=0.002)
+        async def __call__(self, batch: list[float]) -> list[tuple[float, int]]:
+            """The answers to a batch."""
+            await asyncio.sleep((10 + 0.5 * len(batch)) / 1000)  # the model
+            return [(2 * value, len(batch)) for value in batch]
+
+        def status(self) -> dict[str, object]:
+            """What the tuner of this replica is doing."""
+            return type(self).__call__.session().status()
+
+    return Doubling
 
 
 async def load(handle: serve.handle.DeploymentHandle, seconds: float, callers: int = 64) -> list[tuple[float, int]]:
@@ -43,12 +52,12 @@ async def load(handle: serve.handle.DeploymentHandle, seconds: float, callers: i
     return answers
 
 
-def run(seconds: float = 8.0) -> tuple[list[tuple[float, int]], dict[str, object]]:
+def run(model: serve.Deployment, seconds: float = 8.0) -> tuple[list[tuple[float, int]], dict[str, object]]:
     """Serve on this machine and call; returns the answers and the tuner's status."""
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         serve.start(proxy_location="Disabled")
-        handle = serve.run(Doubling.bind())
+        handle = serve.run(model.bind())
         answers = asyncio.run(load(handle, seconds))
         return answers, handle.status.remote().result()
     finally:
@@ -57,5 +66,5 @@ def run(seconds: float = 8.0) -> tuple[list[tuple[float, int]], dict[str, object
 
 
 if __name__ == "__main__":
-    answers, status = run()
+    answers, status = run(deployment("policy", path=sys.argv[1]) if len(sys.argv) > 1 else deployment())
     print(f"{len(answers)} answers, the last in a batch of {answers[-1][1]}; {status['reason']}")

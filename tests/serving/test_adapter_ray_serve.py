@@ -16,6 +16,7 @@ from batchpilot.serving.session import TunerSession  # noqa: E402
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parents[1] / "examples"
+POLICY = HERE.parents[1] / "batchpilot/tuners/policy/shipped/limits.onnx"
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ async def ask(handle, values):
 def test_a_tuner_moves_the_batch_size_of_a_deployment(cluster, monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
     example = importlib.import_module("ray_serve_tuned")
-    handle = serve.run(example.Doubling.bind(), name="example")
+    handle = serve.run(example.deployment().bind(), name="example")
     sizes = []
     for _ in range(20):
         sizes += [size for _, size in asyncio.run(example.load(handle, 1.0, callers=48))]
@@ -69,6 +70,19 @@ def test_a_tuner_moves_the_batch_size_of_a_deployment(cluster, monkeypatch):
     status = handle.status.remote().result()
     assert status["odd_events"] == 0
     serve.delete("example")
+
+
+def test_a_policy_file_is_imported_into_a_deployment(cluster, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    example = importlib.import_module("ray_serve_tuned")
+    handle = serve.run(example.deployment("policy", path=str(POLICY)).bind(), name="policy")
+    assert len(asyncio.run(example.load(handle, 2.0, callers=48))) > 48
+    status = handle.status.remote().result()
+    assert status["tuner"] == "policy"
+    assert status["windows"] > 1
+    assert (status["tuner_errors"], status["odd_events"]) == (0, 0)
+    serve.delete("policy")
 
 
 def test_a_tuner_that_raises_leaves_the_last_limits_and_the_callers_served(cluster):

@@ -7,6 +7,7 @@ second, TTFT is the time from call to answer, and TPOT does not exist.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core import SLO, Limits
@@ -24,6 +25,7 @@ def batch_session(
     base: Limits | None = None,
     slo: SLO | None = None,
     window_ms: float = 500.0,
+    **options: Any,
 ) -> TunerSession:
     """A session for a batching function; `functools.partial(batch_session, "aimd", slo=...)` is a `SessionFactory`.
 
@@ -33,11 +35,13 @@ def batch_session(
         base: limits the tuner starts from, `max_wait_ms` among them; None for the tuner's own.
         slo: the promise to a caller, for tuners that steer by latency.
         window_ms: length of a measurement window; several batches should fit.
+        **options: further arguments of that tuner, `path="policy.onnx"` for tuner "policy".
 
     Raises:
         ValueError: no such tuner, or a bound is violated.
+        TypeError: the tuner has no such option.
     """
-    return TunerSession(make_tuner(tuner, config, base=base, slo=slo, track="batch"), window_ms=window_ms)
+    return TunerSession(make_tuner(tuner, config, base=base, slo=slo, track="batch", **options), window_ms=window_ms)
 
 
 class BatchReports:
