@@ -17,6 +17,9 @@ from batchpilot.serving.server.service import Service
 
 log = logging.getLogger("batchpilot.server")
 
+_KEEP_ALIVE_S = 75
+"""Longer than clients and proxies keep idle connections, so that no request meets one that is being closed."""
+
 _LAST_WORDS_S = 5.0
 """After running requests were cancelled, time for their clients to be told."""
 
@@ -100,6 +103,7 @@ def make_server(
         port=port,
         log_level="warning",
         access_log=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(service.config.grace_s + _LAST_WORDS_S + 1),
     )
     return DrainingServer(config, service, on_start)
