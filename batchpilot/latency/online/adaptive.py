@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from batchpilot.latency.online.attempts import Update, attempt
 from batchpilot.latency.online.drift import DriftDetector
@@ -135,6 +136,14 @@ class AdaptiveLatency:
                 return None
             self._last = self._attempt(history, reason)
             return self._last
+
+    def newest(self, count: int) -> NDArray[np.float64]:
+        """The last observations, columns B, S, C and T in ms, shape (n, 4); fewer where there are fewer.
+
+        Args:
+            count: how many, >= 0.
+        """
+        return self._buffer.history().newest(count).rows
 
     @property
     def parameters(self) -> SaturationParameters:

@@ -20,7 +20,7 @@ OUTLIER = 0.2
 
 _N = 9
 _LOGS = slice(0, 3)
-_W_1 = 4
+_FIXED = slice(3, 5)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,8 +28,9 @@ class Coordinates:
     """Parameters as numbers of which one unit always means about as much, so that one learning rate suits all.
 
     p_max, k_b and k_s enter by their logarithms. The others, which may be 0, are measured in the amount that changes
-    the step times at hand by 100 % (root mean square). Two kinds stay as they are: w_1, since p_max, w_0 and w_1 count
-    only as ratios, and what does not enter the steps at hand, as tau_c without context.
+    the step times at hand by 100 % (root mean square). Three kinds stay as they are: w_1, since p_max, w_0 and w_1
+    count only as ratios; w_0, which steps of one size cannot tell from tau_0, while it makes a step of one token cost
+    more than one of forty; and what does not enter the steps at hand, as tau_c without context.
 
     Attributes:
         start: parameters in field order, from which those that stay are taken, shape (9,).
@@ -53,7 +54,7 @@ class Coordinates:
         effect = np.sqrt(np.diag(hessian))
         unit = np.divide(1.0, effect, out=np.zeros(_N), where=effect > 0)
         unit[_LOGS] = 1.0
-        unit[_W_1] = 0.0
+        unit[_FIXED] = 0.0
         return cls(start, unit)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from batchpilot.baselines import GuardedTuner, Setting
+from batchpilot.baselines import Setting
 from batchpilot.core import Tuner
 from batchpilot.tuners.policy.by_name import policy as policy_of
 
@@ -27,15 +27,14 @@ def model_based(setting: Setting, **options: Any) -> Tuner:
 
 
 def guarded_adaptive(setting: Setting) -> Tuner:
-    """The guarded default, its step target just below the promise and its inner loop kept true to the engine.
+    """The guarded default, its step target where requests keep the promise, its inner loop kept true to the engine.
 
     Args:
         setting: what the tuner is built for.
     """
-    from batchpilot.tuners.planning.starting import STEP_TARGET_SHARE
+    from batchpilot.tuners.planning.aiming import AimingTuner
 
-    guarded = GuardedTuner(setting.slo, step_target_share=STEP_TARGET_SHARE)
-    return beside_an_estimate(guarded, setting, "guarded-adaptive")
+    return beside_an_estimate(AimingTuner(setting.slo), setting, "guarded-adaptive")
 
 
 def shipped_policy(track: str, setting: Setting) -> Tuner:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +21,16 @@ STEPS_PER_WINDOW = 100
 FIRST_GUESS = SaturationParameters(p_max=20.0, k_b=0.12, k_s=0.005, tau_0=10.0, tau_b=0.02, tau_c=1e-4)
 """Believed in where nobody says better: an 8B model on a card of the A100's class; steps correct it within seconds."""
 
+RECENT_STEPS, FEWEST_STEPS = 500, 30
+SLOWEST = 1.5
+"""A mean further above the estimate than this is not scatter; the estimate has to learn it."""
+
 
 class Estimate:
-    """What a tuner believes a step costs.
+    """What a tuner believes a step costs, in the mean.
+
+    Adaptation follows the typical step, since a glitch may not move its parameters. Requests wait for the sum of theirs
+    though, glitches included, so all times are stretched by what the latest steps took in all over what was typical.
 
     Args:
         base: where it begins, from a calibration or a catalogue; None for a first guess.
@@ -29,19 +39,19 @@ class Estimate:
     def __init__(self, base: SaturationParameters | None) -> None:
         self._guessed = base is None
         self._base = feasible(base or FIRST_GUESS)
-        self.adaptive = AdaptiveLatency(self._base)
+        self.forget()
 
     @property
     def parameters(self) -> SaturationParameters:
         """The estimate in force."""
-        return self.adaptive.parameters
+        return self._parameters
 
     @property
     def array(self) -> NDArray[np.float64] | None:
         """The estimate in force as nine numbers; None for a first guess that no step has corrected yet."""
         if self._guessed and not self.adaptive.status()["version"]:
             return None
-        return self.adaptive.parameters.as_array()
+        return self._parameters.as_array()
 
     @property
     def error(self) -> float | None:
@@ -61,10 +71,36 @@ class Estimate:
         for _, batch_size, tokens, context, duration in steps.tolist():
             self.adaptive.record(batch_size, tokens, context, duration)
         self.adaptive.update()
+        self._stretch()
 
     def forget(self) -> None:
         """Begin anew."""
         self.adaptive = AdaptiveLatency(self._base)
+        self._parameters = self._base
+
+    def state_dict(self) -> dict[str, Any]:
+        """The estimate and what it learned from, as plain data."""
+        return self.adaptive.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Args:
+            state: what `state_dict` returned.
+
+        Raises:
+            ValueError: the state is not an estimate's; nothing is changed then.
+        """
+        self.adaptive.load_state_dict(state)
+        self._stretch()
+
+    def _stretch(self) -> None:
+        typical, rows = self.adaptive.parameters, self.adaptive.newest(RECENT_STEPS)
+        if len(rows) < FEWEST_STEPS:
+            self._parameters = typical
+            return
+        predicted_ms = typical.predict(rows[:, 0], rows[:, 1], rows[:, 2])
+        self._parameters = slower(typical, min(float(rows[:, 3].sum() / predicted_ms.sum()), SLOWEST))
 
 
 def feasible(parameters: SaturationParameters) -> SaturationParameters:
@@ -74,3 +110,15 @@ def feasible(parameters: SaturationParameters) -> SaturationParameters:
         parameters: any.
     """
     return SaturationParameters(*project(parameters.as_array()))
+
+
+def slower(parameters: SaturationParameters, factor: float) -> SaturationParameters:
+    """The parameters under which every step takes so many times as long; a factor below 1 changes nothing.
+
+    Args:
+        parameters: any.
+        factor: of all times.
+    """
+    factor = max(factor, 1.0)
+    times = {name: factor * getattr(parameters, name) for name in ("tau_0", "tau_b", "tau_s", "tau_c")}
+    return replace(parameters, p_max=parameters.p_max / factor, **times)

@@ -72,7 +72,7 @@ class EstimatingTuner(Tuner):
 
     def state_dict(self) -> dict[str, Any]:
         """Tuner and estimate as plain data."""
-        inner, estimate = self._tuner.state_dict(), self._estimate.adaptive.state_dict()
+        inner, estimate = self._tuner.state_dict(), self._estimate.state_dict()
         return {"tuner": self.name, "inner": inner, "estimate": estimate}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -89,4 +89,4 @@ class EstimatingTuner(Tuner):
         if not {"inner", "estimate"} <= set(state):
             raise ValueError(f"the state of {self.name!r} is incomplete: it lacks inner or estimate")
         self._tuner.load_state_dict(state["inner"])
-        self._estimate.adaptive.load_state_dict(state["estimate"])
+        self._estimate.load_state_dict(state["estimate"])

@@ -160,7 +160,7 @@ class PlanningTuner(Tuner):
             "position": None if self._position is None else self._position.tolist(),
             "planned_tokens": self._planned_tokens,
             "traffic": self._traffic.state_dict(),
-            "estimate": self._estimate.adaptive.state_dict(),
+            "estimate": self._estimate.state_dict(),
             "rng": self._rng.bit_generator.state,
             "windows_heard": self._windows_heard,
             "changes": self._changes,
@@ -193,7 +193,7 @@ class PlanningTuner(Tuner):
         if fields != self._fields:
             raise ValueError(f"the state moves {', '.join(fields)}; this tuner moves {', '.join(self._fields)}")
         self._anchor_at(start)
-        self._estimate.adaptive.load_state_dict(estimate)
+        self._estimate.load_state_dict(estimate)
         self._traffic, self._rng, self._details = traffic, rng, None
         self._limits, self._position, self._planned_tokens = limits, position, planned
         self._windows_heard, self._changes, self._reason = heard, changes, reason

@@ -46,10 +46,10 @@ def test_before_anything_is_recorded_the_base_answers():
 
 @pytest.mark.parametrize("name", UPDATE_RULES)
 @pytest.mark.parametrize("factor", [1 / 0.7, 0.6, 2.0])
-def test_every_rule_follows_a_jump_within_150_observations(name, factor):
+def test_every_rule_follows_a_jump_within_200_observations(name, factor):
     adaptive, truth = AdaptiveLatency(BASE, rule=name), BASE.scaled(factor)
     feed(adaptive, rows_of(BASE, 1500))
-    feed(adaptive, rows_of(truth, 150, 1))
+    feed(adaptive, rows_of(truth, 200, 1))
     assert mean_error(adaptive.parameters, truth) < 0.1 < mean_error(BASE, truth)
 
 

@@ -1,0 +1,99 @@
+"""The guarded default with its step target where requests just keep their promise. Times in ms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from batchpilot.baselines import GuardedTuner
+from batchpilot.core import SLO, Limits, Tuner, WindowMetrics
+from batchpilot.tuners.planning.starting import STEP_TARGET_SHARE
+
+AIM = 0.95
+"""Where the slowest twentieth of requests should be, as a share of the TPOT target."""
+
+LOWEST_SHARE = 0.7
+"""Of the TPOT target. Smaller steps cost more than they bring: where TPOT is still too long, steps are not why."""
+
+GAIN = 0.1
+"""Of the correction, a window: slow against the seconds for which requests remember earlier steps."""
+
+FEWEST_COMPLETIONS = 5
+
+
+class AimingTuner(Tuner):
+    """`guarded-default` whose step target follows the TPOT that requests have.
+
+    Steps scatter, and the slowest of them come in rows; how far the step target has to stay below the promise so that
+    most requests keep it depends on the server. It begins at 0.95 and never goes above.
+
+    Args:
+        slo: the promise; None takes it from the windows.
+    """
+
+    name = "guarded-adaptive"
+
+    def __init__(self, slo: SLO | None = None) -> None:
+        self._guarded = GuardedTuner(slo)
+        self._share = STEP_TARGET_SHARE
+
+    def ask(self) -> Limits:
+        """The guarded limits, the step target at its present share."""
+        limits = self._guarded.ask()
+        target_ms = limits.step_target_ms
+        return limits if target_ms is None else limits.replace(step_target_ms=self._share * target_ms)
+
+    def tell(self, metrics: WindowMetrics) -> None:
+        """Correct the share a little, if enough requests have ended.
+
+        Args:
+            metrics: any window.
+        """
+        self._guarded.tell(metrics)
+        late = metrics.tpot_ms_p95 / (AIM * metrics.tpot_target_ms)
+        if metrics.completions >= FEWEST_COMPLETIONS and math.isfinite(late) and late > 0:
+            self._share = min(max(self._share * late**-GAIN, LOWEST_SHARE), STEP_TARGET_SHARE)
+
+    def reset(self, seed: int | None = None) -> None:
+        """Begin anew.
+
+        Args:
+            seed: unused.
+        """
+        self._guarded.reset(seed)
+        self._share = STEP_TARGET_SHARE
+
+    def status(self) -> dict[str, Any]:
+        """The guarded default's, the step target as it is, and its share of the promise."""
+        limits = self.ask()
+        return {
+            **self._guarded.status(),
+            "step_target_ms": limits.step_target_ms,
+            "step_target_share": self._share,
+            "reason": f"guarded: {limits}",
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The share and the guarded default's state as plain data."""
+        return {"tuner": self.name, "share": self._share, "guarded": self._guarded.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Args:
+            state: what `state_dict` returned.
+
+        Raises:
+            ValueError: the state is another tuner's, or a field is missing or wrong; nothing is changed then.
+        """
+        if state.get("tuner") != self.name:
+            raise ValueError(f"this is the state of {state.get('tuner')!r}, not of {self.name!r}")
+        try:
+            share, guarded = float(state["share"]), state["guarded"]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the state of {self.name!r} is incomplete: {error!r}") from error
+        if not LOWEST_SHARE <= share <= STEP_TARGET_SHARE:
+            raise ValueError(f"share is {share}; it must be {LOWEST_SHARE} to {STEP_TARGET_SHARE}")
+        self._guarded.load_state_dict(guarded)
+        self._share = share
