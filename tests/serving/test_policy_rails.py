@@ -12,7 +12,7 @@ from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core import Limits
 from batchpilot.core.features import FEATURE_HIGH, FEATURE_LOW, window_features
 from batchpilot.serving import load_policy, make_tuner
-from batchpilot.tuners.rails import Bounds, CollapseGuard, KVMemory, OutOfMemory, RailedTuner
+from batchpilot.tuners.rails import Bounds, CollapseGuard, Idle, KVMemory, OutOfMemory, RailedTuner
 
 HOLD, UP, DOWN = 2, 3, 1
 
@@ -37,7 +37,7 @@ def tell(tuner, windows=1, start=0, **changes):
 
 def test_rails_are_on_by_default_and_say_so(load):
     status = load([HOLD] * 3).status()
-    assert status["rails"] == "trained_range, collapse, bounds, kv_memory, out_of_memory"
+    assert status["rails"] == "trained_range, idle, collapse, bounds, kv_memory, out_of_memory"
     assert status["rails_acting"] == ""
     assert "rails" not in load([HOLD] * 3, rails=False).status()
 
@@ -207,6 +207,30 @@ def test_without_a_recorded_range_every_input_is_known(load):
     tuner = load([DOWN, HOLD, HOLD])
     tell(tuner, 5, slo_attainment=0.0, completions=0, steps=0)
     assert tuner.status()["rail_trained_range_windows"] == 0
+
+
+def test_a_policy_does_not_move_while_there_is_nothing_to_do(load):
+    tuner = load([UP, UP, HOLD])
+    after = tell(tuner, 2)
+    moved = tuner.ask()
+    assert moved != BASE
+    nothing = {"steps": 0, "arrivals": 0, "queue": 0, "running": 0, "completions": 0, "slo_attainment": math.nan}
+    tell(tuner, 5, after, **nothing)
+    assert tuner.ask() == moved
+    assert tuner.status()["rails_acting"] == "idle"
+    tell(tuner, 1, after + 5)
+    assert tuner.ask() != moved
+    assert tuner.status()["rails_acting"] == ""
+
+
+@pytest.mark.parametrize("work", [{"queue": 1}, {"running": 1}, {"arrivals": 1}])
+def test_a_server_that_has_only_just_something_to_do_is_not_idle(work):
+    rail = Idle(BASE)
+    nothing = {"steps": 0, "arrivals": 0, "queue": 0, "running": 0}
+    rail.hear(make_window(BASE, 0, **(nothing | work)))
+    assert rail.allow(Limits(7)) == Limits(7)
+    rail.hear(make_window(BASE, 1, **nothing))
+    assert rail.allow(Limits(7)) == BASE
 
 
 def test_a_collapse_returns_to_the_base_limits_and_longer_each_time(load):

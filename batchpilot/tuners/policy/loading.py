@@ -9,7 +9,7 @@ from batchpilot.core import SLO, Tuner
 from batchpilot.tuners.policy.file import PolicyFile, read_policy
 from batchpilot.tuners.policy.observation import Observation
 from batchpilot.tuners.policy.tuner import PolicyTuner
-from batchpilot.tuners.rails import Bounds, CollapseGuard, KVMemory, OutOfMemory, Rail, RailedTuner, TrainedRange
+from batchpilot.tuners.rails import Bounds, CollapseGuard, Idle, KVMemory, OutOfMemory, Rail, RailedTuner, TrainedRange
 from batchpilot.tuners.rails.out_of_memory import MAX_CONSECUTIVE_FAILURES
 
 
@@ -78,6 +78,7 @@ def _rails(
     start, described = tuner.ask(), policy.description
     return (
         TrainedRange(described.observation_low, described.observation_high, observation, start),
+        Idle(start),
         CollapseGuard(start),
         bounds or Bounds(),
         KVMemory(),
