@@ -14,6 +14,9 @@ parser = pytest.importorskip("prometheus_client.parser")
 
 from running_server import TUNER, serving, tiny_runner, wait_for  # noqa: E402
 
+from batchpilot.core import Limits, WindowMetrics  # noqa: E402
+from batchpilot.serving.server.metrics import ServerMetrics  # noqa: E402
+
 PREFIX = "batchpilot:"
 PROMTOOL = shutil.which("promtool")
 
@@ -29,6 +32,7 @@ AS_IN_VLLM = {
     "e2e_request_latency_seconds": "histogram",
     "request_prompt_tokens": "histogram",
     "request_generation_tokens": "histogram",
+    "num_preemptions": "counter",
 }
 """Names and types of vLLM's V1 engine that are told here too; in the text a counter's name ends in _total."""
 
@@ -101,6 +105,27 @@ def test_every_request_is_counted_once_by_its_end(families):
     assert value(families["request_generation_tokens"], "_sum") == 40
     judged = families["request_slo"]
     assert value(judged, "_total", met="yes") + value(judged, "_total", met="no") == 3
+
+
+def test_tokens_are_counted_as_they_come_not_when_their_request_ends():
+    body = {"model": "tiny", "prompt": "hello", "max_tokens": 2000, "stream": True, "ignore_eos": True}
+    with serving(tiny_runner()) as (_, url, _), httpx.stream("POST", f"{url}/v1/completions", json=body) as answer:
+        next(answer.iter_bytes())
+        told = {
+            family.name.removeprefix(PREFIX): family
+            for family in parser.text_string_to_metric_families(httpx.get(f"{url}/metrics").text)
+        }
+        assert value(told["generation_tokens"], "_total") >= 1
+        assert value(told["prompt_tokens"], "_total") == len("hello")
+        assert value(told["time_to_first_token_seconds"], "_count") == 1
+        assert value(told["e2e_request_latency_seconds"], "_count") == 0
+
+
+def test_preemptions_are_those_of_the_windows():
+    metrics = ServerMetrics()
+    for preemptions in (2, 0, 3):
+        metrics.window(WindowMetrics(limits=Limits(8), preemptions=preemptions))
+    assert "batchpilot:num_preemptions_total 5.0" in metrics.text().decode()
 
 
 def test_limits_and_phase_are_those_in_force(families):

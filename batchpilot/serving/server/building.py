@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from batchpilot.baselines import Setting
+from batchpilot.core import WindowMetrics
 from batchpilot.engines.torch import LiveEngine, ModelRunner, Telemetry, TorchEngineConfig
 from batchpilot.engines.torch.rehearsal import rehearse_engine
 from batchpilot.serving.control import TunerControl, make_setting, tuner_by_name
@@ -61,13 +62,18 @@ def build_service(
     for name in (tuner, MOST_TO_COMPILE):
         rehearse(tuner_by_name(name, setting))
     metrics, history = ServerMetrics(), History()
+
+    def note(window: WindowMetrics) -> None:
+        history.add(window)
+        metrics.window(window)
+
     session = TunerSession(
         control.staged,
         window_ms=window_ms,
         clock=lambda: engine.now_ms / 1000.0,
         engine=LiveMeasures(engine),
         background=True,
-        on_window=history.add,
+        on_window=note,
     )
     control.attach(session)
     loop = EngineLoop(engine, session, metrics, clock)

@@ -272,20 +272,24 @@ class EngineLoop:
         )
 
     def _publish(self, step: LiveStep) -> None:
-        now_s = self._clock()
+        now_s, tokens = self._clock(), 0
         said: list[tuple[Generation, Piece]] = []
         for number, token, finished in step.events:
             generation = self._generations[number]
             if token is not None:
                 if generation.first_s is None:
                     generation.first_s = now_s
+                    self._metrics.first_token(generation)
                 generation.tokens += 1
+                tokens += 1
                 self._session.on_tokens(number)
             if finished is not None:
                 del self._generations[number]
                 self._tell_end(number, finished)
             if finished is None or self._ends(generation, finished):
                 said.append((generation, Piece(token, finished)))
+        if tokens:
+            self._metrics.tokens(tokens)
         self._deliver(said)
 
     def _tell_end(self, number: int, finished: str) -> None:

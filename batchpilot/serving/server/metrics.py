@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from batchpilot.core import WindowMetrics
+
 if TYPE_CHECKING:
     from batchpilot.serving.control import TunerControl
     from batchpilot.serving.server.engine_loop import EngineLoop
@@ -85,6 +87,7 @@ class ServerMetrics:
             "met",
             ("yes", "no"),
         )
+        self._preemptions = counter("num_preemptions", "Requests put back into the queue for want of KV blocks.")
         self._failed_steps = counter("failed_steps", "Engine steps that failed.")
 
     def step(self, duration_ms: float, *, failed: bool) -> None:
@@ -98,6 +101,32 @@ class ServerMetrics:
         if failed:
             self._failed_steps.inc()
 
+    def first_token(self, generation: Generation) -> None:
+        """Count a request's first token.
+
+        Args:
+            generation: it; it knows when that came.
+        """
+        if generation.first_s is not None:
+            self._ttft.observe(generation.first_s - generation.order.arrived_s)
+        self._prompt.inc(len(generation.order.prompt))
+
+    def tokens(self, count: int) -> None:
+        """Count the tokens of a step.
+
+        Args:
+            count: how many.
+        """
+        self._generated.inc(count)
+
+    def window(self, window: WindowMetrics) -> None:
+        """Count what only windows tell.
+
+        Args:
+            window: that was closed.
+        """
+        self._preemptions.inc(window.preemptions)
+
     def end(self, generation: Generation, finished: str, now_s: float) -> None:
         """Count a request that has ended.
 
@@ -109,13 +138,9 @@ class ServerMetrics:
         order, first_s, tokens = generation.order, generation.first_s, generation.tokens
         served = finished in ("length", "stop") or generation.satisfied
         met = False
-        if first_s is not None:
-            ttft_s = first_s - order.arrived_s
-            self._ttft.observe(ttft_s)
-            self._prompt.inc(len(order.prompt))
-            self._generated.inc(tokens)
-            met = served and ttft_s <= order.ttft_target_ms / 1000.0
-            if served and tokens > 1:
+        if first_s is not None and served:
+            met = first_s - order.arrived_s <= order.ttft_target_ms / 1000.0
+            if tokens > 1:
                 tpot_s = (now_s - first_s) / (tokens - 1)
                 self._tpot.observe(tpot_s)
                 met = met and tpot_s <= order.tpot_target_ms / 1000.0
