@@ -57,8 +57,8 @@ COLUMNS = {
     "client late p99 ms": "client_late_p99_ms",
 }
 SHIPPED = (8, 64, 256)
-FIXED = "limits:batch_size=48,max_queued_tokens=4000"
-"""What a careful operator might set: the batch that keeps 100 ms a token, and a queue of a second or two."""
+FIXED = "limits:batch_size=40,max_queued_tokens=1000"
+"""What an operator might set who knows this upstream: a batch within 100 ms a token, and a queue of a second."""
 
 TUNERS = ("guarded-default", "guarded-adaptive", "model-based", "policy-guarded", FIXED)
 
