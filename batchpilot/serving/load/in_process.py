@@ -74,7 +74,7 @@ class _Engine:
         """
         engine = self._service.engine
         said: asyncio.Queue[Heard] = asyncio.Queue()
-        generation = Generation(self._order(asked), Outlet(said, 0))
+        generation = Generation(self._order(asked), Outlet(said.put_nowait, 0))
         engine.submit(generation)
         first_ms = last_ms = math.nan
         try:

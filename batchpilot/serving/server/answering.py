@@ -134,11 +134,12 @@ class Answer:
     def __init__(self, service: Service, request: Request, orders: Sequence[Order], body: CommonBody) -> None:
         self._service = service
         self._timeout_s = body.timeout_s or service.config.timeout_s
-        self._deadline = asyncio.get_running_loop().time() + self._timeout_s
-        self._heard: asyncio.Queue[Heard] = asyncio.Queue()
+        self._heard: asyncio.Queue[Heard | None] = asyncio.Queue()
+        # One timer for all of it: a timeout around each token would cost as much as the token's text.
+        self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._heard.put_nowait, None)
         self._early: deque[Heard] = deque()
         self._choices = [
-            _Choice(index, Generation(order, Outlet(self._heard, index)), service.text, body.stops)
+            _Choice(index, Generation(order, Outlet(self._heard.put_nowait, index)), service.text, body.stops)
             for index, order in enumerate(orders)
         ]
         for choice in self._choices:
@@ -186,18 +187,18 @@ class Answer:
 
     def close(self) -> None:
         """The answer is over, one way or another: what is left of it is cancelled."""
+        self._timer.cancel()
         self._watcher.cancel()
         self._cancel()
 
     async def _next(self) -> Heard:
         """What the engine says next of a choice that has not finished."""
         while True:
-            try:
-                async with asyncio.timeout_at(self._deadline):
-                    index, piece = await self._heard.get()
-            except TimeoutError:
+            heard = await self._heard.get()
+            if heard is None:
                 message = f"no answer within {self._timeout_s:g} s; it was cancelled"
-                raise ApiError(504, message, param="timeout_s", code="timeout") from None
+                raise ApiError(504, message, param="timeout_s", code="timeout")
+            index, piece = heard
             choice = self._choices[index]
             if choice.finished is not None:
                 continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,12 +32,12 @@ class Outlet:
     """Where the pieces of one choice go: the choices of a request share a queue. Used in the event loop only.
 
     Args:
-        queue: of the request.
+        put: into the queue of the request.
         choice: whose pieces come here.
     """
 
-    def __init__(self, queue: asyncio.Queue[Heard], choice: int) -> None:
-        self._queue, self._choice = queue, choice
+    def __init__(self, put: Callable[[Heard], None], choice: int) -> None:
+        self._put, self._choice = put, choice
 
     def put_nowait(self, piece: Piece) -> None:
         """Say it.
@@ -45,7 +45,7 @@ class Outlet:
         Args:
             piece: the next one.
         """
-        self._queue.put_nowait((self._choice, piece))
+        self._put((self._choice, piece))
 
 
 @dataclass(frozen=True, slots=True)

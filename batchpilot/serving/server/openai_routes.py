@@ -125,7 +125,7 @@ async def _events(answer: Answer, shape: Shape, body: CommonBody, prompt_tokens:
     always = options is not None and bool(options.continuous_usage_stats)
     try:
         async for delta in answer.deltas():
-            yield event(shape.chunk(delta, _usage(prompt_tokens, answer.tokens) if always else None))
+            yield shape.chunk(delta, _usage(prompt_tokens, answer.tokens) if always else None)
         if options is not None and options.include_usage:
             yield event(shape.usage(_usage(prompt_tokens, answer.tokens)))
     except ApiError as error:

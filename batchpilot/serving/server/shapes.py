@@ -6,6 +6,7 @@ import json
 import time
 import uuid
 from collections.abc import Sequence
+from json.encoder import encode_basestring as _quoted
 from typing import Any
 
 from batchpilot.serving.server.answering import Delta
@@ -29,6 +30,8 @@ class Shape:
             "model": model,
         }
         self._begun: set[int] = set()
+        head = json.dumps({**self._head, "object": self._chunk_name}, ensure_ascii=False)
+        self._opening = f'data: {head[:-1]}, "choices": [{{"index": '
 
     def whole(self, texts: Sequence[str], finished: Sequence[str | None], usage: dict[str, int]) -> dict[str, Any]:
         """An answer at once.
@@ -43,21 +46,22 @@ class Shape:
         name = "chat.completion" if self._chat else "text_completion"
         return {**self._head, "object": name, "choices": choices, "usage": usage}
 
-    def chunk(self, delta: Delta, usage: dict[str, int] | None = None) -> dict[str, Any]:
-        """A token's worth of an answer.
+    def chunk(self, delta: Delta, usage: dict[str, int] | None = None) -> str:
+        """A token's worth of an answer as an event, put together from parts: it is written for every token.
 
         Args:
             delta: it.
             usage: numbers of tokens so far, None to leave them out.
         """
-        said: dict[str, Any] = {"text": delta.text}
+        said = f'"text": {_quoted(delta.text)}'
         if self._chat:
-            first = delta.choice not in self._begun
-            said = {"delta": {"role": "assistant", "content": delta.text} if first else {"content": delta.text}}
+            role = "" if delta.choice in self._begun else '"role": "assistant", '
+            said = f'"delta": {{{role}"content": {_quoted(delta.text)}}}'
             self._begun.add(delta.choice)
-        told = {} if usage is None else {"usage": usage}
-        choice = self._choice(delta.choice, said, delta.finished)
-        return {**self._head, "object": self._chunk_name, "choices": [choice], **told}
+        finished = "null" if delta.finished is None else f'"{delta.finished}"'
+        told = "" if usage is None else f', "usage": {json.dumps(usage)}'
+        end = f'"logprobs": null, "finish_reason": {finished}}}]{told}}}\n\n'
+        return f"{self._opening}{delta.choice}, {said}, {end}"
 
     def usage(self, usage: dict[str, int]) -> dict[str, Any]:
         """The last chunk of those that ask for it.
