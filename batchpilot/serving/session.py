@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -181,11 +181,21 @@ class TunerSession:
             request: its id.
             count: how many, >= 1.
         """
+        self.on_step_tokens((request,), count)
+
+    def on_step_tokens(self, requests: Iterable[Hashable], count: int = 1) -> None:
+        """Each of a step's requests emits tokens: as `on_tokens` for each, at a third of the cost.
+
+        Args:
+            requests: their ids.
+            count: how many tokens each, >= 1.
+        """
         with self._lock:
             now_ms = self._event()
-            began = self._recorder.emit(now_ms, request, count)
-            if began is not None:
-                self._predictor.hear_first_token(began)
+            for request in requests:
+                began = self._recorder.emit(now_ms, request, count)
+                if began is not None:
+                    self._predictor.hear_first_token(began)
 
     def on_preempt(self, request: Hashable) -> None:
         """A running request goes back into the queue, to be computed again.

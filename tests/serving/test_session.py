@@ -219,6 +219,27 @@ def test_limits_change_at_the_end_of_a_step_and_never_within_a_window():
     assert [decision.reason for decision in session.decisions] == ["after 1 windows", "after 2 windows"]
 
 
+def test_tokens_told_a_step_at_a_time_count_as_those_told_one_by_one():
+    windows = []
+    for together in (False, True):
+        clock, tuner = Clock(), Scripted(Limits(8))
+        session = TunerSession(tuner, window_ms=100.0, clock=clock)
+        for request in range(4):
+            session.on_arrival(request, 10 * request, ttft_target_ms=20.0)
+        for _ in range(10):
+            clock.ms += 15.0
+            if together:
+                session.on_step_tokens([*range(4), "nobody"])
+            else:
+                for request in [*range(4), "nobody"]:
+                    session.on_tokens(request)
+            session.on_step(4, 4, 100, 15.0)
+        windows.append((tuner.heard[0].to_dict(), session.status()["odd_events"]))
+    assert windows[0][0]["generated_tokens"] == 4 * 7
+    assert windows[0][1] == 10
+    assert repr(windows[0]) == repr(windows[1])
+
+
 def test_an_arrival_within_a_step_does_not_end_the_window():
     clock, tuner = Clock(), Scripted(Limits(1))
     session = TunerSession(tuner, window_ms=100.0, clock=clock)

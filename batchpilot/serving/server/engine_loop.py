@@ -272,8 +272,10 @@ class EngineLoop:
         )
 
     def _publish(self, step: LiveStep) -> None:
-        now_s, tokens = self._clock(), 0
+        now_s = self._clock()
         said: list[tuple[Generation, Piece]] = []
+        spoke = [number for number, token, _ in step.events if token is not None]
+        self._session.on_step_tokens(spoke)
         for number, token, finished in step.events:
             generation = self._generations[number]
             if token is not None:
@@ -281,15 +283,12 @@ class EngineLoop:
                     generation.first_s = now_s
                     self._metrics.first_token(generation)
                 generation.tokens += 1
-                tokens += 1
-                self._session.on_tokens(number)
             if finished is not None:
                 del self._generations[number]
                 self._tell_end(number, finished)
             if finished is None or self._ends(generation, finished):
                 said.append((generation, Piece(token, finished)))
-        if tokens:
-            self._metrics.tokens(tokens)
+        self._metrics.tokens(len(spoke))
         self._deliver(said)
 
     def _tell_end(self, number: int, finished: str) -> None:
