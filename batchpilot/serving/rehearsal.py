@@ -20,7 +20,8 @@ _FACTS = EngineFacts(kv_capacity_tokens=16_384)
 def rehearse(tuner: Tuner) -> None:
     """Lead a tuner through a few windows of made-up load, so that all its code is compiled and loaded.
 
-    It is spoilt by it: give it a tuner of the same kind as the one that will decide, and throw it away.
+    It is spoilt by it: give it a tuner of the same kind as the one that will decide, and throw it away. One that studies
+    no details has nothing to compile and is left alone, since it may write down what it hears (a study that is kept).
 
         rehearse(make_tuner("model-based"))
         session = TunerSession(make_tuner("model-based"))
@@ -28,6 +29,8 @@ def rehearse(tuner: Tuner) -> None:
     Args:
         tuner: any; what it raises is its own affair, and will be contained when it decides.
     """
+    if not getattr(tuner, "needs_details", False):
+        return
     now_s = 0.0
     session = TunerSession(tuner, window_ms=1000.0, clock=lambda: now_s, facts=_FACTS)
     ids = itertools.count()

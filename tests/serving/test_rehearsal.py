@@ -8,7 +8,7 @@ import pytest
 
 from batchpilot.baselines.static import StaticTuner
 from batchpilot.core import Limits
-from batchpilot.serving import rehearse
+from batchpilot.serving import make_tuner, rehearse
 
 COUNTING = """
 import gc, itertools, json, random
@@ -96,6 +96,8 @@ def test_a_built_server_runs_its_first_requests_without_compiling():
 class Spoilt(StaticTuner):
     """Raises whatever it is told."""
 
+    needs_details = True
+
     def tell(self, metrics):
         raise ValueError("no")
 
@@ -104,3 +106,9 @@ def test_a_tuner_that_raises_is_rehearsed_without_harm():
     tuner = Spoilt(Limits(4))
     rehearse(tuner)
     assert tuner.ask() == Limits(4)
+
+
+def test_a_tuner_that_may_keep_what_it_hears_is_left_alone():
+    tuner = make_tuner("dynamic")
+    rehearse(tuner)
+    assert tuner.status()["windows_heard"] == 0

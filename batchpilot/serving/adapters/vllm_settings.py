@@ -11,6 +11,7 @@ from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core import SLO, Limits, Tuner
 from batchpilot.core.limits import TRACKS
 from batchpilot.core.names import lookup
+from batchpilot.serving.rehearsal import rehearse
 from batchpilot.serving.session import TunerSession
 from batchpilot.serving.session_engine import EngineFacts
 from batchpilot.tuners import make_tuner
@@ -77,6 +78,8 @@ class VLLMSettings:
     def session(self, most_requests: int, most_tokens: int, kv_capacity_tokens: int) -> TunerSession:
         """A session whose tuner starts from, and never searches above, what the server was started with.
 
+        Whatever the tuner compiles is compiled here, while the server starts.
+
         Args:
             most_requests: the server's `max_num_seqs`.
             most_tokens: its `max_num_batched_tokens`.
@@ -85,16 +88,18 @@ class VLLMSettings:
         Raises:
             ValueError: no such tuner, or its configuration or options are out of bounds.
         """
+        rehearse(self._tuner(most_requests, most_tokens))
+        facts = EngineFacts(kv_capacity_tokens=kv_capacity_tokens)
+        tuner = self._tuner(most_requests, most_tokens)
+        return TunerSession(tuner, window_ms=self.window_ms, facts=facts, background=self.background)
+
+    def _tuner(self, most_requests: int, most_tokens: int) -> Tuner:
         smallest = {name: min(TunerConfig().to_dict()[name], most_requests) for name in _SIZES}
         config = TunerConfig.from_dict({**smallest, "max_batch_size": most_requests, **self.config}, warn=False)
         base = Limits(most_requests, most_tokens)
-        tuner: Tuner
         if self.tuner == GuardedTuner.name:  # by name it guards what servers ship, here what this one was started with
-            tuner = GuardedTuner(self.slo, base=base, **self.options)
-        else:
-            tuner = make_tuner(self.tuner, config, base=base, slo=self.slo, track=self.track, **self.options)
-        facts = EngineFacts(kv_capacity_tokens=kv_capacity_tokens)
-        return TunerSession(tuner, window_ms=self.window_ms, facts=facts, background=self.background)
+            return GuardedTuner(self.slo, base=base, **self.options)
+        return make_tuner(self.tuner, config, base=base, slo=self.slo, track=self.track, **self.options)
 
 
 _SIZES = ("min_batch_size", "initial_batch_size")
