@@ -21,7 +21,7 @@ def rehearse(tuner: Tuner) -> None:
     """Lead a tuner through a few windows of made-up load, so that all its code is compiled and loaded.
 
     It is spoilt by it: give it a tuner of the same kind as the one that will decide, and throw it away. One that
-    studies no details has nothing to compile and is left alone: it may write down what it hears, as a study that is kept.
+    studies no details has nothing to compile and is left alone: it may write down what it hears, into a kept study.
 
         rehearse(make_tuner("model-based"))
         session = TunerSession(make_tuner("model-based"))
