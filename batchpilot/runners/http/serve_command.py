@@ -106,6 +106,7 @@ def serve(
     check_binding(host, token)
     if threads is not None:
         torch.set_num_threads(threads)
+    typer.echo("loading; the first start of an installation also compiles, for about half a minute", err=True)
     text = load_text(model)
     runner = ModelRunner(model, device=torch_device, dtype=dtype, kv_capacity_tokens=kv_tokens, seed=seed)
     service = build_service(
