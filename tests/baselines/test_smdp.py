@@ -16,7 +16,7 @@ from batchpilot.baselines.batch_service import (
     dispatch_policy,
 )
 from batchpilot.baselines.dispatch_simulation import _serve_stream, simulate_policy
-from batchpilot.baselines.smdp import evaluate, optimal_policy
+from batchpilot.baselines.smdp import _mean_cost_and_bias, evaluate, optimal_policy
 
 
 def affine(rate: float, fixed: float = 10.0, each: float = 1.0, largest: int = 8, **changes) -> BatchServiceProblem:
@@ -91,6 +91,23 @@ def test_the_optimum_costs_no_more_than_any_policy_and_moves_are_allowed(problem
     cost = evaluate(problem, best)
     assert cost <= evaluate(problem, dispatch_policy(problem, table)) * (1 + 1e-9)
     assert np.array_equal(dispatch_policy(problem, best.dispatch).dispatch, best.dispatch)
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_a_policy_that_hardly_ever_gets_where_it_then_stays_costs_what_it_costs_there(last):
+    """One service in 1e12 brings it to nine waiting, where it waits for more: from then on it never leaves."""
+    problem = affine(5.0, fixed=1.0, each=4.0, largest=2, max_queue=10)
+    stuck = dispatch_policy(problem, [0, 1, 0, 2, 0, 2, 0, 2, 0, 0, last, 2])
+    never_better = [0, 1, 2, 2, 2, 2, 2, 2, 0, 0, last, 2]
+    assert evaluate(problem, stuck) == pytest.approx(evaluate(problem, dispatch_policy(problem, never_better)))
+    assert evaluate(problem, stuck) > 100 * evaluate(problem, optimal_policy(problem))
+
+
+@settings(max_examples=20, deadline=None)
+@given(problems, st.integers(1, 5))
+def test_the_cost_of_a_control_limit_is_that_of_the_equations_of_policy_iteration(problem, limit):
+    policy = control_limit_policy(problem, min(limit, problem.max_batch))
+    assert evaluate(problem, policy) == pytest.approx(_mean_cost_and_bias(problem, policy)[0], rel=1e-6)
 
 
 @given(problems)
