@@ -21,6 +21,7 @@ from batchpilot.configs.scenario import Scenario
 from batchpilot.core.names import lookup
 from batchpilot.engines.detect import detect_device
 from batchpilot.engines.executor import Executor
+from batchpilot.engines.torch_loading import load_runner
 from batchpilot.envs.scenarios import GRACE_S, WORKLOAD_STREAM, PreparedRun, capacity_per_s
 from batchpilot.envs.similarity import similar_promises
 from batchpilot.latency.registry import find_latency
@@ -204,17 +205,10 @@ class TorchOptions:
         )
 
     def _runner(self) -> ModelRunner:
-        try:
-            import torch
-
-            from batchpilot.engines.torch import ModelRunner
-        except ImportError as error:
-            raise ValueError(str(error)) from None
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        return ModelRunner(
+        return load_runner(
             self.model,
-            device=self.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            device=self.device,
+            threads=self.threads,
             dtype=self.dtype,
             kv_capacity_tokens=self.kv_capacity_tokens,
             memory_fraction=self.memory_fraction,

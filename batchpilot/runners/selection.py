@@ -36,6 +36,19 @@ def find_scenario(name: str) -> Scenario:
     return load_scenario(name) if looks_like_file(name) else scenario(name)
 
 
+def replay_of(trace: Path, **how: Any) -> Scenario:
+    """The scenario that replays a trace.
+
+    Args:
+        trace: its file.
+        **how: format, rate, start_s and the like, as a scenario's `trace` section has them.
+
+    Raises:
+        ValueError: a value is outside its bound.
+    """
+    return scenario("trace-replay").with_trace(file=str(trace), **how)
+
+
 def find_tuner_config(name: str | None) -> TunerConfig:
     """A tuner configuration by preset name or file; the defaults without a name.
 

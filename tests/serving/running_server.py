@@ -90,6 +90,14 @@ def is_ours(thread):
     return thread.name.startswith(("batchpilot", "AnyIO"))
 
 
+def ask(url, **changes):
+    """A short completion."""
+    import httpx
+
+    body = {"model": "tiny", "prompt": "hello", "max_tokens": 4, "temperature": 0, **changes}
+    return httpx.post(f"{url}/v1/completions", json=body, timeout=30.0)
+
+
 def wait_for(condition, timeout_s=10.0):
     """Wait until something is so, and fail if it never is."""
     end = time.monotonic() + timeout_s

@@ -7,7 +7,7 @@ from batchpilot.serving.adapters.versions import UnknownVersionError, check_vers
 
 @pytest.mark.parametrize("version", ["0.33", "0.33.0", "0.33.0+cu130", "0.33.1rc2", "0.33.12"])
 def test_known_versions_pass(version):
-    check_version("vllm", version, "0.33", "0.34")
+    assert check_version("vllm", version, "0.33", "0.34") is None
 
 
 @pytest.mark.parametrize("version", ["0.32.9", "0.34.0", "0.34", "1.0", "0.3.3", "", "main"])

@@ -236,7 +236,10 @@ def test_guard_refuses_who_can_no_longer_be_served_in_time_before_the_turn_comes
 def test_guard_lets_everyone_try_while_nothing_is_known():
     async def run():
         door = Door(batch_size=4, ttft_guard=0.001)
-        await (await door.come(door.ticket()))
+        waiting = await door.come(door.ticket())
+        await waiting
+        assert waiting.done()
+        assert waiting.exception() is None
 
     asyncio.run(run())
 

@@ -12,30 +12,14 @@ pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx")
 openai = pytest.importorskip("openai")
 
-from running_server import TUNER, is_empty, serving, tiny_runner, wait_for  # noqa: E402
+from running_server import TUNER, ask, is_empty, serving, wait_for  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def runner():
-    return tiny_runner()
-
-
-@pytest.fixture(scope="module")
-def server(runner):
-    with serving(runner) as (service, url, _):
-        yield service, url
-
-
-@pytest.fixture
-def client(server):
-    _, url = server
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=30.0) as client:
-        yield client
-
-
-def ask(url, **changes):
-    body = {"model": "tiny", "prompt": "hello", "max_tokens": 4, "temperature": 0, **changes}
-    return httpx.post(f"{url}/v1/completions", json=body, timeout=30.0)
+def cancelled(url):
+    """Requests whose clients left, as the server counts them."""
+    counted = 'batchpilot:request_unserved_total{reason="cancelled"} '
+    (line,) = [line for line in httpx.get(f"{url}/metrics").text.splitlines() if line.startswith(counted)]
+    return float(line.removeprefix(counted))
 
 
 def test_the_openai_client_chats(client):
@@ -98,11 +82,15 @@ def test_a_client_that_leaves_mid_stream_frees_its_memory_at_once(server):
 
 
 def test_the_openai_client_cancels_a_stream(server, client):
-    service, _ = server
-    stream = client.completions.create(model="tiny", prompt="x", max_tokens=1500, stream=True)
+    service, url = server
+    before = cancelled(url)
+    stream = client.completions.create(
+        model="tiny", prompt="x", max_tokens=1500, stream=True, extra_body={"ignore_eos": True}
+    )
     next(iter(stream))
     stream.close()
     wait_for(lambda: is_empty(service))
+    assert cancelled(url) == before + 1
 
 
 def test_a_client_that_leaves_before_a_whole_answer_frees_its_memory(server):

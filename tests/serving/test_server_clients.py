@@ -11,34 +11,12 @@ pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx")
 openai = pytest.importorskip("openai")
 
-from running_server import is_empty, serving, tiny_runner, wait_for  # noqa: E402
+from running_server import ask as complete  # noqa: E402
+from running_server import is_empty, serving, wait_for  # noqa: E402
 
 from batchpilot.serving.server.bodies import ChatBody, CompletionBody  # noqa: E402
 
 HELLO = [{"role": "user", "content": "hi"}]
-
-
-@pytest.fixture(scope="module")
-def runner():
-    return tiny_runner()
-
-
-@pytest.fixture(scope="module")
-def server(runner):
-    with serving(runner) as (service, url, _):
-        yield service, url
-
-
-@pytest.fixture
-def client(server):
-    _, url = server
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=30.0) as client:
-        yield client
-
-
-def complete(url, **changes):
-    body = {"model": "tiny", "prompt": "hello", "max_tokens": 4, "temperature": 0, **changes}
-    return httpx.post(f"{url}/v1/completions", json=body, timeout=30.0)
 
 
 def chat(url, **changes):

@@ -17,7 +17,7 @@ pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx")
 
 from policy_samples import make_description, make_network, make_policy_bytes, model_bytes  # noqa: E402
-from running_server import TUNER, is_empty, serving, tiny_runner, wait_for  # noqa: E402
+from running_server import TUNER, ask, is_empty, serving, tiny_runner, wait_for  # noqa: E402
 
 from batchpilot.serving.server.answering import Answer  # noqa: E402
 from batchpilot.serving.server.generation import Generation, Order  # noqa: E402
@@ -27,20 +27,10 @@ POLICY = f"{TUNER}/policy"
 
 
 @pytest.fixture(scope="module")
-def runner():
-    return tiny_runner()
-
-
-@pytest.fixture(scope="module")
 def shared(runner):
     """A server for faults that leave it as it was."""
     with serving(tiny_runner()) as (service, url, _):
         yield service, url
-
-
-def ask(url, **changes):
-    body = {"model": "tiny", "prompt": "hello", "max_tokens": 4, "temperature": 0, **changes}
-    return httpx.post(f"{url}/v1/completions", json=body, timeout=30.0)
 
 
 def said(answer):
@@ -241,7 +231,7 @@ def test_requests_that_are_over_leave_no_object(shared):
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         assert set(pool.map(one, range(100))) == {200, 400}
     wait_for(lambda: is_empty(service))
-    wait_for(lambda: not living())
+    wait_for(lambda: not living(), timeout_s=60.0)  # each look collects all garbage, which holds the server up
 
 
 def living():

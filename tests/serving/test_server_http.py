@@ -14,17 +14,12 @@ pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx")
 
 from policy_samples import make_policy_bytes  # noqa: E402
-from running_server import TUNER, is_empty, serving, tiny_runner, wait_for  # noqa: E402
+from running_server import TUNER, is_empty, serving, wait_for  # noqa: E402
 
 from batchpilot.serving.server.incoming import BYTES_PER_TOKEN, LEAST_BODY_BYTES, request_bytes  # noqa: E402
 
 BODY = json.dumps({"model": "tiny", "prompt": "x", "max_tokens": 3, "temperature": 0}).encode()
 JSON = {"content-type": "application/json"}
-
-
-@pytest.fixture(scope="module")
-def runner():
-    return tiny_runner()
 
 
 @pytest.fixture(scope="module")

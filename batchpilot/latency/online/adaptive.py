@@ -143,7 +143,7 @@ class AdaptiveLatency:
         Args:
             count: how many, >= 0.
         """
-        return self._buffer.history().newest(count).rows
+        return self._buffer.history(count).rows
 
     @property
     def parameters(self) -> SaturationParameters:

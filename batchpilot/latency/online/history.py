@@ -133,10 +133,15 @@ class ObservationBuffer:
             self.dropped += 1
             return False
 
-    def history(self) -> History:
-        """A copy of everything kept."""
+    def history(self, newest: int | None = None) -> History:
+        """A copy of what is kept.
+
+        Args:
+            newest: only so many of the last observations, >= 0; None for all.
+        """
         with self._lock:
-            first = max(self._first, self.count - self.capacity)
+            kept = self.capacity if newest is None else min(newest, self.capacity)
+            first = max(self._first, self.count - kept)
             start = first % self.capacity
             stop = start + self.count - first
             rows = np.concatenate((self._rows[start:stop], self._rows[: max(stop - self.capacity, 0)]))

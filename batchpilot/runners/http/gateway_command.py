@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -17,11 +16,9 @@ from batchpilot.runners.options import reporting_mistakes
 from batchpilot.runners.selection import find_tuner_config, parse_limits
 from batchpilot.serving.gateway.completions import TokenCount, count_by_bytes
 from batchpilot.serving.gateway.settings import GatewaySettings
+from batchpilot.serving.interpreter import share_sooner
 from batchpilot.serving.rehearsal import rehearse
 from batchpilot.serving.session import TunerSession
-
-SWITCH_INTERVAL_S = 0.0005
-"""A tuner that thinks in a thread of its own keeps tokens waiting for so long at most; Python's 5 ms would be seen."""
 
 
 @reporting_mistakes
@@ -87,7 +84,7 @@ def serve(session: TunerSession, settings: GatewaySettings, host: str, port: int
         from batchpilot.serving.gateway import Gateway
     except ImportError as error:
         raise ValueError(f"a gateway needs the extra: pip install 'batchpilot[serve]' ({error})") from None
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    share_sooner()
     typer.echo(f"gateway on http://{host}:{port} before {settings.upstream}, tuner {session.tuner.name}", err=True)
     # The upstream's own Date and Server go through unchanged, and so do the names of proxies before us.
     uvicorn.run(

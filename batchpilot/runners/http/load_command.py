@@ -32,7 +32,7 @@ from batchpilot.runners.options import (
 )
 from batchpilot.runners.plain_data import without_nan
 from batchpilot.runners.report.tables import tables
-from batchpilot.runners.selection import find_scenario, find_tuner_config, on_hardware, parse_limits
+from batchpilot.runners.selection import find_scenario, find_tuner_config, on_hardware, parse_limits, replay_of
 from batchpilot.runners.torch.backends import (
     BackendOption,
     ParametersOption,
@@ -49,7 +49,6 @@ from batchpilot.serving.load.run import LoadSettings
 from batchpilot.workloads.readers import READERS
 from batchpilot.workloads.table import RequestTable
 
-TRACE_SCENARIO = "trace-replay"
 OWN_TUNER = "hybrid"
 
 
@@ -116,7 +115,7 @@ def load(
         Address.parse(url)
     chosen = find_scenario(scenario)
     if trace is not None:
-        chosen = find_scenario(TRACE_SCENARIO).with_trace(file=str(trace), format=trace_format)
+        chosen = replay_of(trace, format=trace_format)
 
     def cut(run: PreparedRun) -> RequestTable:
         sent = _promised(_part(run.requests, start_s, duration_s, rate, requests_per_s), ttft_ms, tpot_ms)

@@ -12,6 +12,7 @@ from batchpilot.configs.tuner import TunerConfig
 from batchpilot.configs.tuner_files import load_tuner_config
 from batchpilot.core.names import lookup
 from batchpilot.core.slo import SLO, SLO_CLASSES
+from batchpilot.engines.torch_loading import load_runner
 from batchpilot.runners.options import reporting_mistakes, stdout_console
 from batchpilot.serving.control import make_setting
 
@@ -58,43 +59,14 @@ def serve(
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of torch on a processor.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of random weights, draws and tuners.")] = 0,
 ) -> None:
-    """Serve a model by OpenAI's API, its batching limits set by a tuner.
-
-    Args:
-        model: what is served.
-        tuner: sets the limits.
-        track: the fields it may move.
-        config: the tuner's configuration.
-        host: to bind to.
-        port: likewise.
-        token_file: holds the token for changes.
-        name: what clients call the model.
-        torch_device: where it runs.
-        dtype: its weights.
-        kv_tokens: KV tokens to set aside.
-        max_model_len: longest request.
-        room: most requests at a time.
-        window_ms: length of a measurement window.
-        slo: the promise's class.
-        ttft_ms: instead of the class's.
-        tpot_ms: likewise.
-        timeout_s: of requests that do not say.
-        grace_s: to finish requests after SIGTERM.
-        threads: of torch.
-        seed: of everything that is drawn.
-
-    Raises:
-        ValueError: a value is outside its bound, or an extra is missing.
-    """
+    """Serve a model by OpenAI's API, its batching limits set by a tuner."""
     of_class = lookup(SLO_CLASSES, slo, "SLO class")
     promise = SLO(ttft_ms or of_class.ttft_ms, tpot_ms or of_class.tpot_ms, slo)
     tuner_config = TunerConfig() if config is None else load_tuner_config(config)
     token = token_file.read_text("utf-8").strip() if token_file else os.environ.get(TOKEN_VARIABLE)
     try:
-        import torch
-
         from batchpilot.engines import detect_device
-        from batchpilot.engines.torch import ModelRunner, Telemetry, TorchEngineConfig
+        from batchpilot.engines.torch import Telemetry, TorchEngineConfig
         from batchpilot.engines.torch.telemetry import source_of
         from batchpilot.serving.server.authorisation import check_binding
         from batchpilot.serving.server.building import build_service
@@ -104,11 +76,11 @@ def serve(
     except ImportError as error:
         raise ValueError(f"serving needs {error.name}; install: pip install 'batchpilot[torch,serve]'") from error
     check_binding(host, token)
-    if threads is not None:
-        torch.set_num_threads(threads)
     typer.echo("loading; the first start of an installation also compiles, for about half a minute", err=True)
     text = load_text(model)
-    runner = ModelRunner(model, device=torch_device, dtype=dtype, kv_capacity_tokens=kv_tokens, seed=seed)
+    runner = load_runner(
+        model, device=torch_device, threads=threads, dtype=dtype, kv_capacity_tokens=kv_tokens, seed=seed
+    )
     service = build_service(
         runner,
         text,

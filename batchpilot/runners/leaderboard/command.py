@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from batchpilot.configs.scenario import Scenario, scenario
+from batchpilot.configs.scenario import Scenario
 from batchpilot.core.limits import TRACKS
 from batchpilot.envs.backends import SIMULATED
 from batchpilot.runners.chosen import first_seed, left_out_notes, scenarios_of, suite_names
@@ -32,7 +32,7 @@ from batchpilot.runners.options import (
 )
 from batchpilot.runners.report.summary import summarise, summarise_families, write_csv
 from batchpilot.runners.report.tables import leaderboard_tables, tables
-from batchpilot.runners.selection import find_tuner_config, on_hardware
+from batchpilot.runners.selection import find_tuner_config, on_hardware, replay_of
 from batchpilot.runners.torch.backends import (
     BackendOption,
     ParametersOption,
@@ -44,8 +44,6 @@ from batchpilot.runners.torch.backends import (
 from batchpilot.runners.torch.leaderboard import NOTES, TorchLeaderboard, on_engine
 from batchpilot.runners.torch.options import KvOption, ThreadsOption
 from batchpilot.workloads.readers import READERS
-
-TRACE_SCENARIO = "trace-replay"
 
 
 @reporting_mistakes
@@ -109,9 +107,9 @@ def leaderboard(
     )
     stored = None if baseline is None else load_baseline(baseline)
     if trace is not None:
-        replay = {"file": str(trace), "format": trace_format, "rate": rate, "start_s": start_s}
+        replay = {"format": trace_format, "rate": rate, "start_s": start_s}
         replay |= {"duration_s": duration_s, "skip_bad_rows": skip_bad_rows}
-        named = [scenario(TRACE_SCENARIO).with_trace(**replay)]
+        named = [replay_of(trace, **replay)]
     else:
         named = scenarios_of(suite_name, scenarios, traces)
     chosen: list[Scenario] = named if server else [on_hardware(one, device, model, tensor_parallel) for one in named]

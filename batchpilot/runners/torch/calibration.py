@@ -16,6 +16,7 @@ from batchpilot.core.limits import Limits
 from batchpilot.core.names import lookup
 from batchpilot.engines.detect import detect_device
 from batchpilot.engines.step_design import MeasuredTrial, Trial, design_trials, measure_trials
+from batchpilot.engines.torch_loading import load_runner
 from batchpilot.latency.fitting import fit
 from batchpilot.latency.judging import Judgement, judge
 from batchpilot.latency.observations import Observations
@@ -62,17 +63,10 @@ class TorchServer:
         Raises:
             ValueError: torch is missing, or the model cannot be served as asked.
         """
-        try:
-            import torch
-
-            from batchpilot.engines.torch import ModelRunner
-        except ImportError as error:
-            raise ValueError(str(error)) from None
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        return ModelRunner(
+        return load_runner(
             self.model,
-            device=self.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            device=self.device,
+            threads=self.threads,
             dtype=self.dtype,
             kv_capacity_tokens=self.kv_capacity_tokens,
             seed=self.seed,

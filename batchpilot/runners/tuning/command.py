@@ -10,12 +10,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from batchpilot.configs.scenario import Scenario, scenario
+from batchpilot.configs.scenario import Scenario
 from batchpilot.core.limits import TRACKS
 from batchpilot.core.names import lookup
 from batchpilot.core.provenance import config_hash, provenance, versions
 from batchpilot.latency.saturation import SaturationParameters
-from batchpilot.runners.leaderboard.command import TRACE_SCENARIO
 from batchpilot.runners.options import (
     DeviceOption,
     JsonOption,
@@ -26,7 +25,7 @@ from batchpilot.runners.options import (
 )
 from batchpilot.runners.plain_data import without_nan
 from batchpilot.runners.report.tables import tables
-from batchpilot.runners.selection import find_scenario, on_hardware
+from batchpilot.runners.selection import find_scenario, on_hardware, replay_of
 from batchpilot.runners.torch.calibration import TorchServer
 from batchpilot.runners.torch.options import DtypeOption, KvOption, ThreadsOption
 from batchpilot.runners.tuning.bench import OBJECTIVES, Bench, SimulatedBench, TorchBench
@@ -94,8 +93,8 @@ def tune(
     make_sampler(sampler, first_seed)
     if resume and overwrite:
         raise ValueError("--resume and --overwrite are both given; a study is either kept or replaced")
-    replay = {"file": str(trace), "format": trace_format, "rate": rate, "start_s": start_s, "duration_s": duration_s}
-    named = _named(scenario_name, replay if trace is not None else None, backend)
+    how = {"format": trace_format, "rate": rate, "start_s": start_s, "duration_s": duration_s}
+    named = _named(scenario_name, None if trace is None else replay_of(trace, **how), backend)
     if backend == "torch":
         if jobs > 1:
             raise ValueError(f"--jobs {jobs} on one device would measure each other; use --jobs 1 with --backend torch")
@@ -166,12 +165,14 @@ def tune(
     typer.echo(f"{folder}/report.html, results.json, server.yaml, vllm.yaml; study {search.study}")
 
 
-def _named(name: str | None, replay: dict[str, Any] | None, backend: str) -> Scenario:
-    if (name is None) == (replay is None):
-        if name is None and backend == "torch":
-            return find_scenario(_TORCH_SCENARIO)
-        raise ValueError("name either --scenario NAME|FILE or --trace FILE")
-    return find_scenario(name) if name is not None else scenario(TRACE_SCENARIO).with_trace(**(replay or {}))
+def _named(name: str | None, replay: Scenario | None, backend: str) -> Scenario:
+    if name is not None and replay is None:
+        return find_scenario(name)
+    if name is None and replay is not None:
+        return replay
+    if name is None and backend == "torch":
+        return find_scenario(_TORCH_SCENARIO)
+    raise ValueError("name either --scenario NAME|FILE or --trace FILE")
 
 
 def _after(chosen: Scenario) -> Scenario:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
-import sys
 import threading
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from batchpilot.core.metrics import WindowMetrics
 from batchpilot.engines.details import believe, in_flight
 from batchpilot.engines.torch.live import LiveEngine
 from batchpilot.engines.torch.live_events import LiveStep
+from batchpilot.serving.interpreter import share_sooner
 from batchpilot.serving.server.generation import ENDED_WELL, Generation, Piece
 from batchpilot.serving.server.metrics import ServerMetrics
 from batchpilot.serving.session import REJECTIONS, TunerSession
@@ -25,10 +25,6 @@ log = logging.getLogger("batchpilot.server")
 
 IDLE_S = 0.05
 """How long the thread sleeps at most while there is nothing to do; windows are closed that often too."""
-
-SWITCH_INTERVAL_S = 0.0005
-"""How long a thread may keep the interpreter lock while another wants it. A step gives the lock away at each operation
-of torch and waits for it afterwards; with Python's 5 ms the coroutines of 70 clients made steps of 34 ms take 39."""
 
 Command = tuple[str, Generation]
 
@@ -128,7 +124,7 @@ class EngineLoop:
             event_loop: where clients are answered.
         """
         self._event_loop = event_loop
-        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
+        share_sooner()
         self._thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> bool:

@@ -33,6 +33,15 @@ def test_the_newest_observations_are_kept_in_order(count):
     assert (history.first, history.end, len(history)) == (count - kept, count, kept)
 
 
+@pytest.mark.parametrize("count", [0, 1, 6, 7, 8, 14, 20])
+@pytest.mark.parametrize("newest", [0, 1, 3, 7, 50])
+def test_the_last_few_are_the_end_of_what_is_kept(count, newest):
+    buffer = filled(7, count)
+    some, kept = buffer.history(newest), buffer.history().newest(newest)
+    assert some.rows.tolist() == kept.rows.tolist()
+    assert (some.first, some.end) == (kept.first, kept.end)
+
+
 def test_a_history_does_not_change_when_more_is_recorded():
     buffer = filled(5, 5)
     history = buffer.history()
