@@ -16,10 +16,10 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest --numprocesses $(JOBS)
 
 # The tests that the plain environment leaves out: they say so themselves.
-NEED_EXTRAS = $(shell grep -rl --include='test_*.py' --exclude-dir=agents --exclude-dir=engines_torch importorskip tests)
+NEED_EXTRAS = $(shell grep -rl --include='test_*.py' --exclude-dir=agents --exclude-dir=torch_engine importorskip tests)
 
 test-rl: .venv/installed-rl
-	$(BIN)/python -m pytest --numprocesses $(JOBS) tests/agents tests/engines_torch $(NEED_EXTRAS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) tests/agents tests/engines/torch_engine $(NEED_EXTRAS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -13,10 +13,10 @@ from collections.abc import Callable
 import numpy as np
 
 from batchpilot import SaturationParameters
-from batchpilot.latency.fitting import fit
-from batchpilot.latency.observations import Observations
-from batchpilot.latency.saturation import step_ms
-from batchpilot.latency.vectorised import steps_ms
+from batchpilot.latency.fitting.observations import Observations
+from batchpilot.latency.fitting.saturation_fit import fit
+from batchpilot.latency.model.saturation import step_ms
+from batchpilot.latency.model.vectorised import steps_ms
 
 TRUTH = SaturationParameters(p_max=8.0, k_b=0.15, k_s=0.004, w_0=20.0, tau_0=8.0, tau_b=0.1, tau_s=0.01, tau_c=1e-4)
 STEPS = 200_000

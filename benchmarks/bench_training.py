@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from batchpilot.agents.training import training_env
-from batchpilot.agents.training_config import load_training_config, training_names
-from batchpilot.agents.training_policy import new_agent, observe
-from batchpilot.agents.training_pool import training_pool
+from batchpilot.agents.training.config import load_training_config, training_names
+from batchpilot.agents.training.policy import new_agent, observe
+from batchpilot.agents.training.pool import training_pool
+from batchpilot.agents.training.run import training_env
 
 
 class Stopwatch:

@@ -19,7 +19,7 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from batchpilot.baselines import SERVER_DEFAULT
-from batchpilot.baselines.references import track_grid
+from batchpilot.baselines.references.static_best import track_grid
 from batchpilot.configs import devices
 from batchpilot.configs.scenario import Scenario
 from batchpilot.core.files import write_atomic

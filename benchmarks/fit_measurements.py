@@ -17,13 +17,21 @@ import numpy as np
 import yaml
 
 from batchpilot.configs import device, model
-from batchpilot.latency import SaturationParameters, roofline
-from batchpilot.latency.fitting import fit
-from batchpilot.latency.judging import TRAINED_BATCH_SIZE, TRAINED_TOKENS, Comparison, compare, judge, trained_range
-from batchpilot.latency.measurement_files import read_measurements
-from batchpilot.latency.observations import Observations
-from batchpilot.latency.regressors import GivenRegressor, LatencyRegressor, make_regressor
-from batchpilot.latency.residuals import LOSSES
+from batchpilot.latency import SaturationParameters
+from batchpilot.latency.fitting.judging import (
+    TRAINED_BATCH_SIZE,
+    TRAINED_TOKENS,
+    Comparison,
+    compare,
+    judge,
+    trained_range,
+)
+from batchpilot.latency.fitting.measurement_files import read_measurements
+from batchpilot.latency.fitting.observations import Observations
+from batchpilot.latency.fitting.regressors import GivenRegressor, LatencyRegressor, make_regressor
+from batchpilot.latency.fitting.residuals import LOSSES
+from batchpilot.latency.fitting.saturation_fit import fit
+from batchpilot.latency.model import roofline
 
 DEVICES = ("A100-80GB", "H100-80GB")
 MODEL = "Llama-2-70B"

@@ -18,7 +18,7 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from batchpilot.baselines import SERVER_DEFAULT
-from batchpilot.baselines.references import goodput_of
+from batchpilot.baselines.references.static_best import goodput_of
 from batchpilot.configs.scenario import Scenario
 from batchpilot.core.files import write_atomic
 from batchpilot.core.limits import Limits

@@ -22,11 +22,11 @@ from scipy.stats import binomtest
 from batchpilot import Limits, RequestTable, SaturationParameters, simulate
 from batchpilot.configs.catalogue import device, model
 from batchpilot.core.provenance import provenance
+from batchpilot.latency.model.roofline import roofline
 from batchpilot.latency.online import UPDATE_RULES, AdaptiveLatency, DriftDetector, History, Refit, UpdateRule
 from batchpilot.latency.online.feasible import HIGHEST, LOWEST
 from batchpilot.latency.online.relative_loss import signed_errors
 from batchpilot.latency.online.two_samples import ks_distance
-from batchpilot.latency.roofline import roofline
 
 Array = NDArray[np.float64]
 

@@ -32,7 +32,7 @@ from batchpilot.core.files import write_atomic
 from batchpilot.core.provenance import provenance
 from batchpilot.core.slo import SLO
 from batchpilot.envs.scenarios import capacity_per_s
-from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.http.load_report import figures, lateness
 from batchpilot.serving.load.run import LoadSettings, run_load
 from batchpilot.workloads import Lengths, LogNormal, poisson

@@ -34,7 +34,7 @@ from batchpilot.core.files import write_atomic
 from batchpilot.core.limits import Limits
 from batchpilot.core.provenance import provenance
 from batchpilot.core.slo import SLO
-from batchpilot.latency.planning import ATTAINMENT, Plan
+from batchpilot.latency.planning.planner import ATTAINMENT, Plan
 from batchpilot.runners.planning.planned import FACTORS, Question, find_draw, held_in_simulation, simulated
 
 SLOS = (SLO(500, 50), SLO(1000, 50), SLO(1000, 100), SLO(2000, 100), SLO(5000, 200), SLO(10_000, 500))

@@ -17,16 +17,16 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from batchpilot.agents.training_config import load_ppo_config
-from batchpilot.agents.training_policy import new_agent, set_learning_rate
-from batchpilot.agents.training_ppo import PPOConfig
-from batchpilot.baselines.batch_service import (
+from batchpilot.agents.training.config import load_ppo_config
+from batchpilot.agents.training.policy import new_agent, set_learning_rate
+from batchpilot.agents.training.ppo import PPOConfig
+from batchpilot.baselines.dispatch.batch_service import (
     BatchServiceProblem,
     DispatchPolicy,
     control_limit_policy,
     dispatch_policy,
 )
-from batchpilot.baselines.smdp import evaluate, optimal_policy
+from batchpilot.baselines.dispatch.smdp import evaluate, optimal_policy
 from batchpilot.envs.batch_service import BatchServiceEnv
 from batchpilot.envs.registration import BATCH_SERVICE_ID
 

@@ -18,15 +18,15 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from batchpilot.baselines import SERVER_DEFAULT, Setting
-from batchpilot.baselines.references import goodput_of, tightest_tpot_ms, track_grid
-from batchpilot.baselines.references_suite import static_suite
+from batchpilot.baselines.references.static_best import goodput_of, tightest_tpot_ms, track_grid
+from batchpilot.baselines.references.static_suite import static_suite
 from batchpilot.configs.prototype import prototype_scenarios
 from batchpilot.configs.scenario import Scenario
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core.files import write_atomic
 from batchpilot.core.provenance import provenance
-from batchpilot.engines.simulated_engine import SimulatedEngine
-from batchpilot.engines.simulation import run_engine
+from batchpilot.engines.simulated.engine import SimulatedEngine
+from batchpilot.engines.simulated.simulation import run_engine
 from batchpilot.envs.scenarios import GRACE_S, PreparedRun, prepare
 from batchpilot.runners.leaderboard.evaluation import tightest_slo
 from batchpilot.tuners import build_tuner

@@ -18,7 +18,7 @@ from batchpilot.baselines import SERVER_DEFAULT, Setting
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core import SLO
 from batchpilot.engines import EngineConfig, SimulatedEngine
-from batchpilot.engines.simulation import run_engine
+from batchpilot.engines.simulated.simulation import run_engine
 from batchpilot.latency import SaturationParameters
 from batchpilot.tuners import build_tuner
 from batchpilot.workloads import Lengths, LogNormal, RequestTable, poisson

@@ -28,7 +28,7 @@ import numpy as np
 from batchpilot.core.files import write_atomic
 from batchpilot.core.provenance import provenance
 from batchpilot.core.slo import SLO
-from batchpilot.serving.control import make_setting
+from batchpilot.serving.rollout.control import make_setting
 from batchpilot.serving.server.service import Service
 
 WARM_UP = 200

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from stable_baselines3 import PPO
 
 from batchpilot.agents.evaluation import play
-from batchpilot.agents.training_config import TrainingConfig
-from batchpilot.agents.training_policy import MODEL_FILE, Normalisation, deterministic
-from batchpilot.agents.training_pool import named_scenarios
-from batchpilot.agents.training_validation import guarded_limits
-from batchpilot.baselines.references import goodput_of, tightest_tpot_ms, track_grid
+from batchpilot.agents.training.config import TrainingConfig
+from batchpilot.agents.training.policy import MODEL_FILE, Normalisation, deterministic
+from batchpilot.agents.training.pool import named_scenarios
+from batchpilot.agents.training.validation import guarded_limits
+from batchpilot.baselines.references.static_best import goodput_of, tightest_tpot_ms, track_grid
 from batchpilot.baselines.static import SERVER_DEFAULT
 from batchpilot.configs.seeds import seeds_of
 from batchpilot.envs.scenarios import PreparedRun, prepare

@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchpilot.serving.session_engine import step_ms
+from batchpilot.serving.session.engine import step_ms
 
 PARAMETERS = (20.0, 0.12, 0.005, 0.0, 1.0, 12.0, 0.35, 0.04, 0.0002)
 """Saturation parameters of the steps: a step of 32 decoding requests takes about 27 ms, a prompt token 0.1 ms."""

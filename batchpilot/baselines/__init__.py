@@ -1,7 +1,7 @@
 """What tuners must beat: fixed limits, AIMD, the guarded default and the field's controllers, all in `BASELINES`."""
 
-from batchpilot.baselines.accumulating import accumulating
-from batchpilot.baselines.aimd import AIMDTuner
+from batchpilot.baselines.controllers.aimd import AIMDTuner
+from batchpilot.baselines.dispatch.accumulating import accumulating
 from batchpilot.baselines.guarded import GuardedTuner
 from batchpilot.baselines.registry import BASELINES
 from batchpilot.baselines.rule import Rule, RuleTuner

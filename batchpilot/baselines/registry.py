@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from batchpilot.baselines.accumulating import accumulating
-from batchpilot.baselines.aimd import AIMDTuner
-from batchpilot.baselines.controllers import CONTROLLERS
+from batchpilot.baselines.controllers.aimd import AIMDTuner
+from batchpilot.baselines.controllers.by_name import CONTROLLERS
+from batchpilot.baselines.dispatch.accumulating import accumulating
 from batchpilot.baselines.guarded import GuardedTuner
 from batchpilot.baselines.setting import Setting
 from batchpilot.baselines.static import SERVER_DEFAULT, StaticTuner

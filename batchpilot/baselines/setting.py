@@ -9,7 +9,7 @@ from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core import SLO, Limits
 
 if TYPE_CHECKING:
-    from batchpilot.latency.saturation import SaturationParameters
+    from batchpilot.latency.model.saturation import SaturationParameters
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,10 @@
 """Engines: one scheduler and the executors that run its plans."""
 
-from batchpilot.engines.detect import DetectedDevice, detect_device
+from batchpilot.engines.detection.detect import DetectedDevice, detect_device
 from batchpilot.engines.memory import MemoryModel, memory_model
-from batchpilot.engines.simulated_engine import EngineConfig, SimulatedEngine
-from batchpilot.engines.simulation import SimulationResult, run_engine, simulate
-from batchpilot.engines.state import FINISH_REASONS
+from batchpilot.engines.scheduler.state import FINISH_REASONS
+from batchpilot.engines.simulated.engine import EngineConfig, SimulatedEngine
+from batchpilot.engines.simulated.simulation import SimulationResult, run_engine, simulate
 
 __all__ = [
     "simulate",

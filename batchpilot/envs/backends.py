@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from batchpilot.configs.scenario import Scenario
 from batchpilot.core.names import lookup
-from batchpilot.engines.executor import Executor
-from batchpilot.engines.simulated_engine import SimulatedEngine
+from batchpilot.engines.scheduler.executor import Executor
+from batchpilot.engines.simulated.engine import SimulatedEngine
 from batchpilot.envs.scenarios import PreparedRun, prepare
 
 SIMULATED = "simulated"

@@ -7,8 +7,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from batchpilot.baselines.batch_service import BatchServiceProblem, control_limit_policy
-from batchpilot.baselines.smdp import evaluate
+from batchpilot.baselines.dispatch.batch_service import BatchServiceProblem, control_limit_policy
+from batchpilot.baselines.dispatch.smdp import evaluate
 
 
 class BatchServiceEnv(gymnasium.Env[np.int64, np.int64]):

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from batchpilot.core.limit_arrays import NO_DISCIPLINE, LimitArrays
 from batchpilot.core.limits import DISCIPLINES
 from batchpilot.core.metrics import METRICS
-from batchpilot.engines.simulated import STUCK, advance_many
-from batchpilot.engines.simulated_engine import NOISE_TABLE, load
-from batchpilot.engines.state import OFF_TOKENS, SchedulerState, allocate, row
-from batchpilot.engines.windows import open_window, summarise, summarise_many
+from batchpilot.engines.scheduler.state import OFF_TOKENS, SchedulerState, allocate, row
+from batchpilot.engines.scheduler.windows import open_window, summarise, summarise_many
+from batchpilot.engines.simulated.engine import NOISE_TABLE, load
+from batchpilot.engines.simulated.kernel import STUCK, advance_many
 from batchpilot.envs.scenarios import PreparedRun
-from batchpilot.latency.compiled import plain
+from batchpilot.latency.model.compiled import plain
 
 ROWS_PER_THREAD = 32
 """A thread pays for itself from about this many rows on."""

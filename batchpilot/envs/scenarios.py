@@ -9,9 +9,9 @@ import numpy as np
 from batchpilot.configs.catalogue import DeviceSpec, ModelSpec, device, model
 from batchpilot.configs.scenario import ModelSwitch, Scenario
 from batchpilot.engines.memory import memory_model
-from batchpilot.engines.simulated_engine import EngineConfig
-from batchpilot.latency.registry import find_latency
-from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.engines.simulated.engine import EngineConfig
+from batchpilot.latency.model.registry import find_latency
+from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.workloads.build import build_requests
 from batchpilot.workloads.table import RequestTable
 

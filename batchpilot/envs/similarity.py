@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.workloads.table import RequestTable
 
 

@@ -19,13 +19,13 @@ import numpy as np
 from batchpilot.configs.catalogue import device, model
 from batchpilot.configs.scenario import Scenario
 from batchpilot.core.names import lookup
-from batchpilot.engines.detect import detect_device
-from batchpilot.engines.executor import Executor
-from batchpilot.engines.torch_loading import load_runner
+from batchpilot.engines.detection.detect import detect_device
+from batchpilot.engines.scheduler.executor import Executor
+from batchpilot.engines.torch.loading import load_runner
 from batchpilot.envs.scenarios import GRACE_S, WORKLOAD_STREAM, PreparedRun, capacity_per_s
 from batchpilot.envs.similarity import similar_promises
-from batchpilot.latency.registry import find_latency
-from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.latency.model.registry import find_latency
+from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.workloads.build import build_requests
 from batchpilot.workloads.table import RequestTable
 

@@ -8,21 +8,21 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from batchpilot.latency.roofline import LatencyEstimate, roofline
-from batchpilot.latency.saturation import SaturationParameters, largest_tokens, step_ms
+from batchpilot.latency.model.roofline import LatencyEstimate, roofline
+from batchpilot.latency.model.saturation import SaturationParameters, largest_tokens, step_ms
 
 if TYPE_CHECKING:
-    from batchpilot.latency.demand import Demand
-    from batchpilot.latency.entry import LatencyEntry
-    from batchpilot.latency.fitting import Fit, fit
-    from batchpilot.latency.inverse import best_step, sla_inverse
-    from batchpilot.latency.judging import compare, judge
-    from batchpilot.latency.measurement_files import read_measurements
-    from batchpilot.latency.observations import Observations
+    from batchpilot.latency.fitting.judging import compare, judge
+    from batchpilot.latency.fitting.measurement_files import read_measurements
+    from batchpilot.latency.fitting.observations import Observations
+    from batchpilot.latency.fitting.regressors import REGRESSORS, make_regressor
+    from batchpilot.latency.fitting.saturation_fit import Fit, fit
+    from batchpilot.latency.model.entry import LatencyEntry
+    from batchpilot.latency.model.registry import LatencyRegistry, find_latency
     from batchpilot.latency.online import AdaptiveLatency, BackgroundUpdates
-    from batchpilot.latency.planning import Plan, plan
-    from batchpilot.latency.registry import LatencyRegistry, find_latency
-    from batchpilot.latency.regressors import REGRESSORS, make_regressor
+    from batchpilot.latency.planning.demand import Demand
+    from batchpilot.latency.planning.inverse import best_step, sla_inverse
+    from batchpilot.latency.planning.planner import Plan, plan
 
 __all__ = [
     "LatencyEstimate",
@@ -51,24 +51,24 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Observations": "observations",
-    "read_measurements": "measurement_files",
-    "fit": "fitting",
-    "Fit": "fitting",
-    "make_regressor": "regressors",
-    "REGRESSORS": "regressors",
-    "judge": "judging",
-    "compare": "judging",
+    "Observations": "fitting.observations",
+    "read_measurements": "fitting.measurement_files",
+    "fit": "fitting.saturation_fit",
+    "Fit": "fitting.saturation_fit",
+    "make_regressor": "fitting.regressors",
+    "REGRESSORS": "fitting.regressors",
+    "judge": "fitting.judging",
+    "compare": "fitting.judging",
     "AdaptiveLatency": "online",
     "BackgroundUpdates": "online",
-    "sla_inverse": "inverse",
-    "best_step": "inverse",
-    "Demand": "demand",
-    "plan": "planning",
-    "Plan": "planning",
-    "LatencyRegistry": "registry",
-    "LatencyEntry": "entry",
-    "find_latency": "registry",
+    "sla_inverse": "planning.inverse",
+    "best_step": "planning.inverse",
+    "Demand": "planning.demand",
+    "plan": "planning.planner",
+    "Plan": "planning.planner",
+    "LatencyRegistry": "model.registry",
+    "LatencyEntry": "model.entry",
+    "find_latency": "model.registry",
 }
 
 

@@ -8,8 +8,8 @@ a tuner's code compiled before there is load.
 from batchpilot.configs.tuner_files import load_tuner_config
 from batchpilot.core import SLO, Limits, Tuner, WindowMetrics
 from batchpilot.serving.rehearsal import rehearse
-from batchpilot.serving.session import TunerSession
-from batchpilot.serving.session_engine import EngineFacts
+from batchpilot.serving.session.engine import EngineFacts
+from batchpilot.serving.session.session import TunerSession
 from batchpilot.tuners import make_tuner
 from batchpilot.tuners.policy import load_policy
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 
 from batchpilot.core import Tuner
-from batchpilot.serving.session import TunerSession
-from batchpilot.serving.session_engine import EngineFacts
+from batchpilot.serving.session.engine import EngineFacts
+from batchpilot.serving.session.session import TunerSession
 
 _WINDOWS = 4
 _STEPS = 60

@@ -13,10 +13,10 @@ from batchpilot.core.names import lookup
 from batchpilot.tuners.bayesian import bayesian
 from batchpilot.tuners.planning import guarded_adaptive, model_based, shipped_policy
 from batchpilot.tuners.policy.by_name import policy
-from batchpilot.tuners.probe import ProbeTuner
+from batchpilot.tuners.probe.tuner import ProbeTuner
 
 if TYPE_CHECKING:
-    from batchpilot.latency.saturation import SaturationParameters
+    from batchpilot.latency.model.saturation import SaturationParameters
 
 
 def probe(strategy: str, setting: Setting, **options: Any) -> Tuner:

@@ -5,8 +5,8 @@ from batchpilot.configs import TunerConfig
 from batchpilot.core import Limits, WindowMetrics
 from batchpilot.core.metrics import to_record
 from batchpilot.envs.rewards import goodput, score
-from batchpilot.tuners.sample import read
-from batchpilot.tuners.score import ScoreBoard
+from batchpilot.tuners.probe.sample import read
+from batchpilot.tuners.probe.score import ScoreBoard
 
 LIMITS = Limits(batch_size=8)
 

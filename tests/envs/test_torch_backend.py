@@ -16,7 +16,7 @@ import torch
 
 from batchpilot import Limits, SaturationParameters
 from batchpilot.configs import Scenario
-from batchpilot.engines.simulation import run_engine
+from batchpilot.engines.simulated.simulation import run_engine
 from batchpilot.engines.torch import ModelRunner
 from batchpilot.envs import ENV_ID, BatchingEnv, make_backend
 from batchpilot.envs.torch_backend import TorchBackend, grace_ms

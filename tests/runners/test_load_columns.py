@@ -17,7 +17,7 @@ from batchpilot.runners.main import app
 @pytest.fixture
 def parameters(tmp_path):
     """Of an engine whose steps take 20 ms, so that the load is light wherever the test runs."""
-    from batchpilot.latency.saturation import SaturationParameters
+    from batchpilot.latency.model.saturation import SaturationParameters
 
     path = tmp_path / "latency.yaml"
     SaturationParameters(p_max=10.0, k_b=50.0, k_s=50.0, tau_0=20.0, tau_b=1.0).to_yaml(path)

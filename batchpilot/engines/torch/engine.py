@@ -12,17 +12,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from batchpilot.core.limits import Limits
 from batchpilot.core.metrics import WindowMetrics
-from batchpilot.engines.admission import admit_arrivals, next_arrival_ms
-from batchpilot.engines.controls import Controls
-from batchpilot.engines.simulated_engine import EngineConfig, load
-from batchpilot.engines.state import SchedulerState, allocate
+from batchpilot.engines.scheduler.admission import admit_arrivals, next_arrival_ms
+from batchpilot.engines.scheduler.controls import Controls
+from batchpilot.engines.scheduler.state import SchedulerState, allocate
+from batchpilot.engines.simulated.engine import EngineConfig, load
 from batchpilot.engines.torch.cache import BlockTables
 from batchpilot.engines.torch.execution import Execution
 from batchpilot.engines.torch.runner import ModelRunner
 from batchpilot.engines.torch.sampling import Sampling, SamplingTable
 from batchpilot.engines.torch.telemetry import Telemetry
 from batchpilot.engines.torch.tokens import TokenStore
-from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.workloads.table import RequestTable
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from batchpilot.engines.commit import commit, commit_failure
-from batchpilot.engines.scheduler import plan
-from batchpilot.engines.state import STATIC, SchedulerState
-from batchpilot.engines.static_batching import commit_static, plan_static
+from batchpilot.engines.scheduler.commit import commit, commit_failure
+from batchpilot.engines.scheduler.plan import plan
+from batchpilot.engines.scheduler.state import STATIC, SchedulerState
+from batchpilot.engines.scheduler.static_batching import commit_static, plan_static
 from batchpilot.engines.torch.cache import BlockTables
 from batchpilot.engines.torch.packing import StepTokens
 from batchpilot.engines.torch.sampling import SamplingTable

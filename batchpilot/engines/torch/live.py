@@ -16,11 +16,11 @@ from batchpilot.core.limits import Limits
 from batchpilot.core.metrics import WindowMetrics
 from batchpilot.core.names import lookup
 from batchpilot.core.slo import SLO
-from batchpilot.engines.admission import admit, count_arrival
-from batchpilot.engines.controls import Controls
-from batchpilot.engines.lifecycle import end_request
-from batchpilot.engines.simulated_engine import load
-from batchpilot.engines.state import CANCELLED, FINISH_REASONS, REFUSED_ARRIVAL, SchedulerState, allocate
+from batchpilot.engines.scheduler.admission import admit, count_arrival
+from batchpilot.engines.scheduler.controls import Controls
+from batchpilot.engines.scheduler.lifecycle import end_request
+from batchpilot.engines.scheduler.state import CANCELLED, FINISH_REASONS, REFUSED_ARRIVAL, SchedulerState, allocate
+from batchpilot.engines.simulated.engine import load
 from batchpilot.engines.torch.cache import BlockTables
 from batchpilot.engines.torch.engine import TorchEngineConfig
 from batchpilot.engines.torch.execution import Execution

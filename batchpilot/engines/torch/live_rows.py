@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from batchpilot.engines.state import SchedulerState
+from batchpilot.engines.scheduler.state import SchedulerState
 
 
 class UserSlots:

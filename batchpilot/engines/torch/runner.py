@@ -25,7 +25,7 @@ from batchpilot.engines.torch.packing import StepTokens, pack
 from batchpilot.engines.torch.sampling import choose
 from batchpilot.engines.torch.shape import ModelShape
 from batchpilot.engines.torch.warm_up import synthetic_step, warm_up
-from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.latency.model.saturation import SaturationParameters
 
 
 class ModelRunner:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from batchpilot.engines.torch.packing import StepTokens
-from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.latency.model.saturation import SaturationParameters
 
 REPEATS = 3
 STEPS = ((1, 1, 0), (1, 64, 0), (1, 256, 0), (8, 1, 64), (32, 1, 64), (8, 1, 512))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from batchpilot.latency.model.saturation import SaturationParameters, step_ms
 from batchpilot.latency.online.attempts import Update, attempt
 from batchpilot.latency.online.drift import DriftDetector
 from batchpilot.latency.online.feasible import check_feasible
@@ -21,7 +22,6 @@ from batchpilot.latency.online.relative_loss import signed_errors
 from batchpilot.latency.online.rules import UpdateRule
 from batchpilot.latency.online.stages import Answers, Published, stage_share
 from batchpilot.latency.online.triggers import Triggers
-from batchpilot.latency.saturation import SaturationParameters, step_ms
 
 _log = logging.getLogger(__name__)
 

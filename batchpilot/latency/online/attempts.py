@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from batchpilot.latency.fitting.residuals import NAMES
+from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.latency.online.feasible import check_feasible
 from batchpilot.latency.online.history import History
 from batchpilot.latency.online.relative_loss import signed_errors
 from batchpilot.latency.online.rules import UpdateRule
 from batchpilot.latency.online.stages import Answers, Published
-from batchpilot.latency.residuals import NAMES
-from batchpilot.latency.saturation import SaturationParameters
 
 _log = logging.getLogger(__name__)
 

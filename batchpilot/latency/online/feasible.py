@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from batchpilot.latency.residuals import FEASIBLE, NAMES
-from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.latency.fitting.residuals import FEASIBLE, NAMES
+from batchpilot.latency.model.saturation import SaturationParameters
 
 LOWEST, HIGHEST = np.array([FEASIBLE[name] for name in NAMES]).T
 

@@ -10,8 +10,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from batchpilot.latency.compiled import kernel
-from batchpilot.latency.saturation import step_gradient, step_ms
+from batchpilot.latency.model.compiled import kernel
+from batchpilot.latency.model.saturation import step_gradient, step_ms
 
 Array = NDArray[np.float64]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.core.names import unknown_name
-from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.latency.model.saturation import SaturationParameters
 
 STAGES = ("offline", "shadow", "partial", "full")
 """offline: observe only. shadow: update and compare, decide nothing. partial: answer some keys. full: answer all."""

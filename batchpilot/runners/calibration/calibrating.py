@@ -9,12 +9,12 @@ from typing import Any
 
 from batchpilot.configs.catalogue import device, model
 from batchpilot.core.provenance import provenance
-from batchpilot.latency.fitting import Fit, fit
-from batchpilot.latency.judging import Comparison, Judgement, compare
-from batchpilot.latency.measurement_files import LABELS, MeasurementFile, read_measurements
-from batchpilot.latency.observations import HIGHEST_MS, LOWEST_MS, Dropped, Observations
-from batchpilot.latency.regressors import GivenRegressor, LatencyRegressor, SaturationRegressor, make_regressor
-from batchpilot.latency.roofline import roofline
+from batchpilot.latency.fitting.judging import Comparison, Judgement, compare
+from batchpilot.latency.fitting.measurement_files import LABELS, MeasurementFile, read_measurements
+from batchpilot.latency.fitting.observations import HIGHEST_MS, LOWEST_MS, Dropped, Observations
+from batchpilot.latency.fitting.regressors import GivenRegressor, LatencyRegressor, SaturationRegressor, make_regressor
+from batchpilot.latency.fitting.saturation_fit import Fit, fit
+from batchpilot.latency.model.roofline import roofline
 
 LONGEST_STEP_MS = 60_000.0
 """What a calibration takes for a step: the document's 500 ms would leave long prefills out."""

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
-from batchpilot.latency.observations import Observations
-from batchpilot.latency.residuals import Floats
+from batchpilot.latency.fitting.observations import Observations
+from batchpilot.latency.fitting.residuals import Floats
 from batchpilot.runners.calibration.calibrating import Calibration
 from batchpilot.runners.report.svg import INK, MUTED, drawing, to_svg
 

@@ -12,8 +12,8 @@ import typer
 import yaml
 
 from batchpilot.core.files import write_atomic
-from batchpilot.latency.observations import LOWEST_MS
-from batchpilot.latency.residuals import LOSSES
+from batchpilot.latency.fitting.observations import LOWEST_MS
+from batchpilot.latency.fitting.residuals import LOSSES
 from batchpilot.runners.calibration.calibrating import LONGEST_STEP_MS, Calibration, calibrate_file
 from batchpilot.runners.calibration.grids import models_grid, parameters_grid, verdict
 from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_console

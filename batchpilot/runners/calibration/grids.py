@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from batchpilot.latency.judging import Judgement
-from batchpilot.latency.residuals import FEASIBLE
+from batchpilot.latency.fitting.judging import Judgement
+from batchpilot.latency.fitting.residuals import FEASIBLE
 from batchpilot.runners.calibration.calibrating import Calibration
 from batchpilot.runners.report.grids import ABSENT, Cell, Grid
 

@@ -10,7 +10,7 @@ import typer
 from batchpilot.baselines import SERVER_DEFAULT, Setting, StaticTuner
 from batchpilot.core import SLO, Tuner
 from batchpilot.core.limits import TRACKS
-from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.leaderboard.strategies import make_strategy
 from batchpilot.runners.options import reporting_mistakes
 from batchpilot.runners.selection import find_tuner_config, parse_limits
@@ -18,7 +18,7 @@ from batchpilot.serving.gateway.completions import TokenCount, count_by_bytes
 from batchpilot.serving.gateway.settings import GatewaySettings
 from batchpilot.serving.interpreter import share_sooner
 from batchpilot.serving.rehearsal import rehearse
-from batchpilot.serving.session import TunerSession
+from batchpilot.serving.session.session import TunerSession
 
 
 @reporting_mistakes

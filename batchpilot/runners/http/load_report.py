@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from batchpilot.core.files import write_atomic
 from batchpilot.core.provenance import provenance
-from batchpilot.engines.simulation import SimulationResult
-from batchpilot.engines.state import FINISH_REASONS
+from batchpilot.engines.scheduler.state import FINISH_REASONS
+from batchpilot.engines.simulated.simulation import SimulationResult
 from batchpilot.runners.http.load_columns import Columns
 from batchpilot.runners.plain_data import without_nan
 from batchpilot.runners.report.grids import ABSENT, Cell, Grid, number, percent
@@ -24,7 +24,7 @@ from batchpilot.runners.report.page import definitions, element, figure, items, 
 from batchpilot.runners.report.svg import MUTED, drawing, to_svg
 from batchpilot.serving.load.files import TOO_MANY
 from batchpilot.serving.load.flight import LoadResult
-from batchpilot.serving.session import REJECTIONS
+from batchpilot.serving.session.session import REJECTIONS
 
 LATE_MS = 20.0
 """A client later than this is said to be."""

@@ -21,9 +21,9 @@ from batchpilot.envs.torch_backend import TorchBackend
 from batchpilot.runners.http.own_server import own_server
 from batchpilot.runners.http.simulating import simulated
 from batchpilot.runners.torch.calibration import TorchServer
-from batchpilot.serving.control import make_setting, tuner_by_name
 from batchpilot.serving.load.flight import LoadResult, Progress
 from batchpilot.serving.load.prompts import Prompts, sample
+from batchpilot.serving.rollout.control import make_setting, tuner_by_name
 from batchpilot.workloads.table import RequestTable
 
 if TYPE_CHECKING:

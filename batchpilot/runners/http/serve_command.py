@@ -12,9 +12,9 @@ from batchpilot.configs.tuner import TunerConfig
 from batchpilot.configs.tuner_files import load_tuner_config
 from batchpilot.core.names import lookup
 from batchpilot.core.slo import SLO, SLO_CLASSES
-from batchpilot.engines.torch_loading import load_runner
+from batchpilot.engines.torch.loading import load_runner
 from batchpilot.runners.options import reporting_mistakes, stdout_console
-from batchpilot.serving.control import make_setting
+from batchpilot.serving.rollout.control import make_setting
 
 TOKEN_VARIABLE = "BATCHPILOT_TOKEN"
 

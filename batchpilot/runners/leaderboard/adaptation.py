@@ -15,12 +15,12 @@ from functools import cache
 import numpy as np
 
 from batchpilot.baselines import SERVER_DEFAULT, Setting
-from batchpilot.baselines.references import best_static, goodput_of, tightest_tpot_ms, track_grid
+from batchpilot.baselines.references.static_best import best_static, goodput_of, tightest_tpot_ms, track_grid
 from batchpilot.configs.scenario import Scenario
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core.limits import Limits
 from batchpilot.core.metrics import WindowMetrics
-from batchpilot.engines.simulation import run_engine
+from batchpilot.engines.simulated.simulation import run_engine
 from batchpilot.envs.backends import SimulatedBackend
 from batchpilot.envs.scenarios import PreparedRun, prepare
 from batchpilot.runners.leaderboard.evaluation import tightest_slo

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchpilot.baselines import SERVER_DEFAULT, Setting
-from batchpilot.baselines.references import tightest_tpot_ms
+from batchpilot.baselines.references.static_best import tightest_tpot_ms
 from batchpilot.configs.scenario import Scenario
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core.limits import Limits
@@ -17,7 +17,7 @@ from batchpilot.core.metrics import WindowMetrics
 from batchpilot.core.provenance import config_hash, git_revision, versions
 from batchpilot.core.slo import SLO
 from batchpilot.core.tuner import Tuner
-from batchpilot.engines.simulation import SimulationResult, run_engine
+from batchpilot.engines.simulated.simulation import SimulationResult, run_engine
 from batchpilot.envs.backends import Backend, SimulatedBackend
 from batchpilot.envs.scenarios import PreparedRun
 from batchpilot.runners.leaderboard.convergence import convergence

@@ -12,7 +12,7 @@ import typer
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
-from batchpilot.baselines.references_suite import SHIPPED, best_on_average, goodputs, suite_grid, write_settings
+from batchpilot.baselines.references.static_suite import SHIPPED, best_on_average, goodputs, suite_grid, write_settings
 from batchpilot.configs.recordings import with_recording
 from batchpilot.configs.scenario import Scenario, suite
 from batchpilot.configs.seeds import seeds_of

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import ModuleType
 
 from batchpilot.baselines import SERVER_DEFAULT, Setting
-from batchpilot.baselines.references import best_static, tightest_tpot_ms, track_grid
-from batchpilot.baselines.references_clairvoyant import ScheduledTuner, clairvoyant
-from batchpilot.baselines.references_suite import static_suite
+from batchpilot.baselines.references.clairvoyant import ScheduledTuner, clairvoyant
+from batchpilot.baselines.references.static_best import best_static, tightest_tpot_ms, track_grid
+from batchpilot.baselines.references.static_suite import static_suite
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core.limits import Limits
 from batchpilot.core.names import unknown_name

@@ -14,7 +14,7 @@ from batchpilot.configs.catalogue import device as find_device
 from batchpilot.configs.catalogue import model as find_model
 from batchpilot.core.provenance import provenance
 from batchpilot.core.slo import SLO
-from batchpilot.latency.planning import ATTAINMENT, Plan
+from batchpilot.latency.planning.planner import ATTAINMENT, Plan
 from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_console
 from batchpilot.runners.planning.page import disagreement_grid, pasteable, plan_grid, verdict, write_plan_page
 from batchpilot.runners.planning.planned import FACTORS, Question, Simulated, find_draw, held_in_simulation, simulated

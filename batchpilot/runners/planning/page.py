@@ -12,8 +12,8 @@ from matplotlib.ticker import PercentFormatter
 
 from batchpilot.core.files import write_atomic
 from batchpilot.core.limits import Limits
-from batchpilot.latency.inverse import sla_inverse
-from batchpilot.latency.planning import Plan
+from batchpilot.latency.planning.inverse import sla_inverse
+from batchpilot.latency.planning.planner import Plan
 from batchpilot.runners.planning.planned import Question, Simulated
 from batchpilot.runners.report.grids import Cell, Grid
 from batchpilot.runners.report.page import definitions, element, figure, page, table

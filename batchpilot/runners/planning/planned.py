@@ -17,12 +17,12 @@ from batchpilot.core.limits import Limits
 from batchpilot.core.slo import SLO
 from batchpilot.engines import MemoryModel, SimulationResult, memory_model, simulate
 from batchpilot.envs.scenarios import prepare
-from batchpilot.latency.attainment import Service
-from batchpilot.latency.capacity import MAX_STEP_TOKENS
-from batchpilot.latency.demand import Demand
-from batchpilot.latency.planning import Plan, plan, planned_service
-from batchpilot.latency.registry import find_latency
-from batchpilot.latency.roofline import LatencyEstimate
+from batchpilot.latency.model.registry import find_latency
+from batchpilot.latency.model.roofline import LatencyEstimate
+from batchpilot.latency.planning.attainment import Service
+from batchpilot.latency.planning.capacity import MAX_STEP_TOKENS
+from batchpilot.latency.planning.demand import Demand
+from batchpilot.latency.planning.planner import Plan, plan, planned_service
 from batchpilot.runners.selection import find_scenario, on_hardware
 from batchpilot.workloads import FITTED_LENGTHS, RequestTable, fixed_lengths, poisson
 

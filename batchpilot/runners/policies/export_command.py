@@ -21,7 +21,7 @@ def export(
 ) -> None:
     """Write a trained policy as one file that a server can load, after checking that it decides alike."""
     try:
-        from batchpilot.agents.export import export_policy
+        from batchpilot.agents.export.export import export_policy
     except ImportError as error:
         raise ValueError(f"{error}; exporting needs the extra: pip install 'batchpilot[rl]'") from None
     exported = export_policy(training, out, overwrite=overwrite)

@@ -16,9 +16,9 @@ from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_co
 from batchpilot.runners.policies.train_curves import learning_curves
 
 if TYPE_CHECKING:
-    from batchpilot.agents.training import Point
-    from batchpilot.agents.training_config import TrainingConfig
-    from batchpilot.agents.training_seeds import Trained
+    from batchpilot.agents.training.config import TrainingConfig
+    from batchpilot.agents.training.run import Point
+    from batchpilot.agents.training.seeds import Trained
 
 CURVES_CHART = "curves.svg"
 
@@ -38,7 +38,7 @@ def train(
 ) -> None:
     """Train a policy on simulated servers; write model.zip, policy.json, learning curves and TensorBoard events."""
     _require_extra()
-    from batchpilot.agents.training_config import load_training_config
+    from batchpilot.agents.training.config import load_training_config
 
     chosen = load_training_config(config)
     changes: dict[str, Any] = {}
@@ -67,7 +67,7 @@ def train(
 
 
 def _train_with_progress(config: TrainingConfig, out: Path, jobs: int, console: Console) -> Trained:
-    from batchpilot.agents.training_seeds import train_seeds
+    from batchpilot.agents.training.seeds import train_seeds
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:

@@ -14,11 +14,11 @@ import typer
 from batchpilot.core.files import write_atomic
 from batchpilot.core.limits import Limits
 from batchpilot.core.names import lookup
-from batchpilot.engines.step_design import MeasuredTrial
+from batchpilot.engines.simulated.step_design import MeasuredTrial
 from batchpilot.envs.backends import BACKENDS, SIMULATED
 from batchpilot.envs.torch_backend import DEFAULT_MODEL, TorchBackend
-from batchpilot.latency.fitting import fit
-from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.latency.fitting.saturation_fit import fit
+from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.torch.calibration import FIXED, TorchServer, all_steps, judge_held_out, measure, plan_trials
 from batchpilot.runners.torch.clock import Clock, step_clock
 from batchpilot.runners.torch.options import shown

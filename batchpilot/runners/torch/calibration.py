@@ -14,12 +14,12 @@ import numpy as np
 from batchpilot.core.files import write_atomic
 from batchpilot.core.limits import Limits
 from batchpilot.core.names import lookup
-from batchpilot.engines.detect import detect_device
-from batchpilot.engines.step_design import MeasuredTrial, Trial, design_trials, measure_trials
-from batchpilot.engines.torch_loading import load_runner
-from batchpilot.latency.fitting import fit
-from batchpilot.latency.judging import Judgement, judge
-from batchpilot.latency.observations import Observations
+from batchpilot.engines.detection.detect import detect_device
+from batchpilot.engines.simulated.step_design import MeasuredTrial, Trial, design_trials, measure_trials
+from batchpilot.engines.torch.loading import load_runner
+from batchpilot.latency.fitting.judging import Judgement, judge
+from batchpilot.latency.fitting.observations import Observations
+from batchpilot.latency.fitting.saturation_fit import fit
 from batchpilot.runners.calibration.calibrating import Calibration, calibrate_steps
 from batchpilot.runners.torch.clock import Clock, step_clock
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from batchpilot.engines.step_design import MeasuredTrial
+from batchpilot.engines.simulated.step_design import MeasuredTrial
 
 DtypeOption = Annotated[str, typer.Option("--dtype", help="Of the weights: float32, bfloat16, float16.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads of torch.")]

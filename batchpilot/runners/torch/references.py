@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from batchpilot.baselines.references import goodput_of, tightest_tpot_ms, track_grid
+from batchpilot.baselines.references.static_best import goodput_of, tightest_tpot_ms, track_grid
 from batchpilot.core.limits import Limits
-from batchpilot.engines.simulation import run_engine
+from batchpilot.engines.simulated.simulation import run_engine
 from batchpilot.envs.backends import Backend
 from batchpilot.envs.scenarios import PreparedRun
 

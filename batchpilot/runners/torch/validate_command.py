@@ -13,9 +13,9 @@ import typer
 
 from batchpilot.configs.scenario import EngineSpec
 from batchpilot.core.provenance import provenance
-from batchpilot.engines.step_design import MeasuredTrial
-from batchpilot.latency.fitting import fit
-from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.engines.simulated.step_design import MeasuredTrial
+from batchpilot.latency.fitting.saturation_fit import fit
+from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.calibration.grids import percent
 from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_console
 from batchpilot.runners.plain_data import without_nan

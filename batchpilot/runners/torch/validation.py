@@ -12,13 +12,13 @@ import numpy as np
 
 from batchpilot.configs.scenario import Scenario
 from batchpilot.core.limits import Limits
-from batchpilot.engines.simulated_engine import EngineConfig, SimulatedEngine
-from batchpilot.engines.simulation import SimulationResult, run_engine
-from batchpilot.engines.step_design import steps_of
+from batchpilot.engines.simulated.engine import EngineConfig, SimulatedEngine
+from batchpilot.engines.simulated.simulation import SimulationResult, run_engine
+from batchpilot.engines.simulated.step_design import steps_of
 from batchpilot.envs.scenarios import capacity_per_s
-from batchpilot.latency.judging import Judgement, judge
-from batchpilot.latency.observations import Observations
-from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.latency.fitting.judging import Judgement, judge
+from batchpilot.latency.fitting.observations import Observations
+from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.calibration.grids import percent, plain
 from batchpilot.runners.report.grids import Cell, Grid
 from batchpilot.runners.torch.clock import Clock, step_clock

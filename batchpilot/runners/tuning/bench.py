@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from batchpilot.baselines.references import tightest_tpot_ms
+from batchpilot.baselines.references.static_best import tightest_tpot_ms
 from batchpilot.configs.scenario import Scenario
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core.limits import Limits
@@ -15,10 +15,10 @@ from batchpilot.core.metrics import WindowMetrics
 from batchpilot.core.names import lookup
 from batchpilot.engines import SimulatedEngine, SimulationResult, run_engine
 from batchpilot.envs.scenarios import PreparedRun, prepare
-from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.torch.validation import scenario_requests, serve
-from batchpilot.tuners.sample import measured_nothing, read
-from batchpilot.tuners.score import ScoreBoard
+from batchpilot.tuners.probe.sample import measured_nothing, read
+from batchpilot.tuners.probe.score import ScoreBoard
 from batchpilot.workloads.table import RequestTable
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from batchpilot.configs.scenario import Scenario
 from batchpilot.core.limits import TRACKS
 from batchpilot.core.names import lookup
 from batchpilot.core.provenance import config_hash, provenance, versions
-from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.options import (
     DeviceOption,
     JsonOption,

@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from batchpilot.baselines import SERVER_DEFAULT
-from batchpilot.baselines.references import track_grid
+from batchpilot.baselines.references.static_best import track_grid
 from batchpilot.core.limits import Limits
 from batchpilot.runners.tuning.bench import Bench
 from batchpilot.runners.tuning.search import Search, best_limits, mean_value

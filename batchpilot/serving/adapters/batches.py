@@ -11,7 +11,7 @@ from typing import Any
 
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core import SLO, Limits
-from batchpilot.serving.session import TunerSession
+from batchpilot.serving.session.session import TunerSession
 from batchpilot.tuners import make_tuner
 
 SessionFactory = Callable[[], TunerSession]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from batchpilot.serving.adapters.step_model import StepModel
-from batchpilot.serving.session import TunerSession
+from batchpilot.serving.session.session import TunerSession
 
 _UNCACHED_MEMORY = 0.05
 

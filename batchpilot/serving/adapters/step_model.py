@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from batchpilot.serving.session_engine import step_ms
-from batchpilot.serving.session_prediction import FEWEST_STEPS, OnlineLine
+from batchpilot.serving.session.engine import step_ms
+from batchpilot.serving.session.prediction import FEWEST_STEPS, OnlineLine
 
 _STEPS_REMEMBERED = 200.0
 

@@ -12,8 +12,8 @@ from batchpilot.core import SLO, Limits, Tuner
 from batchpilot.core.limits import TRACKS
 from batchpilot.core.names import lookup
 from batchpilot.serving.rehearsal import rehearse
-from batchpilot.serving.session import TunerSession
-from batchpilot.serving.session_engine import EngineFacts
+from batchpilot.serving.session.engine import EngineFacts
+from batchpilot.serving.session.session import TunerSession
 from batchpilot.tuners import make_tuner
 
 SECTION = "batchpilot"

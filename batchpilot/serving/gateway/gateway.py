@@ -18,7 +18,7 @@ from batchpilot.serving.gateway.observer import Observer
 from batchpilot.serving.gateway.settings import GatewaySettings
 from batchpilot.serving.gateway.upstream import Upstream
 from batchpilot.serving.gateway.upstream_metrics import UpstreamMetrics, read_upstream_metrics
-from batchpilot.serving.session import TunerSession
+from batchpilot.serving.session.session import TunerSession
 
 STATUS_PATH, METRICS_PATH = "/gateway/status", "/metrics"
 SWEEP_S = 0.05

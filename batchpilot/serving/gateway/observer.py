@@ -8,7 +8,7 @@ from batchpilot.serving.gateway.completions import Completion, unstreamed_slo
 from batchpilot.serving.gateway.gate import Gate
 from batchpilot.serving.gateway.steps import SeenStep, StepWatcher
 from batchpilot.serving.gateway.waiting import Ticket
-from batchpilot.serving.session import TunerSession
+from batchpilot.serving.session.session import TunerSession
 
 
 class Observer:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from batchpilot.serving.session_prediction import OnlineLine
+from batchpilot.serving.session.prediction import OnlineLine
 
 FEWEST = 5
 """Below so many observations nothing is predicted."""

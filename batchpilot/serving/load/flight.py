@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.core.slo import SLO
-from batchpilot.engines.simulation import SimulationResult
-from batchpilot.engines.state import FINISH_REASONS
+from batchpilot.engines.scheduler.state import FINISH_REASONS
+from batchpilot.engines.simulated.simulation import SimulationResult
 from batchpilot.serving.load.answers import Answered
 from batchpilot.serving.load.prompts import Prompts
 from batchpilot.workloads.table import RequestTable

@@ -15,7 +15,7 @@ from batchpilot.serving.load.flight import Asked, Flight, LoadResult, Progress, 
 from batchpilot.serving.load.prompts import Prompts
 from batchpilot.serving.server.generation import ENDED_WELL, Generation, Heard, Order, Outlet
 from batchpilot.serving.server.service import Service
-from batchpilot.serving.session import REJECTIONS
+from batchpilot.serving.session.session import REJECTIONS
 from batchpilot.workloads.table import RequestTable
 
 _PRIORITIES = ("high", "normal", "low")

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from batchpilot.engines import DetectedDevice
-from batchpilot.serving.control import LARGEST_POLICY_BYTES
+from batchpilot.serving.rollout.control import LARGEST_POLICY_BYTES
 from batchpilot.serving.server import errors
 from batchpilot.serving.server.document import document_truly
 from batchpilot.serving.server.incoming import Bound, Incoming, request_bytes

@@ -9,14 +9,14 @@ from batchpilot.baselines import Setting
 from batchpilot.core import WindowMetrics
 from batchpilot.engines.torch import LiveEngine, ModelRunner, Telemetry, TorchEngineConfig
 from batchpilot.engines.torch.rehearsal import rehearse_engine
-from batchpilot.serving.control import TunerControl, make_setting, tuner_by_name
 from batchpilot.serving.rehearsal import rehearse
+from batchpilot.serving.rollout.control import TunerControl, make_setting, tuner_by_name
 from batchpilot.serving.server.engine_loop import EngineLoop, LiveMeasures
 from batchpilot.serving.server.history import History
 from batchpilot.serving.server.metrics import ServerMetrics
 from batchpilot.serving.server.service import ServerConfig, Service
 from batchpilot.serving.server.text import Text
-from batchpilot.serving.session import TunerSession
+from batchpilot.serving.session.session import TunerSession
 
 MOST_TO_COMPILE = "model-based"
 """An operator may switch to any tuner while requests run; none has more to compile."""
@@ -77,5 +77,5 @@ def build_service(
     )
     control.attach(session)
     loop = EngineLoop(engine, session, metrics, clock)
-    metrics.watch(session, control, loop)
+    metrics.watch(session, control, lambda: loop.gauges)
     return Service(config, loop, session, control, text, metrics, history, clock)

@@ -7,19 +7,19 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.core.metrics import WindowMetrics
-from batchpilot.engines.details import believe, in_flight
+from batchpilot.engines.scheduler.details import believe, in_flight
 from batchpilot.engines.torch.live import LiveEngine
 from batchpilot.engines.torch.live_events import LiveStep
 from batchpilot.serving.interpreter import share_sooner
+from batchpilot.serving.server.gauges import Gauges
 from batchpilot.serving.server.generation import ENDED_WELL, Generation, Piece
 from batchpilot.serving.server.metrics import ServerMetrics
-from batchpilot.serving.session import REJECTIONS, TunerSession
+from batchpilot.serving.session.session import REJECTIONS, TunerSession
 
 log = logging.getLogger("batchpilot.server")
 
@@ -27,22 +27,6 @@ IDLE_S = 0.05
 """How long the thread sleeps at most while there is nothing to do; windows are closed that often too."""
 
 Command = tuple[str, Generation]
-
-
-class Gauges(NamedTuple):
-    """What an engine holds at a moment.
-
-    Attributes:
-        running: requests in the batch.
-        waiting: requests in the queue.
-        queued_tokens: their prompt tokens.
-        kv_used_fraction: KV blocks in use.
-    """
-
-    running: int
-    waiting: int
-    queued_tokens: int
-    kv_used_fraction: float
 
 
 class LiveMeasures:

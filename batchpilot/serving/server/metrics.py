@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
@@ -11,10 +11,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from batchpilot.core import WindowMetrics
 
 if TYPE_CHECKING:
-    from batchpilot.serving.control import TunerControl
-    from batchpilot.serving.server.engine_loop import EngineLoop
+    from batchpilot.serving.rollout.control import TunerControl
+    from batchpilot.serving.server.gauges import Gauges
     from batchpilot.serving.server.generation import Generation
-    from batchpilot.serving.session import TunerSession
+    from batchpilot.serving.session.session import TunerSession
 
 UNSERVED = (
     "refused_on_arrival",
@@ -154,15 +154,15 @@ class ServerMetrics:
         if finished not in _NEITHER or generation.satisfied:
             self._slo.labels("yes" if met else "no").inc()
 
-    def watch(self, session: TunerSession, control: TunerControl, engine: EngineLoop) -> None:
+    def watch(self, session: TunerSession, control: TunerControl, held: Callable[[], Gauges]) -> None:
         """Show what is so now, too.
 
         Args:
             session: its limits and windows.
             control: of its tuner.
-            engine: what it holds.
+            held: what the engine holds now.
         """
-        self.registry.register(_Present(session, control, engine))
+        self.registry.register(_Present(session, control, held))
 
     def text(self) -> bytes:
         """Everything, in Prometheus's text format."""
@@ -172,13 +172,13 @@ class ServerMetrics:
 class _Present:
     """Read when asked: what is so now."""
 
-    def __init__(self, session: TunerSession, control: TunerControl, engine: EngineLoop) -> None:
-        self._session, self._control, self._engine = session, control, engine
+    def __init__(self, session: TunerSession, control: TunerControl, held: Callable[[], Gauges]) -> None:
+        self._session, self._control, self._held = session, control, held
 
     def collect(self) -> Iterable[Metric]:
         session = self._session
         status = self._control.status()
-        held = self._engine.gauges
+        held = self._held()
         yield _gauge("num_requests_running", "Requests in the batch.", held.running)
         yield _gauge("num_requests_waiting", "Requests in the queue.", held.waiting)
         yield _gauge("num_queued_tokens", "Prompt tokens of the requests in the queue.", held.queued_tokens)

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 from batchpilot.core import SLO
 from batchpilot.core.slo import SLO_CLASSES
-from batchpilot.serving.control import TunerControl
+from batchpilot.serving.rollout.control import TunerControl
 from batchpilot.serving.server.engine_loop import EngineLoop
 from batchpilot.serving.server.history import History
 from batchpilot.serving.server.metrics import ServerMetrics
 from batchpilot.serving.server.text import Text
-from batchpilot.serving.session import TunerSession
+from batchpilot.serving.session.session import TunerSession
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core import TRACKS
 from batchpilot.core.names import lookup
 from batchpilot.engines import DetectedDevice
-from batchpilot.serving.control import POLICY, NotForThisTunerError
+from batchpilot.serving.rollout.control import POLICY, NotForThisTunerError
 from batchpilot.serving.server.authorisation import ChangesAllowed
 from batchpilot.serving.server.errors import ApiError
 from batchpilot.serving.server.service import Service

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from batchpilot.core import WindowMetrics
-from batchpilot.tuners.sample import is_odd, measured_nothing, read
-from batchpilot.tuners.score import ScoreBoard
+from batchpilot.tuners.probe.sample import is_odd, measured_nothing, read
+from batchpilot.tuners.probe.score import ScoreBoard
 
 OBJECTIVES = ("attained", "goodput", "score")
 """Tokens generated per second times the SLO attainment; tokens per second of requests that finished within their SLO;

@@ -28,9 +28,9 @@ from batchpilot.tuners.bayesian.measuring import Measurement, is_idle, is_unusab
 from batchpilot.tuners.bayesian.settings import Settings
 from batchpilot.tuners.bayesian.space import SearchSpace
 from batchpilot.tuners.bayesian.studies import open_storage
-from batchpilot.tuners.load import LoadTracker
-from batchpilot.tuners.phases import Phase
-from batchpilot.tuners.score import ScoreBoard
+from batchpilot.tuners.probe.load import LoadTracker
+from batchpilot.tuners.probe.phases import Phase
+from batchpilot.tuners.probe.score import ScoreBoard
 
 KEPT_PERCENT = 75.0
 """A trial is hopeless when its best window so far is among the worst quarter at that step."""

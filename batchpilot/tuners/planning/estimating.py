@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.core.details import WindowDetails
+from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.latency.online import AdaptiveLatency
 from batchpilot.latency.online.feasible import project
-from batchpilot.latency.saturation import SaturationParameters
 
 STEPS_PER_WINDOW = 100
 """More steps of one window say little more, and each costs time."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from batchpilot.core import Limits, Tuner, WindowMetrics
 from batchpilot.core.details import WindowDetails
-from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.tuners.planning.estimating import Estimate
 
 

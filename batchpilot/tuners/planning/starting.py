@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from batchpilot.core import SLO, Limits
-from batchpilot.latency.inverse import sla_inverse
-from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.latency.model.saturation import SaturationParameters
+from batchpilot.latency.planning.inverse import sla_inverse
 
 STEP_TARGET_SHARE = 0.95
 """Of the TPOT target: an estimate that is true puts half of the steps beyond a target that it just meets."""

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.core.details import IN_FLIGHT, WindowDetails
-from batchpilot.engines.details import as_requests
-from batchpilot.engines.twin import Future
+from batchpilot.engines.scheduler.details import as_requests
+from batchpilot.engines.simulated.twin import Future
 
 FEWEST_ARRIVALS = 3
 """Below this nothing can be said of what comes."""

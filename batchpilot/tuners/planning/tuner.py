@@ -14,8 +14,8 @@ from batchpilot.core.actions import ActionTable
 from batchpilot.core.details import WindowDetails
 from batchpilot.core.grids import GRIDS, Grid
 from batchpilot.core.names import lookup
-from batchpilot.engines.twin import Horizon, Twin
-from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.engines.simulated.twin import Horizon, Twin
+from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.tuners.planning.estimating import Estimate
 from batchpilot.tuners.planning.search import CoordinateSearch
 from batchpilot.tuners.planning.starting import starting_limits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchpilot.latency.saturation import SaturationParameters
+from batchpilot.latency.model.saturation import SaturationParameters
 
 LARGEST_BATCH_SIZE = 256
 SPARE_UNTIL_LOAD, SCARCE_FROM_LOAD = 1.0, 1.3

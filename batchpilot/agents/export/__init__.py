@@ -1,0 +1,1 @@
+"""Export: a training folder in, one checked policy file out. Needs the extra `rl`."""

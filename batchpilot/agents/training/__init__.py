@@ -1,0 +1,1 @@
+"""Training by PPO: configured, warm-started, played, validated, kept. Modules import heavy libraries themselves."""

@@ -1,0 +1,108 @@
+"""`static-best`: the best fixed setting for one run, in hindsight, by trying every setting of a grid.
+
+The grids are nested: every setting of `batch` is in `limits`, and every one of `limits` in `guarded`, so a track's
+reference never loses to that of a smaller one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from itertools import product
+
+from batchpilot.baselines.static import SERVER_DEFAULT
+from batchpilot.core.limits import TRACKS, Limits
+from batchpilot.core.names import lookup
+from batchpilot.engines.simulated.engine import SimulatedEngine
+from batchpilot.engines.simulated.simulation import run_engine
+from batchpilot.envs.scenarios import PreparedRun
+
+_BATCH_SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+_COARSE_BATCH_SIZES = (8, 16, 32, 64, 128, 256)
+_TOKEN_BUDGETS = (256, 512, 1024, 2048, 4096, 8192)
+_QUEUED_TOKENS = (1000, 2000, 4000, 8000, 16000, 32000, 64000, None)
+_STEP_TARGETS = (None, 0.5, 0.75, 1.0, 1.5)
+_GUARDS = (0.7, 0.85, 1.0, 1.2, None)
+
+
+def track_grid(track: str, tpot_ms: float) -> list[Limits]:
+    """Every fixed setting that `static-best` tries in a track.
+
+    Args:
+        track: one of `TRACKS`.
+        tpot_ms: TPOT target that the step targets are multiples of; infinity leaves them off.
+
+    Raises:
+        ValueError: no such track.
+    """
+    fields = lookup(TRACKS, track, "track")
+    grid = [SERVER_DEFAULT.replace(batch_size=size) for size in _BATCH_SIZES]
+    if "token_budget" in fields:
+        triples = product(_COARSE_BATCH_SIZES, _TOKEN_BUDGETS, _QUEUED_TOKENS)
+        grid += [Limits(size, budget, queued) for size, budget, queued in triples]
+    if "ttft_guard" in fields:
+        multiples = _STEP_TARGETS if math.isfinite(tpot_ms) else (None,)
+        grid += [
+            Limits(size, budget, None, None, None if multiple is None else multiple * tpot_ms, guard, discipline)
+            for size, budget, multiple, guard, discipline in product(
+                (64, 256), (1024, 2048, 8192), multiples, _GUARDS, ("fcfs", "spf")
+            )
+        ]
+    return list(dict.fromkeys(grid))
+
+
+def goodput_of(run: PreparedRun, limits: Limits) -> float:
+    """Share of the offered output tokens that fixed limits serve within SLO.
+
+    Args:
+        run: the run.
+        limits: the setting.
+    """
+    engine = SimulatedEngine(run.engine, run.requests)
+    return run_engine(engine, limits, window_ms=1e12, horizon_ms=run.horizon_ms).goodput_fraction
+
+
+def best_static(run: PreparedRun, settings: Iterable[Limits]) -> tuple[Limits, float]:
+    """The setting with the largest goodput share on this very run; the earlier one among equals.
+
+    Args:
+        run: the run.
+        settings: what is tried.
+
+    Returns:
+        The setting and its goodput share.
+
+    Raises:
+        ValueError: nothing to try.
+    """
+    best, goodput = best_statics(run, settings, 1)
+    return best[0], goodput
+
+
+def best_statics(run: PreparedRun, settings: Iterable[Limits], count: int) -> tuple[list[Limits], float]:
+    """The settings with the largest goodput shares on this very run; the earlier ones among equals.
+
+    Args:
+        run: the run.
+        settings: what is tried.
+        count: how many are kept.
+
+    Returns:
+        The settings, the best first, and the best one's goodput share.
+
+    Raises:
+        ValueError: nothing to try.
+    """
+    scored = sorted(((goodput_of(run, limits), limits) for limits in settings), key=lambda pair: -pair[0])
+    if not scored:
+        raise ValueError("no settings to choose from")
+    return [limits for _, limits in scored[:count]], scored[0][0]
+
+
+def tightest_tpot_ms(run: PreparedRun) -> float:
+    """The smallest TPOT target promised to any request of a run, infinity for an empty one.
+
+    Args:
+        run: the run.
+    """
+    return float(min(run.requests.tpot_target_ms, default=math.inf))

@@ -1,0 +1,118 @@
+"""What every engine does around its scheduler: limits in, window metrics out, requests cancelled."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from batchpilot.core.limits import DISCIPLINES, Limits
+from batchpilot.core.metrics import METRICS, WindowMetrics, from_record
+from batchpilot.engines.scheduler.cancellation import cancel
+from batchpilot.engines.scheduler.state import OFF_TOKENS, SchedulerState, row
+from batchpilot.engines.scheduler.windows import open_window, summarise
+from batchpilot.latency.model.compiled import plain
+
+
+def write_limits(state: SchedulerState, i: int, limits: Limits, discipline: str) -> None:
+    """Put limits into force in row `i`.
+
+    Args:
+        state: the state.
+        i: the row.
+        limits: what the tuner asked for.
+        discipline: who is next where the limits do not say.
+    """
+    record = state.limits[i]
+    record.batch_size = limits.batch_size
+    record.token_budget = OFF_TOKENS if limits.token_budget is None else limits.token_budget
+    record.max_queued_tokens = OFF_TOKENS if limits.max_queued_tokens is None else limits.max_queued_tokens
+    record.max_wait_ms = 0.0 if limits.max_wait_ms is None else limits.max_wait_ms
+    record.step_target_ms = math.inf if limits.step_target_ms is None else limits.step_target_ms
+    record.ttft_guard = math.inf if limits.ttft_guard is None else limits.ttft_guard
+    record.discipline = DISCIPLINES[limits.discipline or discipline]
+
+
+class Controls:
+    """The controls and gauges of one engine's scheduler.
+
+    Args:
+        state: a loaded state of one simulation.
+        discipline: who is next where the limits do not say.
+
+    Attributes:
+        row: the scheduler's arrays, as kernels take them.
+        clock: the record of `CLOCK`.
+        record: where a window is summarised, one record of `METRICS`.
+    """
+
+    def __init__(self, state: SchedulerState, discipline: str) -> None:
+        self.row = plain(row)(state, 0)
+        self.clock = np.asarray(state.clock)[0]
+        self.record = np.zeros(1, METRICS).view(np.recarray)
+        self._state = state
+        self._discipline = discipline
+        self._limits: Limits | None = None
+
+    @property
+    def now_ms(self) -> float:
+        """Engine time."""
+        return float(self.clock["now_ms"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether every request has ended."""
+        return bool(self.clock["n_ended"] == self.clock["n_requests"])
+
+    @property
+    def limits(self) -> Limits:
+        """The limits in force.
+
+        Raises:
+            RuntimeError: none were set.
+        """
+        if self._limits is None:
+            raise RuntimeError("set_limits must be called before the engine runs")
+        return self._limits
+
+    def set_limits(self, limits: Limits) -> None:
+        """Put limits into force from the next step on.
+
+        Args:
+            limits: what the tuner asked for.
+        """
+        if limits is not self._limits:
+            write_limits(self._state, 0, limits, self._discipline)
+            self._limits = limits
+
+    def cancel(self, request: int) -> bool:
+        """End a request at once as cancelled and free its KV blocks.
+
+        Args:
+            request: its place in the request table.
+
+        Returns:
+            False if it had ended already, which changes nothing.
+
+        Raises:
+            ValueError: there is no such request.
+        """
+        requests = int(self.clock["n_requests"])
+        if not 0 <= request < requests:
+            raise ValueError(f"there is no request {request} to cancel; the engine has {requests}, counted from 0")
+        return bool(cancel(self.row, request))
+
+    def close_window(self) -> WindowMetrics:
+        """Measurements since the last call, and the start of a new window.
+
+        Raises:
+            RuntimeError: no limits were set.
+        """
+        limits = self.limits
+        summarise(self.row, self.record)
+        open_window(self.row)
+        return from_record(self.record[0], limits)
+
+    def stuck(self) -> RuntimeError:
+        """The error to raise where waiting requests can never run (a defect of the scheduler)."""
+        return RuntimeError(f"the scheduler is stuck at {self.now_ms} ms with limits {self._limits}")

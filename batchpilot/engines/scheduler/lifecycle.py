@@ -1,0 +1,148 @@
+"""What happens to one request: blocks reserved, planned, first token, preempted, ended. Compiled, unchecked."""
+
+from __future__ import annotations
+
+from batchpilot.engines.scheduler.queue import push, sooner
+from batchpilot.engines.scheduler.state import (
+    FAILED,
+    LENGTH,
+    REFUSED_ARRIVAL,
+    REFUSED_GUARD,
+    UNFINISHED,
+    SchedulerState,
+)
+from batchpilot.latency.model.compiled import kernel
+
+
+@kernel
+def blocks_for(tokens: int, block_size: int) -> int:
+    """KV blocks that hold so many tokens."""
+    return (tokens + block_size - 1) // block_size
+
+
+@kernel
+def count_completion(s: SchedulerState, r: int) -> None:
+    """Count a request that finished by length into the window, and whether it met its TTFT and TPOT targets."""
+    w = s.window[0]
+    request = s.requests[r]
+    w.completions += 1
+    in_time = request.first_ms - request.arrival_ms <= request.ttft_target_ms
+    if request.generated > 1:
+        tpot = (request.finish_ms - request.first_ms) / (request.generated - 1)
+        s.slots[w.n_tpot % len(s.slots)].tpot_ms = tpot
+        w.n_tpot += 1
+        in_time = in_time and tpot <= request.tpot_target_ms
+    if in_time:
+        w.slo_met += 1
+        w.slo_met_tokens += request.generated
+
+
+@kernel
+def count_end(s: SchedulerState, r: int, reason: int) -> None:
+    """Count a request that has just ended into the window."""
+    w = s.window[0]
+    if reason == LENGTH:
+        count_completion(s, r)
+    elif reason == REFUSED_ARRIVAL:
+        w.refused_on_arrival += 1
+    elif reason == REFUSED_GUARD:
+        w.refused_by_guard += 1
+    elif reason == FAILED:
+        w.failed_requests += 1
+    else:
+        w.cancelled_requests += 1
+
+
+@kernel
+def end_request(s: SchedulerState, r: int, reason: int) -> None:
+    """A request ends: its reason and time are written once, its KV blocks are freed."""
+    c = s.clock[0]
+    s.requests[r].reason = reason
+    s.requests[r].finish_ms = c.now_ms
+    c.free_blocks += s.requests[r].blocks
+    s.requests[r].blocks = 0
+    s.slots[c.n_ended % len(s.slots)].ended = r
+    c.n_ended += 1
+    count_end(s, r, reason)
+
+
+@kernel
+def first_token(s: SchedulerState, r: int) -> None:
+    """Note the time of a request's first token."""
+    w = s.window[0]
+    s.requests[r].first_ms = s.clock[0].now_ms
+    s.slots[w.n_ttft % len(s.slots)].ttft_ms = s.requests[r].first_ms - s.requests[r].arrival_ms
+    w.n_ttft += 1
+
+
+@kernel
+def preempt(s: SchedulerState, position: int) -> None:
+    """Put the running request at `position` back into the queue, to be recomputed; its place becomes a hole (-1)."""
+    c = s.clock[0]
+    r = s.slots[position].running
+    s.slots[position].running = -1
+    c.free_blocks += s.requests[r].blocks
+    c.useful_tokens -= s.requests[r].computed
+    s.window[0].preemptions += 1
+    s.window[0].recomputed_tokens += s.requests[r].computed
+    s.requests[r].blocks = 0
+    s.requests[r].computed = 0
+    push(s, r)
+
+
+@kernel
+def close_holes(s: SchedulerState) -> None:
+    """Keep the running requests that have neither been preempted nor ended, in order."""
+    c = s.clock[0]
+    kept = 0
+    for k in range(c.n_running):
+        r = s.slots[k].running
+        if r >= 0 and s.requests[r].reason == UNFINISHED:
+            s.slots[kept].running = r
+            kept += 1
+    c.n_running = kept
+
+
+@kernel
+def least_urgent(s: SchedulerState) -> int:
+    """Position of the running request with the largest key that is not in the step being planned, -1 for none."""
+    c = s.clock[0]
+    worst = -1
+    for k in range(c.n_running):
+        r = s.slots[k].running
+        if r >= 0 and s.requests[r].in_step != c.step and (worst < 0 or sooner(s, s.slots[worst].running, r)):
+            worst = k
+    return worst
+
+
+@kernel
+def reserve(s: SchedulerState, r: int, tokens: int) -> bool:
+    """Give a running request KV blocks for `tokens` more, preempting less urgent ones; False if it had to go itself.
+
+    A request never displaces one already planned in this step or more urgent than itself, so the most urgent one
+    always proceeds and every step makes progress.
+    """
+    c = s.clock[0]
+    missing = max(blocks_for(s.requests[r].computed + tokens, c.block_size) - s.requests[r].blocks, 0)
+    while missing > c.free_blocks:
+        c.kv_short = 1
+        position = least_urgent(s)
+        itself = s.slots[position].running == r
+        preempt(s, position)
+        if itself:
+            return False
+    s.requests[r].blocks += missing
+    c.free_blocks -= missing
+    return True
+
+
+@kernel
+def add_to_plan(s: SchedulerState, r: int, tokens: int) -> None:
+    """Give a request `tokens` in the step being planned; its KV blocks are reserved already."""
+    c = s.clock[0]
+    s.slots[c.n_plan].planned = r
+    s.slots[c.n_plan].tokens = tokens
+    s.requests[r].in_step = c.step
+    c.n_plan += 1
+    c.plan_total_tokens += tokens
+    c.plan_context += s.requests[r].computed

@@ -1,0 +1,247 @@
+"""The state of a scheduler as arrays, one row a simulation, so that kernels can run one or many. Times in ms.
+
+`SchedulerState` holds every array with a leading axis of simulations; `row(state, i)` is the same tuple over one of
+them, and that is what the kernels of `scheduler.py` take. A request id is its place in the request table; requests
+never move, only queues of ids do. Columns become records here because a step visits few requests and many fields.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchpilot.latency.model.compiled import allocating
+
+UNFINISHED, LENGTH, REFUSED_ARRIVAL, REFUSED_GUARD, FAILED, CANCELLED = range(6)
+FINISH_REASONS = ("unfinished", "length", "refused_on_arrival", "refused_by_guard", "failed", "cancelled")
+
+CONTINUOUS, STATIC = range(2)
+BATCHING_MODES = {"continuous": CONTINUOUS, "static": STATIC}
+
+CHUNKED, WHOLE, SELECTIVE = range(3)
+PREFILL_MODES = {"chunked": CHUNKED, "whole": WHOLE, "selective": SELECTIVE}
+
+OFF_TOKENS = 2**62
+"""Stands for "no limit" where a limit counts tokens."""
+
+STEP_WINDOW = 4096
+"""Step times remembered within a window, for their percentile."""
+
+CLOCK = np.dtype(
+    [
+        ("now_ms", "f8"),
+        ("n_requests", "i8"),
+        ("next_arrival", "i8"),
+        ("cancelled_ahead", "i8"),
+        ("n_ended", "i8"),
+        ("concurrency", "i8"),
+        ("n_queue", "i8"),
+        ("queued_tokens", "i8"),
+        ("n_running", "i8"),
+        ("free_blocks", "i8"),
+        ("total_blocks", "i8"),
+        ("block_size", "i8"),
+        ("max_model_len", "i8"),
+        ("mode", "i8"),
+        ("prefill", "i8"),
+        ("discipline", "i8"),
+        ("virtual_time", "f8"),
+        ("step", "i8"),
+        ("n_plan", "i8"),
+        ("plan_total_tokens", "i8"),
+        ("plan_context", "i8"),
+        ("kv_short", "i8"),
+        ("long_prompt_last", "i8"),
+        ("static_prompt", "i8"),
+        ("static_output", "i8"),
+        ("static_computed", "i8"),
+        ("static_generated", "i8"),
+        ("wake_ms", "f8"),
+        ("parameter_row", "i8"),
+        ("n_logged", "i8"),
+        ("computed_tokens", "i8"),
+        ("useful_tokens", "i8"),
+        ("fixed_mb", "f8"),
+        ("kv_mb_per_token", "f8"),
+        ("activation_mb_per_token", "f8"),
+        ("total_mb", "f8"),
+        ("peak_tokens_per_s", "f8"),
+        ("ttft_target_ms", "f8"),
+        ("tpot_target_ms", "f8"),
+    ],
+    align=True,
+)
+"""One record a simulation: the clock, counters, the step being planned and the engine's constants. `cancelled_ahead`
+counts requests that were cancelled and whose turn to arrive has not come."""
+
+LIMITS = np.dtype(
+    [
+        ("batch_size", "i8"),
+        ("token_budget", "i8"),
+        ("max_queued_tokens", "i8"),
+        ("max_wait_ms", "f8"),
+        ("step_target_ms", "f8"),
+        ("ttft_guard", "f8"),
+        ("discipline", "i8"),
+    ],
+    align=True,
+)
+"""`Limits` as the kernels read it: off is `OFF_TOKENS`, or infinity."""
+
+WINDOW = np.dtype(
+    [
+        ("start_ms", "f8"),
+        ("busy_ms", "f8"),
+        ("steps", "i8"),
+        ("generated_tokens", "i8"),
+        ("prefill_tokens", "i8"),
+        ("arrivals", "i8"),
+        ("arrived_prompt_tokens", "i8"),
+        ("ttft_target_sum", "f8"),
+        ("tpot_target_sum", "f8"),
+        ("preemptions", "i8"),
+        ("recomputed_tokens", "i8"),
+        ("failures", "i8"),
+        ("batch_sum", "i8"),
+        ("token_sum", "i8"),
+        ("context_sum", "i8"),
+        ("kv_block_ms", "f8"),
+        ("memory_mb_ms", "f8"),
+        ("peak_mb", "f8"),
+        ("n_ttft", "i8"),
+        ("n_tpot", "i8"),
+        ("completions", "i8"),
+        ("refused_on_arrival", "i8"),
+        ("refused_by_guard", "i8"),
+        ("failed_requests", "i8"),
+        ("cancelled_requests", "i8"),
+        ("slo_met", "i8"),
+        ("slo_met_tokens", "i8"),
+    ],
+    align=True,
+)
+"""What is counted since the window began; `n_ttft` and `n_tpot` times were noted in the slots."""
+
+
+REQUEST = np.dtype(
+    [
+        ("prompt", "i8"),
+        ("generated", "i8"),
+        ("computed", "i8"),
+        ("blocks", "i8"),
+        ("in_step", "i8"),
+        ("output", "i8"),
+        ("key", "f8"),
+        ("arrival_ms", "f8"),
+        ("first_ms", "f8"),
+        ("finish_ms", "f8"),
+        ("ttft_target_ms", "f8"),
+        ("tpot_target_ms", "f8"),
+        ("estimated_output", "f8"),
+        ("user", "i8"),
+        ("priority", "i1"),
+        ("reason", "i1"),
+        ("admitted", "i1"),
+        ("retries", "i1"),
+    ],
+    align=True,
+)
+"""One record a request, what a step touches first: lengths, `computed` (tokens in the KV cache), `blocks` (KV blocks
+held), `in_step` (the last step that planned it), `key` (smaller is sooner), times and targets. `arrival_ms` is written
+when the request arrives in a closed loop."""
+
+SLOT = np.dtype(
+    [
+        ("running", "i8"),
+        ("planned", "i8"),
+        ("tokens", "i8"),
+        ("waiting", "i8"),
+        ("ended", "i8"),
+        ("ttft_ms", "f8"),
+        ("tpot_ms", "f8"),
+    ]
+)
+"""Queues of request ids, side by side: `running` in order of admission, `planned` with `tokens` for the step being
+planned, `waiting` as a heap by key, `ended` in order of end; and TTFT and TPOT noted in the window. The last three are
+rings."""
+
+
+class SchedulerState(NamedTuple):
+    """Every array of the scheduler; a kernel sees one row of each.
+
+    Few arrays on purpose: a kernel passes them all to every helper, and each costs the call some nanoseconds.
+
+    Attributes:
+        clock: one record of `CLOCK`.
+        limits: one record of `LIMITS`.
+        window: one record of `WINDOW`.
+        requests: records of `REQUEST`, shape (n,).
+        slots: records of `SLOT`, shape (n,).
+        parameters: rows of (start_ms, nine latency parameters): row 0 is the estimate, the others are the true ones
+            from their start on, ascending.
+        user_finish: virtual finish time by user.
+        noise: factors on step time, used in turn.
+        step_times: step times of the window, a ring of `STEP_WINDOW`.
+        step_log: rows of (start_ms, B, S, C, T_ms), or no row.
+    """
+
+    clock: NDArray[np.void]
+    limits: NDArray[np.void]
+    window: NDArray[np.void]
+    requests: NDArray[np.void]
+    slots: NDArray[np.void]
+    parameters: NDArray[np.float64]
+    user_finish: NDArray[np.float64]
+    noise: NDArray[np.float64]
+    step_times: NDArray[np.float64]
+    step_log: NDArray[np.float64]
+
+
+def allocate(
+    simulations: int, requests: int, *, users: int = 1, noise: int = 1, drift_rows: int = 0, step_log: int = 0
+) -> SchedulerState:
+    """An empty state.
+
+    Args:
+        simulations: rows.
+        requests: capacity in requests, each row.
+        users: number of tenants.
+        noise: length of the noise table.
+        drift_rows: changes of the true latency.
+        step_log: steps that can be logged, 0 for none.
+
+    Returns:
+        A state whose arrays have the leading axis `simulations`.
+    """
+    size = max(requests, 1)
+    return SchedulerState(
+        clock=np.zeros(simulations, CLOCK).view(np.recarray),
+        limits=np.zeros(simulations, LIMITS).view(np.recarray),
+        window=np.zeros(simulations, WINDOW).view(np.recarray),
+        requests=np.zeros((simulations, size), REQUEST).view(np.recarray),
+        slots=np.zeros((simulations, size), SLOT).view(np.recarray),
+        parameters=np.full((simulations, drift_rows + 2, 10), np.inf),
+        user_finish=np.zeros((simulations, max(users, 1))),
+        noise=np.ones((simulations, noise)),
+        step_times=np.zeros((simulations, STEP_WINDOW)),
+        step_log=np.zeros((simulations, step_log, 5)),
+    )
+
+
+@allocating
+def row(s: SchedulerState, i: int) -> SchedulerState:
+    """One simulation's state: views into row `i` of every array; single records keep an axis of length one."""
+    return SchedulerState(
+        s.clock[i : i + 1],
+        s.limits[i : i + 1],
+        s.window[i : i + 1],
+        s.requests[i],
+        s.slots[i],
+        s.parameters[i],
+        s.user_finish[i],
+        s.noise[i],
+        s.step_times[i],
+        s.step_log[i],
+    )

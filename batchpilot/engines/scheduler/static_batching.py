@@ -1,0 +1,150 @@
+"""Static (padded) batching: collect, pad to the longest, finish together. Compiled, unchecked.
+
+A batch starts when `batch_size` requests wait, or when the oldest has waited `max_wait_ms`. Every member computes as
+many tokens as the longest one, so the padding costs what it costs on a real engine; all finish with the last.
+The token budget bounds the padded prompt tokens of a batch; a single longer prompt is computed in pieces.
+"""
+
+from __future__ import annotations
+
+import math
+
+from batchpilot.engines.scheduler.admission import guard_refuses
+from batchpilot.engines.scheduler.commit import count_step
+from batchpilot.engines.scheduler.lifecycle import add_to_plan, blocks_for, close_holes, end_request, first_token
+from batchpilot.engines.scheduler.plan import open_plan
+from batchpilot.engines.scheduler.queue import pop
+from batchpilot.engines.scheduler.state import LENGTH, REFUSED_GUARD, SchedulerState
+from batchpilot.latency.model.compiled import kernel
+from batchpilot.latency.model.saturation import step_ms
+
+
+@kernel
+def batch_is_due(s: SchedulerState) -> bool:
+    """Whether enough requests wait, or one has waited long enough; otherwise notes when to look again."""
+    c = s.clock[0]
+    limits = s.limits[0]
+    c.wake_ms = math.inf
+    if c.n_queue == 0:
+        return False
+    if c.n_queue >= limits.batch_size:
+        return True
+    oldest = math.inf
+    for k in range(c.n_queue):
+        oldest = min(oldest, s.requests[s.slots[k].waiting].arrival_ms)
+    if c.now_ms >= oldest + limits.max_wait_ms:
+        return True
+    c.wake_ms = oldest + limits.max_wait_ms
+    return False
+
+
+@kernel
+def form_batch(s: SchedulerState) -> None:
+    """Take the next requests in order while count, padded tokens, KV blocks and the step target allow."""
+    c = s.clock[0]
+    limits = s.limits[0]
+    c.static_prompt = 0
+    c.static_output = 0
+    c.static_computed = 0
+    c.static_generated = 0
+    while c.n_queue > 0 and c.n_running < limits.batch_size:
+        r = s.slots[0].waiting
+        members = c.n_running + 1
+        longest = max(c.static_prompt, s.requests[r].prompt + s.requests[r].generated)
+        output = max(c.static_output, s.requests[r].output - s.requests[r].generated)
+        prefill_ms = step_ms(s.parameters[0, 1:], float(members), float(members * longest), 0.0)
+        if guard_refuses(s, r, prefill_ms):
+            pop(s)
+            end_request(s, r, REFUSED_GUARD)
+            continue
+        blocks = blocks_for(longest + output - 1, c.block_size)
+        too_much = members * longest > limits.token_budget or prefill_ms > limits.step_target_ms
+        if members > 1 and (too_much or members * blocks > c.total_blocks):
+            break
+        pop(s)
+        s.requests[r].admitted = 1
+        c.virtual_time = max(c.virtual_time, s.requests[r].key)
+        s.slots[c.n_running].running = r
+        c.n_running = members
+        c.static_prompt = longest
+        c.static_output = output
+    blocks = blocks_for(c.static_prompt + c.static_output - 1, c.block_size)
+    for k in range(c.n_running):
+        # A lone request was checked against its own length on arrival, so its block count fits as well.
+        s.requests[s.slots[k].running].blocks = blocks
+        c.free_blocks -= blocks
+
+
+@kernel
+def end_batch(s: SchedulerState) -> None:
+    """All members of the batch finish."""
+    for k in range(s.clock[0].n_running):
+        end_request(s, s.slots[k].running, LENGTH)
+    close_holes(s)
+
+
+@kernel
+def shorten_batch(s: SchedulerState) -> None:
+    """A member has left: the batch lasts as long as the longest output that remains, and ends if all are done."""
+    c = s.clock[0]
+    remaining = 0
+    for k in range(c.n_running):
+        r = s.slots[k].running
+        remaining = max(remaining, s.requests[r].output - s.requests[r].generated)
+    c.static_output = c.static_generated + remaining
+    if remaining == 0:
+        end_batch(s)
+
+
+@kernel
+def plan_static(s: SchedulerState) -> int:
+    """Plan one step of static batching: the same number of tokens for every member of the batch.
+
+    Returns:
+        Requests in the step, 0 while a batch accumulates.
+    """
+    c = s.clock[0]
+    open_plan(s)
+    if c.n_running == 0:
+        if not batch_is_due(s):
+            return 0
+        form_batch(s)
+    if c.n_running == 0:
+        return 0
+    tokens = 1
+    if c.static_computed < c.static_prompt:
+        tokens = min(c.static_prompt - c.static_computed, max(s.limits[0].token_budget // c.n_running, 1))
+    for k in range(c.n_running):
+        add_to_plan(s, s.slots[k].running, tokens)
+    return c.n_plan
+
+
+@kernel
+def commit_static(s: SchedulerState, duration_ms: float) -> None:
+    """The padded step ran: members advance together, and all finish when the longest output is done."""
+    c = s.clock[0]
+    w = s.window[0]
+    count_step(s, duration_ms)
+    tokens = s.slots[0].tokens
+    in_prefill = c.static_computed < c.static_prompt
+    c.static_computed += tokens
+    emits = c.static_computed >= c.static_prompt
+    if emits:
+        c.static_generated += 1
+    for k in range(c.n_plan):
+        r = s.slots[k].planned
+        need = s.requests[r].prompt + s.requests[r].generated - s.requests[r].computed
+        s.requests[r].computed += tokens
+        if in_prefill:
+            useful = min(max(need, 0), tokens)
+            c.useful_tokens += useful
+            w.prefill_tokens += useful
+        elif s.requests[r].generated < s.requests[r].output:
+            c.useful_tokens += 1
+        if emits and s.requests[r].generated < s.requests[r].output:
+            s.requests[r].generated += 1
+            w.generated_tokens += 1
+            if s.requests[r].generated == 1:
+                first_token(s, r)
+    if emits and c.static_generated == c.static_output:
+        end_batch(s)

@@ -1,0 +1,185 @@
+"""Measurement windows: from the scheduler's counters and event logs to `WindowMetrics`."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import prange
+from numpy.typing import NDArray
+
+from batchpilot.engines.scheduler.state import SchedulerState, row
+from batchpilot.engines.simulated.kernel import LOG_FULL, advance
+from batchpilot.latency.model.compiled import allocating, kernel, parallel
+from batchpilot.latency.model.saturation import step_ms
+
+LARGEST_BATCH = 512.0
+"""Batch sizes beyond this are not considered for the engine's peak."""
+
+
+@kernel
+def quantile(ascending: NDArray[np.float64], q: float) -> float:
+    """Linear-interpolation quantile of sorted values, NaN without values."""
+    n = len(ascending)
+    if n == 0:
+        return math.nan
+    position = q * (n - 1)
+    low = int(position)
+    high = min(low + 1, n - 1)
+    return ascending[low] + (ascending[high] - ascending[low]) * (position - low)
+
+
+@kernel
+def decode_ms_at_best(s: SchedulerState, context: float) -> float:
+    """Estimated ms per token at the best batch size that the KV cache holds, when every request reads `context`."""
+    c = s.clock[0]
+    largest = max(min(LARGEST_BATCH, c.total_blocks * c.block_size / max(context, 1.0)), 1.0)
+    best = math.inf
+    size = 1.0
+    while size < largest:
+        best = min(best, step_ms(s.parameters[0, 1:], size, size, size * context) / size)
+        size *= 2.0
+    return min(best, step_ms(s.parameters[0, 1:], largest, largest, largest * context) / largest)
+
+
+@kernel
+def peak_tokens_per_s(s: SchedulerState) -> float:
+    """Estimated peak of generated tokens per second for the window's mix of prompt and output tokens.
+
+    From the least time its work could have taken: the longer of decoding alone at the best batch size, and of all its
+    tokens at saturated throughput with their own context read. Stated per mix, since no engine generates as much while
+    it also computes long prompts; recomputation after preemption is no work asked for. A window without output keeps
+    the last value.
+    """
+    c = s.clock[0]
+    w = s.window[0]
+    if w.generated_tokens > 0:
+        estimate = s.parameters[0, 1:]
+        context = w.context_sum / max(w.batch_sum, 1)
+        token_ms = estimate[4] / estimate[0] + estimate[7]
+        asked = max(w.prefill_tokens - w.recomputed_tokens, 0) + w.generated_tokens
+        saturated_ms = asked * token_ms + w.generated_tokens * (estimate[6] + estimate[8] * context)
+        ideal_ms = max(saturated_ms, w.generated_tokens * decode_ms_at_best(s, context))
+        c.peak_tokens_per_s = 1000.0 * w.generated_tokens / ideal_ms
+    return c.peak_tokens_per_s
+
+
+@allocating
+def summarise(s: SchedulerState, out) -> None:  # type: ignore[no-untyped-def]
+    """Fill `out[0]`, a record of `METRICS`, from everything since the window began."""
+    c = s.clock[0]
+    w = s.window[0]
+    m = out[0]
+    duration = c.now_ms - w.start_ms
+    m.start_ms = w.start_ms
+    m.duration_ms = duration
+    m.busy_ms = w.busy_ms
+    m.steps = w.steps
+    m.generated_tokens = w.generated_tokens
+    m.prefill_tokens = w.prefill_tokens
+    m.arrivals = w.arrivals
+    m.arrived_prompt_tokens = w.arrived_prompt_tokens
+    m.preemptions = w.preemptions
+    m.failures = w.failures
+    m.queue = c.n_queue
+    m.queued_tokens = c.queued_tokens
+    m.running = c.n_running
+    oldest = c.now_ms
+    for k in range(c.n_queue):
+        oldest = min(oldest, s.requests[s.slots[k].waiting].arrival_ms)
+    m.oldest_wait_ms = c.now_ms - oldest
+
+    steps = max(w.steps, 1)
+    m.batch_size_mean = w.batch_sum / steps
+    m.tokens_per_step_mean = w.token_sum / steps
+    m.context_tokens_mean = w.context_sum / steps
+    m.step_ms_mean = w.busy_ms / w.steps if w.steps > 0 else math.nan
+    m.step_ms_p95 = quantile(np.sort(s.step_times[: min(w.steps, len(s.step_times))]), 0.95)
+
+    ttft = np.sort(s.slots["ttft_ms"][: min(w.n_ttft, len(s.slots))])
+    m.ttft_ms_p50 = quantile(ttft, 0.50)
+    m.ttft_ms_p95 = quantile(ttft, 0.95)
+    m.ttft_ms_p99 = quantile(ttft, 0.99)
+
+    tpot = np.sort(s.slots["tpot_ms"][: min(w.n_tpot, len(s.slots))])
+    m.tpot_ms_p50 = quantile(tpot, 0.50)
+    m.tpot_ms_p95 = quantile(tpot, 0.95)
+    m.tpot_ms_p99 = quantile(tpot, 0.99)
+    m.completions = w.completions
+    m.refused_on_arrival = w.refused_on_arrival
+    m.refused_by_guard = w.refused_by_guard
+    m.failed_requests = w.failed_requests
+    m.cancelled_requests = w.cancelled_requests
+    judged = w.completions + w.refused_on_arrival + w.refused_by_guard + w.failed_requests
+    m.slo_attainment = w.slo_met / judged if judged > 0 else math.nan
+    m.goodput_tokens_per_s = 1000.0 * w.slo_met_tokens / duration if duration > 0 else 0.0
+
+    m.kv_used_fraction = w.kv_block_ms / (w.busy_ms * c.total_blocks) if w.busy_ms > 0 else 0.0
+    m.utilisation = min(w.busy_ms / duration, 1.0) if duration > 0 else 0.0
+    m.memory_used_mb = w.memory_mb_ms / w.busy_ms if w.busy_ms > 0 else c.fixed_mb
+    m.memory_peak_mb = max(w.peak_mb, c.fixed_mb)
+    m.memory_total_mb = c.total_mb
+    m.kv_capacity_tokens = c.total_blocks * c.block_size
+    m.peak_tokens_per_s = peak_tokens_per_s(s)
+    if w.arrivals > 0:
+        c.ttft_target_ms = w.ttft_target_sum / w.arrivals
+        c.tpot_target_ms = w.tpot_target_sum / w.arrivals
+    m.ttft_target_ms = c.ttft_target_ms
+    m.tpot_target_ms = c.tpot_target_ms
+
+
+@kernel
+def open_window(s: SchedulerState) -> None:
+    """Start counting a new window at the present time."""
+    c = s.clock[0]
+    w = s.window[0]
+    w.start_ms = c.now_ms
+    w.busy_ms = 0.0
+    w.steps = 0
+    w.generated_tokens = 0
+    w.prefill_tokens = 0
+    w.arrivals = 0
+    w.arrived_prompt_tokens = 0
+    w.ttft_target_sum = 0.0
+    w.tpot_target_sum = 0.0
+    w.preemptions = 0
+    w.recomputed_tokens = 0
+    w.failures = 0
+    w.batch_sum = 0
+    w.token_sum = 0
+    w.context_sum = 0
+    w.kv_block_ms = 0.0
+    w.memory_mb_ms = 0.0
+    w.peak_mb = 0.0
+    w.n_ttft = 0
+    w.n_tpot = 0
+    w.completions = 0
+    w.refused_on_arrival = 0
+    w.refused_by_guard = 0
+    w.failed_requests = 0
+    w.cancelled_requests = 0
+    w.slo_met = 0
+    w.slo_met_tokens = 0
+
+
+@allocating
+def run_window(s: SchedulerState, until_ms: float, out) -> int:  # type: ignore[no-untyped-def]
+    """`advance`, then fill `out[0]` and open the next window; with a full step log only the former.
+
+    Returns:
+        What `advance` returned.
+    """
+    code = advance(s, until_ms)
+    if code != LOG_FULL:
+        summarise(s, out)
+        open_window(s)
+    return code
+
+
+@parallel
+def summarise_many(s: SchedulerState, out) -> None:  # type: ignore[no-untyped-def]
+    """`summarise`, then `open_window`, for every row in parallel threads; `out` holds one record a row."""
+    for i in prange(len(out)):
+        one = row(s, i)
+        summarise(one, out[i : i + 1])
+        open_window(one)

@@ -1,0 +1,325 @@
+"""`simulate`: requests, a latency model and limits or a tuner in; what happened to every request out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchpilot.core.limits import Limits
+from batchpilot.core.metrics import WindowMetrics
+from batchpilot.core.slo import SLO
+from batchpilot.core.tuner import Tuner
+from batchpilot.engines.scheduler.details import DetailsReader, believe
+from batchpilot.engines.scheduler.executor import Executor
+from batchpilot.engines.scheduler.state import (
+    CANCELLED,
+    FAILED,
+    FINISH_REASONS,
+    LENGTH,
+    REFUSED_ARRIVAL,
+    REFUSED_GUARD,
+    UNFINISHED,
+)
+from batchpilot.engines.simulated.engine import EngineConfig, EngineMemory, SimulatedEngine
+from batchpilot.latency.model.saturation import SaturationParameters
+from batchpilot.workloads.table import RequestTable
+
+
+@dataclass(frozen=True, eq=False)
+class SimulationResult:
+    """What happened to every request, window and step.
+
+    Attributes:
+        requests: the requests, arrival times of a closed loop filled in; columns below share its order, shape (n,).
+        ttft_ms: time to first token, NaN without one.
+        e2e_ms: time from arrival to the end, NaN for unfinished requests and those cancelled before they arrived.
+        tpot_ms: mean time per output token after the first, NaN for fewer than two.
+        generated_tokens: tokens generated.
+        finish_code: index into `FINISH_REASONS`.
+        slo_met: finished by length within both targets.
+        windows: one `WindowMetrics` a window, its limits included.
+        elapsed_ms: engine time at the end.
+        computed_tokens: tokens computed, padding, recomputation and failed steps included.
+        useful_tokens: tokens computed that were needed once; their ratio is the efficiency of the batching document.
+        step_log: rows of (start_ms, B, S, C, T_ms), shape (steps, 5); None unless recorded.
+        tuner_seconds: wall time spent in `ask` and `tell`; the one figure that differs between equal runs.
+    """
+
+    requests: RequestTable
+    ttft_ms: NDArray[np.float64]
+    e2e_ms: NDArray[np.float64]
+    tpot_ms: NDArray[np.float64]
+    generated_tokens: NDArray[np.int64]
+    finish_code: NDArray[np.int8]
+    slo_met: NDArray[np.bool_]
+    windows: list[WindowMetrics]
+    elapsed_ms: float
+    computed_tokens: int
+    useful_tokens: int
+    step_log: NDArray[np.float64] | None = field(default=None, repr=False)
+    tuner_seconds: float = 0.0
+
+    @cached_property
+    def finish_reason(self) -> list[str]:
+        """How each request ended: length, refused_on_arrival, refused_by_guard, failed, cancelled or unfinished."""
+        return [FINISH_REASONS[code] for code in self.finish_code]
+
+    def count(self, reason: str) -> int:
+        """Requests that ended for a reason.
+
+        Args:
+            reason: one of `FINISH_REASONS`.
+
+        Raises:
+            ValueError: no such reason.
+        """
+        if reason not in FINISH_REASONS:
+            raise ValueError(f"unknown finish reason {reason!r} (known: {', '.join(FINISH_REASONS)})")
+        return int(np.count_nonzero(self.finish_code == FINISH_REASONS.index(reason)))
+
+    @property
+    def total_generated_tokens(self) -> int:
+        """Tokens generated for all requests."""
+        return int(self.generated_tokens.sum())
+
+    @property
+    def goodput_tokens_per_s(self) -> float:
+        """Output tokens per second of the requests that met their SLO, over the elapsed time."""
+        return self._per_s(float(self.generated_tokens[self.slo_met].sum()))
+
+    @property
+    def goodput_fraction(self) -> float:
+        """Share of the offered output tokens that was served within SLO, cancelled requests aside; NaN without any."""
+        offered = float(self.requests.output_tokens[self._wanted].sum())
+        return float(self.generated_tokens[self.slo_met].sum()) / offered if offered else math.nan
+
+    @property
+    def throughput_tokens_per_s(self) -> float:
+        """Generated tokens per second over the elapsed time."""
+        return self._per_s(float(self.total_generated_tokens))
+
+    @property
+    def slo_attainment(self) -> float:
+        """Share of all requests that met their SLO, cancelled ones aside; NaN without requests."""
+        met = self.slo_met[self._wanted]
+        return float(met.mean()) if len(met) else math.nan
+
+    @property
+    def success_rate(self) -> float:
+        """Finished requests over those that finished, were refused or failed; NaN when none ended."""
+        ended = self._judged
+        return self.count("length") / ended if ended else math.nan
+
+    @property
+    def failure_rate(self) -> float:
+        """Failed requests over those that finished, were refused or failed; NaN when none ended."""
+        ended = self._judged
+        return float(np.count_nonzero(self.finish_code == FAILED)) / ended if ended else math.nan
+
+    @property
+    def utilisation(self) -> float:
+        """Share of the elapsed time within steps."""
+        return sum(window.busy_ms for window in self.windows) / self.elapsed_ms if self.elapsed_ms > 0 else 0.0
+
+    @property
+    def efficiency(self) -> float:
+        """Useful over computed tokens: 1 without padding or recomputation; NaN when nothing ran."""
+        return self.useful_tokens / self.computed_tokens if self.computed_tokens else math.nan
+
+    @property
+    def preemptions(self) -> int:
+        """Running requests that were put back into the queue."""
+        return sum(window.preemptions for window in self.windows)
+
+    def percentile_ms(self, column: str, q: float) -> float:
+        """A percentile of a latency column over the requests that have it; NaN when none has.
+
+        Args:
+            column: "ttft_ms", "tpot_ms" or "e2e_ms".
+            q: percentile, 0-100.
+        """
+        values = getattr(self, column)
+        values = values[np.isfinite(values)]
+        return float(np.percentile(values, q)) if len(values) else math.nan
+
+    def refused_by_prompt_quartile(self) -> NDArray[np.float64]:
+        """Share of requests refused in each quartile of prompt length, shortest first, shape (4,); NaN where empty."""
+        refused = np.isin(self.finish_code, (REFUSED_ARRIVAL, REFUSED_GUARD))
+        if len(refused) == 0:
+            return np.full(4, math.nan)
+        edges = np.quantile(self.requests.prompt_tokens, (0.25, 0.5, 0.75))
+        quartile = np.searchsorted(edges, self.requests.prompt_tokens)
+        return np.array([refused[quartile == k].mean() if np.any(quartile == k) else math.nan for k in range(4)])
+
+    @property
+    def _wanted(self) -> NDArray[np.bool_]:
+        """Requests whose client stayed: a cancelled one was neither served nor missed."""
+        wanted: NDArray[np.bool_] = self.finish_code != CANCELLED
+        return wanted
+
+    @property
+    def _judged(self) -> int:
+        return int(np.count_nonzero(self._wanted & (self.finish_code != UNFINISHED)))
+
+    def _per_s(self, tokens: float) -> float:
+        return 1000.0 * tokens / self.elapsed_ms if self.elapsed_ms > 0 else 0.0
+
+
+def simulate(
+    requests: RequestTable,
+    latency: SaturationParameters | str | Path,
+    limits_or_tuner: Limits | Tuner,
+    *,
+    kv_capacity_tokens: int | None = None,
+    slo: SLO | Sequence[SLO] | None = None,
+    window_ms: float = 1000.0,
+    discipline: str = "fcfs",
+    estimate: SaturationParameters | str | Path | None = None,
+    mode: str = "continuous",
+    prefill: str = "chunked",
+    block_size: int = 16,
+    max_model_len: int | None = None,
+    noise: float = 0.0,
+    drift: Sequence[tuple[float, SaturationParameters]] = (),
+    memory: EngineMemory | None = None,
+    horizon_ms: float | None = None,
+    record_steps: bool = False,
+    seed: int = 0,
+) -> SimulationResult:
+    """Serve requests on the simulated engine, with constant limits or a tuner.
+
+    Args:
+        requests: what arrives; see `RequestTable.from_arrays`.
+        latency: true step latency, or the path of a YAML file that holds it.
+        limits_or_tuner: limits for the whole run, or a tuner that is asked before and told after every window. The
+            tuner goes on from the state it is in; it is not reset.
+        kv_capacity_tokens: KV tokens that fit; None for the memory's, or no bound without one.
+        slo: replaces the requests' SLOs: one for all, or one a class.
+        window_ms: length of a measurement window, > 0; the step that crosses its end still belongs to it.
+        discipline: who is next where the limits do not say.
+        estimate: the latency that `step_target_ms` and `ttft_guard` believe in; None for the truth with a 10 % error
+            drawn from the seed.
+        mode: "continuous" or "static" (padded) batching.
+        prefill: "chunked", "whole" or "selective".
+        block_size: tokens in a KV block.
+        max_model_len: longest prompt plus output; a longer request fails on arrival.
+        noise: standard deviation of the logarithm of the step-time factor.
+        drift: (start_ms, true parameters from then on), ascending.
+        memory: device memory, for its accounting and for out-of-memory failures.
+        horizon_ms: stop there and leave the rest unfinished; None runs until every request has ended.
+        record_steps: keep start, B, S, C and T of every step.
+        seed: of the noise and of the default estimate.
+
+    Returns:
+        What happened, per request, per window and, if recorded, per step.
+
+    Raises:
+        ValueError: an argument is outside its bound; the message names it.
+    """
+    if not (math.isfinite(window_ms) and window_ms > 0):
+        raise ValueError(f"window_ms is {window_ms}; it must be above 0 ms")
+    if horizon_ms is not None and not horizon_ms >= 0:
+        raise ValueError(f"horizon_ms is {horizon_ms}; it must be >= 0 ms, or None to run until all requests end")
+    config = EngineConfig(
+        latency=_parameters(latency),
+        estimate=None if estimate is None else _parameters(estimate),
+        kv_capacity_tokens=kv_capacity_tokens,
+        block_size=block_size,
+        max_model_len=max_model_len,
+        mode=mode,
+        prefill=prefill,
+        discipline=discipline,
+        noise=noise,
+        drift=tuple(drift),
+        memory=memory,
+        seed=seed,
+    )
+    engine = SimulatedEngine(config, requests if slo is None else requests.with_slos(slo), record_steps=record_steps)
+    return run_engine(engine, limits_or_tuner, window_ms=window_ms, horizon_ms=horizon_ms)
+
+
+def run_engine(
+    engine: Executor, limits_or_tuner: Limits | Tuner, *, window_ms: float, horizon_ms: float | None = None
+) -> SimulationResult:
+    """Drive a loaded engine window by window.
+
+    Args:
+        engine: a simulated or real engine that has not run yet.
+        limits_or_tuner: constant limits, or a tuner (anything with `ask` and `tell`).
+        window_ms: length of a window, > 0.
+        horizon_ms: where to stop; None runs until every request has ended.
+
+    Raises:
+        ValueError: neither limits nor a tuner.
+    """
+    end = math.inf if horizon_ms is None else horizon_ms
+    tuner = None if isinstance(limits_or_tuner, Limits) else limits_or_tuner
+    if tuner is not None and not all(callable(getattr(tuner, name, None)) for name in ("ask", "tell")):
+        raise ValueError(
+            f"limits_or_tuner is a {type(tuner).__name__}; it must be Limits, or a tuner with ask and tell"
+        )
+    reader = DetailsReader(engine) if getattr(tuner, "needs_details", False) else None
+    windows: list[WindowMetrics] = []
+    tuner_ns = 0
+    done = len(engine.requests) == 0
+    while engine.now_ms < end and not (done and end == math.inf):
+        started = time.perf_counter_ns()
+        limits = limits_or_tuner if isinstance(limits_or_tuner, Limits) else limits_or_tuner.ask()
+        asked = time.perf_counter_ns()
+        engine.set_limits(limits)
+        window, done = engine.run_window(min(engine.now_ms + window_ms, end))
+        windows.append(window)
+        measured = time.perf_counter_ns()
+        if tuner is not None:
+            if reader is not None:
+                tuner.study(reader.read())
+            tuner.tell(window)
+            estimate = getattr(tuner, "estimate", None)
+            if estimate is not None:
+                believe(engine, estimate)
+            tuner_ns += asked - started + time.perf_counter_ns() - measured
+    return _collect(engine, windows, tuner_ns / 1e9)
+
+
+def _parameters(latency: SaturationParameters | str | Path) -> SaturationParameters:
+    return latency if isinstance(latency, SaturationParameters) else SaturationParameters.from_yaml(latency)
+
+
+def _collect(engine: Executor, windows: list[WindowMetrics], tuner_seconds: float) -> SimulationResult:
+    """Read the result out of the engine's state."""
+    s = engine.state
+    n = len(engine.requests)
+    requests = engine.requests
+    columns = np.array(s.requests[:n])
+    if requests.concurrency:
+        arrived = int(s.clock[0].next_arrival)
+        arrival = np.where(np.arange(n) < arrived, columns["arrival_ms"], math.nan)
+        requests = requests.with_arrivals(arrival)
+    ttft = columns["first_ms"] - requests.arrival_ms
+    generated = columns["generated"]
+    reason = columns["reason"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tpot = np.where(generated > 1, (columns["finish_ms"] - columns["first_ms"]) / (generated - 1), math.nan)
+    in_time = (ttft <= requests.ttft_target_ms) & ((generated < 2) | (tpot <= requests.tpot_target_ms))
+    return SimulationResult(
+        requests=requests,
+        ttft_ms=ttft,
+        e2e_ms=columns["finish_ms"] - columns["arrival_ms"],
+        tpot_ms=tpot,
+        generated_tokens=generated,
+        finish_code=reason,
+        slo_met=(reason == LENGTH) & in_time,
+        windows=windows,
+        elapsed_ms=engine.now_ms,
+        computed_tokens=int(s.clock[0].computed_tokens),
+        useful_tokens=int(s.clock[0].useful_tokens),
+        step_log=engine.step_log() if s.step_log.size else None,
+        tuner_seconds=tuner_seconds,
+    )

@@ -1,0 +1,133 @@
+"""Reading measured steps from CSV files: columns by name or mapped, and the layout of Splitwise's measurements."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchpilot.core.names import lookup, unknown_name
+from batchpilot.latency.fitting.observations import Observations
+
+NEEDED = ("batch_size", "tokens", "latency_ms")
+LABELS = ("device", "model", "tensor_parallel")
+COLUMNS = (*NEEDED, "context_tokens", *LABELS)
+"""What a file may hold, under these names unless mapped; without context_tokens the context is 0."""
+
+SPLITWISE_COLUMNS = ("batch_size", "prompt_size", "token_size", "prompt_time", "token_time")
+"""The header of Splitwise's measurements; a row holds a prefill and the mean of the decode steps after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementFile:
+    """Measured steps and what they were measured on.
+
+    Attributes:
+        observations: the steps, in the order of the file; in Splitwise's layout each row's prefill, then its decode.
+        layout: "named" or "splitwise".
+        labels: device, model and tensor_parallel as the file spells them, where it says.
+    """
+
+    observations: Observations
+    layout: str
+    labels: Mapping[str, str]
+
+
+def read_measurements(
+    path: str | Path, columns: Mapping[str, str] | None = None, select: Mapping[str, str] | None = None
+) -> MeasurementFile:
+    """Read a CSV file of measured steps.
+
+    With the header of `SPLITWISE_COLUMNS` a row becomes two steps: the prefill of `batch_size` prompts (B = batch_size,
+    S = batch_size * prompt_size, C = 0, T = prompt_time) and a decode step in the middle of the generation (B = S =
+    batch_size, C = batch_size * (prompt_size + token_size / 2), T = token_time). There `hardware` is the device.
+
+    Args:
+        path: the file, UTF-8, comma-separated, with a header.
+        columns: the file's name of each of `COLUMNS` that it calls otherwise.
+        select: device, model or tensor_parallel of the rows to read, where the file has such a column; case, blanks,
+            `-` and `_` make no difference. A column that the file lacks selects nothing.
+
+    Raises:
+        ValueError: a column is missing or a value is no number (the message names file, line and column), no row is
+            selected, or the rows mix devices, models or tensor parallelism.
+        OSError: the file cannot be read.
+    """
+    path = Path(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            rows = list(reader)
+            header = [name.strip() for name in reader.fieldnames or ()]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a CSV file in UTF-8: {error}") from None
+    splitwise = not columns and set(SPLITWISE_COLUMNS) <= set(header)
+    names = _names(path, header, columns or ({"device": "hardware"} if splitwise else {}), splitwise)
+    kept = _selected(path, rows, {label: names[label] for label in LABELS if label in names}, select or {})
+    labels = {label: str(rows[kept[0]][names[label]]).strip() for label in LABELS if label in names}
+
+    def numbers(column: str) -> NDArray[np.float64]:
+        return np.array([_number(path, row, rows[row][column], column) for row in kept])
+
+    if splitwise:
+        B, prompt, generated, prefill_ms, decode_ms = (numbers(column) for column in SPLITWISE_COLUMNS)
+        prefill = Observations.of(B, B * prompt, prefill_ms)
+        decode = Observations.of(B, B, decode_ms, B * (prompt + generated / 2))
+        by_row = np.arange(2 * len(kept)).reshape(2, -1).T.ravel()
+        return MeasurementFile(Observations.joined([prefill, decode])[by_row], "splitwise", labels)
+    B, S, T = (numbers(names[field]) for field in NEEDED)
+    steps = Observations.of(B, S, T, numbers(names["context_tokens"]) if "context_tokens" in names else 0.0)
+    return MeasurementFile(steps, "named", labels)
+
+
+def _names(path: Path, header: Sequence[str], columns: Mapping[str, str], splitwise: bool) -> dict[str, str]:
+    """The file's column of each field that it has."""
+    for field, column in columns.items():
+        lookup(dict.fromkeys(COLUMNS), field, "field of an observation")
+        if column not in header:
+            raise ValueError(f"{path}: {unknown_name(column, header, 'column')}")
+    names = {field: columns.get(field, field) for field in COLUMNS}
+    missing = [field for field in NEEDED if names[field] not in header]
+    if missing and not splitwise:
+        raise ValueError(
+            f"{path}: no column for {', '.join(missing)}; the header holds {', '.join(header) or 'nothing'}. "
+            "Say which column is which, as in batch_size=B,tokens=S,latency_ms=T"
+        )
+    return {field: column for field, column in names.items() if column in header}
+
+
+def _selected(
+    path: Path, rows: Sequence[Mapping[str, str]], labels: Mapping[str, str], select: Mapping[str, str]
+) -> list[int]:
+    """The rows asked for, which must be of one device, model and tensor parallelism."""
+    kept = list(range(len(rows)))
+    for label, column in labels.items():
+        spellings = {_plain(rows[row][column]): str(rows[row][column]).strip() for row in kept}
+        if label in select:
+            wanted = _plain(select[label])
+            if kept and wanted not in spellings:
+                raise ValueError(f"{path}: {unknown_name(select[label], spellings.values(), f'{label} in {column}')}")
+            kept = [row for row in kept if _plain(rows[row][column]) == wanted]
+        elif len(spellings) > 1:
+            raise ValueError(
+                f"{path}: rows differ in {label} ({', '.join(spellings.values())}) and so in parameters; choose one"
+            )
+    if not kept:
+        raise ValueError(f"{path}: no measurements")
+    return kept
+
+
+def _plain(name: str | None) -> str:
+    return re.sub(r"[\s_-]+", "", str(name)).lower()
+
+
+def _number(path: Path, row: int, text: str | None, column: str) -> float:
+    try:
+        return float(text) if text is not None and text.strip() else np.nan
+    except ValueError:
+        raise ValueError(f"{path}, line {row + 2}: {column} is {text!r}; expected a number") from None

@@ -1,0 +1,172 @@
+"""What a fit minimises: residuals of the saturation model and their Jacobian, in coordinates made for a solver.
+
+A coordinate is the logarithm of a parameter that must be positive (p_max, k_b, k_s, w_1), else the parameter in units
+of the observations' medians, so that all of them are near 1. Residuals are dimensionless whatever the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchpilot.latency.fitting.observations import Observations
+from batchpilot.latency.model.saturation import SaturationParameters
+from batchpilot.latency.model.vectorised import steps_gradient, steps_ms
+
+Floats = NDArray[np.float64]
+Residuals = Callable[[Floats, Floats], tuple[Floats, Floats]]
+
+NAMES = tuple(field.name for field in fields(SaturationParameters))
+LOGARITHMIC = ("p_max", "k_b", "k_s", "w_1")
+
+FEASIBLE: dict[str, tuple[float, float]] = {
+    "p_max": (0.1, 1e4),
+    "k_b": (1e-4, 10.0),
+    "k_s": (1e-4, 1.0),
+    "w_0": (0.0, np.inf),
+    "w_1": (1e-6, np.inf),
+    "tau_0": (0.0, np.inf),
+    "tau_b": (0.0, np.inf),
+    "tau_s": (0.0, np.inf),
+    "tau_c": (0.0, np.inf),
+}
+"""Lowest and highest value of each parameter. Source: throughput saturation document, projection of online updates."""
+
+LOSSES: dict[str, str] = {
+    "relative": "the logarithm of predicted over measured",
+    "percentage": "predicted minus measured, over measured",
+    "absolute": "predicted minus measured, over the median of the measured",
+}
+"""What the residual of a step is. The logarithm takes twice and half the measured time for equally wrong; a percentage
+takes twice for as wrong as nothing at all, and so prefers to predict too little."""
+
+
+def residuals_of(loss: str, measured_ms: Floats) -> Residuals:
+    """The residuals of a loss, and their derivative by the prediction, as a function of prediction and measurement.
+
+    Args:
+        loss: one of `LOSSES`.
+        measured_ms: all measured latencies, for the median.
+    """
+    if loss == "relative":
+        return lambda predicted, measured: (np.log(predicted / measured), 1.0 / predicted)
+    if loss == "percentage":
+        return lambda predicted, measured: (predicted / measured - 1.0, 1.0 / measured)
+    per_ms = 1.0 / float(np.median(measured_ms))
+    return lambda predicted, measured: ((predicted - measured) * per_ms, np.full(len(measured), per_ms))
+
+
+class Problem:
+    """One least-squares problem: observations, a loss, and which parameters are free.
+
+    Args:
+        observations: usable ones, at least one.
+        loss: one of `LOSSES`.
+        fixed: values of the parameters that are not free.
+        weights: of the observations, >= 0, shape (n,); None for 1 each.
+        base: parameters that the free ones are pulled to.
+        pull: strength of the pull, >= 0: what a squared distance of 1 in the coordinates adds to the sum of squares.
+
+    Attributes:
+        free: places of the free parameters in field order.
+        units: what one unit of each coordinate is, 1 for the logarithmic ones, shape (9,).
+        roots: square roots of the weights, shape (n,).
+        points: number of the point (B, S, C) that each observation repeats, from 0, shape (n,).
+    """
+
+    def __init__(
+        self,
+        observations: Observations,
+        loss: str,
+        fixed: Mapping[str, float],
+        weights: Floats | None = None,
+        base: SaturationParameters | None = None,
+        pull: float = 0.0,
+    ) -> None:
+        self.observations = observations
+        self.points = observations.points
+        self.fixed = dict(fixed)
+        self.residuals = residuals_of(loss, observations.latency_ms)
+        self.roots = np.ones(len(observations)) if weights is None else np.sqrt(weights)
+        self.free = np.array([place for place, name in enumerate(NAMES) if name not in fixed], dtype=np.intp)
+        B, S, C = map(_median, (observations.batch_size, observations.tokens, observations.context_tokens))
+        T = _median(observations.latency_ms)
+        self.units = np.array([1.0, 1.0, 1.0, S, 1.0, T, T / B, T / S, T / C])
+        self._target = None if base is None or pull == 0 else self.coordinates(base.as_array())
+        self._pull = float(np.sqrt(pull))
+
+    def bounds(self) -> tuple[Floats, Floats]:
+        """Lowest and highest coordinates of the free parameters."""
+        low, high = _FEASIBLE
+        return self.coordinates(low), self.coordinates(high)
+
+    def coordinates(self, p: Floats) -> Floats:
+        """The coordinates of parameters.
+
+        Args:
+            p: in field order, shape (9,).
+
+        Returns:
+            Shape (number of free parameters,).
+        """
+        scaled = p / self.units
+        scaled[_LOGARITHMIC] = np.log(scaled[_LOGARITHMIC])
+        free: Floats = scaled[self.free]
+        return free
+
+    def parameters(self, u: Floats) -> Floats:
+        """The parameters at coordinates `u`, in field order, shape (9,)."""
+        scaled = np.zeros(len(NAMES))
+        scaled[self.free] = u
+        scaled[_LOGARITHMIC] = np.exp(scaled[_LOGARITHMIC])
+        # The exponential of a bound's logarithm may lie a hair outside it.
+        p: Floats = np.clip(scaled * self.units, *_FEASIBLE)
+        for name, value in self.fixed.items():
+            p[NAMES.index(name)] = value
+        return p
+
+    def residual_vector(self, u: Floats) -> Floats:
+        """Weighted residuals at `u`, then one per free parameter where there is a pull."""
+        off = self.roots * self.residuals(self.predict(self.parameters(u)), self.observations.latency_ms)[0]
+        return off if self._target is None else np.concatenate([off, self._pull * (u - self._target)])
+
+    def jacobian(self, u: Floats) -> Floats:
+        """Derivative of `residual_vector` by the coordinates."""
+        p = self.parameters(u)
+        by_prediction = self.roots * self.residuals(self.predict(p), self.observations.latency_ms)[1]
+        rows: Floats = (self.gradient(p)[self.free] * by_prediction * self.per_coordinate(p)[:, None]).T
+        if self._target is not None:
+            rows = np.vstack([rows, self._pull * np.eye(len(u))])
+        return rows
+
+    def per_coordinate(self, p: Floats) -> Floats:
+        """Derivative of each free parameter by its coordinate."""
+        change: Floats = np.where(_LOGARITHMIC, p, self.units)[self.free]
+        return change
+
+    def predict(self, p: Floats) -> Floats:
+        """Latency of every observed step in ms."""
+        steps = self.observations
+        latency_ms = np.empty(len(steps))
+        steps_ms(p, steps.batch_size, steps.tokens, steps.context_tokens, latency_ms)
+        return latency_ms
+
+    def gradient(self, p: Floats) -> Floats:
+        """dT/dtheta of every observed step, shape (9, n)."""
+        steps = self.observations
+        gradient = np.empty((len(NAMES), len(steps)))
+        steps_gradient(p, steps.batch_size, steps.tokens, steps.context_tokens, gradient)
+        return gradient
+
+
+_FEASIBLE = np.array([FEASIBLE[name] for name in NAMES]).T
+_LOGARITHMIC = np.array([name in LOGARITHMIC for name in NAMES])
+
+
+def _median(values: Floats) -> float:
+    """Median of the values above 0, 1 when there are none: prefills read no context."""
+    positive = values[values > 0]
+    return float(np.median(positive)) if positive.size else 1.0

@@ -1,0 +1,89 @@
+"""Where a fit starts: the document's initial values, and seeded points whose linear part is solved for.
+
+Given k_b and k_s the model is linear in 1/p_max, w_0/p_max and the tau, all >= 0. So only two parameters need guessing.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import numpy as np
+
+from batchpilot.latency.fitting.observations import Observations
+from batchpilot.latency.fitting.residuals import FEASIBLE, NAMES, Floats, Problem
+
+_ROWS = 400
+"""Observations that a start is found on; the fit itself uses all."""
+
+_LINEAR = ("tau_0", "tau_b", "tau_s", "tau_c")
+
+
+def document_start(observations: Observations) -> Floats:
+    """The document's initial values, in field order.
+
+    P_max = p95(S/T), k_b = 0.1, k_s = 0.01, tau_0 = min(T)/2; w_1 is 1, because with P_max in tokens/ms the slope of T
+    on S is in P_max already.
+
+    Args:
+        observations: usable ones, at least one.
+
+    Source: throughput saturation document, initial values.
+    """
+    p_max = float(np.percentile(observations.tokens / observations.latency_ms, 95))
+    return np.array([p_max, 0.1, 0.01, 0.0, 1.0, observations.latency_ms.min() / 2, 0.0, 0.0, 0.0])
+
+
+def random_starts(problem: Problem, count: int, rng: np.random.Generator, outlier: float | None) -> list[Floats]:
+    """Starting points over the whole range of k_b and k_s, each with the best other parameters.
+
+    Args:
+        problem: what will be fitted.
+        count: how many.
+        rng: where k_b and k_s are drawn from, log-uniformly.
+        outlier: residuals well above this count for little; None where each counts with its square.
+
+    Returns:
+        Parameters in field order, shape (9,) each; fewer than `count` where the linear part could not be solved.
+    """
+    observed = problem.observations
+    rows = np.unique(np.linspace(0, len(observed) - 1, min(len(observed), _ROWS)).astype(np.intp))
+    few, roots = observed[rows], problem.roots[rows]
+    (lowest_b, highest_b), (lowest_s, highest_s) = FEASIBLE["k_b"], FEASIBLE["k_s"]
+    starts = []
+    for share_b, share_s in rng.random((count, 2)):
+        k_b = problem.fixed.get("k_b", lowest_b * (highest_b / lowest_b) ** share_b)
+        k_s = problem.fixed.get("k_s", lowest_s * (highest_s / lowest_s) ** share_s)
+        # SciPy's solver may give up on nearly parallel columns; the other starts do without this one.
+        with suppress(RuntimeError):
+            starts.append(_solved(problem, few, roots, k_b, k_s, outlier))
+    return starts
+
+
+def _solved(
+    problem: Problem, few: Observations, roots: Floats, k_b: float, k_s: float, outlier: float | None
+) -> Floats:
+    """The best parameters at one k_b and k_s: non-negative least squares, reweighted so that outliers do not pull."""
+    from scipy.optimize import nnls
+
+    B, S, C, T = few.batch_size, few.tokens, few.context_tokens, few.latency_ms
+    w_1 = problem.fixed.get("w_1", 1.0)
+    per_throughput = 1.0 / (np.expm1(-k_b * B) * np.expm1(-k_s * S))
+    terms = {"tau_0": np.ones_like(T), "tau_b": B, "tau_s": S, "tau_c": C}
+    solved_for = [name for name in _LINEAR if name not in problem.fixed]
+    columns = np.stack([w_1 * S * per_throughput, per_throughput, *(terms[name] for name in solved_for)], axis=1)
+    target = T - sum(problem.fixed[name] * terms[name] for name in _LINEAR if name in problem.fixed)
+    weights = roots * problem.residuals(T, T)[1]
+    scales = np.maximum(np.abs(columns * weights[:, None]).max(axis=0), 1e-300)
+    factors = np.ones_like(T)
+    solution = np.zeros(columns.shape[1])
+    for _ in range(1 if outlier is None else 4):
+        by_row = (weights * factors)[:, None]
+        solution = nnls(columns * by_row / scales, target * weights * factors)[0] / scales
+        if outlier is not None:
+            off = (columns @ solution - target) * weights
+            factors = 1.0 / np.sqrt(1.0 + (off / outlier) ** 2)
+    low, high = FEASIBLE["p_max"]
+    p_max = float(np.clip(1.0 / max(solution[0], 1e-300), low, high))
+    found = dict(zip(solved_for, map(float, solution[2:]), strict=True))
+    values = {"p_max": p_max, "k_b": k_b, "k_s": k_s, "w_0": float(solution[1]) * p_max, "w_1": w_1, **found}
+    return np.array([problem.fixed.get(name, values.get(name, 0.0)) for name in NAMES])

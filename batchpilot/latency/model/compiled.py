@@ -1,0 +1,70 @@
+"""How kernels are compiled: cached on disk, without the interpreter lock, and without reference counts.
+
+Kernels inline one another across modules, but Numba's disk cache looks only at the file of the outermost one. So every
+cached kernel is stamped with all the sources that may be inlined into it: a change in any of them compiles all anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from numba import njit
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_KERNEL_PACKAGES = ("latency", "engines", "envs")
+
+
+def kernel_sources_stamp(package: Path = Path(__file__).parents[2]) -> str:
+    """A hash of every source file that a kernel may come from.
+
+    Args:
+        package: folder of the package `batchpilot`.
+    """
+    digest = hashlib.sha256()
+    for folder in _KERNEL_PACKAGES:
+        for path in sorted((package / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+_STAMP = kernel_sources_stamp()
+
+
+def _compile(function: Function, **options: Any) -> Function:
+    dispatcher = njit(cache=True, nogil=True, **options)(function)
+    if hasattr(dispatcher, "py_func"):  # NUMBA_DISABLE_JIT hands the plain function back
+        dispatcher._cache._cache_file._source_stamp = _STAMP
+    return cast(Function, dispatcher)
+
+
+def kernel(function: Function) -> Function:
+    """Compile a function that allocates nothing.
+
+    Without the Numba run time no array argument is reference-counted; those atomic operations made a scheduler step
+    eight times as slow. In return a kernel may not create arrays.
+    """
+    return _compile(function, _nrt=False)
+
+
+def inlined(function: Function) -> Function:
+    """`kernel` for small functions called in every step: inlined into their callers, which saves passing the state."""
+    return _compile(function, _nrt=False, forceinline=True)
+
+
+def allocating(function: Function) -> Function:
+    """Compile a function that creates arrays."""
+    return _compile(function)
+
+
+def parallel(function: Function) -> Function:
+    """Compile a function whose `prange` loops run in threads."""
+    return _compile(function, parallel=True)
+
+
+def plain(function: Function) -> Function:
+    """The plain-Python twin of a compiled function, for stepping through it."""
+    return cast(Function, getattr(function, "py_func", function))

@@ -1,0 +1,146 @@
+"""How long a request that came now would wait for its first token, learned from what the server tells. Times in ms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from batchpilot.core.limits import Limits
+from batchpilot.serving.session.engine import step_ms
+from batchpilot.serving.session.requests import InFlight, Tracked
+
+FEWEST_STEPS, FEWEST_REQUESTS = 5, 3
+"""Below this nothing is predicted."""
+
+_MOST_CHUNK_TOKENS = 2**16
+"""A step without a token budget computes a prompt at once; longer ones are predicted as several."""
+
+
+class OnlineLine:
+    """A straight line through recent points, older ones fading.
+
+    Args:
+        memory: points after which one counts for 1/e.
+    """
+
+    def __init__(self, memory: float) -> None:
+        self._keep = math.exp(-1.0 / memory)
+        self._n = self._x = self._y = self._xx = self._xy = 0.0
+        self.points = 0
+
+    def observe(self, x: float, y: float) -> None:
+        """Hear a point.
+
+        Args:
+            x: its place.
+            y: its value.
+        """
+        keep = self._keep
+        self.points += 1
+        self._n = keep * self._n + 1.0
+        self._x = keep * self._x + x
+        self._y = keep * self._y + y
+        self._xx = keep * self._xx + x * x
+        self._xy = keep * self._xy + x * y
+
+    def predict(self, x: float) -> float:
+        """The line's value, neither falling with x nor below zero; NaN before the first point.
+
+        Args:
+            x: the place.
+        """
+        if not self.points:
+            return math.nan
+        mean_x, mean_y = self._x / self._n, self._y / self._n
+        spread = self._xx / self._n - mean_x * mean_x
+        slope = (self._xy / self._n - mean_x * mean_y) / spread if spread > 1e-9 * (1.0 + mean_x * mean_x) else 0.0
+        return max(mean_y + max(slope, 0.0) * (x - mean_x), 0.0)
+
+
+class TTFTPredictor:
+    """Predicted time to first token.
+
+    A server that tells its steps is predicted by what steps cost, how many the prompts before and its own take, and how
+    long places take to become free where the batch is full. One that does not is predicted by how the TTFT of its
+    requests followed the prompt tokens before them.
+    """
+
+    def __init__(self) -> None:
+        self._step = OnlineLine(200.0)
+        self._ttft = OnlineLine(50.0)
+        self._gap_ms = OnlineLine(20.0)
+        self._last_finish_ms = math.nan
+
+    def hear_step(self, tokens: int, duration_ms: float) -> None:
+        """A step ended.
+
+        Args:
+            tokens: tokens computed.
+            duration_ms: step time.
+        """
+        self._step.observe(tokens, duration_ms)
+
+    def hear_first_token(self, request: Tracked) -> None:
+        """A request got its first token.
+
+        Args:
+            request: it, its `first_token_ms` set.
+        """
+        self._ttft.observe(request.ahead_tokens, request.first_token_ms - request.arrival_ms)
+
+    def hear_end(self, now_ms: float, *, full: bool) -> None:
+        """A place became free.
+
+        Args:
+            now_ms: when.
+            full: whether requests waited for it; the time since the last end then says how often places become free.
+        """
+        if full and not math.isnan(self._last_finish_ms):
+            self._gap_ms.observe(0.0, now_ms - self._last_finish_ms)
+        self._last_finish_ms = now_ms if full else math.nan
+
+    def predict(
+        self, prompt_tokens: int, requests: InFlight, limits: Limits, estimate: Sequence[float] | None
+    ) -> float:
+        """Time to first token of a request that came now; NaN while too little is known.
+
+        Args:
+            prompt_tokens: its prompt.
+            requests: who is in flight.
+            limits: in force.
+            estimate: nine saturation parameters a tuner believes in, None for what steps told.
+        """
+        ahead = requests.tokens_to_compute() + prompt_tokens
+        if self._step.points >= FEWEST_STEPS:
+            prefill_ms = self._prefill_ms(ahead, len(requests.running), limits, estimate)
+            lacking = len(requests) + 1 - limits.batch_size
+            wait_ms = lacking * self._gap_ms.predict(0.0) if lacking > 0 and self._gap_ms.points else 0.0
+            return max(prefill_ms, wait_ms + self._prefill_ms(prompt_tokens, len(requests.running), limits, estimate))
+        return self._ttft.predict(ahead) if self._ttft.points >= FEWEST_REQUESTS else math.nan
+
+    def _prefill_ms(self, tokens: int, running: int, limits: Limits, estimate: Sequence[float] | None) -> float:
+        """Time to compute so many prompt tokens in full steps beside the requests that run."""
+        full = self._full_step(running, limits, estimate)
+        steps, last = divmod(max(tokens, 1), max(full - running, 1))
+        time_ms = steps * self._step_ms(full, running, estimate)
+        return time_ms + (self._step_ms(last + running, running, estimate) if last else 0.0)
+
+    def _step_ms(self, tokens: int, running: int, estimate: Sequence[float] | None) -> float:
+        if estimate is None:
+            return self._step.predict(tokens)
+        return step_ms(estimate, running + 1, max(tokens, 1), 0.0)
+
+    def _full_step(self, running: int, limits: Limits, estimate: Sequence[float] | None) -> int:
+        """Tokens of a step that is filled as far as the budget and the step target allow."""
+        budget = limits.token_budget or _MOST_CHUNK_TOKENS
+        target_ms = limits.step_target_ms
+        if target_ms is None or self._step_ms(budget, running, estimate) <= target_ms:
+            return budget
+        fits, exceeds = running + 1, budget
+        while exceeds - fits > 1:
+            middle = (fits + exceeds) // 2
+            if self._step_ms(middle, running, estimate) <= target_ms:
+                fits = middle
+            else:
+                exceeds = middle
+        return fits

@@ -1,0 +1,127 @@
+"""The digital twin: what it says of the present moment is what the engine then does."""
+
+import numpy as np
+import pytest
+
+from batchpilot.core.limit_arrays import limit_arrays
+from batchpilot.core.limits import Limits
+from batchpilot.core.slo import SLO
+from batchpilot.engines.scheduler.details import DetailsReader, as_requests
+from batchpilot.engines.simulated.engine import EngineConfig, SimulatedEngine
+from batchpilot.engines.simulated.twin import Future, Horizon, Twin
+from batchpilot.latency.model.saturation import SaturationParameters
+from batchpilot.workloads.table import RequestTable
+
+LATENCY = SaturationParameters(p_max=20.0, k_b=0.12, k_s=0.005, tau_0=10.0, tau_b=0.02, tau_c=1e-4)
+KV_TOKENS = 60_000
+SETTINGS = [Limits(256, 2048), Limits(16, 512), Limits(64, 1024, max_queued_tokens=4000), Limits(256, 8192)]
+GUARDED = Limits(256, 2048, step_target_ms=60.0, ttft_guard=1.0, discipline="spf")
+
+
+def busy_engine(seed, **options):
+    rng = np.random.default_rng(seed)
+    n = 200
+    requests = RequestTable.from_arrays(
+        np.sort(rng.uniform(0, 20_000, n)),
+        rng.integers(50, 3000, n),
+        rng.integers(2, 300, n),
+        slos=SLO(2000.0, 80.0),
+    )
+    config = EngineConfig(LATENCY, LATENCY, kv_capacity_tokens=KV_TOKENS)
+    return SimulatedEngine(config, requests, **options)
+
+
+def true_future(engine, details):
+    """What really comes: the output lengths that no server knows, and every request still to arrive."""
+    s = engine.state
+    c = s.clock[0]
+    flying = np.concatenate([s.slots["running"][: c.n_running], np.sort(s.slots["waiting"][: c.n_queue])])
+    coming = np.array(s.requests[c.next_arrival : c.n_requests])
+    known = as_requests(np.concatenate([details.running, details.waiting]))
+    known["output"] = s.requests["output"][flying]
+    return Future(np.concatenate([known, coming]), len(details.running), len(details.waiting))
+
+
+@pytest.mark.parametrize("limits", [*SETTINGS, GUARDED])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_with_the_true_future_the_twin_foretells_what_the_engine_does(limits, seed):
+    engine = busy_engine(seed)
+    reader = DetailsReader(engine)
+    engine.set_limits(SETTINGS[0])
+    engine.run_until(8000.0)
+    details = reader.read()
+    future = true_future(engine, details)
+    in_flight_before = set(np.concatenate([engine.state.slots["running"][: engine.state.clock[0].n_running]]).tolist())
+    horizon = Horizon(engine.now_ms, 1e9, 1e9)
+    told = Twin().values(limit_arrays([limits]), [future], LATENCY, KV_TOKENS, horizon)[0, 0]
+
+    ended_before = engine.state.clock[0].n_ended
+    engine.set_limits(limits)
+    engine.run_until(np.inf)
+    s = engine.state
+    ended = s.slots["ended"][ended_before : s.clock[0].n_ended]
+    done = s.requests[ended]
+    in_time = done["first_ms"] - done["arrival_ms"] <= done["ttft_target_ms"]
+    pace = (done["finish_ms"] - done["first_ms"]) <= done["tpot_target_ms"] * np.maximum(done["generated"] - 1, 0)
+    served = (done["reason"] == 1) & in_time & (pace | (done["generated"] < 2))
+    assert told == done["output"][served].sum() > 0
+    assert in_flight_before  # else this would say nothing of requests under way
+
+
+def test_every_candidate_meets_the_same_futures_and_order_does_not_matter():
+    engine = busy_engine(3)
+    engine.set_limits(SETTINGS[0])
+    engine.run_until(6000.0)
+    details = DetailsReader(engine).read()
+    future = true_future(engine, details)
+    shorter = Future(future.requests[: details.running.size + details.waiting.size + 5], future.running, future.waiting)
+    horizon = Horizon(engine.now_ms, 4000.0, 8000.0, doomed_price=0.1)
+    twin = Twin()
+    together = twin.values(limit_arrays(SETTINGS), [future, shorter], LATENCY, KV_TOKENS, horizon)
+    backwards = twin.values(limit_arrays(SETTINGS[::-1]), [shorter, future], LATENCY, KV_TOKENS, horizon)
+    alone = [Twin().values(limit_arrays([one]), [future], LATENCY, KV_TOKENS, horizon)[0, 0] for one in SETTINGS]
+    assert together.shape == (4, 2)
+    assert np.array_equal(together, backwards[::-1, ::-1])
+    assert np.array_equal(together[:, 0], alone)
+
+
+def test_doomed_prompts_have_their_price():
+    late = np.zeros(1, as_requests(np.empty(0, DetailsReader(busy_engine(0)).read().waiting.dtype)).dtype)
+    late["prompt"], late["output"], late["arrival_ms"] = 5000, 10, -60_000.0
+    late["ttft_target_ms"], late["tpot_target_ms"], late["first_ms"] = 1000.0, 100.0, np.nan
+    one = limit_arrays([Limits(1, 16)])
+    values = [
+        Twin().values(one, [Future(late, 0, 1)], LATENCY, 0, Horizon(0.0, 1.0, 1.0, price))[0, 0]
+        for price in (0.0, 0.5)
+    ]
+    computed = 16  # the one step that fits
+    assert values[0] == 0.0
+    assert values[1] == -0.5 * (5000 - computed)
+
+
+def test_details_tell_every_arrival_step_and_output_once():
+    engine = busy_engine(5, record_steps=True)
+    engine.set_limits(SETTINGS[2])
+    reader = DetailsReader(engine)
+    read = []
+    while not engine.finished:
+        engine.run_until(engine.now_ms + 700.0)
+        read.append(reader.read())
+    assert np.array_equal(np.concatenate([one.steps for one in read]), engine.step_log())
+    assert sum(len(one.arrivals) for one in read) == len(engine.requests)
+    finished = engine.state.requests["reason"][:200] == 1
+    assert sorted(np.concatenate([one.output_tokens for one in read])) == sorted(
+        engine.requests.output_tokens[finished]
+    )
+    assert len(read[-1].running) == len(read[-1].waiting) == 0
+
+
+def test_the_step_log_can_be_read_from_any_step_on():
+    requests = RequestTable.from_arrays([0.0] * 4, [10] * 4, [3000] * 4, slos=SLO(2000.0, 80.0))
+    engine = SimulatedEngine(EngineConfig(LATENCY), requests, record_steps=True)
+    engine.set_limits(Limits(1))
+    engine.run_until(np.inf)
+    whole = engine.step_log()
+    assert len(whole) > 2 * 4096
+    for since in (0, 1, 4095, 4096, 4097, 8192, len(whole) - 1, len(whole)):
+        assert np.array_equal(engine.step_log(since), whole[since:])

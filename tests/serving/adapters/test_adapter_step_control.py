@@ -1,0 +1,161 @@
+"""What limits mean at one step of somebody else's scheduler."""
+
+import math
+
+import pytest
+from adapter_tuners import Clock, ScriptedTuner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchpilot.core import Limits
+from batchpilot.serving.adapters.step_control import StepControl
+from batchpilot.serving.adapters.step_model import StepModel
+from batchpilot.serving.session.session import TunerSession
+
+TURN = {"running": 0, "context_tokens": 0, "budget": 512}
+
+
+def control_of(*limits, most_requests=16, most_tokens=512, then_raises=False):
+    """A control with a clock of its own; windows of 100 ms."""
+    clock = Clock()
+    session = TunerSession(ScriptedTuner(*limits, then_raises=then_raises), window_ms=100.0, clock=clock)
+    return StepControl(session, most_requests, most_tokens), clock
+
+
+def teach(control, clock, steps=20):
+    """Steps of 5 ms and 20 us a token."""
+    for number in range(steps):
+        tokens = 64 + 64 * (number % 4)
+        clock.pass_ms(5 + 0.02 * tokens)
+        hear(control, tokens=tokens, duration_ms=5 + 0.02 * tokens)
+
+
+def hear(control, **changes):
+    """A step without requests' events."""
+    plain = {"batch_size": 4, "tokens": 4, "context_tokens": 0, "duration_ms": 5.0, "kv_used_fraction": 0.0}
+    nothing = {"prefills": [], "preempted": [], "emitted": [], "finished": []}
+    control.hear_step(**{**plain, **nothing, **changes})
+
+
+def test_limits_stop_at_what_the_server_was_started_with():
+    control, _ = control_of(Limits(256, 4096))
+    assert control.active_requests() == 16
+    assert control.token_budget(4, 3, 1000) == 512
+
+
+def test_limits_below_that_apply():
+    control, _ = control_of(Limits(6, 200))
+    assert control.active_requests() == 6
+    assert control.token_budget(4, 3, 1000) == 200
+
+
+def test_a_budget_never_starves_requests_that_run():
+    control, _ = control_of(Limits(16, 4))
+    assert control.token_budget(12, 12, 1000) == 12
+
+
+def test_a_step_target_changes_nothing_while_no_step_was_seen():
+    control, _ = control_of(Limits(16, step_target_ms=7.0))
+    assert control.token_budget(4, 3, 1000) == 512
+
+
+def test_a_step_target_cuts_the_budget_to_what_fits():
+    control, clock = control_of(Limits(16, step_target_ms=9.0))
+    teach(control, clock)
+    assert control.token_budget(4, 3, 1000) == pytest.approx(200, abs=1)
+
+
+def test_queued_tokens_refuse_the_request_that_exceeds_them():
+    control, _ = control_of(Limits(16, max_queued_tokens=500))
+    assert not control.refuses_arrival(500)
+    control.session.on_arrival("a", 400)
+    assert control.refuses_arrival(101)
+    assert not control.refuses_arrival(100)
+
+
+def test_no_guard_refuses_nobody():
+    control, clock = control_of(Limits(16))
+    teach(control, clock)
+    assert not control.refuses_turn(waited_ms=1e9, prompt_tokens=100, ttft_target_ms=1.0, **TURN)
+
+
+def test_guard_refuses_what_waited_and_prefill_together_make_late():
+    control, clock = control_of(Limits(16, ttft_guard=1.0))
+    teach(control, clock)  # 512 tokens a step of 15.2 ms; 1024 take two of them
+    assert not control.refuses_turn(waited_ms=65.0, prompt_tokens=1024, ttft_target_ms=100.0, **TURN)
+    assert control.refuses_turn(waited_ms=75.0, prompt_tokens=1024, ttft_target_ms=100.0, **TURN)
+
+
+def test_guard_counts_what_a_prefix_cache_saves():
+    control, clock = control_of(Limits(16, ttft_guard=1.0))
+    teach(control, clock)
+    for _ in range(200):
+        control.hear_cached(1000, 900)
+    assert not control.refuses_turn(waited_ms=75.0, prompt_tokens=1024, ttft_target_ms=100.0, **TURN)
+
+
+def test_guard_refuses_nobody_while_no_step_was_seen():
+    control, _ = control_of(Limits(16, ttft_guard=1.0))
+    assert not control.refuses_turn(waited_ms=1e9, prompt_tokens=1, ttft_target_ms=1.0, **TURN)
+
+
+def test_a_tuner_that_raises_leaves_the_last_limits_in_force():
+    control, clock = control_of(Limits(4), Limits(8), then_raises=True)
+    for _ in range(5):
+        clock.pass_ms(120.0)
+        hear(control)
+    assert control.active_requests() == 8
+    assert control.session.status()["tuner_errors"] == 4
+
+
+def test_a_request_through_the_steps_becomes_a_window():
+    control, clock = control_of(Limits(4))
+    control.session.on_arrival("a", 300, ttft_target_ms=100.0, tpot_target_ms=20.0)
+    clock.pass_ms(20.0)
+    hear(control, tokens=200, prefills=[("a", 200)])
+    clock.pass_ms(20.0)
+    hear(control, tokens=100, prefills=[("a", 100)], emitted=[("a", 1)])
+    clock.pass_ms(10.0)
+    hear(control, tokens=1, emitted=[("a", 1)], finished=["a"])
+    clock.pass_ms(60.0)
+    control.session.tick()
+    window = control.session.latest
+    assert (window.prefill_tokens, window.generated_tokens, window.completions) == (300, 2, 1)
+    assert window.ttft_ms_p50 == pytest.approx(40.0)
+    assert window.tpot_ms_p50 == pytest.approx(10.0)
+    assert window.slo_attainment == 1.0
+
+
+def taught():
+    """A step model of 5 ms and 20 us a token."""
+    model = StepModel()
+    for tokens in (64, 128, 192, 256, 320, 384):
+        model.hear(tokens, 5 + 0.02 * tokens)
+    return model
+
+
+@given(target_ms=st.floats(5.1, 30.0), budget=st.integers(1, 4096))
+def test_most_tokens_is_the_largest_step_that_keeps_the_target(target_ms, budget):
+    model = taught()
+    most = model.most_tokens(4, 0, target_ms, budget)
+    assert 1 <= most <= budget
+    assert model.step_ms(4, most, 0) <= target_ms + 1e-6
+    if most < budget:
+        assert model.step_ms(4, most + 1, 0) > target_ms - 1e-6
+
+
+def test_a_target_that_no_step_keeps_is_ignored():
+    assert taught().most_tokens(4, 0, 2.0, 100) == 100
+
+
+@given(prompt=st.integers(1, 5000), running=st.integers(0, 64), full=st.integers(1, 1024))
+def test_longer_prompts_never_take_less_time(prompt, running, full):
+    model = taught()
+    assert model.prefill_ms(prompt + 1, running, 0, full) >= model.prefill_ms(prompt, running, 0, full) - 1e-6
+
+
+def test_a_tuners_estimate_goes_before_what_steps_showed():
+    model = taught()
+    model.estimate = (1.0, 10.0, 10.0, 0.0, 0.0, 3.0, 0.0, 0.5, 0.0)
+    assert model.step_ms(1, 10, 0) == pytest.approx(8.0)
+    assert math.isnan(StepModel().step_ms(1, 10, 0))

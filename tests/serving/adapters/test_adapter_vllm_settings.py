@@ -1,0 +1,74 @@
+"""What vLLM is told of the tuner becomes a session; nothing here needs vLLM."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from batchpilot.serving.adapters.vllm_settings import VLLMSettings
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+
+@pytest.fixture
+def command(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    return importlib.import_module("vllm_tuned").command
+
+
+def settings_of(arguments):
+    """What the scheduler reads from a command line of vLLM."""
+    return VLLMSettings.from_additional_config(json.loads(arguments[arguments.index("--additional-config") + 1]))
+
+
+def test_the_example_starts_vllm_with_a_tuner(command):
+    arguments = command("llama", "hybrid", "--max-num-seqs", "256", tpot_ms=40.0)
+    assert arguments[:3] == ["vllm", "serve", "llama"]
+    assert arguments[-2:] == ["--max-num-seqs", "256"]
+    settings = settings_of(arguments)
+    assert (settings.tuner, settings.slo.tpot_ms) == ("hybrid", 40.0)
+    with settings.session(256, 2048, 100_000) as session:
+        assert session.tuner.name == "hybrid"
+
+
+def test_the_example_starts_vllm_with_a_policy_file(command):
+    pytest.importorskip("onnxruntime")
+    (policy, *_) = sorted((EXAMPLES.parent / "batchpilot/tuners/policy/shipped").glob("*guarded*.onnx"))
+    with settings_of(command("llama", str(policy))).session(64, 2048, 100_000) as session:
+        assert 1 <= session.limits().batch_size <= 64
+
+
+def test_without_settings_the_defaults_hold():
+    assert VLLMSettings.from_additional_config({}) == VLLMSettings.from_additional_config(None) == VLLMSettings()
+
+
+def test_a_tuner_that_searches_stays_below_what_the_server_was_started_with():
+    with VLLMSettings(tuner="hybrid").session(48, 4096, 100_000) as session:
+        assert session.tuner.config.max_batch_size == 48
+        assert session.limits().token_budget == 4096
+
+
+def test_the_guarded_default_guards_what_the_server_was_started_with():
+    with VLLMSettings(tpot_ms=40.0).session(48, 4096, 100_000) as session:
+        limits = session.limits()
+    assert (limits.batch_size, limits.token_budget, limits.step_target_ms, limits.ttft_guard) == (48, 4096, 40.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tunr": "hybrid"}, "did you mean 'tuner'"),
+        ({"track": "guard"}, "unknown track 'guard'"),
+        ({"ttft_ms": -1}, "must be above 0"),
+        ("hybrid", "must be a mapping"),
+    ],
+)
+def test_a_wrong_setting_is_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        VLLMSettings.from_additional_config({"batchpilot": settings})
+
+
+def test_a_wrong_tuner_is_named():
+    with pytest.raises(ValueError, match="did you mean 'hybrid'"):
+        VLLMSettings(tuner="hybird").session(48, 4096, 100_000)
