@@ -1,7 +1,8 @@
 """How kernels are compiled: cached on disk, without the interpreter lock, and without reference counts.
 
 Kernels inline one another across modules, but Numba's disk cache looks only at the file of the outermost one. So every
-cached kernel is stamped with all the sources that may be inlined into it: a change in any of them compiles all anew.
+cached kernel is stamped with all the sources that may be inlined into it: every module with kernels, and the words of
+`core` whose constants they read. A change in any of them compiles all anew; a change elsewhere compiles nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numba import njit
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_KERNEL_PACKAGES = ("latency", "engines", "envs")
+_IMPORT = b"latency.model.compiled import"
 
 
 def kernel_sources_stamp(package: Path = Path(__file__).parents[2]) -> str:
@@ -24,10 +25,11 @@ def kernel_sources_stamp(package: Path = Path(__file__).parents[2]) -> str:
     Args:
         package: folder of the package `batchpilot`.
     """
-    digest = hashlib.sha256()
-    for folder in _KERNEL_PACKAGES:
-        for path in sorted((package / folder).rglob("*.py")):
-            digest.update(path.read_bytes())
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for path in sorted(package.rglob("*.py")):
+        source = path.read_bytes()
+        if _IMPORT in source or path.parent == package / "core":
+            digest.update(source)
     return digest.hexdigest()
 
 
