@@ -10,12 +10,11 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from batchpilot.core.extras import needing
 from batchpilot.envs.vector import BatchingVectorEnv
 
-try:
+with needing("the environment for stable-baselines3", "rl"):
     from stable_baselines3.common.vec_env import VecEnv
-except ImportError as error:
-    raise ImportError("stable-baselines3 is not installed; it comes with: pip install 'batchpilot[rl]'") from error
 
 Indices = None | int | Iterable[int]
 

@@ -20,8 +20,8 @@ from batchpilot.configs.catalogue import device, model
 from batchpilot.configs.scenario import Scenario
 from batchpilot.core.names import lookup
 from batchpilot.engines.detection.detect import detect_device
+from batchpilot.engines.loading import load_runner
 from batchpilot.engines.scheduler.executor import Executor
-from batchpilot.engines.torch.loading import load_runner
 from batchpilot.envs.scenarios import GRACE_S, WORKLOAD_STREAM, PreparedRun, capacity_per_s
 from batchpilot.envs.similarity import similar_promises
 from batchpilot.latency.model.registry import find_latency

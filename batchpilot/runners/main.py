@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+import batchpilot
 from batchpilot.runners import config_commands
 from batchpilot.runners.calibration.command import calibrate
 from batchpilot.runners.http.gateway_command import gateway
@@ -11,6 +14,7 @@ from batchpilot.runners.http.load_command import load
 from batchpilot.runners.http.serve_command import serve
 from batchpilot.runners.leaderboard.command import leaderboard
 from batchpilot.runners.leaderboard.compare_command import compare_command
+from batchpilot.runners.list_command import list_command
 from batchpilot.runners.planning.command import plan_command
 from batchpilot.runners.policies import policy_commands
 from batchpilot.runners.policies.export_command import export
@@ -21,10 +25,26 @@ from batchpilot.runners.tuning.command import tune
 
 app = typer.Typer(
     name="batchpilot",
-    help="Finds, and keeps finding, the batching limits an LLM inference server should run with.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"batchpilot {batchpilot.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Finds, and keeps finding, the batching limits an LLM inference server should run with."""
+
+
 app.command()(leaderboard)
 app.command()(simulate)
 app.command(name="compare")(compare_command)
@@ -37,6 +57,7 @@ app.command()(export)
 app.command()(serve)
 app.command()(gateway)
 app.command()(load)
+app.command(name="list")(list_command)
 app.add_typer(policy_commands.app, name="policy")
 app.add_typer(config_commands.app, name="config")
 

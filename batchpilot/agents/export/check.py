@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import onnxruntime
 from numpy.lib.stride_tricks import sliding_window_view
 
+from batchpilot.core.extras import needing
 from batchpilot.core.features import FEATURE_HIGH, FEATURE_LOW, FEATURE_NAMES
 from batchpilot.envs.vector import BatchingVectorEnv
 from batchpilot.tuners.policy.file import parse_policy
 from batchpilot.tuners.policy.layout import ACTIONS, INPUT
 from batchpilot.tuners.policy.network import Floats
+
+with needing("exporting a policy", "rl"):
+    import onnxruntime
+
 
 RANDOM = 2048
 """Observations drawn evenly from within the features' bounds, and as many on the bounds themselves."""

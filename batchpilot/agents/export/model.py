@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 from batchpilot import __version__
+from batchpilot.core.extras import needing
 from batchpilot.tuners.policy import layout
 from batchpilot.tuners.policy.description import PolicyDescription
 from batchpilot.tuners.policy.network import Network
 from batchpilot.tuners.policy.seal import seal
+
+with needing("exporting a policy", "rl"):
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
 
 PRODUCER = "batchpilot"
 

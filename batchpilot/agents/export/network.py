@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
-from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import FlattenExtractor
 
+from batchpilot.core.extras import needing
 from batchpilot.tuners.policy.layout import ACTIVATIONS
 from batchpilot.tuners.policy.network import Floats, Network
+
+with needing("exporting a policy", "rl"):
+    import torch
+    from stable_baselines3.common.policies import ActorCriticPolicy
+    from stable_baselines3.common.torch_layers import FlattenExtractor
+
 
 _LAYERS = {"Tanh": torch.nn.Tanh, "Relu": torch.nn.ReLU}
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3 import PPO
 
 from batchpilot.agents.export.network import trained_network
+from batchpilot.core.extras import needing
 from batchpilot.core.features import FEATURE_NAMES
 from batchpilot.tuners.policy.description import (
     PolicyDescription,
@@ -27,6 +27,10 @@ from batchpilot.tuners.policy.description import (
     read_whole,
 )
 from batchpilot.tuners.policy.network import Floats, Network
+
+with needing("exporting a policy", "rl"):
+    from stable_baselines3 import PPO
+
 
 SCHEMA = 1
 MODEL_FILE, DESCRIPTION_FILE = "model.zip", "policy.json"

@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from batchpilot.agents.evaluation import Played
 from batchpilot.agents.sb3 import BatchingVecEnv
+from batchpilot.core.extras import needing
+
+with needing("training", "rl"):
+    from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+
 
 Run = tuple[str, int]
 """Scenario and workload seed."""

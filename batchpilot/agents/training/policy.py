@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import VecEnv
 
 from batchpilot.agents.evaluation import Decide, play
 from batchpilot.agents.training.config import TrainingConfig
 from batchpilot.agents.training.env import Normaliser
 from batchpilot.agents.training.ppo import PPOConfig
 from batchpilot.core.actions import ActionTable
+from batchpilot.core.extras import needing
 from batchpilot.core.features import FEATURE_NAMES, FEATURE_VERSION
 from batchpilot.core.files import write_atomic
 from batchpilot.envs.scenarios import PreparedRun
+
+with needing("training", "rl"):
+    import torch
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.vec_env import VecEnv
+
 
 MODEL_FILE, DESCRIPTION_FILE = "model.zip", "policy.json"
 SCHEMA = 1

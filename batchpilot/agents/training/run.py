@@ -16,11 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
 from batchpilot.agents.sb3 import BatchingVecEnv
 from batchpilot.agents.training.config import TrainingConfig
@@ -37,8 +32,17 @@ from batchpilot.agents.training.policy import (
 from batchpilot.agents.training.pool import training_pool
 from batchpilot.agents.training.validation import Judge
 from batchpilot.agents.training.warm_start import warm_start
+from batchpilot.core.extras import needing
 from batchpilot.core.files import write_atomic
 from batchpilot.core.provenance import config_hash
+
+with needing("training", "rl"):
+    import torch
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.utils import set_random_seed
+    from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
+
 
 PROGRESS_FILE = "progress.json"
 _OBSERVED_RUNS = 64

@@ -14,17 +14,20 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from stable_baselines3 import PPO
 
 from batchpilot.agents.evaluation import Decide, play
 from batchpilot.agents.training.config import TrainingConfig, WarmStart
 from batchpilot.agents.training.env import Normaliser
 from batchpilot.agents.training.policy import Normalisation
 from batchpilot.core.actions import ActionTable
+from batchpilot.core.extras import needing
 from batchpilot.core.features import FEATURE_NAMES
 from batchpilot.envs.scenarios import PreparedRun
+
+with needing("training", "rl"):
+    import torch
+    from stable_baselines3 import PPO
 
 
 @dataclass(frozen=True, eq=False)

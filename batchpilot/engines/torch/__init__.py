@@ -5,13 +5,11 @@ Needs the extra `torch`; nothing else in the package imports this folder.
 
 from __future__ import annotations
 
-try:
+from batchpilot.core.extras import needing
+
+with needing("the torch engine", "torch"):
     import torch  # noqa: F401
     import transformers  # noqa: F401
-except ImportError as error:
-    raise ImportError(
-        f"the torch engine needs {error.name}; install it with: pip install 'batchpilot[torch]'"
-    ) from error
 
 from batchpilot.engines.torch.engine import TorchEngine, TorchEngineConfig
 from batchpilot.engines.torch.live import LiveEngine

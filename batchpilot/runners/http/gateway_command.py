@@ -9,6 +9,7 @@ import typer
 
 from batchpilot.baselines import SERVER_DEFAULT, Setting, StaticTuner
 from batchpilot.core import SLO, Tuner
+from batchpilot.core.extras import needing
 from batchpilot.core.limits import TRACKS
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.leaderboard.strategies import make_strategy
@@ -76,14 +77,12 @@ def serve(session: TunerSession, settings: GatewaySettings, host: str, port: int
         port: likewise, 0 for any that is free.
 
     Raises:
-        ValueError: the packages of the extra `serve` are missing.
+        MissingExtraError: the packages of the extra `serve` are missing.
     """
-    try:
+    with needing("the gateway", "serve"):
         import uvicorn
 
         from batchpilot.serving.gateway import Gateway
-    except ImportError as error:
-        raise ValueError(f"a gateway needs the extra: pip install 'batchpilot[serve]' ({error})") from None
     share_sooner()
     typer.echo(f"gateway on http://{host}:{port} before {settings.upstream}, tuner {session.tuner.name}", err=True)
     # The upstream's own Date and Server go through unchanged, and so do the names of proxies before us.
@@ -107,14 +106,13 @@ def counting(tokenizer: Path | None) -> TokenCount:
         tokenizer: a `tokenizer.json`, None for bytes.
 
     Raises:
-        ValueError: the file is no tokenizer, or the package `tokenizers` is missing.
+        MissingExtraError: the package `tokenizers` is missing.
+        ValueError: the file is no tokenizer.
     """
     if tokenizer is None:
         return count_by_bytes
-    try:
+    with needing("--tokenizer", "serve"):
         from tokenizers import Tokenizer
-    except ImportError as error:
-        raise ValueError(f"--tokenizer needs the package tokenizers: pip install tokenizers ({error})") from None
     try:
         loaded = Tokenizer.from_str(tokenizer.read_text())
     except Exception as error:  # the package raises bare ones

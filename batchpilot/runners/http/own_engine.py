@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -92,13 +91,8 @@ class OwnEngine:
     ) -> None:
         if run.engine.mode != "continuous":
             raise ValueError(f"scenario {run.scenario.name!r} asks for {run.engine.mode} batches; the server's are not")
-        try:
-            # Looked at now: nobody should hear of a missing package after the first column has run.
-            importlib.import_module("batchpilot.serving.server.running")
-            from batchpilot.serving.server.text import load_text
-        except ImportError as error:
-            told = f"serving needs {error.name}; install: pip install 'batchpilot[torch,serve]'"
-            raise ValueError(told) from error
+        # Its package is imported now: nobody should hear of a missing one after the first column has run.
+        from batchpilot.serving.server.text import load_text
 
         self._server, self._run, self._requests, self._tuner, self._seed = server, run, requests, tuner, seed
         self._runner: ModelRunner | None = backend.runner

@@ -12,7 +12,7 @@ from batchpilot.configs.tuner import TunerConfig
 from batchpilot.configs.tuner_files import load_tuner_config
 from batchpilot.core.names import lookup
 from batchpilot.core.slo import SLO, SLO_CLASSES
-from batchpilot.engines.torch.loading import load_runner
+from batchpilot.engines.loading import load_runner
 from batchpilot.runners.options import reporting_mistakes, stdout_console
 from batchpilot.serving.rollout.control import make_setting
 
@@ -64,17 +64,15 @@ def serve(
     promise = SLO(ttft_ms or of_class.ttft_ms, tpot_ms or of_class.tpot_ms, slo)
     tuner_config = TunerConfig() if config is None else load_tuner_config(config)
     token = token_file.read_text("utf-8").strip() if token_file else os.environ.get(TOKEN_VARIABLE)
-    try:
-        from batchpilot.engines import detect_device
-        from batchpilot.engines.torch import Telemetry, TorchEngineConfig
-        from batchpilot.engines.torch.telemetry import source_of
-        from batchpilot.serving.server.authorisation import check_binding
-        from batchpilot.serving.server.building import build_service
-        from batchpilot.serving.server.running import make_server
-        from batchpilot.serving.server.service import ServerConfig
-        from batchpilot.serving.server.text import load_text
-    except ImportError as error:
-        raise ValueError(f"serving needs {error.name}; install: pip install 'batchpilot[torch,serve]'") from error
+    from batchpilot.engines import detect_device
+    from batchpilot.engines.torch import Telemetry, TorchEngineConfig
+    from batchpilot.engines.torch.telemetry import source_of
+    from batchpilot.serving.server.authorisation import check_binding
+    from batchpilot.serving.server.building import build_service
+    from batchpilot.serving.server.running import make_server
+    from batchpilot.serving.server.service import ServerConfig
+    from batchpilot.serving.server.text import load_text
+
     check_binding(host, token)
     typer.echo("loading; the first start of an installation also compiles, for about half a minute", err=True)
     text = load_text(model)

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 from joblib import parallel_config
 
+from batchpilot.core.extras import needing
+
 ANSWER_TIMEOUT_S = 5.0
 """How long a cluster may take to accept a connection; Ray itself would go on trying for minutes."""
 
@@ -24,13 +26,12 @@ def ray_cluster(address: str) -> Iterator[None]:
             here and ended with the run.
 
     Raises:
-        ValueError: Ray is not installed, or no cluster answers there.
+        MissingExtraError: Ray is not installed.
+        ValueError: no cluster answers there.
     """
-    try:
+    with needing("a cluster", "ray"):
         import ray
         from ray.util.joblib import register_ray
-    except ImportError as error:
-        raise ValueError(f"a cluster needs Ray ({error}); install batchpilot[ray]") from None
     _check_that_it_answers(address)
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False)

@@ -20,10 +20,8 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a trained policy as one file that a server can load, after checking that it decides alike."""
-    try:
-        from batchpilot.agents.export.export import export_policy
-    except ImportError as error:
-        raise ValueError(f"{error}; exporting needs the extra: pip install 'batchpilot[rl]'") from None
+    from batchpilot.agents.export.export import export_policy
+
     exported = export_policy(training, out, overwrite=overwrite)
     if as_json:
         typer.echo(json.dumps({**described(exported.path, exported.policy), "checked": exported.checked}, indent=2))

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from batchpilot.core.extras import needing
 from batchpilot.core.files import write_atomic
 from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_console
 from batchpilot.runners.policies.train_curves import learning_curves
@@ -37,7 +38,8 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a policy on simulated servers; write model.zip, policy.json, learning curves and TensorBoard events."""
-    _require_extra()
+    with needing("training", "rl"):
+        import stable_baselines3  # noqa: F401
     from batchpilot.agents.training.config import load_training_config
 
     chosen = load_training_config(config)
@@ -113,10 +115,3 @@ def _numbers(text: str) -> list[int]:
         return [int(number) for number in _names(text)]
     except ValueError:
         raise ValueError(f"--seeds {text!r} must be whole numbers separated by commas, such as 0,1,2") from None
-
-
-def _require_extra() -> None:
-    try:
-        import stable_baselines3  # noqa: F401
-    except ImportError:
-        raise ValueError("training needs stable-baselines3; it comes with: pip install 'batchpilot[rl]'") from None

@@ -15,8 +15,8 @@ from batchpilot.core.files import write_atomic
 from batchpilot.core.limits import Limits
 from batchpilot.core.names import lookup
 from batchpilot.engines.detection.detect import detect_device
+from batchpilot.engines.loading import load_runner
 from batchpilot.engines.simulated.step_design import MeasuredTrial, Trial, design_trials, measure_trials
-from batchpilot.engines.torch.loading import load_runner
 from batchpilot.latency.fitting.judging import Judgement, judge
 from batchpilot.latency.fitting.observations import Observations
 from batchpilot.latency.fitting.saturation_fit import fit

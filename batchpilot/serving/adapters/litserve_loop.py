@@ -12,13 +12,16 @@ import time
 from collections.abc import Callable, Hashable
 from typing import Any
 
-import litserve
-from litserve.loops.simple_loops import BatchedLoop
-from litserve.utils import LitAPIStatus
-
 from batchpilot.core import SLO
+from batchpilot.core.extras import needing
 from batchpilot.serving.adapters.batches import BatchReports, SessionFactory
 from batchpilot.serving.adapters.versions import check_version
+
+with needing("the LitServe adapter", "litserve"):
+    import litserve
+    from litserve.loops.simple_loops import BatchedLoop
+    from litserve.utils import LitAPIStatus
+
 
 KNOWN_VERSIONS = ("0.2.13", "0.3")
 """First known version, and first that is not."""

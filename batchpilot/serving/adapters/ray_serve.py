@@ -17,13 +17,16 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
-import ray
-from ray import serve
-
 from batchpilot.core import SLO, Limits
+from batchpilot.core.extras import needing
 from batchpilot.serving.adapters.batches import BatchReports, SessionFactory
 from batchpilot.serving.adapters.gate import BatchGate
 from batchpilot.serving.adapters.versions import check_version
+
+with needing("the Ray Serve adapter", "ray"):
+    import ray
+    from ray import serve
+
 
 KNOWN_VERSIONS = ("2.30", "3")
 """First known version, and first that is not."""

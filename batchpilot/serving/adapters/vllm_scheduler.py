@@ -14,18 +14,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import vllm
-from vllm.outputs import RequestError
-from vllm.v1.core.sched.async_scheduler import AsyncScheduler
-from vllm.v1.core.sched.interface import PauseState
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
-from vllm.v1.request import RequestStatus
-
 from batchpilot.core import SLO
+from batchpilot.core.extras import needing
 from batchpilot.core.slo import SLO_CLASSES
 from batchpilot.serving.adapters.step_control import StepControl
 from batchpilot.serving.adapters.versions import check_version
 from batchpilot.serving.adapters.vllm_settings import VLLMSettings
+
+with needing("the vLLM adapter", "vllm"):
+    import vllm
+    from vllm.outputs import RequestError
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+    from vllm.v1.core.sched.interface import PauseState
+    from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
+    from vllm.v1.request import RequestStatus
+
 
 KNOWN_VERSIONS = ("0.33", "0.34")
 """First known version, and first that is not: the scheduler interface is not public and changes between them."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from batchpilot.core.extras import needing
 from batchpilot.serving.gateway.settings import GatewaySettings
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ __all__ = ["Gateway", "GatewaySettings"]
 def __getattr__(name: str) -> Any:
     """Import the gateway on first use."""
     if name == "Gateway":
-        from batchpilot.serving.gateway.gateway import Gateway
+        with needing("the gateway", "serve"):
+            from batchpilot.serving.gateway.gateway import Gateway
 
         return Gateway
     raise AttributeError(f"module 'batchpilot.serving.gateway' has no attribute {name!r}")

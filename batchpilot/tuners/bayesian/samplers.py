@@ -9,9 +9,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib import import_module
 from typing import TYPE_CHECKING
 
+from batchpilot.core.extras import needing
 from batchpilot.core.names import lookup
 
 if TYPE_CHECKING:
@@ -29,13 +30,11 @@ class Sampler:
         build: makes it from a seed and the number of random trials at the start.
         needs: packages besides Optuna.
         learns_from_pruned: whether a trial that was stopped early tells it anything.
-        extras: what to install it with.
     """
 
     build: Callable[[int, int], BaseSampler]
     needs: tuple[str, ...] = ()
     learns_from_pruned: bool = True
-    extras: str = "tune"
 
 
 def _random(seed: int, startup_trials: int) -> BaseSampler:
@@ -67,7 +66,7 @@ def _cmaes(seed: int, startup_trials: int) -> BaseSampler:
 
 SAMPLERS: dict[str, Sampler] = {
     "tpe": Sampler(_tpe),
-    "gp": Sampler(_gp, needs=("torch", "scipy"), learns_from_pruned=False, extras="tune,torch"),
+    "gp": Sampler(_gp, needs=("torch", "scipy"), learns_from_pruned=False),
     "cmaes": Sampler(_cmaes, needs=("cmaes",), learns_from_pruned=False),
     "random": Sampler(_random),
 }
@@ -83,12 +82,11 @@ def make_sampler(name: str, seed: int, startup_trials: int = STARTUP_TRIALS) -> 
         startup_trials: random ones before its model is believed, >= 1; CMA-ES believes its own from the second.
 
     Raises:
-        ValueError: no such sampler, or something it needs is not installed; the message says how to install it.
+        ValueError: no such sampler.
+        MissingExtraError: something it needs is not installed.
     """
     sampler = lookup(SAMPLERS, name, "sampler")
-    missing = [package for package in ("optuna", *sampler.needs) if find_spec(package) is None]
-    if missing:
-        raise ValueError(
-            f"sampler {name!r} needs {' and '.join(missing)}; install with pip install 'batchpilot[{sampler.extras}]'"
-        )
+    with needing(f"sampler {name!r}", "tune", "torch"):
+        for package in ("optuna", *sampler.needs):
+            import_module(package)
     return sampler.build(seed, startup_trials)

@@ -20,7 +20,7 @@ def board(tiny):
 
 def test_a_cluster_without_ray_says_what_to_install(board, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ValueError, match=r"a cluster needs Ray .*install batchpilot\[ray\]"):
+    with pytest.raises(ValueError, match=r"a cluster needs the package ray,.*batchpilot\[ray\]"):
         run_leaderboard(board, tmp_path, cluster="local")
 
 

@@ -1,9 +1,11 @@
-"""A model runner from what people type, with the mistake of a missing torch told in words."""
+"""A model runner from what people type. Outside the folder `torch`, whose import asks for the extra of that name."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from batchpilot.core.extras import needing
 
 if TYPE_CHECKING:
     from batchpilot.engines.torch import ModelRunner
@@ -21,14 +23,13 @@ def load_runner(
         **options: further arguments of `ModelRunner`: dtype, kv_capacity_tokens, seed and so on.
 
     Raises:
-        ValueError: torch is missing, or the model cannot be served as asked.
+        MissingExtraError: torch is missing.
+        ValueError: the model cannot be served as asked.
     """
-    try:
+    with needing("the torch engine", "torch"):
         import torch
 
         from batchpilot.engines.torch import ModelRunner
-    except ImportError as error:
-        raise ValueError(str(error)) from None
     if threads is not None:
         torch.set_num_threads(threads)
     return ModelRunner(model, device=device or ("cuda" if torch.cuda.is_available() else "cpu"), **options)
