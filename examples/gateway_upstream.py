@@ -1,7 +1,7 @@
 """An OpenAI-compatible server that computes nothing: continuous batching whose steps take as long as a formula says.
 
     python examples/gateway_upstream.py --port 8000 --max-batch 256
-    batchpilot gateway --upstream http://127.0.0.1:8000 --tuner guarded-default --port 8001
+    batchpilot gateway --upstream http://127.0.0.1:8000 --tuner guarded-adaptive --port 8001
 
 It stands in for a real server where a gateway or a load test is tried out. One token is four bytes of prompt; each step
 computes at most `--budget` tokens, prompts in chunks, and gives every request whose prompt is computed one token. Like
@@ -219,7 +219,7 @@ def main() -> None:
     parser.add_argument("--slowdown", type=float, default=1.0, help="multiplies every step's time")
     asked = parser.parse_args()
     engine = StepEngine(slower(asked.slowdown), asked.max_batch, asked.budget)
-    uvicorn.run(App(engine), port=asked.port, log_level="warning", access_log=False)
+    uvicorn.run(App(engine), host="127.0.0.1", port=asked.port, log_level="warning", access_log=False)
 
 
 if __name__ == "__main__":

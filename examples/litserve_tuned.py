@@ -42,4 +42,5 @@ def make_server(tuner: str = "dynamic") -> LitServer:
 
 
 if __name__ == "__main__":
-    make_server().run(port=int(sys.argv[1]) if len(sys.argv) > 1 else 8000, generate_client_file=False)
+    chosen = int(sys.argv[1]) if len(sys.argv) > 1 else 8000
+    make_server().run(host="127.0.0.1", port=chosen, generate_client_file=False)

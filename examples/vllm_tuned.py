@@ -1,6 +1,6 @@
 """vLLM with a tuner: `python examples/vllm_tuned.py MODEL TUNER [options of vllm serve]`.
 
-TUNER is a name, as `guarded-default`, or a policy file, as `policy.onnx`. Needs a vLLM that the adapter knows (extra
+TUNER is a name, as `guarded-adaptive`, or a policy file, as `policy.onnx`. Needs a vLLM that the adapter knows (extra
 `vllm`). `--max-num-seqs` and `--max-num-batched-tokens` are ceilings for the tuner: give generous ones.
 """
 
@@ -20,7 +20,8 @@ def command(model: str, tuner: str, *options: str, ttft_ms: float = 1000.0, tpot
     if tuner.endswith(".onnx"):  # the engine core process may run in another folder
         settings |= {"tuner": "policy", "options": {"path": str(Path(tuner).resolve())}}
     additional = json.dumps({"batchpilot": settings})
-    return ["vllm", "serve", model, "--scheduler-cls", SCHEDULER, "--additional-config", additional, *options]
+    tuned = ["--scheduler-cls", SCHEDULER, "--additional-config", additional]
+    return ["vllm", "serve", model, "--host", "127.0.0.1", *tuned, *options]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,6 @@
 
 from batchpilot.tuners.probe.phases import Phase
 from batchpilot.tuners.probe.tuner import ProbeTuner
-from batchpilot.tuners.registry import TUNERS, build_tuner, make_tuner
+from batchpilot.tuners.registry import DEFAULT_TUNER, TUNERS, build_tuner, make_tuner
 
-__all__ = ["TUNERS", "make_tuner", "build_tuner", "ProbeTuner", "Phase"]
+__all__ = ["TUNERS", "DEFAULT_TUNER", "make_tuner", "build_tuner", "ProbeTuner", "Phase"]

@@ -45,6 +45,9 @@ TUNERS: dict[str, Callable[..., Tuner]] = {
 }
 """What builds each tuner from a `Setting` and its own options."""
 
+DEFAULT_TUNER = "guarded-adaptive"
+"""What sets a server's limits where nobody says: it needs no training, and no calibration to end up right."""
+
 
 def make_tuner(
     name: str,

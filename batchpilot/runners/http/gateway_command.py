@@ -20,6 +20,7 @@ from batchpilot.serving.gateway.settings import GatewaySettings
 from batchpilot.serving.interpreter import share_sooner
 from batchpilot.serving.rehearsal import rehearse
 from batchpilot.serving.session.session import TunerSession
+from batchpilot.tuners import DEFAULT_TUNER
 
 
 @reporting_mistakes
@@ -27,7 +28,7 @@ def gateway(
     upstream: Annotated[str, typer.Option(help="The server's address, http://127.0.0.1:8000.")],
     tuner: Annotated[
         str, typer.Option(help="A strategy, policy:FILE.onnx or FILE.py:CLASS, as in the leaderboard.")
-    ] = "guarded-default",
+    ] = DEFAULT_TUNER,
     limits: Annotated[str | None, typer.Option(help="Constant limits instead: batch_size=64,ttft_guard=1.0.")] = None,
     ttft_ms: Annotated[float, typer.Option(help="Promised time to first token, of requests that name no class.")] = (
         SLO().ttft_ms
@@ -49,7 +50,7 @@ def gateway(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen.")] = 8080,
 ) -> None:
     """Hold a tuner's limits in front of an OpenAI-compatible server."""
-    if limits is not None and tuner != "guarded-default":
+    if limits is not None and tuner != DEFAULT_TUNER:
         raise ValueError("--tuner and --limits are both given; a gateway follows one of them")
     slo = SLO(ttft_ms, tpot_ms, "promised")
     settings = GatewaySettings(

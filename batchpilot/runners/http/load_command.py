@@ -46,10 +46,9 @@ from batchpilot.serving.load.client import Dialect
 from batchpilot.serving.load.flight import check_some
 from batchpilot.serving.load.http import Address
 from batchpilot.serving.load.run import LoadSettings
+from batchpilot.tuners import DEFAULT_TUNER
 from batchpilot.workloads.readers import READERS
 from batchpilot.workloads.table import RequestTable
-
-OWN_TUNER = "hybrid"
 
 
 @reporting_mistakes
@@ -132,7 +131,7 @@ def load(
         loaded = start_backend(server, parameters=parameters, seed=seed, show=shown_calibration)
         run = loaded.prepare(chosen, seed)
         sent = cut(run)
-        own = OwnEngine(server, loaded, run, sent, OwnTuner(tuner or OWN_TUNER, track, config), seed)
+        own = OwnEngine(server, loaded, run, sent, OwnTuner(tuner or DEFAULT_TUNER, track, config), seed)
         del loaded
         settings = replace(settings, bytes_per_token=bytes_per_token or own.bytes_per_token)
         simulate = partial(own.simulated, grace_s)
@@ -142,7 +141,7 @@ def load(
         raise typer.Exit(130)
     asked = {"url": url, "scenario": run.scenario.model_dump(), "rate": rate, "requests_per_s": requests_per_s}
     asked |= {"start_s": start_s, "duration_s": duration_s, "ttft_ms": ttft_ms, "tpot_ms": tpot_ms, "limits": limits}
-    asked |= {"backend": backend, "tuner": tuner or (OWN_TUNER if own is not None else None), "track": track}
+    asked |= {"backend": backend, "tuner": tuner or (DEFAULT_TUNER if own is not None else None), "track": track}
     asked |= {"latency": run.latency_provenance}
     if out is not None:
         write_load(out, f"{run.scenario.name} {columns.name}", columns, asked, seed)

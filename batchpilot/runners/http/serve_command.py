@@ -15,6 +15,7 @@ from batchpilot.core.slo import SLO, SLO_CLASSES
 from batchpilot.engines.loading import load_runner
 from batchpilot.runners.options import reporting_mistakes, stdout_console
 from batchpilot.serving.rollout.control import make_setting
+from batchpilot.tuners import DEFAULT_TUNER
 
 TOKEN_VARIABLE = "BATCHPILOT_TOKEN"
 
@@ -23,8 +24,8 @@ TOKEN_VARIABLE = "BATCHPILOT_TOKEN"
 def serve(
     model: Annotated[str, typer.Option("--model", help="A preset with random weights, or a model's folder.")],
     tuner: Annotated[
-        str, typer.Option("--tuner", help="Sets the limits: hybrid, model-based, policy:FILE.onnx, ...")
-    ] = "hybrid",
+        str, typer.Option("--tuner", help="Sets the limits: guarded-adaptive, model-based, policy:FILE.onnx, ...")
+    ] = DEFAULT_TUNER,
     track: Annotated[
         str, typer.Option("--track", help="Which limits it may move: batch, limits, guarded.")
     ] = "guarded",

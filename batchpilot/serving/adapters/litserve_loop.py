@@ -1,7 +1,7 @@
 """LitServe: a loop that sets `max_batch_size` and `batch_timeout` of its API before every batch. Times in ms.
 
     api = Model(max_batch_size=8, batch_timeout=0.005, loop=TunedLoop(partial(batch_session, "hybrid")))
-    LitServer(api).run()
+    LitServer(api).run(host="127.0.0.1")
 
 Each worker has a session, and so a tuner, of its own.
 """

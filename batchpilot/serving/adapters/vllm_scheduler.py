@@ -1,6 +1,6 @@
 r"""vLLM: a scheduler class whose limits a tuner sets at every step.
 
-    vllm serve MODEL --scheduler-cls batchpilot.serving.adapters.vllm_scheduler.TunedScheduler \
+    vllm serve MODEL --host 127.0.0.1 --scheduler-cls batchpilot.serving.adapters.vllm_scheduler.TunedScheduler \
         --additional-config '{"batchpilot": {"tuner": "guarded-default", "ttft_ms": 1000, "tpot_ms": 60}}'
 
 The class runs in vLLM's engine core process and overrides five methods of its asynchronous scheduler; scheduling itself

@@ -17,6 +17,7 @@ from batchpilot.serving.server.metrics import ServerMetrics
 from batchpilot.serving.server.service import ServerConfig, Service
 from batchpilot.serving.server.text import Text
 from batchpilot.serving.session.session import TunerSession
+from batchpilot.tuners import DEFAULT_TUNER
 
 MOST_TO_COMPILE = "model-based"
 """An operator may switch to any tuner while requests run; none has more to compile."""
@@ -27,7 +28,7 @@ def build_service(
     text: Text,
     config: ServerConfig,
     *,
-    tuner: str = "hybrid",
+    tuner: str = DEFAULT_TUNER,
     setting: Setting | None = None,
     engine_config: TorchEngineConfig | None = None,
     window_ms: float = 1000.0,

@@ -1,6 +1,6 @@
 """A tuner at work in anyone's server: raw events in, limits out. Times in ms, the clock in seconds.
 
-session = TunerSession(make_tuner("hybrid"), window_ms=1000.0)
+session = TunerSession(make_tuner("guarded-adaptive"), window_ms=1000.0)
 session.on_arrival(request, prompt_tokens=300)     # from any thread or coroutine
 session.limits().batch_size                        # a field read
 session.on_step(batch_size, tokens, context_tokens, duration_ms)
