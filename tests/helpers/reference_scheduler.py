@@ -120,24 +120,39 @@ class Reference:
         self.waiting.append(r)
         self.preemptions += 1
 
-    def step_tokens(self, requests, context):
+    def largest_tokens(self, requests, context, target):
         budget = self.limits.token_budget or 2**30
-        target = self.limits.step_target_ms
-        if target is None or self.prefill != "chunked" or self.T(1, 1, 0) > target:
-            return budget
         if self.T(requests, budget, context) <= target:
             return budget
         tried = np.arange(1, min(budget, MAX_TRIED_TOKENS) + 1)
         fitting = tried[self.estimate.predict(requests, tried, context) <= target]
         return int(fitting.max(initial=0))
 
+    def reachable(self, target):
+        sizes = [2**k for k in range(30) if 2**k < self.limits.batch_size] + [self.limits.batch_size]
+        return any(self.T(size, size, 0) <= target for size in sizes)
+
+    def step_tokens(self, others, tokens, context, joining_context):
+        """Most tokens of a step that one more request joins."""
+        budget = self.limits.token_budget or 2**30
+        target = self.limits.step_target_ms
+        if target is None or self.prefill != "chunked":
+            return budget
+        fitting = self.largest_tokens(others + 1, context + joining_context, target)
+        if fitting > tokens:
+            return fitting
+        if others == 0 or not self.reachable(target):
+            return budget
+        so_far = self.T(others, tokens, context)
+        if so_far > target and self.T(others + 1, tokens + 1, context + joining_context) <= so_far:
+            return self.largest_tokens(others + 1, context + joining_context, so_far)
+        return fitting
+
     def chunk(self, r, plan):
         context = sum(p.computed for p, _ in plan)
         used = sum(n for _, n in plan)
-        room = self.step_tokens(len(plan) + 1, context + r.computed) - used
+        room = self.step_tokens(len(plan), used, context, r.computed) - used
         budget = self.limits.token_budget or 2**30
-        if not plan and room < 1:
-            room = budget
         if r.need <= room:
             return r.need
         if self.prefill == "whole" and r.need <= budget:
@@ -166,7 +181,7 @@ class Reference:
         time = self.T(B, used + first_chunk, context)
         rest = r.prompt - first_chunk
         if rest > 0:
-            full = self.step_tokens(B, context + first_chunk)
+            full = self.step_tokens(len(plan), len(plan), context, first_chunk)
             room = max(full - len(plan), 1)
             time += (rest // room) * self.T(B, max(full, 1), context)
             if rest % room:

@@ -23,7 +23,7 @@ from batchpilot.engines.scheduler.state import (
     SchedulerState,
 )
 from batchpilot.latency.model.compiled import inlined, kernel
-from batchpilot.latency.model.saturation import largest_tokens, step_ms
+from batchpilot.latency.model.saturation import is_reachable, largest_tokens, step_ms
 
 LOW_PRIORITY_QUEUE_SHARE = 2
 """Under the priority discipline low-priority requests may fill one part in this many of `max_queued_tokens`."""
@@ -94,20 +94,41 @@ def admit_arrivals(s: SchedulerState) -> None:
 
 
 @kernel
-def step_tokens(s: SchedulerState, requests: int, context: int) -> int:
-    """Most tokens a step of so many requests and context tokens may hold: the budget, cut by `step_target_ms`.
+def step_tokens(s: SchedulerState, others: int, tokens: int, context: int, joining_context: int) -> int:
+    """Most tokens of a step that one more request joins: the token budget, cut by `step_target_ms` at that batch size.
 
-    A target that not even a step of one token would meet is no guide and is ignored; whole and selective prefill do not
-    cut prompts, so it does not apply to them.
+    The target cannot cut a step that is too long because its batch is small, not large: then the request may join as
+    long as the step gets no longer, and alone it may take the budget, since a small chunk would only prolong it. A
+    target that no batch size meets is no guide and is ignored. Whole and selective prefill do not cut prompts, so it
+    does not apply to them.
+
+    Args:
+        s: the state.
+        others: requests that are in the step already.
+        tokens: tokens of theirs.
+        context: context tokens that they read.
+        joining_context: context tokens that the request reads that joins.
     """
     c = s.clock[0]
     limits = s.limits[0]
     budget = limits.token_budget
     target = limits.step_target_ms
-    if target == math.inf or c.prefill in (WHOLE, SELECTIVE) or step_ms(s.parameters[0, 1:], 1.0, 1.0, 0.0) > target:
+    if target == math.inf or c.prefill in (WHOLE, SELECTIVE):
         return budget
+    estimate = s.parameters[0, 1:]
+    requests = float(others + 1)
+    read = float(context + joining_context)
     # Beyond 2**30 tokens the estimate has long saturated; the cap keeps the bisection short when the budget is off.
-    return largest_tokens(s.parameters[0, 1:], float(requests), float(context), target, min(budget, 2**30))
+    cap = min(budget, 2**30)
+    fitting = largest_tokens(estimate, requests, read, target, cap)
+    if fitting > tokens:
+        return fitting
+    if others == 0 or not is_reachable(estimate, target, limits.batch_size):
+        return budget
+    so_far = step_ms(estimate, float(others), float(tokens), float(context))
+    if so_far > target and step_ms(estimate, requests, float(tokens + 1), read) <= so_far:
+        return largest_tokens(estimate, requests, read, so_far, cap)
+    return fitting
 
 
 @kernel
@@ -115,10 +136,8 @@ def chunk(s: SchedulerState, r: int) -> int:
     """Tokens of its prompt that a request may compute in the step being planned, 0 for none."""
     c = s.clock[0]
     need = s.requests[r].prompt + s.requests[r].generated - s.requests[r].computed
-    room = step_tokens(s, c.n_plan + 1, c.plan_context + s.requests[r].computed) - c.plan_total_tokens
-    if c.n_plan == 0 and room < 1:
-        # Alone it misses the target whatever its chunk is, so a small chunk would only prolong it.
-        room = s.limits[0].token_budget
+    most = step_tokens(s, c.n_plan, c.plan_total_tokens, c.plan_context, s.requests[r].computed)
+    room = most - c.plan_total_tokens
     if need <= room:
         return need
     if c.prefill == WHOLE and need <= s.limits[0].token_budget:
@@ -139,7 +158,7 @@ def predicted_prefill_ms(s: SchedulerState, r: int, first_chunk: int) -> float:
     rest = s.requests[r].prompt - first_chunk
     if rest <= 0:
         return first
-    full = step_tokens(s, requests, context + first_chunk)
+    full = step_tokens(s, c.n_plan, c.n_plan, context, first_chunk)
     room = max(full - c.n_plan, 1)
     whole_steps = rest // room
     last = rest - whole_steps * room

@@ -264,6 +264,20 @@ def step_ms(p: NDArray[np.float64], B: float, S: float, C: float) -> float:
 
 
 @kernel
+def is_reachable(p: NDArray[np.float64], target_ms: float, most_requests: int) -> bool:
+    """Whether steps of one token a request meet a target at some batch size of 1, 2, 4, ... up to the most.
+
+    One request alone is not enough to ask: where k_b is small, T falls steeply with B.
+    """
+    B = 1.0
+    while most_requests > B:
+        if step_ms(p, B, B, 0.0) <= target_ms:
+            return True
+        B *= 2.0
+    return step_ms(p, float(most_requests), float(most_requests), 0.0) <= target_ms
+
+
+@kernel
 def step_gradient(p: NDArray[np.float64], B: float, S: float, C: float, out: NDArray[np.float64]) -> None:
     """dT/dtheta of one step into `out`, shape (9,), for parameters `p` in field order; compiled, unchecked."""
     by_requests, by_tokens = math.expm1(-p[1] * B), math.expm1(-p[2] * S)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,10 +35,11 @@ def build_batch(
     max_batch_size: int | None = None,
     cut: bool = False,
 ) -> Batch:
-    """Take candidates in their order as long as the step meets its target.
+    """Take candidates in their order as long as the step can meet its target.
 
     Greedy: a candidate that does not fit is passed over and the next one tried, so a short request may overtake a long
-    one; with `cut` it is cut to what does fit instead (chunked prefill).
+    one; with `cut` it is cut to what does fit instead (chunked prefill). Where T falls with B (a small k_b), a request
+    that misses the target alone may meet it in company: it is taken if enough of those after it make up for that.
 
     Args:
         parameters: step latency.
@@ -49,7 +50,7 @@ def build_batch(
         cut: whether a candidate may be computed in part.
 
     Returns:
-        The batch, empty where no candidate fits even alone.
+        The batch, empty where no candidates fit, alone or together.
 
     Raises:
         ValueError: an argument is below its bound; the message names it.
@@ -65,20 +66,60 @@ def build_batch(
     if not target_ms > 0:
         raise ValueError(f"target_ms is {target_ms}; it must be above 0")
     p = parameters.as_array()
-    most = math.inf if max_batch_size is None else max_batch_size
+    least = np.ones_like(needed) if cut else needed
+    by_cost = np.argsort(least * (p[4] / p[0] + p[7]) + context * p[8], kind="stable")
+    most = len(needed) if max_batch_size is None else max_batch_size
     rows: list[int] = []
     taken: list[int] = []
-    total, read, time = 0, 0.0, 0.0
+    total, read = 0, 0.0
     for row in range(len(needed)):
         if len(rows) >= most:
             break
-        requests, reading = float(len(rows) + 1), read + float(context[row])
-        share = int(needed[row])
-        if cut:
-            share = min(share, largest_tokens(p, requests, reading, target_ms, total + share) - total)
-        if share < 1 or (longer := step_ms(p, requests, float(total + share), reading)) > target_ms:
+        company = by_cost[by_cost > row][: most - len(rows) - 1]
+        reading = read + float(context[row])
+        share = _fitting_share(
+            p,
+            int(needed[row]),
+            (len(rows) + 1, total, reading),
+            target_ms,
+            [(0, 0.0), *zip(np.cumsum(least[company]).tolist(), np.cumsum(context[company]).tolist(), strict=True)],
+            cut=cut,
+        )
+        if share < 1:
             continue
         rows.append(row)
         taken.append(share)
-        total, read, time = total + share, reading, longer
+        total, read = total + share, reading
+    time = step_ms(p, float(len(rows)), float(total), read) if rows else 0.0
     return Batch(np.array(rows, dtype=np.int64), np.array(taken, dtype=np.int64), time)
+
+
+def _fitting_share(
+    p: NDArray[np.float64],
+    needed: int,
+    step: tuple[int, int, float],
+    target_ms: float,
+    company: Sequence[tuple[int, float]],
+    *,
+    cut: bool,
+) -> int:
+    """Tokens of a candidate with which its step can meet the target, 0 for none.
+
+    Args:
+        p: latency parameters.
+        needed: tokens it needs.
+        step: requests with it, tokens without it, context tokens with it.
+        target_ms: longest step.
+        company: tokens and context tokens of the cheapest 0, 1, 2, ... that could still join.
+        cut: whether it may be computed in part.
+    """
+    requests, tokens, context = step
+    best = 0
+    for joining, (more_tokens, more_context) in enumerate(company):
+        B, C = float(requests + joining), context + more_context
+        whole = tokens + needed + more_tokens
+        if step_ms(p, B, float(whole), C) <= target_ms:
+            return needed
+        if cut:
+            best = max(best, largest_tokens(p, B, C, target_ms, whole) - tokens - more_tokens)
+    return best

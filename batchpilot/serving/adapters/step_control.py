@@ -47,7 +47,7 @@ class StepControl:
         Never less than requests that run need for their next tokens: a smaller budget would starve the last of them.
 
         Args:
-            requests: in the step, >= 1.
+            requests: that could be in the step, those that wait among them, >= 1; limits cut them to what may be.
             decode_tokens: what those that run need.
             context_tokens: what attention reads for them.
         """
@@ -55,7 +55,9 @@ class StepControl:
         budget = min(limits.token_budget or self._most_tokens, self._most_tokens)
         if limits.step_target_ms is not None:
             self._model.estimate = self.session.estimate
-            budget = self._model.most_tokens(max(requests, 1), context_tokens, limits.step_target_ms, budget)
+            most = self.active_requests()
+            requests = max(min(requests, most), 1)
+            budget = self._model.most_tokens(requests, context_tokens, limits.step_target_ms, budget, most)
         return min(max(budget, decode_tokens, 1), self._most_tokens)
 
     def refuses_turn(

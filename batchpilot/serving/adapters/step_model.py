@@ -47,20 +47,36 @@ class StepModel:
             return step_ms(self.estimate, batch_size, tokens, context_tokens)
         return self._line.predict(tokens) if self.is_known else math.nan
 
-    def most_tokens(self, batch_size: int, context_tokens: int, target_ms: float, budget: int) -> int:
-        """Most tokens of a step that keeps a target; the budget while nothing is known or no step keeps it.
+    def most_tokens(
+        self, batch_size: int, context_tokens: int, target_ms: float, budget: int, most_requests: int | None = None
+    ) -> int:
+        """Most tokens of a step that keeps a target at its batch size; the budget where the target is no guide.
+
+        As in the simulated scheduler: a step that is too long because its batch is small, not large, may grow as long
+        as it takes no more time, and a target that no batch size keeps is ignored.
 
         Args:
             batch_size: its requests, >= 1.
             context_tokens: read by attention.
             target_ms: longest step.
             budget: never more, >= 1.
+            most_requests: largest batch size that there may be; None for this one.
         """
         if not self.is_known or self.step_ms(batch_size, budget, context_tokens) <= target_ms:
             return budget
-        if self.step_ms(1, 1, 0) > target_ms:
+        if batch_size <= budget and self.step_ms(batch_size, batch_size, context_tokens) <= target_ms:
+            fits = self._largest(batch_size, context_tokens, target_ms, budget)
+            return fits if batch_size > 1 or self._is_worth_cutting(fits, budget, context_tokens) else budget
+        if batch_size == 1 or not self._is_reachable(target_ms, most_requests or batch_size):
             return budget
-        fits, exceeds = 1, budget
+        so_far_ms = self.step_ms(batch_size - 1, batch_size - 1, context_tokens)
+        if batch_size <= budget and self.step_ms(batch_size, batch_size, context_tokens) <= so_far_ms:
+            return self._largest(batch_size, context_tokens, so_far_ms, budget)
+        return min(batch_size, budget)
+
+    def _largest(self, batch_size: int, context_tokens: int, target_ms: float, budget: int) -> int:
+        """Most tokens within a target that one token each keeps."""
+        fits, exceeds = batch_size, budget + 1
         while exceeds - fits > 1:
             middle = (fits + exceeds) // 2
             if self.step_ms(batch_size, middle, context_tokens) <= target_ms:
@@ -68,6 +84,15 @@ class StepModel:
             else:
                 exceeds = middle
         return fits
+
+    def _is_worth_cutting(self, tokens: int, budget: int, context_tokens: int) -> bool:
+        """Whether a request alone is computed at half its speed at least in steps of so many tokens."""
+        return 2 * tokens * self.step_ms(1, budget, context_tokens) >= budget * self.step_ms(1, tokens, context_tokens)
+
+    def _is_reachable(self, target_ms: float, most_requests: int) -> bool:
+        """Whether steps of one token a request keep a target at some batch size."""
+        sizes = [2**k for k in range(most_requests.bit_length()) if 2**k < most_requests] + [most_requests]
+        return any(self.step_ms(size, size, 0) <= target_ms for size in sizes)
 
     def prefill_ms(self, prompt_tokens: int, running: int, context_tokens: int, full_step: int) -> float:
         """Time to the first token of a request that is let in now, beside those that run; NaN while nothing is known.

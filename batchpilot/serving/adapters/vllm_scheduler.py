@@ -123,7 +123,7 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
         """
         context_tokens = sum(request.num_computed_tokens for request in self.running)
         decode_tokens = len(self.running) * (1 + self.num_spec_tokens)
-        requests = len(self.running) + bool(self.waiting)
+        requests = len(self.running) + len(self.waiting)
         self.max_num_active_reqs = self.control.active_requests()
         if self._may_split:
             self.max_num_scheduled_tokens = self.control.token_budget(requests, decode_tokens, context_tokens)

@@ -11,6 +11,8 @@ from batchpilot.core import DISCIPLINES
 
 LATENCY = SaturationParameters(p_max=12.0, k_b=2.0, k_s=0.02, tau_0=4.0, tau_b=0.05, tau_c=4e-4)
 ESTIMATE = SaturationParameters(p_max=10.0, k_b=2.0, k_s=0.03, tau_0=5.0, tau_b=0.04, tau_c=3e-4)
+SLOW_ALONE = SaturationParameters(p_max=20.0, k_b=0.12, k_s=0.005, tau_0=10.0, tau_b=0.02, tau_c=1e-4)
+"""One request alone is believed to take longer than sixteen."""
 
 
 def random_table(seed, n=60, concurrency=0, longest_output=60):
@@ -30,14 +32,14 @@ def random_table(seed, n=60, concurrency=0, longest_output=60):
     )
 
 
-def run_reference(table, limits, kv_tokens, prefill, discipline):
+def run_reference(table, limits, kv_tokens, prefill, discipline, estimate):
     columns = (table.arrival_ms, table.prompt_tokens, table.output_tokens, table.estimated_output_tokens)
     columns += (table.ttft_target_ms, table.user, table.priority)
     requests = [Request(i, *(column.item() for column in row)) for i, row in enumerate(zip(*columns, strict=True))]
     reference = Reference(
         requests,
         LATENCY,
-        ESTIMATE,
+        estimate,
         limits,
         kv_tokens // 16,
         prefill=prefill,
@@ -47,14 +49,14 @@ def run_reference(table, limits, kv_tokens, prefill, discipline):
     return reference.run()
 
 
-def assert_same(table, limits, kv_tokens, prefill="chunked", discipline="fcfs"):
-    reference = run_reference(table, limits, kv_tokens, prefill, discipline)
+def assert_same(table, limits, kv_tokens, prefill="chunked", discipline="fcfs", estimate=ESTIMATE):
+    reference = run_reference(table, limits, kv_tokens, prefill, discipline, estimate)
     result = simulate(
         table,
         LATENCY,
         limits,
         kv_capacity_tokens=kv_tokens,
-        estimate=ESTIMATE,
+        estimate=estimate,
         prefill=prefill,
         discipline=discipline,
         record_steps=True,
@@ -106,9 +108,10 @@ def test_a_closed_loop_equals_the_plain_scheduler():
     prefill=st.sampled_from(["chunked", "whole", "selective"]),
     discipline=st.sampled_from(list(DISCIPLINES)),
     concurrency=st.sampled_from([0, 0, 3]),
+    estimate=st.sampled_from([ESTIMATE, SLOW_ALONE]),
 )
 def test_any_setting_equals_the_plain_scheduler(
-    seed, batch_size, token_budget, queued, step_target, guard, kv_tokens, prefill, discipline, concurrency
+    seed, batch_size, token_budget, queued, step_target, guard, kv_tokens, prefill, discipline, concurrency, estimate
 ):
     limits = Limits(batch_size, token_budget, queued, None, step_target, guard)
-    assert_same(random_table(seed, 25, concurrency), limits, kv_tokens, prefill, discipline)
+    assert_same(random_table(seed, 25, concurrency), limits, kv_tokens, prefill, discipline, estimate)

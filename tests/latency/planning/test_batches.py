@@ -47,6 +47,39 @@ def test_a_long_prompt_is_passed_over_or_cut():
     assert float(P.predict(1, in_part.tokens[0] + 1)) > 60.0
 
 
+SLOW_ALONE = SaturationParameters(20.0, 0.15, 0.005, tau_0=10.0, tau_b=0.02, tau_c=1e-4)
+"""One request alone misses what eight meet together."""
+
+
+def test_requests_that_miss_the_target_alone_may_meet_it_together():
+    assert float(SLOW_ALONE.predict(1, 40)) > 60.0
+    batch = build_batch(SLOW_ALONE, [40] * 8, 0, 60.0)
+    assert batch.rows.tolist() == list(range(8))
+    assert batch.step_ms == pytest.approx(float(SLOW_ALONE.predict(8, 320)))
+    assert batch.step_ms <= 60.0
+
+
+def test_a_request_whose_company_is_missing_is_not_taken():
+    assert len(build_batch(SLOW_ALONE, [40], 0, 60.0).rows) == 0
+    assert len(build_batch(SLOW_ALONE, [40] * 8, 0, 60.0, max_batch_size=1).rows) == 0
+
+
+def test_a_prompt_that_no_company_makes_fit_does_not_keep_the_others_out():
+    batch = build_batch(SLOW_ALONE, [8000] + [40] * 8, 0, 60.0)
+    assert batch.rows.tolist() == list(range(1, 9))
+
+
+@settings(deadline=None)
+@given(candidates, st.floats(20, 300), st.booleans(), st.integers(1, 40))
+def test_company_that_is_counted_on_comes(asked, target_ms, cut, most):
+    tokens, context = np.array(asked, dtype=np.int64).reshape(-1, 2).T
+    batch = build_batch(SLOW_ALONE, tokens, context, target_ms, cut=cut, max_batch_size=most)
+    assert len(batch.rows) <= most
+    assert batch.step_ms <= target_ms
+    alone = SLOW_ALONE.predict(1, tokens, context) if len(tokens) else np.zeros(0)
+    assert len(batch.rows) or (alone > target_ms).all()
+
+
 def test_the_batch_size_bounds_the_batch():
     assert len(build_batch(P, [1] * 20, 0, 1000.0, max_batch_size=3).rows) == 3
 

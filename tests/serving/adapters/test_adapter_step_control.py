@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from adapter_tuners import Clock, ScriptedTuner
 from hypothesis import given
@@ -146,6 +147,40 @@ def test_most_tokens_is_the_largest_step_that_keeps_the_target(target_ms, budget
 
 def test_a_target_that_no_step_keeps_is_ignored():
     assert taught().most_tokens(4, 0, 2.0, 100) == 100
+
+
+def slow_alone():
+    """A model by whose estimate a step of one request takes 133.5 ms at least, and one of sixteen 27 ms."""
+    model = StepModel()
+    model.estimate = (20.0, 0.12, 0.005, 0.0, 1.4, 9.4, 0.02, 0.0, 0.0)
+    assert 133.0 < model.step_ms(1, 1, 0) < 134.0
+    return model
+
+
+@given(batch_size=st.integers(2, 64), target_ms=st.floats(70.0, 133.0))
+def test_a_target_below_a_lone_request_still_cuts_steps_of_more(batch_size, target_ms):
+    model = slow_alone()
+    most = model.most_tokens(batch_size, 0, target_ms, 2048, 64)
+    kept = max(target_ms, model.step_ms(batch_size - 1, batch_size - 1, 0))
+    assert batch_size <= most < 2048
+    assert model.step_ms(batch_size, most, 0) <= kept < model.step_ms(batch_size, most + 1, 0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 16])
+def test_a_millisecond_of_target_does_not_decide_between_one_token_and_the_whole_budget(batch_size):
+    below, above = (slow_alone().most_tokens(batch_size, 0, target, 2048, 64) for target in (133.0, 134.0))
+    assert below == pytest.approx(above, rel=0.02)
+    assert below > 500 if batch_size > 1 else below == 2048
+
+
+def test_the_batch_that_the_target_is_held_against_counts_those_that_wait():
+    class Believer(ScriptedTuner):
+        estimate = np.array(slow_alone().estimate)
+
+    session = TunerSession(Believer(Limits(16, step_target_ms=60.0)), clock=Clock())
+    control = StepControl(session, 16, 2048)
+    assert control.token_budget(1, 0, 0) == 2048
+    assert 100 < control.token_budget(40, 0, 0) == control.token_budget(16, 0, 0) < 1000
 
 
 @given(prompt=st.integers(1, 5000), running=st.integers(0, 64), full=st.integers(1, 1024))
