@@ -21,7 +21,7 @@ _FOLDER = Path(__file__).parent / "scenarios"
 _SUITES = Path(__file__).parent / "suites.yaml"
 
 Device = Annotated[str, AfterValidator(lambda name: catalogue.device(name).name)]
-Model = Annotated[str, AfterValidator(lambda name: catalogue.model(name).name)]
+Model = Annotated[str, AfterValidator(catalogue.model_reference)]
 Family = Literal[
     "stationary", "bursty", "diurnal", "prompt-shift", "slo-shift", "drift", "overload", "closed-loop", "trace"
 ]

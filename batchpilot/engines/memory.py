@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batchpilot.configs.catalogue import DeviceSpec, ModelSpec
-from batchpilot.configs.footprint import kv_bytes, kv_bytes_per_token, weight_bytes
+from batchpilot.configs.footprint import kv_bytes, kv_bytes_per_request, kv_bytes_per_token, weight_bytes, weight_type
 
 __all__ = [
     "MemoryModel",
@@ -68,9 +68,11 @@ def memory_model(
     device: DeviceSpec,
     model: ModelSpec,
     tensor_parallel: int = 1,
-    dtype: str = "fp16",
+    dtype: str | None = "fp16",
     memory_fraction: float = 0.9,
     token_budget: int = 2048,
+    kv_dtype: str | None = None,
+    requests: int = 256,
 ) -> MemoryModel:
     """Divide a device's memory between weights, activations and KV cache, as a server does at start.
 
@@ -78,9 +80,11 @@ def memory_model(
         device: the device, one of `tensor_parallel` alike.
         model: the model.
         tensor_parallel: devices that share the model; divides its heads, and is 1 for a device without a link.
-        dtype: type the weights are stored in: fp16, int8 or int4.
+        dtype: type the weights are stored in: fp16, fp8, int8, int4, nvfp4, mxfp4; None for the published one.
         memory_fraction: share of the device's memory that the server may use, in (0, 1].
         token_budget: most tokens of a step, >= 1; their activations are kept free.
+        kv_dtype: type of the KV cache, None for what the model asks for.
+        requests: of so many, windows and recurrent states are set aside beside the KV tokens, where a model has any.
 
     Raises:
         ValueError: an argument is outside its bound, or not one KV token fits; then the message names the numbers and
@@ -95,20 +99,20 @@ def memory_model(
             f"tensor_parallel is {tensor_parallel}; {model.name} on {device.name} allows "
             f"{', '.join(map(str, _ways_to_share(device, model)))}"
         )
-    memory = _divided(device, model, tensor_parallel, dtype, memory_fraction, token_budget)
+
+    def divided(count: int) -> MemoryModel:
+        return _divided(device, model, count, dtype, memory_fraction, token_budget, kv_dtype, requests)
+
+    memory = divided(tensor_parallel)
     if memory.kv_capacity_tokens < 1:
-        fitting = (
-            count
-            for count in _ways_to_share(device, model)
-            if _divided(device, model, count, dtype, memory_fraction, token_budget).kv_capacity_tokens >= 1
-        )
+        fitting = (count for count in _ways_to_share(device, model) if divided(count).kv_capacity_tokens >= 1)
         smallest = next(fitting, None)
         advice = f"tensor_parallel {smallest} is the smallest that fits" if smallest else "no tensor_parallel fits"
         step_mb = memory.activation_mb_per_token * token_budget
         raise ValueError(
-            f"{model.name} in {dtype} does not fit on {tensor_parallel} x {device.name}: each device needs "
-            f"{memory.fixed_mb:,.0f} MB for weights and workspace and {step_mb:,.0f} MB for a step of {token_budget} "
-            f"tokens, and may use {memory.total_mb * memory_fraction:,.0f} MB ({memory_fraction:g} of "
+            f"{model.name} in {weight_type(dtype, model)} does not fit on {tensor_parallel} x {device.name}: "
+            f"each device needs {memory.fixed_mb:,.0f} MB for weights and workspace and {step_mb:,.0f} MB for a "
+            f"step of {token_budget} tokens, and may use {memory.total_mb * memory_fraction:,.0f} MB ({memory_fraction:g} of "
             f"{memory.total_mb:,.0f} MB); {advice}"
         )
     return memory
@@ -124,14 +128,21 @@ def _divided(
     device: DeviceSpec,
     model: ModelSpec,
     tensor_parallel: int,
-    dtype: str,
+    dtype: str | None,
     memory_fraction: float,
     token_budget: int,
+    kv_dtype: str | None,
+    requests: int,
 ) -> MemoryModel:
     """The division itself; the KV capacity is 0 where nothing is left."""
     total_mb = device.memory_gb * 1024.0
     fixed_mb = weight_bytes(model, dtype) / tensor_parallel * (1 + WORKSPACE_FRACTION) / MB
-    kv_mb = kv_bytes_per_token(model, tensor_parallel) / MB
+    kv_mb = kv_bytes_per_token(model, tensor_parallel, kv_dtype) / MB
+    bounded = [kind.window for kind in model.cached if kind.window is not None]
+    if model.state_bytes_per_request or len(bounded) < len(model.cached):
+        longest = max(bounded, default=0)
+        each_mb = kv_bytes_per_request(model, longest, tensor_parallel, kv_dtype) / MB - kv_mb * longest
+        fixed_mb += requests * each_mb
     activation_mb = activation_bytes_per_token(model, tensor_parallel) / MB
     left_mb = total_mb * memory_fraction - fixed_mb - activation_mb * token_budget
     return MemoryModel(total_mb, fixed_mb, kv_mb, activation_mb, max(0, int(left_mb // kv_mb)))

@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, ParamSpec
 
 import typer
 from rich.console import Console
 
+from batchpilot.configs.catalogue import VARIABLE, add_catalogue
+
 Parameters = ParamSpec("Parameters")
 
 DeviceOption = Annotated[str | None, typer.Option("--device", help="Run on another catalogued device.")]
-ModelOption = Annotated[str | None, typer.Option("--model", help="Serve another catalogued model.")]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="Serve another model: catalogued, or a config.json or its folder.")
+]
 TensorParallelOption = Annotated[
     int | None, typer.Option("--tensor-parallel", min=1, help="Devices that share the model.")
+]
+
+
+def _add_catalogue(path: Path | None) -> Path | None:
+    """Add a catalogue now, and for the processes that this one starts."""
+    if path is not None:
+        try:
+            add_catalogue(path)
+        except (ValueError, OSError) as error:
+            raise typer.BadParameter(str(error)) from None
+        named = [part for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
+        os.environ[VARIABLE] = os.pathsep.join([*named, str(path.resolve())])
+    return path
+
+
+CatalogueOption = Annotated[
+    Path | None,
+    typer.Option("--catalogue", callback=_add_catalogue, is_eager=True, help="YAML of your own devices and models."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from batchpilot.configs import TunerConfig, load_tuner_config, preset, presets
-from batchpilot.configs.catalogue import device, model
+from batchpilot.configs.catalogue import device, model_reference
 from batchpilot.configs.scenario import Scenario, load_scenario, scenario
 from batchpilot.core.limits import Limits
 
@@ -72,7 +72,7 @@ def on_hardware(
     Args:
         chosen: the scenario.
         device_name: catalogue name; None keeps the scenario's.
-        model_name: catalogue name; None keeps the scenario's.
+        model_name: catalogue name, or path of a `config.json` or its folder; None keeps the scenario's.
         tensor_parallel: devices that share the model; None keeps the scenario's.
 
     Raises:
@@ -82,7 +82,7 @@ def on_hardware(
     if device_name is not None:
         changes["device"] = device(device_name).name
     if model_name is not None:
-        changes["model"] = model(model_name).name
+        changes["model"] = model_reference(model_name)
     if tensor_parallel is not None:
         changes["tensor_parallel"] = tensor_parallel
     return chosen.model_copy(update=changes)

@@ -19,6 +19,7 @@ from batchpilot.envs.scenarios import PreparedRun, prepare
 from batchpilot.runners.leaderboard.evaluation import tightest_slo
 from batchpilot.runners.leaderboard.strategies import REFERENCES, label, make_strategy
 from batchpilot.runners.options import (
+    CatalogueOption,
     DeviceOption,
     JsonOption,
     ModelOption,
@@ -44,6 +45,7 @@ def simulate(
     config: Annotated[str | None, typer.Option(help="Tuner configuration: a preset or a file.")] = None,
     seed: Annotated[int, typer.Option(help="Of workload, noise and tuner.")] = 0,
     device: DeviceOption = None,
+    catalogue: CatalogueOption = None,
     model: ModelOption = None,
     tensor_parallel: TensorParallelOption = None,
     out: Annotated[Path | None, typer.Option(help="Also write requests and windows to this JSON file.")] = None,

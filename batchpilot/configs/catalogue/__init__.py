@@ -1,6 +1,20 @@
 """Catalogues of devices and models: published figures, each with its source."""
 
-from batchpilot.configs.catalogue._devices import DeviceSpec, device, devices
-from batchpilot.configs.catalogue._models import ModelSpec, model, models
+from batchpilot.configs.catalogue._additions import VARIABLE, Additions, add_catalogue
+from batchpilot.configs.catalogue._devices import device, devices
+from batchpilot.configs.catalogue._models import model, model_reference, models
+from batchpilot.configs.catalogue.device_spec import DeviceSpec
+from batchpilot.configs.models.spec import ModelSpec
 
-__all__ = ["DeviceSpec", "ModelSpec", "device", "devices", "model", "models"]
+__all__ = [
+    "VARIABLE",
+    "Additions",
+    "DeviceSpec",
+    "ModelSpec",
+    "add_catalogue",
+    "device",
+    "devices",
+    "model",
+    "model_reference",
+    "models",
+]

@@ -1,86 +1,58 @@
-"""Models: the dimensions that decide how much memory and work a token takes."""
+"""Models of the catalogue, and any other by its `config.json`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
-from batchpilot.configs.catalogue._finding import find, read_entries
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSpec:
-    """A decoder-only transformer.
-
-    Attributes:
-        name: what tables call it.
-        layers: decoder layers.
-        hidden_size: width of the residual stream.
-        intermediate_size: width of the feed-forward layer.
-        heads: query heads.
-        kv_heads: key and value heads; fewer than `heads` with grouped-query attention.
-        head_dim: values in a head.
-        parameters: weights, embeddings included.
-        vocab_size: tokens in the vocabulary.
-        max_model_len: longest prompt plus output, tokens.
-        bytes_per_parameter: size of a weight as published; the KV cache is kept in the same type.
-        aliases: other names, repository names among them.
-        source: where the figures come from.
-
-    Raises:
-        ValueError: a figure is not above 0, or `kv_heads` does not divide `heads`; the message names it.
-    """
-
-    name: str
-    layers: int
-    hidden_size: int
-    intermediate_size: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    parameters: int
-    vocab_size: int
-    max_model_len: int
-    bytes_per_parameter: int = 2
-    aliases: tuple[str, ...] = ()
-    source: str = ""
-
-    def __post_init__(self) -> None:
-        for field in (
-            "layers",
-            "hidden_size",
-            "intermediate_size",
-            "heads",
-            "kv_heads",
-            "head_dim",
-            "parameters",
-            "vocab_size",
-            "max_model_len",
-            "bytes_per_parameter",
-        ):
-            if not getattr(self, field) > 0:
-                raise ValueError(f"{field} of model {self.name} is {getattr(self, field)}; it must be above 0")
-        if self.heads % self.kv_heads:
-            raise ValueError(f"kv_heads {self.kv_heads} of model {self.name} does not divide its heads {self.heads}")
+from batchpilot.configs.catalogue._additions import added
+from batchpilot.configs.catalogue._finding import SHIPPED, find, read_entries
+from batchpilot.configs.models.entries import make_model
+from batchpilot.configs.models.reading import looks_like_model, read_model
+from batchpilot.configs.models.spec import ModelSpec
 
 
 @cache
 def _catalogue() -> dict[str, ModelSpec]:
-    return read_entries("models.yaml", ModelSpec)
+    return read_entries(SHIPPED / "models.yaml", "model", make_model)
 
 
 def models() -> tuple[ModelSpec, ...]:
     """Every catalogued model."""
-    return tuple(_catalogue().values())
+    return tuple((_catalogue() | added().models).values())
 
 
 def model(name: str) -> ModelSpec:
-    """The catalogued model of that name or alias.
+    """The catalogued model of that name or alias, or the one whose `config.json` or folder is named.
 
     Args:
-        name: "Llama-2-7B", "meta-llama/Llama-2-7b-hf"; case, blanks, `-` and `_` make no difference.
+        name: "Llama-2-7B", "meta-llama/Llama-2-7b-hf"; case, blanks, `-` and `_` make no difference. Or the path of a
+            `config.json` or of its folder.
 
     Raises:
-        ValueError: no such model; the message names the closest known ones.
+        ValueError: no such model, and the message names the closest known ones; or the file is wrong.
+        OSError: the file cannot be read.
     """
-    return find(_catalogue(), name, "model")
+    known = _catalogue() | added().models
+    try:
+        return find(known, name, "model")
+    except ValueError as unknown:
+        if not looks_like_model(name):
+            raise
+        if not Path(name).expanduser().exists():
+            raise ValueError(f"{name}: no such file or folder; {unknown}") from None
+        return read_model(name)
+
+
+def model_reference(name: str) -> str:
+    """What to keep of a name so that `model` finds it again: the catalogue's name, or the path that was read.
+
+    Args:
+        name: as `model` takes it.
+
+    Raises:
+        ValueError: as `model`.
+        OSError: as `model`.
+    """
+    found = model(name)
+    return found.name if found in models() else str(Path(name).expanduser().resolve())

@@ -23,6 +23,7 @@ from batchpilot.runners.http.simulating import simulated
 from batchpilot.runners.leaderboard.evaluation import tightest_slo
 from batchpilot.runners.leaderboard.strategies import make_strategy
 from batchpilot.runners.options import (
+    CatalogueOption,
     DeviceOption,
     JsonOption,
     ModelOption,
@@ -84,6 +85,7 @@ def load(
     limits: Annotated[str | None, typer.Option(help="Constant limits of the simulation: batch_size=64.")] = None,
     backend: BackendOption = "simulated",
     device: DeviceOption = None,
+    catalogue: CatalogueOption = None,
     model: ModelOption = None,
     tensor_parallel: TensorParallelOption = None,
     dtype: WeightsOption = None,

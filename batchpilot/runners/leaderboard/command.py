@@ -23,6 +23,7 @@ from batchpilot.runners.leaderboard.evaluation import Row, Task
 from batchpilot.runners.leaderboard.jobs import cell_path
 from batchpilot.runners.leaderboard.regression import load_baseline, regression_grid, regressions, save_baseline
 from batchpilot.runners.options import (
+    CatalogueOption,
     DeviceOption,
     JsonOption,
     ModelOption,
@@ -73,6 +74,7 @@ def leaderboard(
     duration_s: Annotated[float | None, typer.Option(help="Its length; the rest when left out.")] = None,
     skip_bad_rows: Annotated[bool, typer.Option(help="Count malformed rows of the trace instead of stopping.")] = False,
     device: DeviceOption = None,
+    catalogue: CatalogueOption = None,
     model: ModelOption = None,
     tensor_parallel: TensorParallelOption = None,
     backend: BackendOption = SIMULATED,

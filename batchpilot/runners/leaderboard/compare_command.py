@@ -20,7 +20,14 @@ from batchpilot.runners.leaderboard.comparison import (
     regressions,
     save_baseline,
 )
-from batchpilot.runners.options import DeviceOption, JsonOption, ModelOption, reporting_mistakes, stdout_console
+from batchpilot.runners.options import (
+    CatalogueOption,
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    reporting_mistakes,
+    stdout_console,
+)
 from batchpilot.runners.selection import find_tuner_config, on_hardware
 from batchpilot.runners.torch.backends import (
     BackendOption,
@@ -39,6 +46,7 @@ def compare_command(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds that are averaged.")] = 5,
     config: Annotated[str | None, typer.Option(help="Tuner configuration: a preset or a file.")] = None,
     device: DeviceOption = None,
+    catalogue: CatalogueOption = None,
     model: ModelOption = None,
     backend: BackendOption = SIMULATED,
     dtype: WeightsOption = None,

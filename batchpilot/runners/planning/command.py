@@ -12,10 +12,12 @@ import typer
 
 from batchpilot.configs.catalogue import device as find_device
 from batchpilot.configs.catalogue import model as find_model
+from batchpilot.configs.footprint import kv_type, weight_type
 from batchpilot.core.provenance import provenance
 from batchpilot.core.slo import SLO
 from batchpilot.latency.planning.planner import ATTAINMENT, Plan
-from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_console
+from batchpilot.runners.options import CatalogueOption, JsonOption, reporting_mistakes, stdout_console
+from batchpilot.runners.planning.fitting import memory_line, startup_line
 from batchpilot.runners.planning.page import disagreement_grid, pasteable, plan_grid, verdict, write_plan_page
 from batchpilot.runners.planning.planned import FACTORS, Question, Simulated, find_draw, held_in_simulation, simulated
 from batchpilot.runners.report.tables import tables
@@ -27,12 +29,16 @@ SLOWER = 1.1
 @reporting_mistakes
 def plan_command(
     device: Annotated[str, typer.Option(help="A catalogued device.")],
-    model: Annotated[str, typer.Option(help="A catalogued model.")],
+    model: Annotated[str, typer.Option(help="A catalogued model, or a config.json or its folder.")],
     workload: Annotated[
         str, typer.Option(help="azure-conv, azure-code, prompt,output in tokens, or a scenario's name or file.")
     ] = "azure-conv",
     tensor_parallel: Annotated[int, typer.Option(min=1, help="Devices that share the model.")] = 1,
-    dtype: Annotated[str, typer.Option(help="Type of the weights: fp16, int8 or int4.")] = "fp16",
+    dtype: Annotated[
+        str | None, typer.Option(help="Type of the weights: fp16, fp8, int8, int4, nvfp4, mxfp4; else as published.")
+    ] = None,
+    kv_dtype: Annotated[str | None, typer.Option(help="Type of the KV cache: fp16 or fp8; else as published.")] = None,
+    catalogue: CatalogueOption = None,
     ttft_ms: Annotated[float, typer.Option(help="Target of the time to first token.")] = 2000.0,
     tpot_ms: Annotated[float, typer.Option(help="Target of the time per output token after the first.")] = 100.0,
     attainment: Annotated[float, typer.Option(help="Share of the requests to be served within both.")] = ATTAINMENT,
@@ -48,11 +54,12 @@ def plan_command(
         chip,
         served,
         tensor_parallel,
-        dtype,
+        weight_type(dtype, served),
         workload,
         find_draw(workload, chip, served, tensor_parallel),
         SLO(ttft_ms, tpot_ms),
         attainment,
+        kv_type(kv_dtype, served),
     )
     chosen = question.plan()
     fleet = _fleet(question, chosen, rate)
@@ -61,7 +68,7 @@ def plan_command(
     ]
     origin = provenance(0, {"device": chip.name, "model": served.name, "workload": workload, "seeds": seeds})
     grids = (
-        plan_grid(question, chosen, _facts(question, fleet, curve)),
+        plan_grid(question, chosen, _facts(question, chosen, fleet, curve)),
         disagreement_grid(question, chosen, curve[FACTORS.index(1.0)]),
     )
     if report is not None:
@@ -104,8 +111,10 @@ def _fleet(question: Question, chosen: Plan, rate: float | None) -> dict[str, An
     return fleet
 
 
-def _facts(question: Question, fleet: dict[str, Any], curve: list[Simulated]) -> dict[str, str]:
+def _facts(question: Question, chosen: Plan, fleet: dict[str, Any], curve: list[Simulated]) -> dict[str, str]:
     facts = {
+        "memory": memory_line(question),
+        "start-up": startup_line(question, chosen.limits.batch_size),
         "per device": f"{fleet['rate_per_device_per_s']:.3f} requests/s",
         "if steps take 10 % longer": f"{fleet['rate_if_steps_are_slower_per_s']:.3f} requests/s per engine",
     }

@@ -56,6 +56,7 @@ class Question:
         draw: draws from it.
         slo: targets.
         attainment: share of the requests to be served within both.
+        kv_dtype: type the KV cache is kept in, None for what the model asks for.
     """
 
     device: DeviceSpec
@@ -66,6 +67,7 @@ class Question:
     draw: Draw
     slo: SLO
     attainment: float
+    kv_dtype: str | None = None
 
     @cached_property
     def latency(self) -> LatencyEstimate:
@@ -75,7 +77,7 @@ class Question:
     @cached_property
     def memory(self) -> MemoryModel:
         """The division of one device's memory."""
-        return memory_model(self.device, self.model, self.tensor_parallel, self.dtype)
+        return memory_model(self.device, self.model, self.tensor_parallel, self.dtype, kv_dtype=self.kv_dtype)
 
     @cached_property
     def max_step_tokens(self) -> int:
@@ -237,7 +239,7 @@ def find_draw(name: str, device: DeviceSpec, model: ModelSpec, tensor_parallel: 
         if prompt + output > bound:
             raise ValueError(f"{prompt} + {output} tokens exceed the {bound} of {model.name}'s context")
         return fixed_lengths(prompt, output).sample
-    requests = prepare(on_hardware(find_scenario(name), device.name, model.name, tensor_parallel), 0).requests
+    requests = prepare(on_hardware(find_scenario(name), device.name, None, tensor_parallel), 0).requests
     fitting = requests.select(requests.prompt_tokens + requests.output_tokens <= bound)
     if len(fitting) == 0:
         raise ValueError(f"no request of {name} fits into the {bound} tokens of {model.name}'s context")

@@ -16,6 +16,7 @@ from batchpilot.core.names import lookup
 from batchpilot.core.provenance import config_hash, provenance, versions
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.options import (
+    CatalogueOption,
     DeviceOption,
     JsonOption,
     ModelOption,
@@ -72,6 +73,7 @@ def tune(
         str | None, typer.Option(help="Of the study: a journal file or a database URL; OUT/study.journal otherwise.")
     ] = None,
     device: DeviceOption = None,
+    catalogue: CatalogueOption = None,
     model: ModelOption = None,
     tensor_parallel: TensorParallelOption = None,
     dtype: DtypeOption = "float32",

@@ -1,0 +1,44 @@
+"""What fits on the devices of a plan, in words."""
+
+from __future__ import annotations
+
+from batchpilot.configs.footprint import kv_bytes_per_token, kv_type, weight_bytes
+from batchpilot.engines.memory import MB
+from batchpilot.engines.startup import startup_memory
+from batchpilot.runners.planning.planned import Question
+
+_GB = 2**30
+
+
+def memory_line(question: Question) -> str:
+    """Where the memory of one device goes.
+
+    Args:
+        question: what is served on what.
+    """
+    model, count, memory = question.model, question.tensor_parallel, question.memory
+    weights = weight_bytes(model, question.dtype) / count / _GB
+    kept = "" if model.active == model.parameters else f", {model.active / 1e9:.3g} of them active"
+    token_kb = kv_bytes_per_token(model, count, question.kv_dtype) / 1024
+    return (
+        f"{weights:.1f} GB of weights ({model.parameters / 1e9:.3g} billion{kept}, {question.dtype}), "
+        f"{memory.kv_capacity_tokens:,} KV tokens of {token_kb:.4g} kB ({kv_type(question.kv_dtype, model)}), "
+        f"of {memory.total_mb * MB / _GB:.0f} GB a device"
+    )
+
+
+def startup_line(question: Question, batch_size: int) -> str:
+    """Whether the server starts with so many requests a step.
+
+    Args:
+        question: what is served on what.
+        batch_size: most requests of a step.
+    """
+    start = startup_memory(question.device, question.model, batch_size)
+    needed = (
+        f"{start.sampler_mb:,.0f} MB for the sampler with {batch_size} requests, {start.graphs_mb:,.0f} MB for CUDA "
+        f"graphs, {start.context_mb:,.0f} MB for the driver, of {start.free_mb:,.0f} MB outside the server's 0.9"
+    )
+    if start.fits:
+        return needed
+    return f"{needed}: does not fit; at most {start.most_requests} requests, or a smaller share of memory"
