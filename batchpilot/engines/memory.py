@@ -109,11 +109,11 @@ def memory_model(
         smallest = next(fitting, None)
         advice = f"tensor_parallel {smallest} is the smallest that fits" if smallest else "no tensor_parallel fits"
         step_mb = memory.activation_mb_per_token * token_budget
+        name, share_mb = weight_type(dtype, model), memory.total_mb * memory_fraction
         raise ValueError(
-            f"{model.name} in {weight_type(dtype, model)} does not fit on {tensor_parallel} x {device.name}: "
-            f"each device needs {memory.fixed_mb:,.0f} MB for weights and workspace and {step_mb:,.0f} MB for a "
-            f"step of {token_budget} tokens, and may use {memory.total_mb * memory_fraction:,.0f} MB ({memory_fraction:g} of "
-            f"{memory.total_mb:,.0f} MB); {advice}"
+            f"{model.name} in {name} does not fit on {tensor_parallel} x {device.name}: each device needs "
+            f"{memory.fixed_mb:,.0f} MB for weights and workspace and {step_mb:,.0f} MB for a step of {token_budget} "
+            f"tokens, and may use {share_mb:,.0f} MB ({memory_fraction:g} of {memory.total_mb:,.0f} MB); {advice}"
         )
     return memory
 
