@@ -15,11 +15,11 @@ from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.leaderboard.strategies import make_strategy
 from batchpilot.runners.options import reporting_mistakes
 from batchpilot.runners.selection import find_tuner_config, parse_limits
-from batchpilot.serving.gateway.completions import TokenCount, count_by_bytes
 from batchpilot.serving.gateway.settings import GatewaySettings
 from batchpilot.serving.interpreter import share_sooner
 from batchpilot.serving.rehearsal import rehearse
 from batchpilot.serving.session.session import TunerSession
+from batchpilot.serving.texts import TokenCount, count_by_bytes
 from batchpilot.tuners import DEFAULT_TUNER
 
 

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
 
 from batchpilot.core import SLO
 from batchpilot.core.slo import SLO_CLASSES
-
-BYTES_PER_TOKEN = 4
-"""Of English text under the tokenizers in use; `--tokenizer` counts instead."""
+from batchpilot.serving.gateway.prompts import choices, prompt_tokens, whole
+from batchpilot.serving.texts import TokenCount
 
 SLO_HEADER = "x-slo-class"
 """Names one of `SLO_CLASSES` for one request."""
@@ -23,20 +21,7 @@ SLO_HEADER = "x-slo-class"
 PRIORITY_HEADER = "x-priority"
 """`high`, `normal` or `low`; the body's `priority`, where a smaller number is more urgent, goes before it."""
 
-_MOST = 2**31
-
 _PRIORITIES = {"high": 0, "normal": 1, "low": 2}
-
-TokenCount = Callable[[str], int]
-
-
-def count_by_bytes(text: str) -> int:
-    """Estimated tokens of a text: a quarter of its bytes, rounded up.
-
-    Args:
-        text: any.
-    """
-    return -(-len(text.encode(errors="surrogatepass")) // BYTES_PER_TOKEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +35,7 @@ class Completion:
         slo: its promise.
         user: who asks, "" for unknown.
         priority: a smaller number is more urgent, 1 for ordinary.
+        choices: texts that will be generated at once, >= 1.
     """
 
     prompt_tokens: int
@@ -58,6 +44,7 @@ class Completion:
     slo: SLO
     user: str = ""
     priority: int = 1
+    choices: int = 1
 
 
 def read_completion(body: bytes, headers: Mapping[str, str], slo: SLO, count: TokenCount) -> Completion | None:
@@ -73,19 +60,20 @@ def read_completion(body: bytes, headers: Mapping[str, str], slo: SLO, count: To
         data = json.loads(body)
         if not isinstance(data, dict) or not ("prompt" in data or "messages" in data):
             return None
-        prompt_tokens = _prompt_tokens(data, count)
+        asked = data.get("max_completion_tokens")
+        most = whole(data.get("max_tokens") if asked is None else asked)
+        priority = whole(data.get("priority"))
+        return Completion(
+            prompt_tokens=max(prompt_tokens(data, count), 1),
+            streams=data.get("stream") is True,
+            max_tokens=most if most is not None and most > 0 else None,
+            slo=SLO_CLASSES.get(headers.get(SLO_HEADER, ""), slo),
+            user=str(data.get("user") or ""),
+            priority=_PRIORITIES.get(headers.get(PRIORITY_HEADER, ""), 1) if priority is None else priority,
+            choices=choices(data),
+        )
     except (ValueError, RecursionError):
         return None
-    most = _whole(data.get("max_completion_tokens", data.get("max_tokens")))
-    priority = _whole(data.get("priority"))
-    return Completion(
-        prompt_tokens=max(prompt_tokens, 1),
-        streams=data.get("stream") is True,
-        max_tokens=most if most is not None and most > 0 else None,
-        slo=SLO_CLASSES.get(headers.get(SLO_HEADER, ""), slo),
-        user=str(data.get("user") or ""),
-        priority=_PRIORITIES.get(headers.get(PRIORITY_HEADER, ""), 1) if priority is None else priority,
-    )
 
 
 def unstreamed_slo(slo: SLO, output_tokens: float) -> SLO:
@@ -96,27 +84,3 @@ def unstreamed_slo(slo: SLO, output_tokens: float) -> SLO:
         output_tokens: expected output.
     """
     return SLO(slo.ttft_ms + slo.tpot_ms * max(output_tokens - 1.0, 0.0), math.inf, slo.name)
-
-
-def _prompt_tokens(data: Mapping[str, Any], count: TokenCount) -> int:
-    prompt = data.get("prompt")
-    if isinstance(prompt, list) and prompt and all(_whole(token) is not None for token in prompt):
-        return len(prompt)
-    return sum(count(text) for text in _texts(prompt)) + sum(count(text) for text in _texts(data.get("messages")))
-
-
-def _texts(value: object) -> list[str]:
-    """Every text in a prompt or in the contents of messages."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list):
-        return [text for part in value for text in _texts(part)]
-    if isinstance(value, dict):
-        return _texts(value.get("content")) + _texts(value.get("text"))
-    return []
-
-
-def _whole(value: object) -> int | None:
-    """The value if it is a whole number, within what a float holds exactly."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return max(min(cast(int, value), _MOST), -_MOST) if whole else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from batchpilot.core import SLO
-from batchpilot.serving.gateway.completions import TokenCount, count_by_bytes
+from batchpilot.serving.texts import TokenCount, count_by_bytes
 
 COMPLETION_PATHS = ("/v1/completions", "/v1/chat/completions")
 """Requests that wait at the gate; everything else goes straight through."""

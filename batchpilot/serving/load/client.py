@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchpilot.core.slo import SLO_CLASSES
-from batchpilot.serving.load.answers import ABORT, REFUSALS, Answered, AnswerReader, refusal, shown
+from batchpilot.serving.answers import SERVED, AnswerReader, refusal, shown
+from batchpilot.serving.load.answers import Answered
 from batchpilot.serving.load.flight import Asked
 from batchpilot.serving.load.http import Address, HttpClient
 from batchpilot.serving.load.responses import HttpError
@@ -212,37 +213,28 @@ class _Listening:
             return self._unserved(refusal(self._status, told), f"{self._status}: {told}")
         if reader.end():
             self._heard()
-        if reader.error is not None:
-            refused = not reader.tokens and str(reader.error_code) in map(str, REFUSALS)
-            return self._unserved("refused_on_arrival" if refused else "failed", reader.error)
-        if reader.finish_reason == ABORT:
-            reason = "failed" if reader.tokens else "refused_on_arrival"
-            return self._unserved(reason, f"aborted by the server after {reader.tokens} tokens")
-        if reader.ended and reader.tokens and not math.isnan(self._first_ms):
-            return self._as("length", self._last_ms)
-        return self._unserved("failed", self._strange(told))
+        reason, detail = reader.judged()
+        return (
+            self._as(SERVED, self._last_ms) if reason == SERVED else self._unserved(reason, self._strange(detail, told))
+        )
 
     def broken(self, error: str) -> Answered:
         """The response ended before its time."""
         if self._status not in (0, 200):
             return self._unserved(refusal(self._status, ""), f"{self._status}, then: {error}")
-        if self._reader.ended and self._reader.tokens and self._reader.error is None and self._streams:
-            return self._as("length", self._last_ms)
-        return self._unserved("failed", error)
+        self._reader.end()
+        served = self._streams and self._reader.judged()[0] == SERVED
+        return self._as(SERVED, self._last_ms) if served else self._unserved("failed", error)
 
     def _heard(self) -> None:
         self._last_ms = self._now_ms()
         if math.isnan(self._first_ms):
             self._first_ms = self._last_ms
 
-    def _strange(self, told: str) -> str:
+    def _strange(self, detail: str, told: str) -> str:
         if self._encoding != "identity":
             return f"the answer is compressed ({self._encoding}) though identity was asked for"
-        if self._reader.tokens:
-            return "the stream ended without [DONE] or a finish reason"
-        if self._reader.ended:
-            return "the answer is empty"
-        return f"the answer is no completion but {self._kind or 'of no type'}: {told}"
+        return detail or f"the answer is no completion but {self._kind or 'of no type'}: {told}"
 
     def _unserved(self, reason: str, detail: str) -> Answered:
         return self._as(reason, self._now_ms(), shown(detail))
@@ -259,6 +251,7 @@ class _Listening:
             reader.counted,
             self._streams,
             reader.prompt_tokens,
+            reader.choices,
         )
 
 

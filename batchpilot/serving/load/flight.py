@@ -189,8 +189,8 @@ class Flight:
         code, generated = np.full(n, _CANCELLED if self._stopped else _UNFINISHED, np.int8), np.zeros(n, np.int64)
         for row, answered in self._answers.items():
             columns[0, row], columns[1, row] = answered.first_ms - due_ms[row], answered.end_ms - due_ms[row]
-            if answered.output_tokens > 1:
-                columns[2, row] = (answered.end_ms - answered.first_ms) / (answered.output_tokens - 1)
+            if (apart := answered.output_tokens / answered.choices - 1.0) > 0:
+                columns[2, row] = (answered.end_ms - answered.first_ms) / apart
             code[row] = FINISH_REASONS.index(answered.reason)
             generated[row] = answered.output_tokens
         ttft, e2e, tpot = columns

@@ -12,13 +12,14 @@ from batchpilot import Limits
 from batchpilot.core import SLO
 from batchpilot.core.limits import DISCIPLINES
 from batchpilot.serving.gateway.answers import AnswerReader
-from batchpilot.serving.gateway.completions import Completion, count_by_bytes, read_completion
+from batchpilot.serving.gateway.completions import Completion, read_completion
 from batchpilot.serving.gateway.gate import Gate
 from batchpilot.serving.gateway.service import ServiceModel
 from batchpilot.serving.gateway.settings import GatewaySettings
 from batchpilot.serving.gateway.steps import StepWatcher
 from batchpilot.serving.gateway.upstream_metrics import read_upstream_metrics
 from batchpilot.serving.gateway.waiting import RefusedError, Ticket
+from batchpilot.serving.texts import count_by_bytes
 
 PROMISE = SLO(1000.0, 50.0)
 

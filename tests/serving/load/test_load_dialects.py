@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scripted_server import DONE, delta, event, loaded, text, usage
 
 from batchpilot.core import SLO
-from batchpilot.serving.load.answers import AnswerReader
+from batchpilot.serving.answers import AnswerReader
 from batchpilot.serving.load.client import Dialect
 from batchpilot.workloads.table import RequestTable
 

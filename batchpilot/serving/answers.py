@@ -1,0 +1,312 @@
+"""What comes back from an OpenAI-compatible server, in the dialects that servers speak, and whether it is an answer.
+
+The gateway and the load test judge by the same rules. Lengths in tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from batchpilot.serving.texts import TokenCount, count_by_bytes
+
+SERVED, REFUSED, REFUSED_BY_GUARD, FAILED = "length", "refused_on_arrival", "refused_by_guard", "failed"
+"""What an answer may turn out to be."""
+
+REFUSALS = (429, 503)
+ABORT = "abort"
+"""How vLLM and SGLang end a request that they gave up."""
+
+_BROKEN_OFF = (ABORT, "error")
+_BUSY = re.compile(r"overload|unavailable|rate.?limit|too.?many.?requests", re.IGNORECASE)
+_NO_ROOM = re.compile(r"context size has been exceeded", re.IGNORECASE)
+"""llama.cpp, status 500, of every active request once the sum of contexts passes what its unified cache holds."""
+
+_TEXTS = ("text", "content", "reasoning_content", "reasoning", "tool_calls", "function_call", "refusal", "audio")
+_SEVERAL, _FEWEST_EVENTS = 2.0, 5
+"""Without a usage, so many times the events in at least so many events: each of them holds several tokens."""
+
+_MOST_TOLD = 300
+
+
+class AnswerReader:
+    """Reads an answer's events, or an answer that came whole.
+
+    An event counts as a token for each choice that says something, or that says nothing and goes on (a token of which
+    no character is complete yet), or as many as `tokens_per_event` says. A `usage` that grows with the events says
+    exactly, and at the end any that can be true; zero, null and stale ones say nothing, and then text is counted where
+    events plainly hold several tokens. Not tokens: an event that only names the role, empty ones before the first
+    text, and an empty one with a finish reason, unless it is `length` and nothing came before.
+
+    Args:
+        streams: whether the answer is server-sent events rather than one JSON document.
+        tokens_per_event: what other answers of this server had, >= 1.
+        count: tokens of a text.
+
+    Attributes:
+        tokens: output tokens so far, of all choices.
+        events: events that said something, one for each choice in them.
+        counted: whether a `usage` said so.
+        prompt_tokens: as the server counted them, None where it does not say.
+        ended: whether the answer said that it is complete: by `[DONE]`, by finish reasons of all choices that spoke, or
+            as a whole document.
+        finish_reason: as the server said it; of several choices one that was broken off, else the last.
+        error: what an error in the answer said.
+    """
+
+    def __init__(self, streams: bool = True, tokens_per_event: float = 1.0, count: TokenCount = count_by_bytes) -> None:
+        self.tokens = self.events = 0
+        self.counted = False
+        self.prompt_tokens: int | None = None
+        self.finish_reason: str | None = None
+        self.error: str | None = None
+        self._busy = self._no_room = False
+        self._streams, self._per_event, self._count = streams, tokens_per_event, count
+        self._unread = self._event = b""
+        self._names_error = self._done = False
+        self._spoke: set[object] = set()
+        self._finished: set[object] = set()
+        self._texts: list[str] = []
+        self._told = self._told_at = 0
+        self._grows = True
+
+    @property
+    def ended(self) -> bool:
+        """See the class."""
+        return self._done or (bool(self._finished) and self._spoke <= self._finished)
+
+    @property
+    def choices(self) -> int:
+        """How many choices spoke, at least 1."""
+        return max(len(self._spoke), 1)
+
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes held until the rest of their event has come."""
+        return len(self._unread) + len(self._event)
+
+    @property
+    def between_events(self) -> bool:
+        """Whether a stream was last heard at the end of a line."""
+        return not self._unread
+
+    def hear(self, data: bytes) -> int:
+        """Read a piece of the answer.
+
+        Args:
+            data: as it came, cut anywhere.
+
+        Returns:
+            Output tokens that it brought, 0 for a usage that only corrects.
+        """
+        if not self._streams:
+            self._unread += data
+            return 0
+        before = self.tokens
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        for line in lines:
+            self._line(line)
+        return self.tokens - before
+
+    def end(self) -> int:
+        """The answer is over: count what it has in all.
+
+        Returns:
+            Output tokens that its last bytes brought.
+        """
+        before = self.tokens
+        rest, self._unread = self._unread, b""
+        if self._streams:
+            self._line(rest)
+            self._line(b"")
+        else:
+            self._document(rest)
+            self._done = self._done or self.events > 0
+        brought = self.tokens - before
+        self._count_all()
+        return brought if self._streams else self.tokens
+
+    def judged(self) -> tuple[str, str]:
+        """What the answer is once it has ended.
+
+        Returns:
+            `SERVED`, `REFUSED` or `FAILED`, and why for people ("" for an answer).
+        """
+        if self.error is not None:
+            busy = self._no_room or (self._busy and not self.events)
+            return (REFUSED if busy else FAILED), self.error
+        if self.finish_reason in _BROKEN_OFF:
+            refused = self.finish_reason == ABORT and not self.events
+            told = f"finish reason {self.finish_reason}: given up by the server after {self.tokens} tokens"
+            return (REFUSED if refused else FAILED), told
+        if self.ended and self.events:
+            return SERVED, ""
+        if self.events:
+            return FAILED, "the stream ended without [DONE] or a finish reason"
+        return FAILED, "the answer is empty" if self.ended else ""
+
+    def _line(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            value = value.strip()
+            if value == b"[DONE]":
+                self._done = True
+                return
+            self._event = self._event + value if self._event else value
+            if value.endswith(b"}") or self._names_error:
+                self._document(self._event)
+        elif not name.strip():
+            if self._names_error and self._event:
+                self._failed(self._event.decode(errors="replace"))
+            self._event, self._names_error = b"", False
+        elif name == b"event":
+            self._names_error = value.strip() == b"error"
+        elif name == b"error":
+            # llama.cpp's own, before it put errors into data.
+            self._failed(parsed(value) or value.decode(errors="replace"))
+
+    def _document(self, text: bytes) -> None:
+        data = parsed(text)
+        if not isinstance(data, dict):
+            return
+        self._event = b""
+        if error := data.get("error"):
+            self._failed(error, data)
+        elif self._names_error or data.get("object") == "error":
+            self._failed(data)
+        choices = data.get("choices")
+        said = sum(self._choice(choice) for choice in choices) if isinstance(choices, list) else 0
+        usage = data.get("usage")
+        told = _whole(usage.get("completion_tokens")) if isinstance(usage, dict) else 0
+        if said:
+            self._hear_tokens(said, told)
+        if told:
+            self._told, self._told_at, self.counted = told, self.events, True
+        if isinstance(usage, dict):
+            self.prompt_tokens = _whole(usage.get("prompt_tokens")) or self.prompt_tokens
+
+    def _hear_tokens(self, said: int, told: int) -> None:
+        """Events have said something, beside a running total or none."""
+        before = self.events
+        self.events += said
+        if told and self._grows and len(self._spoke) == 1:
+            brought = told - self._told
+        else:
+            brought = int(self.events * self._per_event) - int(before * self._per_event)
+        self._grows = told > self._told
+        self.tokens += max(brought, 0)
+
+    def _choice(self, choice: object) -> bool:
+        if not isinstance(choice, dict):
+            return False
+        spoken = choice.get("delta") or choice.get("message") or choice
+        reason, index = choice.get("finish_reason"), choice.get("index", 0)
+        index = index if isinstance(index, int) else 0
+        if reason:
+            self._finished.add(index)
+            if self.finish_reason not in _BROKEN_OFF:
+                self.finish_reason = str(reason.get("type", reason) if isinstance(reason, dict) else reason)
+        if not isinstance(spoken, dict):
+            return False
+        says = False
+        for name in _TEXTS:
+            if value := spoken.get(name):
+                says = True
+                self._texts.append(value if isinstance(value, str) else _said(value))
+        if not says:
+            begun = index in self._spoke
+            goes_on = not reason and "role" not in spoken and any(spoken.get(name) == "" for name in _TEXTS)
+            says = goes_on if begun else reason == "length"
+        if says:
+            self._spoke.add(index)
+        return says
+
+    def _count_all(self) -> None:
+        """The whole number of tokens, once everything has come."""
+        if self._told and self._told_at == self.events and 2 * self._told >= self.events:
+            self.tokens = max(self._told, self.events) if len(self._spoke) > 1 else self._told
+            return
+        self.counted = False
+        self.tokens = max(self.tokens, self._told, self.events)
+        by_text = self._count("".join(self._texts)) if self._texts else 0
+        if not self._streams or (self.events >= _FEWEST_EVENTS and by_text >= _SEVERAL * self.events):
+            self.tokens = max(self.tokens, by_text)
+
+    def _failed(self, error: object, beside: Mapping[str, Any] | None = None) -> None:
+        self._busy, self._no_room = is_busy(error, beside), bool(_NO_ROOM.search(str(error)))
+        if isinstance(error, Mapping):
+            error = error.get("message") or error
+        self.error = str(error)[:_MOST_TOLD]
+
+
+def is_busy(error: object, beside: Mapping[str, Any] | None = None) -> bool:
+    """Whether an error says that the server has too much to do, rather than that something is wrong.
+
+    Args:
+        error: an error object, or what it says.
+        beside: what stands beside it.
+    """
+    told = {**(beside or {}), **(error if isinstance(error, Mapping) else {})}
+    code = str(told.get("code") or told.get("status") or "")
+    if code.startswith("upstream_"):
+        return False
+    kinds = (code, str(told.get("type") or ""), str(told.get("error_type") or ""))
+    return code in map(str, REFUSALS) or any(_BUSY.search(kind) for kind in kinds)
+
+
+def refusal(status: int, told: str) -> str:
+    """What an answer of status 400 or more means: a refusal for now, or a failure.
+
+    Args:
+        status: HTTP status.
+        told: its body, as much of it as is known.
+
+    Returns:
+        `REFUSED`, `REFUSED_BY_GUARD` or `FAILED`.
+    """
+    if status not in REFUSALS:
+        return REFUSED if _NO_ROOM.search(told) and status >= 500 else FAILED
+    data = parsed(told.encode())
+    error = data.get("error") if isinstance(data, dict) else None
+    code = error.get("code") if isinstance(error, dict) else None
+    if isinstance(code, str) and code.startswith("upstream_"):
+        return FAILED
+    return REFUSED_BY_GUARD if REFUSED_BY_GUARD in told else REFUSED
+
+
+def shown(told: str) -> str:
+    """As much of what a server said as a report holds, on one line.
+
+    Args:
+        told: any text.
+    """
+    return " ".join(told.split())[:_MOST_TOLD]
+
+
+def parsed(text: bytes) -> Any:
+    """A JSON value, None for what is none.
+
+    Args:
+        text: any bytes.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _said(value: object) -> str:
+    """The text in calls of tools, or in parts of contents."""
+    said: list[str] = []
+    for part in value if isinstance(value, list) else [value]:
+        function = part.get("function") or part if isinstance(part, dict) else None
+        if isinstance(function, dict):
+            said += [text for name in ("name", "arguments", "text") if isinstance(text := function.get(name), str)]
+    return "".join(said)
+
+
+def _whole(value: object) -> int:
+    """A count that says something: a whole number above zero, else 0."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
