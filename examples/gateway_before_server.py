@@ -6,7 +6,7 @@ Starts these two and then streams, is refused with a reason, and leaves early. N
 package openai.
 
     batchpilot serve --model tiny-llama --port 8000
-    batchpilot gateway --upstream http://127.0.0.1:8000 --limits batch_size=1,max_queued_tokens=0 --port 8001
+    batchpilot gateway --upstream http://127.0.0.1:8000 --limits batch_size=1,max_queued_tokens=1 --port 8001
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
     with (
         command("serve", "--model", "tiny-llama", ready="/ready") as server,
         command(
-            *("gateway", "--upstream", server, "--limits", "batch_size=1,max_queued_tokens=0", "--poll-s", "0.1"),
+            *("gateway", "--upstream", server, "--limits", "batch_size=1,max_queued_tokens=1", "--poll-s", "0.1"),
             ready="/v1/models",
         ) as gateway,
         openai.OpenAI(base_url=f"{gateway}/v1", api_key="none") as client,

@@ -17,6 +17,8 @@ from batchpilot.serving.session.session import TunerSession
 ASKED = {"model": "m", "prompt": "a prompt", "stream": True}
 OK = b"HTTP/1.1 200 OK\r\n"
 STREAM = OK + b"Content-Type: text/event-stream\r\n"
+ANSWER = b'{"choices": [{"text": "a", "finish_reason": "stop"}]}'
+WHOLE = OK + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(ANSWER) + ANSWER
 
 
 @contextmanager

@@ -1,41 +1,61 @@
-"""What a gateway reads in answers while they pass by: output tokens, errors, ends. Lengths in tokens."""
+"""What a gateway reads in answers while they pass by: output tokens, and what became of the request."""
 
 from __future__ import annotations
 
-import json
 import zlib
+from collections.abc import Callable
+
+from batchpilot.serving.answers import FAILED, AnswerReader, refusal
+from batchpilot.serving.texts import count_by_bytes
 
 MOST_READ_BYTES = 2**24
-"""Of an answer that comes whole, or of one event: what is longer passes and is not counted."""
+"""Of an answer that comes whole, or of one event: what is longer passes and is not judged."""
+
+INVALID, UNREAD = "invalid", "unread"
+"""Ends that are no fault of the upstream: a request that cannot be served, an answer that cannot be read here."""
+
+_KEPT_BYTES = 4096
+"""Of an error, to tell what it says."""
 
 _PACKED = (b"gzip", b"x-gzip", b"deflate")
 _ANY_ZLIB = 47
 """`zlib` tells gzip from deflate by itself."""
 
 
-class AnswerReader:
-    """Counts the output tokens of an answer while it passes by.
-
-    An event of a stream with text in it counts as one token for each choice, until a `usage` says exactly. A first
-    event that only names the role is no token.
+class PassingAnswer:
+    """Reads an answer while it passes by.
 
     Args:
-        streams: whether the answer is server-sent events.
-        encoding: its content encoding, empty for none; an answer in one that Python lacks is not counted.
+        status: HTTP status.
+        kind: its content type.
+        encoding: its content encoding, empty for none; an answer in one that Python lacks is not read.
+        tokens_per_event: as in `AnswerReader`.
+        count: tokens of a text.
 
     Attributes:
-        tokens: output tokens so far.
-        ended: whether a stream has said `[DONE]`.
+        reader: what has been read so far.
     """
 
-    def __init__(self, streams: bool, encoding: bytes = b"") -> None:
-        self.tokens = 0
-        self.ended = False
-        self._streams = streams
-        self._unread = bytearray()
+    def __init__(
+        self,
+        status: int,
+        kind: bytes,
+        encoding: bytes = b"",
+        tokens_per_event: float = 1.0,
+        count: Callable[[str], int] = count_by_bytes,
+    ) -> None:
+        streams = kind.partition(b";")[0].strip().lower() != b"application/json"
+        self.reader = AnswerReader(streams, tokens_per_event, count)
+        self._status = status
+        self._error = b""
         encoding = encoding.strip().lower()
         self._unpack = zlib.decompressobj(_ANY_ZLIB) if encoding in _PACKED else None
         self._reads = encoding in (b"", b"identity", *_PACKED)
+
+    @property
+    def plain(self) -> bool:
+        """Whether text may be added to the answer."""
+        return self._reads and self._unpack is None
 
     def hear(self, data: bytes) -> int:
         """Read a piece of the answer.
@@ -48,64 +68,41 @@ class AnswerReader:
         """
         if not self._reads:
             return 0
-        before = self.tokens
-        self._unread += self._unpacked(data)
-        if len(self._unread) > MOST_READ_BYTES:
-            self._reads = False
-        elif self._streams and b"\n" in self._unread:
-            *lines, last = self._unread.split(b"\n")
-            self._unread = last
-            for line in lines:
-                if line.startswith(b"data:"):
-                    self._event(line[5:].strip())
-        return self.tokens - before
+        if self._unpack is not None:
+            data = self._unpacked(data)
+        if self._status != 200:
+            self._error += data[: _KEPT_BYTES - len(self._error)]
+            return 0
+        brought = self.reader.hear(data)
+        self._reads = self.reader.unread_bytes <= MOST_READ_BYTES
+        return brought
 
-    @property
-    def between_events(self) -> bool:
-        """Whether a stream was last heard at the end of a line."""
-        return not self._unread
+    def ended(self, complete: bool = True) -> tuple[str, str]:
+        """The answer is over.
 
-    @property
-    def plain(self) -> bool:
-        """Whether text may be added to the answer."""
-        return self._reads and self._unpack is None
+        Args:
+            complete: whether the connection ended as it should.
 
-    def end(self) -> None:
-        """The answer is complete: read the usage of one that did not stream."""
-        if self._reads and not self._streams:
-            self._event(self._unread)
-            self._unread = bytearray()
+        Returns:
+            What became of the request, one of `batchpilot.serving.answers`, `INVALID` or `UNREAD`, and why.
+        """
+        told = self._error.decode(errors="replace")
+        if self._status >= 400:
+            reason = refusal(self._status, told)
+            invalid = reason == FAILED and self._status < 500 and complete
+            return (INVALID if invalid else reason), f"{self._status}: {told}"
+        if self._status != 200:
+            return FAILED, f"status {self._status} is no answer"
+        if not self._reads:
+            return (UNREAD if complete else FAILED), "an encoding or a length that is not read"
+        self.reader.end()
+        reason, why = self.reader.judged()
+        return reason, why or "the answer is no completion"
 
     def _unpacked(self, data: bytes) -> bytes:
-        if self._unpack is None:
-            return data
+        assert self._unpack is not None
         try:
             return self._unpack.decompress(data)
         except zlib.error:
             self._reads = False
             return b""
-
-    def _event(self, text: bytearray) -> None:
-        if text == b"[DONE]":
-            self.ended = True
-            return
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError):
-            return
-        if not isinstance(data, dict):
-            return
-        usage, choices = data.get("usage"), data.get("choices")
-        if isinstance(choices, list):
-            self.tokens += sum(_says_something(choice) for choice in choices)
-        told = usage.get("completion_tokens") if isinstance(usage, dict) else None
-        if isinstance(told, int):
-            self.tokens = max(told, 0)
-
-
-def _says_something(choice: object) -> bool:
-    if not isinstance(choice, dict):
-        return False
-    delta = choice.get("delta") or choice.get("message")
-    spoken = delta if isinstance(delta, dict) else choice
-    return any(spoken.get(name) for name in ("text", "content", "reasoning_content", "reasoning", "tool_calls"))

@@ -7,7 +7,8 @@ import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 
-from batchpilot.serving.gateway.answers import AnswerReader
+from batchpilot.serving.answers import FAILED
+from batchpilot.serving.gateway.answers import PassingAnswer
 from batchpilot.serving.gateway.asgi import (
     Receive,
     Scope,
@@ -26,7 +27,6 @@ from batchpilot.serving.gateway.upstream import Upstream, end_to_end
 from batchpilot.serving.gateway.waiting import RefusedError, Ticket
 
 RETRY_UPSTREAM_S = 2
-_BUSY = (429, 503)
 
 _HELD_BYTES = 1_000_000
 """Bodies up to this are read before they are passed on, so that a client that leaves later is noticed."""
@@ -109,7 +109,7 @@ class Exchange:
         try:
             answer = await self._upstream.send(scope["method"], target(scope), scope["headers"], body)
         except UpstreamError as failure:
-            self._observer.failed(ticket)
+            self._observer.failed(ticket, failure.reason)
             await tell_failure(send, failure)
             return
         try:
@@ -118,36 +118,36 @@ class Exchange:
             answer.release()
 
     async def _pass_answer(self, ticket: Ticket, answer: Connection, send: Send) -> None:
-        streams = _header(answer, b"content-type").lower().startswith(b"text/event-stream")
-        reader = AnswerReader(streams, _header(answer, b"content-encoding"))
+        kind = _header(answer, b"content-type")
+        passing = PassingAnswer(
+            answer.status,
+            kind,
+            _header(answer, b"content-encoding"),
+            self._observer.tokens_per_event,
+            self._settings.count_tokens,
+        )
+        reader = passing.reader
         await _head(answer, send)
         try:
             while piece := await answer.piece():
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
                 # A step's tokens come all at once: everybody's go out before anybody's are counted.
                 await asyncio.sleep(0)
-                tokens = reader.hear(piece)
+                events = reader.events
+                tokens = passing.hear(piece)
                 if tokens > 0:
-                    self._observer.spoke(ticket, tokens)
+                    self._observer.spoke(ticket, tokens, reader.events - events)
         except UpstreamError as failure:
-            self._observer.failed(ticket)
-            if streams and reader.plain and not reader.ended:
+            said_all = reader.ended
+            outcome, _ = passing.ended(complete=False)
+            self._observer.judged(ticket, outcome if said_all else FAILED, reader, failure.reason)
+            if kind.lower().startswith(b"text/event-stream") and passing.plain and not said_all:
                 await send({"type": "http.response.body", "body": _event(failure, reader.between_events)})
             # Without a last piece the server cuts the connection, which tells the client that something is missing.
             return
-        reader.end()
-        self._count_end(ticket, answer.status, reader.tokens)
+        outcome, why = passing.ended()
+        self._observer.judged(ticket, outcome, reader, why)
         await send({"type": "http.response.body", "body": b""})
-
-    def _count_end(self, ticket: Ticket, status: int, output_tokens: int) -> None:
-        if status in _BUSY:
-            self._observer.refused_upstream(ticket)
-        elif status >= 500:
-            self._observer.failed(ticket)
-        elif status >= 400:
-            self._observer.cancelled(ticket, "invalid")
-        else:
-            self._observer.finished(ticket, output_tokens)
 
     async def _straight(self, scope: Scope, body: bytes | AsyncIterator[bytes], send: Send) -> None:
         try:

@@ -2,20 +2,24 @@
 
 It holds what a gateway can hold of a tuner's limits: the concurrency, the queued tokens, the order, the TTFT guard, and
 the step target as the largest concurrency whose time per token stays within it. A token budget belongs to steps, which
-are the upstream's own.
+are the upstream's own. Nobody waits who can no longer be served in time: each ticket has a timer that looks.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable
 
 from batchpilot.core import Limits
+from batchpilot.serving.gateway.backlog import Backlog
 from batchpilot.serving.gateway.service import ServiceModel
 from batchpilot.serving.gateway.stalls import Stalls
 from batchpilot.serving.gateway.waiting import RefusedError, Ticket, WaitingLine
 
 LONGEST_RETRY_S = 30
+
+SHORTEST_TIMER_MS = 1.0
 
 TRIED_ANEW_MS = 1000.0
 """An upstream that has had nothing to do for so long gets a request whatever is predicted: it may have changed."""
@@ -31,6 +35,7 @@ class Gate:
     Attributes:
         line: who waits.
         inside: who is at the upstream, in order of going.
+        texts: how many they have generated at once: what a batch size counts.
         service: what is predicted of the upstream.
         stalls: when nothing can be learned of it.
     """
@@ -38,11 +43,11 @@ class Gate:
     def __init__(self, limits: Callable[[], Limits], now_ms: Callable[[], float]) -> None:
         self.line = WaitingLine()
         self.inside: dict[Ticket, None] = {}
+        self.texts = 0
         self.service = ServiceModel()
         self.stalls = Stalls()
         self._limits, self._now_ms = limits, now_ms
-        self._uncomputed: dict[Ticket, None] = {}
-        self._uncomputed_tokens = 0
+        self._backlog = Backlog()
         self._gap_ms, self._left_ms = 0.0, math.nan
         self._sent_ms = -math.inf
 
@@ -57,13 +62,11 @@ class Gate:
         """
         limits = self._limits()
         self.line.order_by(limits.discipline or "fcfs")
-        tokens = self.line.tokens + ticket.completion.prompt_tokens
-        must_wait = len(self.line) > 0 or not self._room(limits)
-        if must_wait and limits.max_queued_tokens is not None and tokens > limits.max_queued_tokens:
-            reason = f"{tokens} prompt tokens would be waiting; {limits.max_queued_tokens} may"
-            raise RefusedError("refused_on_arrival", reason, self.retry_after_s())
+        if limits.max_queued_tokens is not None:
+            self._check_queue(ticket, limits, limits.max_queued_tokens)
         self.line.add(ticket)
         self.move()
+        self._look_later(ticket, limits)
         refused = await ticket.turn
         if refused is not None:
             raise refused
@@ -74,11 +77,12 @@ class Gate:
         Args:
             ticket: any ticket, once or again.
         """
-        self.line.remove(ticket)
+        self._leave_line(ticket)
         if ticket in self.inside:
-            self.service.hear_crowd(len(self.inside))
+            self.service.hear_crowd(self.texts)
             del self.inside[ticket]
-            self._computed(ticket)
+            self.texts -= ticket.completion.choices
+            self._backlog.computed(ticket)
             self._count_departure()
         self.move()
 
@@ -91,36 +95,38 @@ class Gate:
         """
         if ticket.first_ms is None:
             ticket.first_ms = self._now_ms()
-            self._computed(ticket)
+            self._backlog.computed(ticket)
             if ticket.completion.streams and self.stalls.awake_since(ticket.sent_ms, ticket.first_ms):
                 self.service.hear_first_token(ticket.ahead_tokens, ticket.first_ms - ticket.sent_ms)
         ticket.spoken_tokens += tokens
-        ticket.crowd += tokens * len(self.inside)
+        ticket.crowd += tokens * self.texts
 
-    def hear_answer(self, ticket: Ticket, output_tokens: int) -> None:
+    def hear_answer(self, ticket: Ticket, output_tokens: int, texts: int = 1) -> None:
         """A request has said everything.
 
         Args:
             ticket: its ticket.
             output_tokens: what it said.
+            texts: in how many texts.
         """
-        self.line.hear_output(output_tokens)
+        each = output_tokens / texts
+        self.line.hear_output(each)
         now_ms, first_ms = self._now_ms(), ticket.first_ms
-        if first_ms is None or output_tokens < 2 or not ticket.completion.streams:
+        if first_ms is None or each < 2.0 or not ticket.completion.streams:
             return
         if self.stalls.awake_since(first_ms, now_ms):
-            self.service.hear_answer(ticket.crowd / ticket.spoken_tokens, (now_ms - first_ms) / (output_tokens - 1))
+            self.service.hear_answer(ticket.crowd / ticket.spoken_tokens, (now_ms - first_ms) / (each - 1.0))
 
     def move(self) -> None:
         """Let go whoever may, and tell those no who can no longer be served in time."""
         limits = self._limits()
         self.line.order_by(limits.discipline or "fcfs")
-        while (ticket := self.line.next()) is not None and self._room(limits):
+        while (ticket := self.line.next()) is not None and self._room(ticket, limits):
             if not self._turned_away(ticket, limits):
                 self._send(ticket)
 
     def sweep(self) -> None:
-        """As `move`; those who wait without a chance are told no before their turn comes. Also the heartbeat."""
+        """As `move`; those who wait without a chance are told no: limits and predictions change. Also the heartbeat."""
         self.stalls.beat(self._now_ms())
         limits = self._limits()
         for ticket in self.line:
@@ -133,31 +139,45 @@ class Gate:
         Args:
             prompt_tokens: its prompt.
         """
-        return self.service.first_token_ms(self._uncomputed_tokens + prompt_tokens)
+        return self.service.first_token_ms(self._backlog.tokens(self._now_ms()) + prompt_tokens)
+
+    @property
+    def queued_tokens(self) -> int:
+        """Prompt tokens, waiting and at the upstream, of requests that have no first token yet."""
+        return self.line.tokens + self._backlog.tokens(self._now_ms())
 
     def retry_after_s(self) -> int:
         """When those who wait now will have gone, in whole seconds."""
         return min(max(math.ceil(len(self.line) * self._gap_ms / 1000.0), 1), LONGEST_RETRY_S)
 
-    def _room(self, limits: Limits) -> bool:
-        inside = len(self.inside)
-        if inside >= limits.batch_size:
+    def _check_queue(self, ticket: Ticket, limits: Limits, most: int) -> None:
+        """Admit while the prompts of others are below the limit, as vLLM does.
+
+        A prompt beyond the whole limit does not wait: behind it nobody else could.
+        """
+        queued, own = self.queued_tokens, ticket.completion.prompt_tokens
+        must_wait = len(self.line) > 0 or not self._room(ticket, limits)
+        if queued >= most or (must_wait and own > most):
+            reason = (
+                f"{queued} prompt tokens are queued, {own} would be added; requests come in while it is below {most}"
+            )
+            raise RefusedError("refused_on_arrival", reason, self.retry_after_s())
+
+    def _room(self, ticket: Ticket, limits: Limits) -> bool:
+        if not self.inside:
+            return True
+        texts = self.texts + ticket.completion.choices
+        if texts > limits.batch_size:
             return False
-        return limits.step_target_ms is None or self.service.keeps_pace(inside + 1, limits.step_target_ms)
+        return limits.step_target_ms is None or self.service.keeps_pace(texts, limits.step_target_ms)
 
     def _turned_away(self, ticket: Ticket, limits: Limits) -> bool:
         if limits.ttft_guard is None:
             return False
-        asked = ticket.completion
-        now_ms = self._now_ms()
-        waited_ms = now_ms - ticket.arrived_ms
-        needs_ms = self.predicted_ttft_ms(asked.prompt_tokens)
-        if math.isnan(needs_ms) or (not self.inside and now_ms - self._sent_ms >= TRIED_ANEW_MS):
-            needs_ms = 0.0
-        allowed_ms = limits.ttft_guard * asked.slo.ttft_ms
+        waited_ms, needs_ms, allowed_ms = self._prospects(ticket, limits.ttft_guard)
         if waited_ms + needs_ms <= allowed_ms:
             return False
-        self.line.remove(ticket)
+        self._leave_line(ticket)
         reason = (
             f"waited {waited_ms:.0f} ms and would need {needs_ms:.0f} ms more to its first token; "
             f"{allowed_ms:.0f} ms are allowed"
@@ -166,20 +186,46 @@ class Gate:
             ticket.turn.set_result(RefusedError("refused_by_guard", reason, self.retry_after_s()))
         return True
 
-    def _send(self, ticket: Ticket) -> None:
+    def _prospects(self, ticket: Ticket, guard: float) -> tuple[float, float, float]:
+        """How long a ticket has waited, would need once it went, and may take."""
+        now_ms, asked = self._now_ms(), ticket.completion
+        needs_ms = self.predicted_ttft_ms(asked.prompt_tokens)
+        if math.isnan(needs_ms) or (not self.inside and now_ms - self._sent_ms >= TRIED_ANEW_MS):
+            needs_ms = 0.0
+        return now_ms - ticket.arrived_ms, needs_ms, guard * asked.slo.ttft_ms
+
+    def _look_later(self, ticket: Ticket, limits: Limits) -> None:
+        """Look again when a ticket that waits will have become hopeless, as far as is known now."""
+        if limits.ttft_guard is None or not self.line.holds(ticket):
+            return
+        waited_ms, needs_ms, allowed_ms = self._prospects(ticket, limits.ttft_guard)
+        left_ms = max(allowed_ms - waited_ms - needs_ms, SHORTEST_TIMER_MS)
+        if math.isfinite(left_ms):
+            ticket.timer = asyncio.get_running_loop().call_later(left_ms / 1000.0, self._look, ticket)
+
+    def _look(self, ticket: Ticket) -> None:
+        limits = self._limits()
+        if self.line.holds(ticket) and not self._turned_away(ticket, limits):
+            self._look_later(ticket, limits)
+
+    def _leave_line(self, ticket: Ticket) -> None:
         self.line.remove(ticket)
+        if ticket.timer is not None:
+            ticket.timer.cancel()
+            ticket.timer = None
+
+    def _send(self, ticket: Ticket) -> None:
+        self._leave_line(ticket)
         if ticket.turn.done():
             return
-        self.inside[ticket] = self._uncomputed[ticket] = None
-        self._uncomputed_tokens += ticket.completion.prompt_tokens
-        ticket.sent_ms = self._sent_ms = self._now_ms()
-        ticket.ahead_tokens = self._uncomputed_tokens
+        asked, now_ms = ticket.completion, self._now_ms()
+        self.inside[ticket] = None
+        self.texts += asked.choices
+        ticket.sent_ms = self._sent_ms = now_ms
+        ticket.ahead_tokens = self._backlog.tokens(now_ms) + asked.prompt_tokens
+        unseen_ms = 0.0 if asked.streams else self.service.first_token_ms(ticket.ahead_tokens)
+        self._backlog.add(ticket, math.inf if asked.streams else now_ms + unseen_ms)
         ticket.turn.set_result(None)
-
-    def _computed(self, ticket: Ticket) -> None:
-        if ticket in self._uncomputed:
-            del self._uncomputed[ticket]
-            self._uncomputed_tokens -= ticket.completion.prompt_tokens
 
     def _count_departure(self) -> None:
         now_ms = self._now_ms()

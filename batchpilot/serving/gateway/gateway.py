@@ -79,11 +79,14 @@ class Gateway:
             "requests_of_others": self._requests_of_others,
             "running": len(gate.inside),
             "waiting": len(gate.line),
-            "queued_tokens": gate.line.tokens,
+            "queued_tokens": gate.queued_tokens,
             "limits_not_held": [name for name in NOT_HELD if getattr(self._session.limits(), name) is not None],
             "predicted_ttft_s": gate.predicted_ttft_ms(1) / 1000.0,
-            "predicted_tpot_ms": gate.service.token_ms(len(gate.inside) + 1),
+            "predicted_tpot_ms": gate.service.token_ms(gate.texts + 1),
             "ended": dict(self._observer.ended),
+            "kept_promises": self._observer.figures.kept_promises,
+            **self._observer.figures.percentiles(),
+            "last_fault": self._observer.last_fault,
             "output_tokens": self._observer.output_tokens,
         }
 
@@ -162,7 +165,7 @@ class Gateway:
         known = reading is not None and not math.isnan(reading.kv_used_fraction)
         self._observer.kv_used_fraction = reading.kv_used_fraction if reading is not None and known else None
         there = reading.running + reading.waiting if reading is not None else 0
-        self._others.append(max(there - len(self._gate.inside), 0))
+        self._others.append(max(there - self._gate.texts, 0))
 
 
 def _plain(value: Any) -> Any:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
+from batchpilot.core import SLO
+from batchpilot.serving.answers import FAILED, SERVED, AnswerReader
+from batchpilot.serving.gateway.answers import INVALID, UNREAD
 from batchpilot.serving.gateway.completions import Completion, unstreamed_slo
+from batchpilot.serving.gateway.figures import Figures
 from batchpilot.serving.gateway.gate import Gate
 from batchpilot.serving.gateway.steps import SeenStep, StepWatcher
 from batchpilot.serving.gateway.waiting import Ticket
 from batchpilot.serving.session.session import TunerSession
+
+_SEVERAL, _FEWEST_EVENTS, _REMEMBERED = 1.2, 20.0, 2000.0
+"""Events hold several tokens when answers had so many for each of so many events, the last ones counting most."""
 
 
 class Observer:
@@ -20,16 +28,27 @@ class Observer:
 
     Attributes:
         ended: requests by how they ended.
+        figures: how long they took.
+        last_fault: why the last one failed.
         output_tokens: of all requests.
         kv_used_fraction: as the upstream last said, None where it does not.
     """
 
     def __init__(self, session: TunerSession, gate: Gate) -> None:
         self.ended: Counter[str] = Counter()
+        self.figures = Figures()
+        self.last_fault: str | None = None
         self.output_tokens = 0
         self.kv_used_fraction: float | None = None
         self._session, self._gate = session, gate
         self._steps = StepWatcher()
+        self._events = self._event_tokens = 0.0
+
+    @property
+    def tokens_per_event(self) -> float:
+        """Output tokens in an event of a stream, by what answers had in all; 1 unless they plainly held several."""
+        several = self._events >= _FEWEST_EVENTS and self._event_tokens >= _SEVERAL * self._events
+        return self._event_tokens / self._events if several else 1.0
 
     def arrived(self, ticket: Ticket) -> None:
         """A request has come.
@@ -38,7 +57,7 @@ class Observer:
             ticket: its ticket.
         """
         asked = ticket.completion
-        slo = asked.slo if asked.streams else unstreamed_slo(asked.slo, self._expected_output(asked))
+        slo = self._promise(asked)
         self._session.on_arrival(
             ticket.number, asked.prompt_tokens, ttft_target_ms=slo.ttft_ms, tpot_target_ms=slo.tpot_ms
         )
@@ -50,61 +69,67 @@ class Observer:
             ticket: its ticket.
         """
         self._session.on_start(ticket.number)
-        self._steps.sent(ticket.number, ticket.completion.prompt_tokens, self._session.now_ms)
+        asked = ticket.completion
+        self._steps.sent(
+            ticket.number, asked.prompt_tokens, self._session.now_ms, texts=asked.choices, streams=asked.streams
+        )
 
-    def spoke(self, ticket: Ticket, tokens: int) -> None:
+    def spoke(self, ticket: Ticket, tokens: int, events: int = 1) -> None:
         """Tokens have come.
 
         Args:
             ticket: whose.
             tokens: how many, >= 1.
+            events: in how many parts.
         """
         first = ticket.first_ms is None
-        step = self._steps.spoke(ticket.number, tokens, first=first, now_ms=self._session.now_ms)
+        step = self._steps.spoke(ticket.number, tokens, first=first, now_ms=self._session.now_ms, events=events)
         if step is not None:
             self._tell(step)
         self.output_tokens += tokens
         self._session.on_tokens(ticket.number, tokens)
         self._gate.hear_tokens(ticket, tokens)
 
-    def finished(self, ticket: Ticket, output_tokens: int) -> None:
-        """A request has said everything.
+    def judged(self, ticket: Ticket, outcome: str, reader: AnswerReader, why: str = "") -> None:
+        """An answer has ended and been judged.
 
         Args:
-            ticket: which.
-            output_tokens: what it said in all.
+            ticket: whose.
+            outcome: as `PassingAnswer.ended` says.
+            reader: what it said.
+            why: for people.
         """
-        if self._ends(ticket, "finished"):
-            self.output_tokens += max(output_tokens - ticket.spoken_tokens, 0)
-            self._gate.hear_answer(ticket, output_tokens)
-            self._session.on_finish(ticket.number, output_tokens)
+        if outcome == SERVED:
+            self._finished(ticket, reader)
+        elif outcome in (INVALID, UNREAD):
+            self.cancelled(ticket, outcome)
+        elif outcome == FAILED:
+            self.failed(ticket, why)
+        else:
+            self.refused(ticket, "refused_on_arrival", "refused_upstream")
 
-    def refused(self, ticket: Ticket, code: str) -> None:
-        """A request was told no at the gate.
+    def refused(self, ticket: Ticket, code: str, where: str | None = None) -> None:
+        """A request was told no.
 
         Args:
             ticket: which.
             code: `refused_on_arrival` or `refused_by_guard`.
+            where: what it is counted as, None for the code: `refused_upstream` where it was not the gate.
         """
-        if self._ends(ticket, code):
+        if self._ends(ticket, where or code):
+            self.figures.refused(self._session.now_ms - ticket.arrived_ms)
             self._session.on_reject(ticket.number, code)
 
-    def refused_upstream(self, ticket: Ticket) -> None:
-        """The upstream told a request to come again later.
-
-        Args:
-            ticket: which.
-        """
-        if self._ends(ticket, "refused_upstream"):
-            self._session.on_reject(ticket.number, "refused_on_arrival")
-
-    def failed(self, ticket: Ticket) -> None:
+    def failed(self, ticket: Ticket, why: str) -> None:
         """The upstream failed a request.
 
         Args:
             ticket: which.
+            why: for people.
         """
         if self._ends(ticket, "failed"):
+            self.last_fault = why
+            self.figures.failed(self._session.now_ms - ticket.arrived_ms)
             self._session.on_failure(ticket.number)
 
     def cancelled(self, ticket: Ticket, how: str = "cancelled") -> None:
@@ -112,10 +137,28 @@ class Observer:
 
         Args:
             ticket: which; one that has ended already is not counted again.
-            how: `cancelled` or `invalid`.
+            how: `cancelled`, `INVALID` or `UNREAD`.
         """
         if self._ends(ticket, how):
             self._session.on_cancel(ticket.number)
+
+    def _finished(self, ticket: Ticket, reader: AnswerReader) -> None:
+        if not self._ends(ticket, "finished"):
+            return
+        now_ms, tokens, texts = self._session.now_ms, reader.tokens, reader.choices
+        self.output_tokens += max(tokens - ticket.spoken_tokens, 0)
+        if ticket.first_ms is not None:
+            faded = math.exp(-reader.events / _REMEMBERED)
+            self._events = self._events * faded + reader.events
+            self._event_tokens = self._event_tokens * faded + tokens
+        self._gate.hear_answer(ticket, tokens, texts)
+        self._session.on_finish(ticket.number, tokens, texts=texts)
+        slo = self._promise(ticket.completion)
+        first_ms = now_ms if ticket.first_ms is None else ticket.first_ms
+        ttft_ms, apart = first_ms - ticket.arrived_ms, tokens / texts - 1.0
+        tpot_ms = (now_ms - first_ms) / apart if apart > 0.0 and ticket.first_ms is not None else math.nan
+        kept = ttft_ms <= slo.ttft_ms and not tpot_ms > slo.tpot_ms
+        self.figures.served(ttft_ms, tpot_ms, now_ms - ticket.arrived_ms, kept=kept)
 
     def _ends(self, ticket: Ticket, how: str) -> bool:
         """Count an end once; whether this is the first."""
@@ -141,6 +184,6 @@ class Observer:
             kv_used_fraction=self.kv_used_fraction,
         )
 
-    def _expected_output(self, asked: Completion) -> float:
+    def _promise(self, asked: Completion) -> SLO:
         usual = self._gate.line.usual_output_tokens
-        return float(asked.max_tokens or usual)
+        return asked.slo if asked.streams else unstreamed_slo(asked.slo, float(asked.max_tokens or usual))

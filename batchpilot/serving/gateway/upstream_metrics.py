@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 NAMES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -16,6 +19,11 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
         "waiting": ("sglang:num_queue_reqs",),
         "kv_used_fraction": ("sglang:token_usage",),
     },
+    "llama.cpp": {
+        "running": ("llamacpp:requests_processing",),
+        "waiting": ("llamacpp:requests_deferred",),
+        "kv_used_fraction": ("llamacpp:kv_cache_usage_ratio",),
+    },
     "batchpilot": {
         "running": ("batchpilot:num_requests_running",),
         "waiting": ("batchpilot:num_requests_waiting",),
@@ -23,6 +31,19 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 """Names of each server's gauges; of several the first that is there. vLLM renamed its KV gauge with its V1 engine."""
+
+
+_RANK = re.compile(r"(?!.*dp_rank$).*rank$")
+"""Labels that tell the parts of one engine apart, each of which tells what the whole engine runs: SGLang's `tp_rank`,
+`pp_rank`, `moe_ep_rank`. Data-parallel ones (`dp_rank`, vLLM's `engine`) are engines of their own."""
+
+_SHARE = "priority"
+"""SGLang tells its requests in all under an empty `priority`, and those of each priority beside it."""
+
+_SAMPLE = re.compile(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)")
+_LABEL = re.compile(r'(\w+)\s*=\s*"((?:[^"\\]|\\.)*)"')
+
+Labels = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +64,10 @@ class UpstreamMetrics:
 
 
 def read_upstream_metrics(text: str) -> UpstreamMetrics | None:
-    """Read a page in Prometheus' text format; values of several engines or models are added, KV shares averaged.
+    """Read a page in Prometheus' text format.
+
+    Values of several engines or models are added, KV shares averaged; of what the ranks of one engine say the largest
+    counts.
 
     Args:
         text: the page.
@@ -51,27 +75,38 @@ def read_upstream_metrics(text: str) -> UpstreamMetrics | None:
     Returns:
         The reading, None when it is no server whose names are known.
     """
-    values: dict[str, list[float]] = {}
-    wanted = {name for names in NAMES.values() for known in names.values() for name in known}
+    values: dict[str, list[tuple[Labels, float]]] = {}
+    wanted = tuple(name for names in NAMES.values() for known in names.values() for name in known)
     for line in text.splitlines():
-        name, _, rest = line.partition("{") if "{" in line else line.partition(" ")
-        if name in wanted:
-            values.setdefault(name, []).append(_number(rest.rpartition("}")[2] if "{" in line else rest))
+        sample = _SAMPLE.match(line) if line.startswith(wanted) else None
+        if sample is not None and sample[1] in wanted:
+            values.setdefault(sample[1], []).append((dict(_LABEL.findall(sample[2] or "")), _number(sample[3])))
     for server, names in NAMES.items():
         running, waiting, kv = (
-            next((values[name] for name in names[key] if name in values), None)
+            next((_of_engines(values[name]) for name in names[key] if name in values), [])
             for key in ("running", "waiting", "kv_used_fraction")
         )
-        if running is not None and all(math.isfinite(value) for value in running):
-            waits = [value for value in waiting or () if math.isfinite(value)]
-            used = sum(kv) / len(kv) if kv else math.nan
-            return UpstreamMetrics(server, int(sum(running)), int(sum(waits)), used)
+        if running:
+            return UpstreamMetrics(server, int(sum(running)), int(sum(waiting)), sum(kv) / len(kv) if kv else math.nan)
     return None
 
 
+def _of_engines(samples: Iterable[tuple[Labels, float]]) -> list[float]:
+    """One value for each engine."""
+    by_series: dict[tuple[tuple[str, str], ...], float] = {}
+    for labels, value in samples:
+        if math.isfinite(value):
+            series = tuple(sorted(label for label in labels.items() if not _RANK.match(label[0])))
+            by_series[series] = max(value, by_series.get(series, value))
+    parts: dict[tuple[tuple[str, str], ...], dict[str, float]] = defaultdict(dict)
+    for series, value in by_series.items():
+        engine = tuple(label for label in series if label[0] != _SHARE)
+        parts[engine][dict(series).get(_SHARE, "")] = value
+    return [told[""] if "" in told else sum(told.values()) for told in parts.values()]
+
+
 def _number(text: str) -> float:
-    parts = text.split()
     try:
-        return float(parts[0])
-    except (IndexError, ValueError):
+        return float(text)
+    except ValueError:
         return math.nan

@@ -43,6 +43,7 @@ class Ticket:
         spoken_tokens: output tokens that were seen to come.
         crowd: requests at the upstream, summed over those tokens.
         ended: whether its end has been counted.
+        timer: looks whether it has become hopeless, while it waits.
     """
 
     number: int
@@ -55,6 +56,7 @@ class Ticket:
     spoken_tokens: int = 0
     crowd: int = 0
     ended: bool = False
+    timer: asyncio.TimerHandle | None = None
 
 
 class WaitingLine:
@@ -79,6 +81,14 @@ class WaitingLine:
 
     def __iter__(self) -> Iterator[Ticket]:
         return iter(list(self._inside))
+
+    def holds(self, ticket: Ticket) -> bool:
+        """Whether a ticket waits.
+
+        Args:
+            ticket: any.
+        """
+        return ticket in self._inside
 
     def order_by(self, discipline: str) -> None:
         """Another discipline from now on; those who wait are put in its order.
@@ -127,7 +137,7 @@ class WaitingLine:
             self._virtual = max(self._virtual, self._heap[0][0])
         return self._heap[0][2]
 
-    def hear_output(self, tokens: int) -> None:
+    def hear_output(self, tokens: float) -> None:
         """The length of an output, for the disciplines that guess it where a request does not say.
 
         Args:

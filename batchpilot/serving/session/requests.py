@@ -56,17 +56,15 @@ class Tracked:
         """What is left of its prompt before its first token, as far as told."""
         return 0 if self.generated_tokens else max(self.prompt_tokens - self.computed_tokens, 0)
 
-    def tpot_ms(self, last_token_ms: float) -> float:
-        """Mean time per output token after the first; NaN with fewer than two.
+    def tpot_ms(self, last_token_ms: float, texts: int = 1) -> float:
+        """Mean time per output token of each text after its first; NaN with fewer than two.
 
         Args:
             last_token_ms: time of its last token.
+            texts: how many were generated at once.
         """
-        return (
-            (last_token_ms - self.first_token_ms) / (self.generated_tokens - 1)
-            if self.generated_tokens > 1
-            else math.nan
-        )
+        apart = self.generated_tokens / texts - 1.0
+        return (last_token_ms - self.first_token_ms) / apart if apart > 0.0 else math.nan
 
 
 class InFlight:

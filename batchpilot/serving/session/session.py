@@ -207,16 +207,17 @@ class TunerSession:
             self._event()
             self._recorder.preempt(request)
 
-    def on_finish(self, request: Hashable, output_tokens: int | None = None) -> None:
+    def on_finish(self, request: Hashable, output_tokens: int | None = None, *, texts: int = 1) -> None:
         """A request has said everything.
 
         Args:
             request: its id.
             output_tokens: length of its output; tokens that were not told one by one count now. None for what was told.
+            texts: how many texts it is, generated at once, so that the time per token is that of each.
         """
         with self._lock:
             now_ms = self._event()
-            self._recorder.finish(now_ms, request, output_tokens)
+            self._recorder.finish(now_ms, request, output_tokens, texts)
             self._place_free(now_ms)
 
     def on_reject(self, request: Hashable, reason: str = "refused_on_arrival") -> None:

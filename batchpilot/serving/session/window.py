@@ -152,13 +152,14 @@ class WindowRecorder:
             self.now.recomputed_tokens += tracked.computed_tokens
             tracked.computed_tokens = 0
 
-    def finish(self, now_ms: float, request: Hashable, output_tokens: int | None) -> None:
+    def finish(self, now_ms: float, request: Hashable, output_tokens: int | None, texts: int = 1) -> None:
         """A request has said everything.
 
         Args:
             now_ms: when.
             request: its id.
             output_tokens: its output; what was not told token by token counts now. None for what was told.
+            texts: how many texts it is, generated at once.
         """
         tracked = self.requests.get(request)
         if tracked is not None and output_tokens is not None and output_tokens > tracked.generated_tokens:
@@ -166,12 +167,12 @@ class WindowRecorder:
         tracked = self._known(self.requests.leave(request))
         if tracked is None:
             return
-        counts, tpot_ms = self.now, tracked.tpot_ms(now_ms)
+        counts, tpot_ms = self.now, tracked.tpot_ms(now_ms, texts)
         counts.completions += 1
         if not math.isnan(tpot_ms):
             counts.tpot_ms.append(tpot_ms)
-        late = tracked.first_token_ms - tracked.arrival_ms > tracked.ttft_target_ms or tpot_ms > tracked.tpot_target_ms
-        if not late:
+        in_time = tracked.first_token_ms - tracked.arrival_ms <= tracked.ttft_target_ms
+        if in_time and not tpot_ms > tracked.tpot_target_ms:
             counts.slo_met += 1
             counts.slo_met_tokens += tracked.generated_tokens
         if self.keeps_details:

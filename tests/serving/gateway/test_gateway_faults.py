@@ -12,9 +12,10 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("httptools")
 pytest.importorskip("uvicorn")
 
-from gateway_scripts import OK, STREAM, before, chunked, post, saying, status  # noqa: E402
+from gateway_scripts import STREAM, WHOLE, before, chunked, post, saying, status  # noqa: E402
 from gateway_servers import wait_until  # noqa: E402
 
+DONE = b"data: [DONE]\n\n"
 TOKEN = b'data: {"choices":[{"text":"a"}]}\n\n'
 BEGUN = STREAM + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(TOKEN)[:-5]
 
@@ -56,11 +57,11 @@ def test_a_slow_upstream_is_no_silent_one():
         for _ in range(6):
             time.sleep(0.1)
             connection.sendall(chunked(TOKEN)[:-5])
-        connection.sendall(b"0\r\n\r\n")
+        connection.sendall(chunked(DONE))
         return True
 
     with before(script, silence_timeout_s=0.4) as gateway:
-        assert post(gateway).content == 7 * TOKEN
+        assert post(gateway).content == 7 * TOKEN + DONE
         assert status(gateway)["ended"] == {"finished": 1}
 
 
@@ -82,7 +83,7 @@ def test_a_kept_connection_that_the_upstream_has_closed_is_not_used_again():
 
     def script(connection, request):
         used.append(connection.fileno())
-        connection.sendall(OK + b"Content-Length: 2\r\n\r\n{}")
+        connection.sendall(WHOLE)
         return False
 
     with before(script) as gateway:
@@ -97,7 +98,7 @@ def test_connections_are_used_again():
 
     def script(connection, request):
         connections.add(connection)
-        connection.sendall(OK + b"Content-Length: 2\r\n\r\n{}")
+        connection.sendall(WHOLE)
         return True
 
     with before(script) as gateway:

@@ -154,7 +154,7 @@ def test_every_refusal_is_a_503_with_a_reason_and_none_is_lost():
     assert len(refused) + sum(answer.status_code == 200 for answer in answers) == 30
     for answer in refused:
         assert answer.json()["error"]["code"] == "refused_on_arrival"
-        assert "prompt tokens would be waiting" in answer.json()["error"]["message"]
+        assert "prompt tokens are queued" in answer.json()["error"]["message"]
         assert int(answer.headers["retry-after"]) >= 1
     assert ended == {"finished": 30 - len(refused), "refused_on_arrival": len(refused)}
 
@@ -320,7 +320,7 @@ def test_a_body_beyond_the_bound_is_refused():
 
 def test_the_openai_client_chats_streams_and_hears_refusals():
     openai = pytest.importorskip("openai")
-    with both(StaticTuner(Limits(1, max_queued_tokens=0))) as (_, _, gateway):
+    with both(StaticTuner(Limits(1, max_queued_tokens=1))) as (_, _, gateway):
         client = openai.OpenAI(base_url=f"{gateway}/v1", api_key="none", max_retries=0)
         said = [{"role": "user", "content": "hello"}]
         whole = client.chat.completions.create(model="steps", messages=said, max_tokens=3)

@@ -10,7 +10,7 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("httptools")
 pytest.importorskip("uvicorn")
 
-from gateway_scripts import ASKED, OK, STREAM, before, chunked, exchanged, post, saying, status  # noqa: E402
+from gateway_scripts import ASKED, OK, STREAM, WHOLE, before, chunked, exchanged, post, saying, status  # noqa: E402
 from gateway_servers import serving, wait_until  # noqa: E402
 
 from batchpilot import Limits  # noqa: E402
@@ -50,7 +50,7 @@ def test_every_method_passes(method, path):
 )
 def test_dialects_of_events_pass_byte_for_byte_and_are_counted(events):
     if b"delta" in events[-1]:
-        events = [*events, b':{"content":"b"}}]}\n\ndata: {"choices":[],"usage":null}\n\n']
+        events = [*events, b':{"content":"b"}}]}\n\ndata: {"choices":[],"usage":null}\n\ndata: [DONE]\n\n']
     script, _ = saying(STREAM + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(*events))
     with before(script) as gateway:
         assert post(gateway).content == b"".join(events)
@@ -61,7 +61,7 @@ def test_dialects_of_events_pass_byte_for_byte_and_are_counted(events):
 def test_usage_asked_for_by_stream_options_counts():
     events = [
         b'data: {"choices":[{"text":"a"}],"usage":null}\n\n',
-        b'data: {"choices":[],"usage":{"completion_tokens":7}}\n\n',
+        b'data: {"choices":[],"usage":{"completion_tokens":7}}\n\ndata: [DONE]\n\n',
     ]
     script, heard = saying(STREAM + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(*events))
     asked = ASKED | {"stream_options": {"include_usage": True}}
@@ -81,7 +81,10 @@ def test_packed_answers_pass_as_they_are(encoding):
         with client.stream("POST", f"{gateway}/v1/completions", json=ASKED) as answer:
             assert b"".join(answer.iter_raw()) == packed
             assert answer.headers["content-encoding"] == encoding
-        assert status(gateway)["output_tokens"] == (3 if encoding == "gzip" else 0)
+        told = status(gateway)
+    assert (told["ended"], told["output_tokens"]) == (
+        ({"finished": 1}, 3) if encoding == "gzip" else ({"unread": 1}, 0)
+    )
 
 
 def test_an_answer_that_ends_with_its_connection_is_complete():
@@ -100,7 +103,7 @@ def test_heads_that_only_announce_are_left_out():
 
 
 def test_bodies_in_chunks_go_through_and_past_the_gate():
-    script, heard = saying(OK + b"Content-Length: 2\r\n\r\n{}")
+    script, heard = saying(WHOLE)
     body = json.dumps(ASKED).encode()
     with before(script) as gateway:
         assert post(gateway, json=None, content=iter([body[:5], body[5:]])).status_code == 200
