@@ -1,0 +1,143 @@
+"""What is an answer, and how many tokens it has: the judgement that gateway and load test share."""
+
+import json
+
+import pytest
+
+from batchpilot.serving.answers import FAILED, REFUSED, SERVED, AnswerReader, refusal
+
+DONE = b"data: [DONE]\n\n"
+
+
+def event(data):
+    return b"data: " + json.dumps(data).encode() + b"\n\n"
+
+
+def said(text, usage="missing", index=0, finish=None):
+    data = {"choices": [{"index": index, "delta": {"content": text}, "finish_reason": finish}]}
+    return event(data if usage == "missing" else data | {"usage": usage})
+
+
+def used(tokens):
+    return {"prompt_tokens": 9, "completion_tokens": tokens, "total_tokens": 9 + tokens}
+
+
+def read(*pieces, streams=True, **options):
+    reader = AnswerReader(streams, **options)
+    brought = [reader.hear(piece) for piece in pieces]
+    reader.end()
+    return reader, brought
+
+
+@pytest.mark.parametrize("middle", ["missing", None, used(0), "growing"])
+def test_tokens_are_heard_when_they_come_whatever_the_usage_in_the_middle_says(middle):
+    pieces = [said("x", used(n) if middle == "growing" else middle) for n in range(1, 11)]
+    reader, brought = read(*pieces, event({"choices": [], "usage": used(10)}), DONE)
+    assert brought == [1] * 10 + [0, 0]
+    assert (reader.tokens, reader.judged()) == (10, (SERVED, ""))
+
+
+@pytest.mark.parametrize("last", [None, used(0), used(1)])
+def test_a_usage_that_cannot_be_true_at_the_end_leaves_what_was_heard(last):
+    reader, _ = read(*[said("x", last) for _ in range(10)], event({"choices": [], "usage": last}), DONE)
+    assert (reader.tokens, reader.counted) == (10, False)
+
+
+def test_a_usage_that_grows_tells_how_many_tokens_an_event_holds():
+    _, brought = read(*[said("several words", used(4 * n)) for n in range(1, 6)], DONE)
+    assert brought == [4] * 5 + [0]
+
+
+def test_without_a_usage_events_hold_what_other_answers_had():
+    reader, brought = read(*[said("x") for _ in range(4)], DONE, tokens_per_event=2.5)
+    assert (sum(brought), reader.tokens) == (10, 10)
+
+
+def test_without_a_usage_text_is_counted_where_events_plainly_hold_several_tokens():
+    reader, _ = read(*[said("twelve bytes, twelve more") for _ in range(8)], DONE)
+    assert reader.tokens == 8 * 25 / 4
+    one, _ = read(*[said(" length") for _ in range(8)], DONE)
+    assert one.tokens == 8
+
+
+@pytest.mark.parametrize("usage", [None, used(0)])
+def test_an_answer_that_comes_whole_without_a_usage_is_counted_by_its_text(usage):
+    answer = {"choices": [{"message": {"content": "x" * 80}, "finish_reason": "stop"}], "usage": usage}
+    reader, _ = read(json.dumps(answer).encode(), streams=False)
+    assert (reader.tokens, reader.judged()[0]) == (20, SERVED)
+
+
+def test_choices_are_counted_together_and_end_when_all_have_ended():
+    first = [said(text, index=index) for text in "abc" for index in range(3)]
+    reader, _ = read(*first, said("", index=0, finish="stop"), said("", index=1, finish="stop"))
+    assert (reader.tokens, reader.choices, reader.ended) == (9, 3, False)
+    reader, _ = read(*first, *[said("", index=index, finish="stop") for index in range(3)])
+    assert (reader.ended, reader.judged()[0]) == (True, SERVED)
+
+
+def test_calls_of_tools_are_tokens_by_what_they_say():
+    calls = [
+        event({"choices": [{"delta": {"tool_calls": [{"index": 0, "id": "call_with_a_long_id", "function": call}]}}]})
+        for call in ({"name": "look"}, *[{"arguments": part} for part in ("{", '"a"', ":", "1", "}")])
+    ]
+    reader, _ = read(*calls, said("", finish="tool_calls"))
+    assert (reader.tokens, reader.judged()[0]) == (6, SERVED)
+
+
+OUT_OF_ROOM = {"error": {"code": 500, "message": "Context size has been exceeded.", "type": "server_error"}}
+
+
+@pytest.mark.parametrize(
+    ("pieces", "outcome"),
+    [
+        ([said("a"), said("b")], FAILED),
+        ([DONE], FAILED),
+        ([], FAILED),
+        ([said("a"), event({"error": {"message": "out of memory", "code": 500}}), DONE], FAILED),
+        ([said("a"), event({"object": "error", "message": "died", "code": 400}), DONE], FAILED),
+        ([said("a"), b'event: error\ndata: {"message": "died"}\n\n', DONE], FAILED),
+        ([said("a"), b"event: error\ndata: died\n\n"], FAILED),
+        ([said("a", finish="abort"), DONE], FAILED),
+        ([said("", finish="abort"), DONE], REFUSED),
+        ([said("a", finish="error"), DONE], FAILED),
+        ([said("a"), said("b", index=1), said("", finish="stop"), said("", index=1, finish="abort"), DONE], FAILED),
+        ([event({"error": {"message": "queue full", "code": "503"}})], REFUSED),
+        ([event({"error": "Model is overloaded", "error_type": "overloaded"})], REFUSED),
+        ([event({"error": {"message": "slow down", "type": "rate_limit_error"}})], REFUSED),
+        ([event({"error": {"message": "gone", "code": "upstream_unreachable"}})], FAILED),
+        ([said("a"), event(OUT_OF_ROOM)], REFUSED),
+        ([said("a", finish="stop")], SERVED),
+        ([said("a"), DONE], SERVED),
+        ([said("", finish="length"), DONE], SERVED),
+    ],
+)
+def test_a_stream_is_an_answer_only_when_it_is_whole(pieces, outcome):
+    reader, _ = read(*pieces)
+    assert reader.judged()[0] == outcome
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome"),
+    [
+        (b"", FAILED),
+        (b"<html>login</html>", FAILED),
+        (b"{}", FAILED),
+        (b"[1]", FAILED),
+        (b'{"choices": []}', FAILED),
+        (b'{"choices": [{"text": "", "finish_reason": "stop"}]}', FAILED),
+        (b'{"error": {"message": "broken", "code": 500}}', FAILED),
+        (b'{"error": {"message": "busy", "code": 429}}', REFUSED),
+        (b'{"choices": [{"text": "half", "finish_reason": "abort"}]}', FAILED),
+        (b'{"choices": [{"message": {"content": "all"}, "finish_reason": "stop"}]}', SERVED),
+        (b'{"choices": [{"message": {"content": null, "refusal": "no"}}]}', SERVED),
+    ],
+)
+def test_a_body_is_an_answer_only_when_it_says_something_whole(body, outcome):
+    reader, _ = read(body, streams=False)
+    assert reader.judged()[0] == outcome
+
+
+def test_llama_cpp_without_room_for_contexts_is_overloaded_not_broken():
+    assert refusal(500, json.dumps(OUT_OF_ROOM)) == REFUSED
+    assert refusal(500, '{"error": {"message": "cuda error"}}') == FAILED
+    assert refusal(400, '{"error": {"message": "Context size has been exceeded."}}') == FAILED
