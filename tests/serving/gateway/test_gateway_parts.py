@@ -168,7 +168,7 @@ def test_requests_come_in_while_the_prompts_without_a_first_token_are_below_the_
         await (await door.come(first))
         await (await door.come(second))
         with pytest.raises(
-            RefusedError, match="20 prompt tokens are queued, 10 would be added; .* below 15"
+            RefusedError, match=r"20 prompt tokens are queued, 10 would be added; .* below 15"
         ) as refused:
             await (await door.come(third))
         assert refused.value.code == "refused_on_arrival"
