@@ -403,6 +403,40 @@ def test_steps_show_in_the_tokens():
     assert watcher.ended("b").batch_size == 1
 
 
+@pytest.mark.parametrize("held", [1, 4, 10])
+def test_steps_are_paced_by_the_token_however_many_come_at_once(held):
+    watcher, seen = StepWatcher(), []
+    for name in "ab":
+        watcher.sent(name, 100, now_ms=0.0)
+    for turn in range(20):
+        for name in "ab":
+            tokens = held if turn else 1
+            seen.append(watcher.spoke(name, tokens, first=not turn, now_ms=20.0 * held * turn + 30.0))
+    steps = [step for step in seen if step is not None][1:]
+    assert [(step.batch_size, step.tokens, step.duration_ms) for step in steps] == [(2, 2, 20.0)] * 18
+
+
+def test_a_step_of_several_texts_is_one_step():
+    watcher = StepWatcher()
+    watcher.sent("a", 10, now_ms=0.0, texts=3)
+    seen = [watcher.spoke("a", 1, first=not turn, now_ms=20.0 * turn) for turn in range(4) for _ in range(3)]
+    assert [(step.batch_size, step.duration_ms) for step in seen if step is not None] == [
+        (3, 0.0),
+        (3, 20.0),
+        (3, 20.0),
+    ]
+
+
+def test_answers_that_do_not_stream_take_part_in_the_steps_of_those_that_do():
+    watcher = StepWatcher()
+    watcher.sent("whole", 50, now_ms=0.0, streams=False)
+    watcher.sent("a", 10, now_ms=0.0)
+    watcher.spoke("a", 1, first=True, now_ms=20.0)
+    watcher.spoke("a", 1, first=False, now_ms=40.0)
+    step = watcher.spoke("a", 1, first=False, now_ms=60.0)
+    assert (step.batch_size, step.tokens, step.context_tokens) == (2, 2, 61)
+
+
 def test_known_servers_are_read():
     page = """# HELP vllm:num_requests_running Number of requests in model execution batches.
 vllm:num_requests_running{engine="0",model_name="m"} 3.0
@@ -416,6 +450,39 @@ vllm:kv_cache_usage_perc{engine="1",model_name="m"} 0.75
     read = read_upstream_metrics('sglang:num_running_reqs{tp_rank="0"} 4\nsglang:num_queue_reqs{tp_rank="0"} 1\n')
     assert (read.server, read.running, read.waiting) == ("SGLang", 4, 1)
     assert math.isnan(read.kv_used_fraction)
+
+
+def ranked(name, value, **labels):
+    told = ",".join(f'{key}="{label}"' for key, label in labels.items())
+    return f"{name}{{{told}}} {value}\n"
+
+
+def sglang(**labels):
+    told = {"num_running_reqs": 4.0, "num_queue_reqs": 1.0, "token_usage": 0.5}
+    return "".join(ranked(f"sglang:{name}", value, model_name="m", **labels) for name, value in told.items())
+
+
+@pytest.mark.parametrize(
+    ("page", "running", "waiting"),
+    [
+        ("".join(sglang(tp_rank=rank, pp_rank=0) for rank in range(8)), 4, 1),
+        ("".join(sglang(tp_rank=rank, pp_rank=stage) for rank in range(4) for stage in range(2)), 4, 1),
+        ("".join(sglang(tp_rank=rank, moe_ep_rank=rank) for rank in range(4)), 4, 1),
+        ("".join(sglang(attn_cp_rank=rank) for rank in range(4)), 4, 1),
+        ("".join(sglang(tp_rank=rank, dp_rank=rank // 2) for rank in range(4)), 8, 2),
+        ("".join(sglang(tp_rank=rank, dp_rank=0) for rank in range(4)), 4, 1),
+        (sglang(priority="") + sglang(priority=0) + sglang(priority=5), 4, 1),
+        (sglang(extra='a, b=\\"c\\" d} 9'), 4, 1),
+    ],
+)
+def test_ranks_of_one_engine_are_not_added_up_and_data_parallel_ones_are(page, running, waiting):
+    read = read_upstream_metrics(page)
+    assert (read.server, read.running, read.waiting, read.kv_used_fraction) == ("SGLang", running, waiting, 0.5)
+
+
+def test_llama_cpp_is_read():
+    read = read_upstream_metrics("llamacpp:requests_processing 3\nllamacpp:requests_deferred 2\n")
+    assert (read.server, read.running, read.waiting) == ("llama.cpp", 3, 2)
 
 
 @given(st.text())
