@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import yaml
 
 from batchpilot.configs.checking import check_file, file_kind, load_plain
 from batchpilot.configs.tuner_files import SECTION, load_tuner_config, preset, presets, to_yaml
+from batchpilot.core.files import json_text
 
 app = typer.Typer(help="Show and check tuner configurations and scenario files.", no_args_is_help=True)
 
@@ -41,7 +41,7 @@ def validate(
     check = check_file(file)
     if as_json:
         report = {"file": str(check.path), "kind": check.kind, "valid": check.valid}
-        typer.echo(json.dumps({**report, "errors": check.errors, "warnings": check.warnings}, indent=2))
+        typer.echo(json_text({**report, "errors": check.errors, "warnings": check.warnings}, indent=2))
     else:
         for message in check.errors.values():
             typer.secho(f"error: {message}", err=True, fg=typer.colors.RED)
@@ -67,4 +67,4 @@ def _as_yaml(source: str) -> str:
 
 
 def _as_json(source: str) -> str:
-    return json.dumps(load_plain(source) if _is_file(source) else {SECTION: preset(source).to_dict()}, indent=2)
+    return json_text(load_plain(source) if _is_file(source) else {SECTION: preset(source).to_dict()}, indent=2)

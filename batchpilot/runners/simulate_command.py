@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,14 +9,14 @@ import typer
 from rich.table import Table
 
 from batchpilot.baselines import SERVER_DEFAULT, Setting
-from batchpilot.core.files import write_atomic
+from batchpilot.core.files import json_text, write_json
 from batchpilot.core.limits import TRACKS, Limits
 from batchpilot.core.provenance import provenance
 from batchpilot.core.tuner import Tuner
 from batchpilot.engines import SimulatedEngine, SimulationResult, run_engine
 from batchpilot.envs.scenarios import PreparedRun, prepare
 from batchpilot.runners.leaderboard.evaluation import tightest_slo
-from batchpilot.runners.leaderboard.strategies import REFERENCES, label, make_strategy
+from batchpilot.runners.leaderboard.strategies import REFERENCES, blaming, label, make_strategy
 from batchpilot.runners.options import (
     CatalogueOption,
     DeviceOption,
@@ -64,12 +63,13 @@ def simulate(
         chosen, latency = find_tuner_config(config), run.engine.believed_latency()
         strategy = make_strategy(tuner, Setting(chosen, SERVER_DEFAULT, tightest_slo(run), seed, track, latency))
     engine = SimulatedEngine(run.engine, run.requests, record_steps=getattr(strategy, "needs_details", False))
-    result = run_engine(engine, strategy, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
-    figures = _figures(run, str(strategy) if tuner is None else label(tuner), result)
+    with blaming(tuner or ""):
+        result = run_engine(engine, strategy, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
+    figures = _figures(run, str(strategy) if tuner is None else label(tuner, strategy), result)
     if out is not None:
-        write_atomic(out, json.dumps(figures | _details(result), indent=1) + "\n")
+        write_json(out, figures | _details(result))
     if as_json:
-        typer.echo(json.dumps(figures, indent=2))
+        typer.echo(json_text(figures, indent=2))
     else:
         stdout_console().print(_table(figures))
 

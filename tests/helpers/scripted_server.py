@@ -58,10 +58,11 @@ class Exchange:
 
 
 class Scripted:
-    """Answers completions by a script: a function, or a coroutine, of an `Exchange`."""
+    """Answers completions by a script: a function, or a coroutine, of an `Exchange`; a GET by what it says there."""
 
-    def __init__(self, script):
+    def __init__(self, script, says=None):
         self.script = script
+        self.says = {path: (told, 200) for path, told in (says or {}).items()}
         self.asked, self.connections, self.open, self.most_open = [], 0, 0, 0
 
     async def answer(self, reader, writer):
@@ -78,6 +79,9 @@ class Scripted:
                 if path.endswith("/models"):
                     exchange.whole(MODELS)
                     continue
+                if head.startswith("GET"):
+                    exchange.whole(*self.says.get(path, ({}, 404)))
+                    continue
                 self.asked.append((head, exchange.body))
                 self.open += 1
                 self.most_open = max(self.most_open, self.open)
@@ -90,9 +94,9 @@ class Scripted:
 
 
 @asynccontextmanager
-async def scripted(script):
+async def scripted(script, says=None):
     """Yields the server and its address."""
-    served = Scripted(script)
+    served = Scripted(script, says)
     server = await asyncio.start_server(served.answer, "127.0.0.1", 0, backlog=4096)
     try:
         yield served, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -115,14 +119,14 @@ def loaded(script, requests, *, stop=None, on_progress=None, url="{}", **setting
 
 
 @contextmanager
-def threaded(script):
+def threaded(script, says=None):
     """Yields the address of a scripted server in a thread of its own, for commands that bring their own event loop."""
     started, stopping, found = threading.Event(), None, []
 
     async def serve():
         nonlocal stopping
         stopping = asyncio.Event()
-        async with scripted(script) as (served, address):
+        async with scripted(script, says) as (served, address):
             found.extend((served, address))
             started.set()
             await stopping.wait()

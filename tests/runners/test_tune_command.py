@@ -93,6 +93,83 @@ def test_a_study_that_was_interrupted_ends_as_one_that_was_not(run, tmp_path, sa
     assert results(parts)["trials"] == results(whole)["trials"]
 
 
+DAMAGE = {
+    "cut": lambda journal: journal[:-40],
+    "zeros": lambda journal: journal + bytes(512),
+    "begun": lambda journal: journal + b'{"op_code":4,"worker_id":"x","tri',
+    "garbled": lambda journal: journal[:-400] + b"\xff" * 80 + journal[-320:],
+    "begun and gone on with": lambda journal: journal + b'{"op_code":4,' + journal.splitlines(keepends=True)[-1],
+}
+
+
+@pytest.mark.parametrize("damage", list(DAMAGE))
+def test_a_damaged_journal_is_named_and_its_whole_lines_are_used(run, tmp_path, damage):
+    options = ("--sampler", "random", "--no-grid", "--check-seeds", "0", "--out", tmp_path)
+    assert run("--trials", "3", *options).exit_code == 0
+    journal = tmp_path / "study.journal"
+    journal.write_bytes(DAMAGE[damage](journal.read_bytes()))
+    told = run("--trials", "5", *options, "--resume")
+    assert told.exit_code == 0, told.output
+    assert f"{journal} is damaged from line" in told.output
+    assert [trial["state"] for trial in results(tmp_path)["trials"]][:2] == ["complete", "complete"]
+    assert sum(trial["state"] == "complete" for trial in results(tmp_path)["trials"]) == 5
+    assert (tmp_path / "study.journal.damaged").stat().st_size > 0
+    assert "damaged" not in run("--trials", "5", *options, "--resume").output
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        (("--sampler", "tpe"), "sampler was 'random', asked 'tpe'"),
+        (("--seed", "7"), "seeds was [0, 1], asked [7, 8]"),
+        (("--device", "H100-80GB"), "scenario.device was 'A10', asked 'H100"),
+        (("--min-attainment", "0.5"), "min_attainment was 0.0, asked 0.5"),
+        (("--track", "limits"), "track was 'batch', asked 'limits'"),
+    ],
+)
+def test_a_study_that_differs_is_not_begun_anew_but_told(run, tmp_path, changes, difference):
+    options = ("--track", "batch", "--sampler", "random", "--trials", "1", "--no-grid", "--check-seeds", "0")
+    assert run(*options, "--out", tmp_path).exit_code == 0
+    before = (tmp_path / "study.journal").read_bytes()
+    told = run(*options, *changes, "--out", tmp_path, "--resume")
+    assert told.exit_code == 2
+    assert difference in told.output
+    assert (tmp_path / "study.journal").read_bytes() == before
+    assert run(*options, *changes, "--out", tmp_path, "--overwrite").exit_code == 0
+
+
+def test_a_first_resume_on_a_shared_storage_begins_the_study(run, tmp_path):
+    shared = ("--storage", f"sqlite:///{tmp_path}/shared.db", "--no-grid", "--check-seeds", "0", "--trials", "1")
+    assert run(*shared, "--out", tmp_path / "one", "--resume").exit_code == 0
+
+
+KILLED_WITH_THE_LOCK = """
+import os, signal
+import optuna.storages.journal._file as journal
+whole = os.fsync
+def killed(descriptor):
+    whole(descriptor)
+    if os.path.exists("study/study.journal") and os.path.getsize("study/study.journal") > 3000:
+        os.kill(os.getpid(), signal.SIGKILL)
+journal.os.fsync = killed
+from batchpilot.runners.main import app; app()
+"""
+
+
+def test_a_run_killed_while_it_writes_is_resumed_from_a_relative_folder(tiny_file, tmp_path):
+    words = ["tune", "--scenario", str(tiny_file), "--seeds", "1", "--no-grid", "--check-seeds", "0", "--out", "study"]
+    command = [sys.executable, "-c", KILLED_WITH_THE_LOCK, *words, "--trials", "50"]
+    assert subprocess.run(command, cwd=tmp_path, timeout=300).returncode == -signal.SIGKILL
+    link = tmp_path / "study" / "study.journal.lock"
+    assert not link.is_symlink()
+    link.symlink_to("study/study.journal")  # what an earlier version left behind, which pointed nowhere
+    again = [sys.executable, "-c", TUNE, *words, "--trials", "6", "--resume"]
+    told = subprocess.run(again, cwd=tmp_path, timeout=300, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    states = [trial["state"] for trial in results(tmp_path / "study")["trials"]]
+    assert states.count("complete") + states.count("pruned") >= 6
+
+
 def start(tiny_file, folder, *more):
     words = [
         "--scenario",

@@ -227,6 +227,20 @@ def test_mooncake_lines_that_are_no_requests_are_refused(write, line, message):
         read_trace(write(SAMPLES["mooncake"] + line), "mooncake")
 
 
+BLANKS = (
+    "arrival_ms , prompt_tokens, output_tokens\n0 , 10, 5\n",
+    "arrival_ms   ,prompt_tokens   ,output_tokens   \n0            ,10              ,5           \n",
+    '\ufeff"arrival_ms" , "prompt_tokens" ,"output_tokens" \n"0" , "10" ,"5" \n',
+    "\ufeffarrival_ms,prompt_tokens,output_tokens\t\r\n0,10,5\r\n",
+)
+
+
+@pytest.mark.parametrize("text", BLANKS)
+def test_blanks_beside_names_and_values_do_not_count(write, text):
+    table = read_trace(write(text), "csv", arrival_column=" arrival_ms")
+    assert (table.prompt_tokens.tolist(), table.output_tokens.tolist()) == ([10], [5])
+
+
 def test_csv_columns_and_unit_are_named_by_the_caller(write):
     text = "when,in,out\n7,374,44\n8.5,396,109\n11,879,55\n"
     columns = {"arrival_column": "when", "prompt_column": "in", "output_column": "out"}

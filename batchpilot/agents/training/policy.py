@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from batchpilot.agents.training.ppo import PPOConfig
 from batchpilot.core.actions import ActionTable
 from batchpilot.core.extras import needing
 from batchpilot.core.features import FEATURE_NAMES, FEATURE_VERSION
-from batchpilot.core.files import write_atomic
+from batchpilot.core.files import write_json
 from batchpilot.envs.scenarios import PreparedRun
 
 with needing("training", "rl"):
@@ -195,4 +194,4 @@ def write_description(
         "decision_interval_ms": config.env_kwargs.decision_interval_ms,
         "training": training,
     }
-    return write_atomic(folder / DESCRIPTION_FILE, json.dumps(description, indent=1) + "\n")
+    return write_json(folder / DESCRIPTION_FILE, description)

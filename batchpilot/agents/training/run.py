@@ -33,7 +33,7 @@ from batchpilot.agents.training.pool import training_pool
 from batchpilot.agents.training.validation import Judge
 from batchpilot.agents.training.warm_start import warm_start
 from batchpilot.core.extras import needing
-from batchpilot.core.files import write_atomic
+from batchpilot.core.files import write_json
 from batchpilot.core.provenance import config_hash
 
 with needing("training", "rl"):
@@ -232,7 +232,7 @@ class Training:
             agent.save(self.folder / MODEL_FILE)
         agent.save(self._checkpoint(segment))
         self.progress.curve.append(asdict(point))
-        write_atomic(self.folder / PROGRESS_FILE, json.dumps(asdict(self.progress)) + "\n")
+        write_json(self.folder / PROGRESS_FILE, asdict(self.progress))
         if segment > 0:
             self._checkpoint(segment - 1).unlink(missing_ok=True)
 

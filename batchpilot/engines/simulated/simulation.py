@@ -31,6 +31,8 @@ from batchpilot.engines.simulated.engine import EngineConfig, EngineMemory, Simu
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.workloads.table import RequestTable
 
+_REFUSED = (REFUSED_ARRIVAL, REFUSED_GUARD)
+
 
 @dataclass(frozen=True, eq=False)
 class SimulationResult:
@@ -118,6 +120,12 @@ class SimulationResult:
         return self.count("length") / ended if ended else math.nan
 
     @property
+    def refused_fraction(self) -> float:
+        """Refused requests over all, cancelled ones aside; NaN without requests."""
+        wanted = self.finish_code[self._wanted]
+        return float(np.isin(wanted, _REFUSED).mean()) if len(wanted) else math.nan
+
+    @property
     def failure_rate(self) -> float:
         """Failed requests over those that finished, were refused or failed; NaN when none ended."""
         ended = self._judged
@@ -139,19 +147,39 @@ class SimulationResult:
         return sum(window.preemptions for window in self.windows)
 
     def percentile_ms(self, column: str, q: float) -> float:
-        """A percentile of a latency column over the requests that have it; NaN when none has.
+        """A percentile of a latency column: of TTFT over the requests with a first token, else over those served.
+
+        A refusal is quick: counted with the served, it would make overload look fast.
 
         Args:
             column: "ttft_ms", "tpot_ms" or "e2e_ms".
             q: percentile, 0-100.
+
+        Returns:
+            It in ms; NaN when no request counts.
         """
-        values = getattr(self, column)
-        values = values[np.isfinite(values)]
-        return float(np.percentile(values, q)) if len(values) else math.nan
+        values: NDArray[np.float64] = getattr(self, column)
+        return _percentile(values if column == "ttft_ms" else values[self.finish_code == LENGTH], q)
+
+    def refusal_ms(self, q: float) -> float:
+        """A percentile of the time from arrival until a client was told that it is refused, in ms; NaN without any.
+
+        Args:
+            q: percentile, 0-100.
+        """
+        return _percentile(self.e2e_ms[np.isin(self.finish_code, _REFUSED)], q)
+
+    def failure_ms(self, q: float) -> float:
+        """A percentile of the time from arrival until a request failed, in ms; NaN without any.
+
+        Args:
+            q: percentile, 0-100.
+        """
+        return _percentile(self.e2e_ms[self.finish_code == FAILED], q)
 
     def refused_by_prompt_quartile(self) -> NDArray[np.float64]:
         """Share of requests refused in each quartile of prompt length, shortest first, shape (4,); NaN where empty."""
-        refused = np.isin(self.finish_code, (REFUSED_ARRIVAL, REFUSED_GUARD))
+        refused = np.isin(self.finish_code, _REFUSED)
         if len(refused) == 0:
             return np.full(4, math.nan)
         edges = np.quantile(self.requests.prompt_tokens, (0.25, 0.5, 0.75))
@@ -170,6 +198,11 @@ class SimulationResult:
 
     def _per_s(self, tokens: float) -> float:
         return 1000.0 * tokens / self.elapsed_ms if self.elapsed_ms > 0 else 0.0
+
+
+def _percentile(values: NDArray[np.float64], q: float) -> float:
+    known = values[np.isfinite(values)]
+    return float(np.percentile(known, q)) if len(known) else math.nan
 
 
 def simulate(

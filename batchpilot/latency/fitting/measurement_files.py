@@ -48,7 +48,7 @@ def read_measurements(
     batch_size, C = batch_size * (prompt_size + token_size / 2), T = token_time). There `hardware` is the device.
 
     Args:
-        path: the file, UTF-8, comma-separated, with a header.
+        path: the file, UTF-8, comma-separated, with a header; blanks beside names and values do not count.
         columns: the file's name of each of `COLUMNS` that it calls otherwise.
         select: device, model or tensor_parallel of the rows to read, where the file has such a column; case, blanks,
             `-` and `_` make no difference. A column that the file lacks selects nothing.
@@ -58,12 +58,13 @@ def read_measurements(
             selected, or the rows mix devices, models or tensor parallelism.
         OSError: the file cannot be read.
     """
-    path = Path(path)
+    path, columns = Path(path), {field: name.strip() for field, name in (columns or {}).items()}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
-            rows = list(reader)
             header = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = header
+            rows = list(reader)
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a CSV file in UTF-8: {error}") from None
     splitwise = not columns and set(SPLITWISE_COLUMNS) <= set(header)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,13 +10,12 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from batchpilot.core.files import write_atomic
+from batchpilot.core.files import json_text, write_atomic
 from batchpilot.latency.fitting.observations import LOWEST_MS
 from batchpilot.latency.fitting.residuals import LOSSES
 from batchpilot.runners.calibration.calibrating import LONGEST_STEP_MS, Calibration, calibrate_file
 from batchpilot.runners.calibration.grids import models_grid, parameters_grid, verdict
 from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_console
-from batchpilot.runners.plain_data import without_nan
 from batchpilot.runners.report.tables import WIDTH, tables
 from batchpilot.runners.selection import parse_limits
 from batchpilot.runners.torch.calibration import (
@@ -110,7 +108,7 @@ def calibrate(
         if steps is not None:
             write_steps(steps, measured)
     if as_json:
-        typer.echo(json.dumps(without_nan(found.to_dict()), indent=2, allow_nan=False))
+        typer.echo(json_text(found.to_dict(), indent=2))
     else:
         _show(found)
     if out is not None:

@@ -12,6 +12,7 @@ import numpy as np
 import typer
 
 from batchpilot.baselines import SERVER_DEFAULT, Setting
+from batchpilot.core.files import json_text
 from batchpilot.core.limits import TRACKS, Limits
 from batchpilot.core.slo import SLO
 from batchpilot.core.tuner import Tuner
@@ -31,7 +32,6 @@ from batchpilot.runners.options import (
     reporting_mistakes,
     stdout_console,
 )
-from batchpilot.runners.plain_data import without_nan
 from batchpilot.runners.report.tables import tables
 from batchpilot.runners.selection import find_scenario, find_tuner_config, on_hardware, parse_limits, replay_of
 from batchpilot.runners.torch.backends import (
@@ -144,11 +144,11 @@ def load(
     asked = {"url": url, "scenario": run.scenario.model_dump(), "rate": rate, "requests_per_s": requests_per_s}
     asked |= {"start_s": start_s, "duration_s": duration_s, "ttft_ms": ttft_ms, "tpot_ms": tpot_ms, "limits": limits}
     asked |= {"backend": backend, "tuner": tuner or (DEFAULT_TUNER if own is not None else None), "track": track}
-    asked |= {"latency": run.latency_provenance}
+    asked |= {"latency": run.latency_provenance if compare or own is not None else None}
     if out is not None:
         write_load(out, f"{run.scenario.name} {columns.name}", columns, asked, seed)
     if as_json:
-        typer.echo(json.dumps(without_nan(findings(columns, asked, seed)), indent=2, allow_nan=False))
+        typer.echo(json_text(findings(columns, asked, seed), indent=2))
     else:
         console = stdout_console()
         console.print(*tables(column_grid(columns)))

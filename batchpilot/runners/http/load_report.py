@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,18 +12,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
-from batchpilot.core.files import write_atomic
+from batchpilot.core.files import write_atomic, write_json
 from batchpilot.core.provenance import provenance
 from batchpilot.engines.scheduler.state import FINISH_REASONS
 from batchpilot.engines.simulated.simulation import SimulationResult
 from batchpilot.runners.http.load_columns import Columns
-from batchpilot.runners.plain_data import without_nan
 from batchpilot.runners.report.grids import ABSENT, Cell, Grid, number, percent
 from batchpilot.runners.report.page import definitions, element, figure, items, page, table
 from batchpilot.runners.report.svg import MUTED, drawing, to_svg
 from batchpilot.serving.load.files import TOO_MANY
 from batchpilot.serving.load.flight import LoadResult
-from batchpilot.serving.session.session import REJECTIONS
 
 LATE_MS = 20.0
 """A client later than this is said to be."""
@@ -36,16 +33,19 @@ _ROWS = {
     "requests": "requests",
     **{f"ended_{reason}": f"ended: {reason.replace('_', ' ')}" for reason in FINISH_REASONS},
     "refused_fraction": "refused",
+    "failed_fraction": "failed",
     "goodput_fraction": "goodput share",
     "goodput_tokens_per_s": "goodput, tokens/s",
     "throughput_tokens_per_s": "throughput, tokens/s",
     "slo_attainment": "SLO met",
     **{f"{c}_p{q}_ms": f"{c.upper()} p{q}, ms" for c in ("ttft", "tpot", "e2e") for q in (50, 95, 99)},
+    **{f"refusal_ms_p{q}": f"time to refusal p{q}, ms" for q in (50, 95)},
+    **{f"failure_ms_p{q}": f"time to failure p{q}, ms" for q in (50, 95)},
     **{f"refused_q{k}": f"refused, prompt quartile {k}" for k in (1, 2, 3, 4)},
     "elapsed_s": "elapsed, s",
     "client_late_p99_ms": "client late p99, ms",
 }
-_ONLY_IF_ANY = ("ended_", "refused_q")
+_ONLY_IF_ANY = ("ended_", "failed_fraction", "refused_q", "refusal_ms", "failure_ms")
 _COLOURS = ("#0072b2", "#d55e00", "#009e73")
 
 
@@ -59,7 +59,8 @@ def figures(outcome: SimulationResult) -> dict[str, Any]:
     return {
         "requests": len(outcome.requests),
         **{f"ended_{reason}": outcome.count(reason) for reason in FINISH_REASONS},
-        "refused_fraction": sum(map(outcome.count, REJECTIONS)) / max(len(outcome.requests), 1),
+        "refused_fraction": outcome.refused_fraction,
+        "failed_fraction": outcome.count("failed") / max(len(outcome.requests), 1),
         "elapsed_s": outcome.elapsed_ms / 1000.0,
         "goodput_fraction": outcome.goodput_fraction,
         "goodput_tokens_per_s": outcome.goodput_tokens_per_s,
@@ -70,6 +71,8 @@ def figures(outcome: SimulationResult) -> dict[str, Any]:
             for column in ("ttft", "tpot", "e2e")
             for q in (50, 95, 99)
         },
+        **{f"refusal_ms_p{q}": outcome.refusal_ms(q) for q in (50, 95)},
+        **{f"failure_ms_p{q}": outcome.failure_ms(q) for q in (50, 95)},
         **{f"refused_q{k + 1}": float(share) for k, share in enumerate(quartiles)},
     }
 
@@ -131,7 +134,7 @@ def notes(result: LoadResult) -> list[str]:
     if shorter:
         told.append(f"{shorter:,} complete answers are shorter than asked for; what is missing counts as not served.")
     if result.uncounted:
-        told.append(f"{result.uncounted:,} answers came without a usage: each of their events counts as one token.")
+        told.append(f"{result.uncounted:,} answers came without a usage above 0: their events count, one a token.")
     if result.whole:
         told.append(f"{result.whole:,} answers came whole rather than as a stream: their first token is their last.")
     if abs(result.prompt_ratio - 1.0) > MOST_PROMPT_ERROR:
@@ -159,6 +162,7 @@ def findings(columns: Columns, asked: Mapping[str, Any], seed: int) -> dict[str,
         "interrupted": columns.interrupted,
         "planned_requests": result.planned,
         "served_model": result.model,
+        "server": result.server,
         "bytes_per_token": result.bytes_per_token,
         **figures(result.outcome),
         **lateness(result.late_ms),
@@ -179,7 +183,7 @@ def column_grid(columns: Columns) -> Grid:
     rows = []
     for key, name in _ROWS.items():
         values = [column.get(key, math.nan) for column in told.values()]
-        if key.startswith(_ONLY_IF_ANY) and not any(values):
+        if key.startswith(_ONLY_IF_ANY) and not any(value > 0 for value in values):
             continue
         rows.append((Cell(name), *(Cell(_shown(key, value)) for value in values)))
     return Grid("What became of the requests?", ("", *told), tuple(rows))
@@ -220,7 +224,7 @@ def write_load(folder: Path, title: str, columns: Columns, asked: Mapping[str, A
     for name, run in columns.runs.items():
         column = found if name == columns.name else found["columns"][name]
         column |= {"details": run.details, "per_request": _per_request(run)}
-    write_atomic(folder / "results.json", json.dumps(without_nan(found), indent=1, allow_nan=False) + "\n")
+    write_json(folder / "results.json", found)
     outcome = columns.result.outcome
     verdict = (
         f"{percent(outcome.goodput_fraction)} of the offered output tokens were served within their promise, "
@@ -229,7 +233,8 @@ def write_load(folder: Path, title: str, columns: Columns, asked: Mapping[str, A
     origin = provenance(seed, asked) | {
         "server": asked["url"] or "started by this command",
         "served model": columns.result.model,
-        "step latency": asked["latency"],
+        **{f"server's {name}": value for name, value in columns.result.server.items()},
+        "step latency of the other columns": asked["latency"],
         "tuner": asked["tuner"],
     }
     content = page(
@@ -257,7 +262,7 @@ def latency_chart(columns: Mapping[str, SimulationResult]) -> str:
         axes = drawn.subplots(1, 3, sharey=True)
         for axis, column in zip(axes, ("ttft_ms", "tpot_ms", "e2e_ms"), strict=True):
             for (name, outcome), colour in zip(columns.items(), _COLOURS, strict=False):
-                values = getattr(outcome, column)
+                values = getattr(outcome, column)[outcome.finish_code == FINISH_REASONS.index("length")]
                 values = np.sort(np.maximum(values[np.isfinite(values)], 0.1))
                 share = np.arange(1, len(values) + 1) / len(outcome.requests)
                 axis.step(values, share, where="post", label=name, color=colour, linewidth=1.6)

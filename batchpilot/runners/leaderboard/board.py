@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from batchpilot.configs.scenario import Scenario
 from batchpilot.configs.tuner import TunerConfig
-from batchpilot.core.files import write_atomic
+from batchpilot.core.files import write_json
 from batchpilot.core.names import lookup
 from batchpilot.core.provenance import provenance
 from batchpilot.runners.leaderboard.evaluation import Cell, Curves, Row, Task
@@ -84,12 +83,14 @@ class Outcome:
         curves: over time at the first seed, by (scenario, strategy).
         best: limits of `static-best` by (scenario, seed).
         origin: seeds, configuration hash, git revision and versions.
+        failed: what each tuner of the user's own raised, the first time; it has no rows.
     """
 
     rows: list[Row]
     curves: dict[tuple[str, str], Curves]
     best: dict[tuple[str, int], dict[str, Any]]
     origin: dict[str, Any]
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 def run_leaderboard(
@@ -100,6 +101,7 @@ def run_leaderboard(
     cluster: str | None = None,
     resume: bool = False,
     on_done: Callable[[Task, bool], None] | None = None,
+    on_damage: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Run every cell of a leaderboard.
 
@@ -110,19 +112,24 @@ def run_leaderboard(
         cluster: address of a Ray cluster; None for this machine.
         resume: take finished cells of an earlier run.
         on_done: told each task as it finishes, and whether it was taken from disk.
+        on_damage: told of each damaged cell, which is run anew.
 
     Raises:
-        ValueError: a scenario cannot be prepared.
+        ValueError: a scenario cannot be prepared, or no strategy got through.
         KeyboardInterrupt: stopped by hand; `resume` goes on.
     """
     tasks = board.tasks()
-    cells = run_tasks(tasks, folder, jobs=jobs, cluster=cluster, resume=resume, on_done=on_done)
-    rows = [row for cell in cells for row in cell.rows]
+    cells = run_tasks(tasks, folder, jobs=jobs, cluster=cluster, resume=resume, on_done=on_done, on_damage=on_damage)
+    failed = _failed(tasks, cells)
+    rows = [row for cell in cells for row in cell.rows if row["tuner"] not in failed]
+    if not rows:
+        raise ValueError("no strategy got through: " + "; ".join(failed.values()))
     curves = {
         (task.scenario.name, tuner): curve
         for task, cell in zip(tasks, cells, strict=True)
         if task.seed == board.first_seed
         for tuner, curve in cell.curves.items()
+        if tuner not in failed
     }
     best = _best_limits(tasks, cells)
     config = {
@@ -133,8 +140,17 @@ def run_leaderboard(
     }
     seeds = {"seeds": list(range(board.first_seed, board.first_seed + board.seeds)), "track": board.track}
     origin = seeds | {key: value for key, value in provenance(config=config).items() if key != "seed"}
-    write_atomic(folder / "config.json", json.dumps(config | origin, indent=1, default=str) + "\n")
-    return Outcome(rows, curves, best, origin)
+    write_json(folder / "config.json", config | origin)
+    return Outcome(rows, curves, best, origin, failed)
+
+
+def _failed(tasks: Sequence[Task], cells: Sequence[Cell]) -> dict[str, str]:
+    """What each tuner raised, the first time."""
+    found: dict[str, str] = {}
+    for task, cell in zip(tasks, cells, strict=True):
+        for tuner, error in cell.failed.items():
+            found.setdefault(tuner, f"{error}, on {task.scenario.name} at seed {task.seed}")
+    return found
 
 
 def _best_limits(tasks: Sequence[Task], cells: Sequence[Cell]) -> dict[tuple[str, int], dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import time
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from batchpilot.configs.scenario import Scenario
+from batchpilot.core.files import json_text
 from batchpilot.core.limits import TRACKS
 from batchpilot.envs.backends import SIMULATED
 from batchpilot.runners.chosen import first_seed, left_out_notes, scenarios_of, suite_names
@@ -22,6 +22,7 @@ from batchpilot.runners.leaderboard.board import Leaderboard, Outcome, run_leade
 from batchpilot.runners.leaderboard.evaluation import Row, Task
 from batchpilot.runners.leaderboard.jobs import cell_path
 from batchpilot.runners.leaderboard.regression import load_baseline, regression_grid, regressions, save_baseline
+from batchpilot.runners.leaderboard.strategies import STATIC_BEST
 from batchpilot.runners.options import (
     CatalogueOption,
     DeviceOption,
@@ -42,7 +43,7 @@ from batchpilot.runners.torch.backends import (
     shown_calibration,
     start_backend,
 )
-from batchpilot.runners.torch.leaderboard import NOTES, TorchLeaderboard, on_engine
+from batchpilot.runners.torch.leaderboard import MEASURED, SEARCHED, TorchLeaderboard, on_engine
 from batchpilot.runners.torch.options import KvOption, ThreadsOption
 from batchpilot.workloads.readers import READERS
 
@@ -135,16 +136,19 @@ def leaderboard(
                 server, parameters=parameters, remembered=kept, resume=resume, show=shown_calibration
             ),
         )
-        notes += NOTES
+        notes += [MEASURED, SEARCHED] if STATIC_BEST in board.strategies else [MEASURED]
     outcome = _run_with_progress(board, folder, jobs, cluster, resume)
     summary = summarise(outcome.rows)
+    notes += [f"Left out: {error}." for error in outcome.failed.values()]
     notes += too_long_notes(outcome.rows)
     _write(folder, board, outcome, summary, notes)
     if save is not None:
         save_baseline(save, summary, outcome.origin)
     worse = [] if stored is None else regressions(summary, stored)
     if as_json:
-        typer.echo(json.dumps(summary, indent=1, default=str))
+        for error in outcome.failed.values():
+            typer.secho(f"left out: {error}", err=True, fg=typer.colors.YELLOW)
+        typer.echo(json_text(summary, indent=1))
     else:
         console = stdout_console()
         for table in leaderboard_tables(summary, summarise_families(outcome.rows)):
@@ -177,7 +181,12 @@ def _run_with_progress(board: Leaderboard, folder: Path, jobs: int, cluster: str
                 kept = " (kept)" if from_disk else ""
                 progress.update(bar, advance=1, description=f"{task.scenario.name} seed {task.seed}{kept}")
 
-            return run_leaderboard(board, folder, jobs=jobs, cluster=cluster, resume=resume, on_done=advance)
+            def tell(damage: str) -> None:
+                progress.console.print(damage, style="yellow", markup=False, soft_wrap=True)
+
+            return run_leaderboard(
+                board, folder, jobs=jobs, cluster=cluster, resume=resume, on_done=advance, on_damage=tell
+            )
     except KeyboardInterrupt:
         finished = sum(cell_path(folder, task).exists() for task in tasks)
         typer.secho(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 from rich.table import Table
 
 from batchpilot.configs.scenario import scenario
+from batchpilot.core.files import json_text
 from batchpilot.envs.backends import SIMULATED
 from batchpilot.runners.leaderboard.comparison import (
     CONCURRENCIES,
@@ -82,7 +82,7 @@ def compare_command(
     if save is not None:
         save_baseline(save, rows, chosen, seeds)
     if as_json:
-        typer.echo(json.dumps({"rows": rows, "regressions": found}, indent=2))
+        typer.echo(json_text({"rows": rows, "regressions": found}, indent=2))
     else:
         stdout_console().print(_table(rows))
         for sentence in found:

@@ -13,7 +13,7 @@ import numpy as np
 from batchpilot.baselines import SERVER_DEFAULT
 from batchpilot.configs import TunerConfig
 from batchpilot.configs.scenario import Scenario
-from batchpilot.core.files import write_atomic
+from batchpilot.core.files import write_json
 from batchpilot.core.provenance import provenance
 from batchpilot.core.tuner import Tuner
 from batchpilot.engines import run_engine
@@ -115,7 +115,7 @@ def save_baseline(path: Path, rows: Sequence[Row], config: TunerConfig, seeds: i
         seeds: number of seeds, for the record.
     """
     origin = provenance(0, {"tuner_config": config.to_dict(), "seeds": seeds})
-    write_atomic(path, json.dumps({"rows": list(rows), **origin}, indent=1) + "\n")
+    write_json(path, {"rows": list(rows), **origin})
 
 
 def load_baseline(path: Path) -> list[Row]:
@@ -132,7 +132,8 @@ def load_baseline(path: Path) -> list[Row]:
     try:
         rows = json.loads(path.read_text())["rows"]
         missing = needed - set.intersection(*(set(row) for row in rows))
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        rows = [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a baseline file ({error!r}); write one with --save-baseline") from None
     if missing:
         raise ValueError(f"{path}: baseline rows lack {', '.join(sorted(missing))}")

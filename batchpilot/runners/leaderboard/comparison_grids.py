@@ -49,10 +49,8 @@ def family_grid(families: Sequence[Row], summary: Sequence[Row], against: str = 
             cells.append(Cell(text, not reference and share == best, reference))
         lines.append(tuple(cells))
     columns = ("Family", *(label(name, name in references).replace("-", "-\n", 1) for name in names))
-    caption = (
-        f"Interquartile mean over the family's runs; mark and scenarios won:lost against {against}, settled or not. "
-        "Best strategy bold, references † set apart."
-    )
+    marked = f"; mark and scenarios won:lost against {against}, settled or not" if against in references else ""
+    caption = f"Interquartile mean over the family's runs{marked}. Best strategy bold, references † set apart."
     return Grid(
         "In which families of load does each strategy win or lose? Goodput share", columns, tuple(lines), caption
     )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from batchpilot.baselines import SERVER_DEFAULT, Setting
 from batchpilot.baselines.references.static_best import tightest_tpot_ms
 from batchpilot.configs.scenario import Scenario
 from batchpilot.configs.tuner import TunerConfig
+from batchpilot.core.files import json_text, plain
 from batchpilot.core.limits import Limits
 from batchpilot.core.metrics import WindowMetrics
 from batchpilot.core.provenance import config_hash, git_revision, versions
@@ -21,11 +22,21 @@ from batchpilot.engines.simulated.simulation import SimulationResult, run_engine
 from batchpilot.envs.backends import Backend, SimulatedBackend
 from batchpilot.envs.scenarios import PreparedRun
 from batchpilot.runners.leaderboard.convergence import convergence
-from batchpilot.runners.leaderboard.strategies import REFERENCES, STATIC_BEST, content_hash, label, make_strategy
+from batchpilot.runners.leaderboard.strategies import (
+    REFERENCES,
+    STATIC_BEST,
+    OwnTunerError,
+    blaming,
+    content_hash,
+    label,
+    make_strategy,
+)
 from batchpilot.runners.torch.references import best_on_engine
 
 Row = dict[str, Any]
 Curves = dict[str, list[float]]
+
+_DIGEST = "digest"
 
 
 @dataclass(frozen=True)
@@ -64,34 +75,46 @@ class Cell:
         rows: one result row a strategy.
         curves: what each strategy did over time, by strategy.
         best: the limits of `static-best`, if it was asked for.
+        failed: what each tuner of the user's own raised that has no row.
     """
 
     rows: list[Row]
     curves: dict[str, Curves]
     best: dict[str, Any] | None = None
+    failed: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """The cell as JSON; NaN is written as such."""
-        return json.dumps({"rows": self.rows, "curves": self.curves, "best": self.best})
+        """The cell as JSON, with a digest by which a damaged file is known."""
+        data = plain(asdict(self))
+        return json_text({**data, _DIGEST: config_hash(data)}) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Cell:
-        """A cell from `to_json`.
+        """A cell from `to_json`; figures that are null are NaN again.
 
         Args:
             text: what `to_json` gave.
 
         Raises:
-            ValueError: not a cell.
+            ValueError: not a cell, or not all of one.
         """
         data = json.loads(text)
-        if not isinstance(data, dict) or set(data) != {"rows", "curves", "best"}:
-            raise ValueError("not a leaderboard cell")
-        return cls(**data)
+        if not isinstance(data, dict) or data.pop(_DIGEST, None) != config_hash(data):
+            raise ValueError("not a whole leaderboard cell")
+        rows = [{name: _figure(value) for name, value in row.items()} for row in data["rows"]]
+        curves = {
+            tuner: {name: [_figure(value) for value in values] for name, values in curve.items()}
+            for tuner, curve in data["curves"].items()
+        }
+        return cls(rows, curves, data["best"], data["failed"])
+
+
+def _figure(value: Any) -> Any:
+    return math.nan if value is None else value
 
 
 def run_cell(task: Task) -> Cell:
-    """Run every strategy of a task.
+    """Run every strategy of a task. A tuner of the user's own that raises has no row; its error is kept.
 
     Args:
         task: what to run.
@@ -102,20 +125,32 @@ def run_cell(task: Task) -> Cell:
     run = task.backend.prepare(task.scenario, task.seed)
     latency = run.engine.believed_latency()
     setting = Setting(task.config, SERVER_DEFAULT, tightest_slo(run), task.seed, task.track, latency)
-    rows, curves, best = [], {}, None
+    rows: list[Row] = []
+    curves: dict[str, Curves] = {}
+    best: dict[str, Any] | None = None
+    failed: dict[str, str] = {}
     for name in task.tuners:
-        strategy: Limits | Tuner
-        if name in REFERENCES:
-            real = name == STATIC_BEST and not isinstance(task.backend, SimulatedBackend)
-            strategy = best_on_engine(run, task.track, task.backend) if real else REFERENCES[name](run, task.track)
-            best = strategy.to_dict() if name == STATIC_BEST and isinstance(strategy, Limits) else best
-        else:
-            strategy = make_strategy(name, setting)
-        engine = task.backend.start(run, record_steps=getattr(strategy, "needs_details", False))
-        result = run_engine(engine, strategy, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
-        rows.append(result_row(task, label(name), run, result))
-        curves[label(name)] = result_curves(result.windows)
-    return Cell(rows, curves, best)
+        shown = label(name)
+        try:
+            with blaming(name):
+                strategy = _strategy(task, name, run, setting)
+                shown = label(name, strategy)
+                engine = task.backend.start(run, record_steps=getattr(strategy, "needs_details", False))
+                result = run_engine(engine, strategy, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
+        except OwnTunerError as error:
+            failed[shown] = str(error)
+            continue
+        best = strategy.to_dict() if name == STATIC_BEST and isinstance(strategy, Limits) else best
+        rows.append(result_row(task, shown, run, result))
+        curves[shown] = result_curves(result.windows)
+    return Cell(rows, curves, best, failed)
+
+
+def _strategy(task: Task, name: str, run: PreparedRun, setting: Setting) -> Limits | Tuner:
+    if name not in REFERENCES:
+        return make_strategy(name, setting)
+    real = name == STATIC_BEST and not isinstance(task.backend, SimulatedBackend)
+    return best_on_engine(run, task.track, task.backend) if real else REFERENCES[name](run, task.track)
 
 
 def tightest_slo(run: PreparedRun) -> SLO | None:
@@ -159,6 +194,7 @@ def result_row(task: Task, name: str, run: PreparedRun, result: SimulationResult
         "slo_attainment": result.slo_attainment,
         "utilisation": result.utilisation,
         "success_rate": result.success_rate,
+        "refused_fraction": result.refused_fraction,
         "failed": result.count("failed"),
         "preemptions": result.preemptions,
         "convergence_s": converged_s,

@@ -33,6 +33,7 @@ def run_tasks(
     cluster: str | None = None,
     resume: bool = False,
     on_done: Callable[[Task, bool], None] | None = None,
+    on_damage: Callable[[str], None] | None = None,
 ) -> list[Cell]:
     """Run every task and return the cells in the order of the tasks, whatever the number of processes.
 
@@ -43,6 +44,7 @@ def run_tasks(
         cluster: address of a Ray cluster (see `ray_cluster`); None for this machine.
         resume: take cells that an earlier run finished with the same code and configuration.
         on_done: told each task as it finishes, and whether it was taken from disk.
+        on_damage: told of each damaged cell, which is run anew.
 
     Raises:
         ValueError: a scenario cannot be prepared, or there is no such cluster.
@@ -52,12 +54,13 @@ def run_tasks(
     missing: list[int] = []
     for index, task in enumerate(tasks):
         path = cell_path(folder, task)
-        if resume and path.exists():
-            cells[index] = Cell.from_json(path.read_text())
-            if on_done:
-                on_done(task, True)
-        else:
+        kept = _kept(path, on_damage) if resume else None
+        if kept is None:
             missing.append(index)
+            continue
+        cells[index] = kept
+        if on_done:
+            on_done(task, True)
     found = _run(missing, tasks, jobs) if cluster is None else _on_cluster(missing, tasks, jobs, cluster)
     for index, cell in found:
         write_atomic(cell_path(folder, tasks[index]), cell.to_json())
@@ -65,6 +68,18 @@ def run_tasks(
         if on_done:
             on_done(tasks[index], False)
     return [cells[index] for index in range(len(tasks))]
+
+
+def _kept(path: Path, on_damage: Callable[[str], None] | None) -> Cell | None:
+    """A finished cell from disk; None where there is none, or none that is whole."""
+    if not path.exists():
+        return None
+    try:
+        return Cell.from_json(path.read_text())
+    except ValueError as error:
+        if on_damage:
+            on_damage(f"{path} is damaged ({error}); its cell is run anew")
+        return None
 
 
 def _run(indices: Sequence[int], tasks: Sequence[Task], jobs: int) -> Iterator[tuple[int, Cell]]:

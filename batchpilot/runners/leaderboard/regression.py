@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batchpilot.core.files import write_atomic
+from batchpilot.core.files import write_json
 from batchpilot.runners.report.grids import Cell, Grid, number
 from batchpilot.runners.report.summary import OVERALL, Row
 
@@ -29,12 +29,14 @@ class Bound:
         name: what tables call it.
         ratio: the bound on today's figure over the stored one.
         at_least: whether the ratio must stay above the bound, or below.
+        more: what may be added to an upper bound, in the figure's own unit.
     """
 
     column: str
     name: str
     ratio: float
     at_least: bool = True
+    more: float = 0.0
 
     def passes(self, now: float, before: float) -> bool:
         """Whether a figure is within the bound; one that was undefined before may stay so.
@@ -45,7 +47,11 @@ class Bound:
         """
         if math.isnan(now) or math.isnan(before):
             return math.isnan(now) and math.isnan(before)
-        return now >= self.ratio * before if self.at_least else now <= self.ratio * before
+        return now >= self.ratio * before if self.at_least else now <= self.ratio * before + self.more
+
+    def __str__(self) -> str:
+        sign, more = ">=" if self.at_least else "<=", f" + {self.more:g}" if self.more else ""
+        return f"{sign} {self.ratio:g} x{more}"
 
 
 BOUNDS = (
@@ -53,7 +59,9 @@ BOUNDS = (
     Bound("utilisation", "utilisation", 0.8),
     Bound("e2e_p95_ms", "p95 latency", 1.2, at_least=False),
     Bound("success_rate", "success", 0.99),
+    Bound("refused_fraction", "refused", 1.0, at_least=False, more=0.01),
 )
+"""The last is ours: latencies are those of the served, and nobody shall pass by serving only the quick ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +98,7 @@ def save_baseline(path: Path, summary: Sequence[Row], origin: Mapping[str, Any])
     """
     columns = (*_KEY, *(bound.column for bound in BOUNDS))
     rows = [{column: row[column] for column in columns} for row in summary if row["scenario"] != OVERALL]
-    return write_atomic(path, json.dumps({"rows": rows, **origin}, indent=1, default=str) + "\n")
+    return write_json(path, {"rows": rows, **origin})
 
 
 def load_baseline(path: Path) -> list[dict[str, Any]]:
@@ -106,7 +114,8 @@ def load_baseline(path: Path) -> list[dict[str, Any]]:
     try:
         rows = list(json.loads(path.read_text())["rows"])
         missing = {*_KEY, *(bound.column for bound in BOUNDS)} - set.intersection(*(set(row) for row in rows))
-    except (ValueError, KeyError, TypeError) as error:
+        rows = [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a leaderboard's baseline ({error!r}); write one with --save-baseline") from None
     if missing:
         raise ValueError(f"{path}: baseline rows lack {', '.join(sorted(missing))}; write one with --save-baseline")
@@ -133,8 +142,7 @@ def regressions(summary: Sequence[Row], baseline: Sequence[Row]) -> list[Regress
         for bound in BOUNDS:
             now, then = float(row[bound.column]), float(before[bound.column])
             if not bound.passes(now, then):
-                sign = ">=" if bound.at_least else "<="
-                found.append(Regression(*place, bound.name, now, then, f"{sign} {bound.ratio:g} x"))
+                found.append(Regression(*place, bound.name, now, then, str(bound)))
     return found + [Regression(*place, "not measured now") for place in stored]
 
 

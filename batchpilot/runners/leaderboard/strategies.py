@@ -9,7 +9,9 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -36,14 +38,42 @@ REFERENCES: dict[str, Callable[[PreparedRun, str], Limits | Tuner]] = {
 """What builds each reference from a run and a track; the last two know the run's future."""
 
 
-def label(name: str) -> str:
-    """What tables call a strategy: its name, a file's without the folders.
+class OwnTunerError(ValueError):
+    """A tuner of the user's own raised; the message names it, its error, and the line."""
+
+
+def label(name: str, strategy: Limits | Tuner | None = None) -> str:
+    """What tables call a strategy: its name, a file's without the folders; a tuner of the user's own may name itself.
 
     Args:
         name: as typed.
+        strategy: what was built from it; None where it could not be.
     """
     prefix, file, class_name = _parts(name)
-    return f"{prefix}{Path(file).name}{class_name}" if file else name
+    own = _own_name(strategy) if class_name and isinstance(strategy, Tuner) else None
+    return own or (f"{prefix}{Path(file).name}{class_name}" if file else name)
+
+
+@contextmanager
+def blaming(name: str) -> Iterator[None]:
+    """Whatever is raised within is told as an error of the tuner, where that is the user's own.
+
+    Args:
+        name: as typed.
+
+    Raises:
+        OwnTunerError: for any error, where the name is that of a Python file.
+    """
+    _, file, class_name = _parts(name)
+    try:
+        yield
+    except Exception as error:
+        if not class_name or isinstance(error, OwnTunerError):
+            raise
+        path = Path(file).resolve()
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+        where = f", line {frames[-1].lineno}" if frames else ""
+        raise OwnTunerError(f"{label(name)} raised {type(error).__name__}: {error} ({file}{where})") from error
 
 
 def content_hash(name: str) -> str:
@@ -66,15 +96,17 @@ def check_strategies(names: Sequence[str]) -> None:
         names: as typed.
 
     Raises:
-        ValueError: an unknown name, a file that is missing or holds no such tuner, or two files of one name.
+        ValueError: an unknown name, a file that is missing or holds no such tuner, or two strategies of one name.
     """
-    for name in names:
-        if name not in REFERENCES:
-            make_strategy(name, Setting(TunerConfig(), SERVER_DEFAULT, SLO()))
-    shown = [label(name) for name in dict.fromkeys(names)]
+    shown = []
+    for name in dict.fromkeys(names):
+        built = None if name in REFERENCES else make_strategy(name, Setting(TunerConfig(), SERVER_DEFAULT, SLO()))
+        shown.append(label(name, built))
+        if shown[-1] != name and shown[-1] in (*TUNERS, *REFERENCES):
+            raise ValueError(f"{name} calls itself {shown[-1]!r}, which is another's; give it a name of its own")
     for one in shown:
         if shown.count(one) > 1:
-            raise ValueError(f"two strategies would both be called {one}; rename one of the files")
+            raise ValueError(f"two strategies would both be called {one}; give one of them another name")
 
 
 def make_strategy(name: str, setting: Setting) -> Tuner:
@@ -137,6 +169,13 @@ def _own_tuner(name: str, path: Path, class_name: str, setting: Setting) -> Tune
             f"{name} could not be built ({type(error).__name__}: {error}); its constructor takes `setting`, or nothing"
         ) from error
     return tuner
+
+
+def _own_name(tuner: Tuner) -> str | None:
+    """The name that the user's class gave itself; None where it is what the class inherits."""
+    module = type(tuner).__module__
+    inherited = next(one for one in type(tuner).__mro__ if one.__module__ != module)
+    return None if tuner.name == getattr(inherited, "name", None) else str(tuner.name)
 
 
 def _is_tuner(value: object) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 from batchpilot.configs.catalogue import device as find_device
 from batchpilot.configs.catalogue import model as find_model
 from batchpilot.configs.footprint import kv_type, weight_type
+from batchpilot.core.files import json_text
 from batchpilot.core.provenance import provenance
 from batchpilot.core.slo import SLO
 from batchpilot.latency.planning.planner import ATTAINMENT, Plan
@@ -77,10 +77,10 @@ def plan_command(
         figures = asdict(chosen) | {"latency": question.latency.provenance, "fleet": fleet}
         held = held_in_simulation(curve, attainment)
         checks = {
-            "held_in_simulation_per_s": held if held is not None and math.isfinite(held) else None,
+            "held_in_simulation_per_s": held,
             "simulated": [asdict(point) for point in curve],
         }
-        typer.echo(json.dumps(_plain(figures | checks | origin), indent=2, allow_nan=False))
+        typer.echo(json_text(figures | checks | origin, indent=2))
         return
     typer.echo(verdict(question, chosen))
     typer.echo(f"limits: {pasteable(chosen.limits)}\n")
@@ -131,12 +131,3 @@ def _facts(question: Question, chosen: Plan, fleet: dict[str, Any], curve: list[
             f"{fleet['devices']} devices in {fleet['engines']} engines, {fleet['spare']:.0%} to spare"
         )
     return facts
-
-
-def _plain(value: Any) -> Any:
-    """The same without NaN, which JSON does not know."""
-    if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from batchpilot.core.files import json_text
 from batchpilot.runners.options import JsonOption, reporting_mistakes
 from batchpilot.runners.policies.policy_commands import described, show
 
@@ -24,7 +24,7 @@ def export(
 
     exported = export_policy(training, out, overwrite=overwrite)
     if as_json:
-        typer.echo(json.dumps({**described(exported.path, exported.policy), "checked": exported.checked}, indent=2))
+        typer.echo(json_text({**described(exported.path, exported.policy), "checked": exported.checked}, indent=2))
     else:
         show(exported.path, exported.policy)
         typer.echo(f"decides as the trained policy does on {exported.checked:,} observations")

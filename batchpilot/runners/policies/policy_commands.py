@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ from rich.table import Table
 
 from batchpilot.core.actions import ActionTable
 from batchpilot.core.features import FEATURE_NAMES, FEATURE_VERSION
+from batchpilot.core.files import json_text
 from batchpilot.core.grids import Grid
 from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_console
 from batchpilot.tuners.policy import PolicyFile, read_policy
@@ -32,7 +32,7 @@ def inspect(
     """Check a policy file and print what it is and where it comes from."""
     read = read_policy(file)
     if as_json:
-        typer.echo(json.dumps(described(file, read), indent=2))
+        typer.echo(json_text(described(file, read), indent=2))
     else:
         show(file, read)
 
@@ -103,5 +103,5 @@ def _moves(table: ActionTable, grid: Grid) -> str:
 
 
 def _short(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json_text(value)
     return text if len(text) <= 300 else f"{text[:297]}..."

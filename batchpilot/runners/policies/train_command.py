@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,9 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from batchpilot.core.extras import needing
-from batchpilot.core.files import write_atomic
+from batchpilot.core.files import json_text, write_atomic
 from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_console
 from batchpilot.runners.policies.train_curves import learning_curves
+from batchpilot.runners.report.svg import svg_file
 
 if TYPE_CHECKING:
     from batchpilot.agents.training.config import TrainingConfig
@@ -59,9 +59,9 @@ def train(
     except KeyboardInterrupt:
         errors.print(f"stopped; finished segments are kept in {out}, and the same command with --resume goes on")
         raise typer.Exit(130) from None
-    write_atomic(out / CURVES_CHART, learning_curves(trained.curves))
+    write_atomic(out / CURVES_CHART, svg_file(learning_curves(trained.curves)))
     if as_json:
-        typer.echo(json.dumps({"seed": trained.best.seed, "timesteps": trained.best.timesteps} | _scores(trained)))
+        typer.echo(json_text({"seed": trained.best.seed, "timesteps": trained.best.timesteps} | _scores(trained)))
         return
     console = stdout_console()
     console.print(_table(trained))

@@ -62,8 +62,9 @@ def results_grid(summary: Sequence[Row], scenario: str = OVERALL) -> Grid:
     for rank, row in _ranked(summary, scenario):
         ratios = [_ratio(row, reference) for reference in references]
         rows.append(_cells(row, rank, [with_interval(row, "goodput_fraction"), *ratios], best=rank == "1"))
-    single = all(row["runs"] < 2 for row in summary if row["scenario"] not in (scenario, OVERALL))
-    caption = f"{MARKS}." + (" One seed a scenario: no interval." if single else "")
+    of_scope = [row for row in summary if row["scenario"] != OVERALL and scenario in (OVERALL, row["scenario"])]
+    single = all(row["runs"] < 2 for row in of_scope)
+    caption = " ".join([f"{MARKS}."] * bool(references) + ["One seed a scenario: no interval."] * single)
     columns = ("Strategy", "Goodput share\n[95 % interval]", *(f"÷ {name}" for name in references))
     return Grid(f"Which strategy keeps its promises? {_scope(scenario)}", columns, tuple(rows), caption)
 
@@ -113,7 +114,8 @@ def scenario_grid(summary: Sequence[Row], against: str = HINDSIGHT) -> Grid:
         rows.append(tuple(cells))
     if against in references:
         rows += _tally(by_place, scenarios, names, against)
-    caption = f"Marks and the last rows are against {against}. {MARKS}. Best strategy bold (*), references † set apart."
+    marked = f"Marks and the last rows are against {against}. {MARKS}. " if against in references else ""
+    caption = f"{marked}Best strategy bold (*), references † set apart."
     columns = ("Scenario", *(_broken(name, name in references) for name in names))
     return Grid("Where does each strategy win, and where does it lose? Goodput share", columns, tuple(rows), caption)
 

@@ -48,6 +48,7 @@ MEANS = (
     "slo_attainment",
     "utilisation",
     "success_rate",
+    "refused_fraction",
     "failed",
     "preemptions",
     "convergence_s",

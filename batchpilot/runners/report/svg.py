@@ -81,6 +81,16 @@ def to_svg(figure: Figure, name: str, label: str) -> str:
     return text.replace("<svg", opening, 1)
 
 
+def svg_file(element: str) -> str:
+    """An `<svg>` element as a file that a browser opens by itself: with the namespaces and the font that a page gives.
+
+    Args:
+        element: what `to_svg` gave.
+    """
+    opening = '<svg xmlns="http://www.w3.org/2000/svg" font-family="system-ui, sans-serif"'
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + element.replace("<svg", opening, 1)
+
+
 _TAG = re.compile(r"<[^>]*>")
 _ID = re.compile(r'(\sid="|href="#|url\(#)')
 _UNWANTED = re.compile(r"\sxmlns(:xlink)?=\"[^\"]*\"|font-family: [^;\"]*;? ?")

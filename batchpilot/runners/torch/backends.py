@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from batchpilot.core.files import write_atomic
+from batchpilot.core.files import write_json
 from batchpilot.core.limits import Limits
 from batchpilot.core.names import lookup
 from batchpilot.engines.simulated.step_design import MeasuredTrial
@@ -112,7 +112,7 @@ class KnownEngine:
             path: the file.
         """
         data = {"kv_capacity_tokens": self.kv_capacity_tokens, "source": self.source, "latency": self.latency.to_dict()}
-        write_atomic(path, json.dumps(data, indent=1) + "\n")
+        write_json(path, data)
 
     @classmethod
     def load(cls, path: Path) -> KnownEngine:

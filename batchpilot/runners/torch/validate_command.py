@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,13 +11,13 @@ import numpy as np
 import typer
 
 from batchpilot.configs.scenario import EngineSpec
+from batchpilot.core.files import json_text
 from batchpilot.core.provenance import provenance
 from batchpilot.engines.simulated.step_design import MeasuredTrial
 from batchpilot.latency.fitting.saturation_fit import fit
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.calibration.grids import percent
 from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_console
-from batchpilot.runners.plain_data import without_nan
 from batchpilot.runners.report.tables import tables
 from batchpilot.runners.selection import find_scenario, parse_limits
 from batchpilot.runners.torch.calibration import (
@@ -117,7 +116,7 @@ def validate(
         workload=f"{len(asked)} requests ({chosen.name if chosen is not None else f'synthetic, load {load:g}'})",
     )
     if as_json:
-        typer.echo(json.dumps(without_nan(found.to_dict() | provenance(seed)), indent=2, allow_nan=False))
+        typer.echo(json_text(found.to_dict() | provenance(seed), indent=2))
     else:
         _show(found)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from batchpilot.configs.scenario import Scenario
+from batchpilot.core.files import json_text
 from batchpilot.core.limits import TRACKS
 from batchpilot.core.names import lookup
 from batchpilot.core.provenance import config_hash, provenance, versions
@@ -24,7 +24,6 @@ from batchpilot.runners.options import (
     reporting_mistakes,
     stdout_console,
 )
-from batchpilot.runners.plain_data import without_nan
 from batchpilot.runners.report.tables import tables
 from batchpilot.runners.selection import find_scenario, on_hardware, replay_of
 from batchpilot.runners.torch.calibration import TorchServer
@@ -141,7 +140,13 @@ def tune(
         first_seed,
         min_attainment,
         max_memory,
+        config,
     )
+    mended = search.mend()
+    if mended:
+        typer.secho(mended, err=True, fg=typer.colors.YELLOW)
+    if resume:
+        search.refuse_another("" if storage is None else f"{chosen.name}-")
     _settle(search, folder, resume=resume, overwrite=overwrite)
     exploration = _run_with_progress(search, bench, jobs)
     count = seeds if check_seeds is None else check_seeds
@@ -155,8 +160,7 @@ def tune(
     }
     written = finish(folder, search, found, title=f"Limits for {chosen.name}", objective=objective, origin=origin)
     if as_json:
-        plain: dict[str, Any] = without_nan(written.results)
-        typer.echo(json.dumps(plain, indent=1, allow_nan=False))
+        typer.echo(json_text(written.results, indent=1))
         return
     console = stdout_console()
     for table in tables(written.comparison):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Mapping
@@ -10,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batchpilot.core.files import write_atomic
-from batchpilot.runners.plain_data import without_nan
+from batchpilot.core.files import write_atomic, write_json
 from batchpilot.runners.report.grids import Grid
 from batchpilot.runners.tuning.files import server_yaml, vllm_flags, vllm_yaml, without_flag
 from batchpilot.runners.tuning.page import comparison_grid, write_tune_page
@@ -71,7 +69,7 @@ def finish(
         notes=notes,
         provenance=origin,
     )
-    write_atomic(folder / "results.json", json.dumps(without_nan(results), indent=1, allow_nan=False) + "\n")
+    write_json(folder / "results.json", results)
     write_atomic(folder / "server.yaml", server_yaml(found.limits, remarks))
     write_atomic(folder / "vllm.yaml", vllm_yaml(found.limits, remarks))
     return Written(comparison_grid(found, objective), told, notes, pasted, results)

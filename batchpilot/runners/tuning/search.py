@@ -11,23 +11,31 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.synchronize import Event
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import optuna
 from optuna.pruners import MedianPruner
 
 from batchpilot.baselines import SERVER_DEFAULT
+from batchpilot.core.files import plain
 from batchpilot.core.limits import Limits
 from batchpilot.runners.tuning.bench import Bench, Figures
+from batchpilot.runners.tuning.resuming import differences, told
 from batchpilot.tuners.bayesian.exploring import Exploration
+from batchpilot.tuners.bayesian.journal import mend_journal
 from batchpilot.tuners.bayesian.samplers import STARTUP_TRIALS
 from batchpilot.tuners.bayesian.space import SearchSpace
-from batchpilot.tuners.bayesian.studies import counts, open_storage
+from batchpilot.tuners.bayesian.studies import counts, open_storage, redacted
 
 TRIALS_BEFORE_PRUNING = 5
 _POLL_S = 0.2
+SETTINGS = "settings"
+"""The study attribute that says what it was asked for."""
+_UNKNOWN = "what it was asked for is not known"
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class Search:
         sampler_seed: of the sampler's draws.
         min_slo_attainment: a trial below it is not feasible.
         max_memory_fraction: a trial above it is not feasible.
+        settings: everything that makes its trials what they are; kept with the study.
     """
 
     track: str
@@ -55,6 +64,7 @@ class Search:
     sampler_seed: int = 0
     min_slo_attainment: float = 0.0
     max_memory_fraction: float = 1.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def explore(self, worker: int = 0) -> Exploration:
         """The study, opened; trials of processes that died are told as failed.
@@ -79,8 +89,38 @@ class Search:
             tpot_ms: what step targets are multiples of.
         """
         exploration = self.explore()
+        exploration.study.set_user_attr(SETTINGS, plain(self.settings))
         exploration.suggest(SearchSpace(self.track, SERVER_DEFAULT).base_params(tpot_ms))
         return exploration
+
+    def mend(self) -> str | None:
+        """Cut a crash's leavings off the journal; returns what was done, None where nothing was."""
+        return None if "://" in self.storage else mend_journal(Path(self.storage))
+
+    def refuse_another(self, alike: str = "") -> None:
+        """Say how an earlier study differs, where the storage holds others but not this one.
+
+        Args:
+            alike: what the names of studies begin with that this one may be mistaken for.
+
+        Raises:
+            ValueError: there is such a study; the message names each setting that differs.
+        """
+        storage = open_storage(self.storage)
+        others = {study.study_name: study.user_attrs.get(SETTINGS) for study in storage.get_all_studies()}
+        if self.study in others:
+            return
+        differing = {
+            name: [_UNKNOWN] if was is None else differences(was, self.settings)
+            for name, was in others.items()
+            if name.startswith(alike)
+        }
+        if differing:
+            nearest = min(differing, key=lambda name: len(differing[name]))
+            raise ValueError(
+                f"{redacted(self.storage)} holds study {nearest}, not what is asked: {told(differing[nearest])}; "
+                "ask for the same, begin anew with --overwrite, or give another --out"
+            )
 
     def forget(self) -> None:
         """Delete the study, if there is one."""
@@ -213,9 +253,7 @@ def best_limits(search: Search, exploration: Exploration, tpot_ms: float) -> Lim
 
 @contextmanager
 def finishing_first() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C waits for the trial that runs: cut short while it writes, it would leave the journal locked.
-
-    Pressed again it does not wait.
+    """Ctrl-C waits for the trial that runs, so that no time is lost; pressed again it does not wait.
 
     Yields:
         Whether it was pressed.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any
+
+from batchpilot.core.files import json_text
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -70,7 +71,7 @@ async def answer_json(
         content: what is said.
         headers: besides type and length.
     """
-    await answer(send, status, json.dumps(content).encode(), b"application/json", headers)
+    await answer(send, status, json_text(content).encode(), b"application/json", headers)
 
 
 async def answer(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 from collections.abc import AsyncIterator, Callable
 
+from batchpilot.core.files import json_text
 from batchpilot.serving.answers import FAILED
 from batchpilot.serving.gateway.answers import PassingAnswer
 from batchpilot.serving.gateway.asgi import (
@@ -242,5 +242,5 @@ async def _head(answer: Connection, send: Send) -> None:
 
 def _event(failure: UpstreamError, between_events: bool) -> bytes:
     """The failure as the last event of a stream that broke off."""
-    event = b"data: " + json.dumps(error_content(failure.reason, failure.code)).encode() + b"\n\n"
+    event = b"data: " + json_text(error_content(failure.reason, failure.code)).encode() + b"\n\n"
     return event if between_events else b"\n\n" + event

@@ -96,7 +96,7 @@ class Gateway:
             message = "the gateway speaks no WebSockets; ask by HTTP, or the upstream itself"
             await answer_json(send, 501, error_content(message, "websocket_not_spoken", "invalid_request_error"))
         elif path == STATUS_PATH:
-            await answer_json(send, 200, _plain(self.status()))
+            await answer_json(send, 200, self.status())
         elif path == METRICS_PATH:
             await answer(send, 200, exposition(self.status()).encode(), b"text/plain; version=0.0.4; charset=utf-8")
         elif path.startswith("/gateway/"):
@@ -166,12 +166,3 @@ class Gateway:
         self._observer.kv_used_fraction = reading.kv_used_fraction if reading is not None and known else None
         there = reading.running + reading.waiting if reading is not None else 0
         self._others.append(max(there - self._gate.texts, 0))
-
-
-def _plain(value: Any) -> Any:
-    """The same with what JSON cannot hold as null."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from batchpilot.core.files import json_text
 from batchpilot.core.slo import SLO_CLASSES
 from batchpilot.serving.answers import SERVED, AnswerReader, refusal, shown
 from batchpilot.serving.load.answers import Answered
 from batchpilot.serving.load.flight import Asked
 from batchpilot.serving.load.http import Address, HttpClient
+from batchpilot.serving.load.identity import asked_of
 from batchpilot.serving.load.responses import HttpError
 
 OWN = "batchpilot"
@@ -67,7 +69,7 @@ class Dialect:
             targets = {"ttft_ms": asked.slo.ttft_ms, "tpot_ms": asked.slo.tpot_ms}
             body |= {name: min(value, _LONGEST_PROMISE_MS) for name, value in targets.items()}
         body |= self.body
-        return json.dumps({name: value for name, value in body.items() if value is not None}).encode()
+        return json_text({name: value for name, value in body.items() if value is not None}).encode()
 
 
 class CompletionClient:
@@ -82,6 +84,7 @@ class CompletionClient:
     Attributes:
         model: what requests name.
         dialect: in force.
+        listed: what the server says of the model in its list.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class CompletionClient:
         dialect: Dialect | None = None,
     ) -> None:
         self.model = ""
+        self.listed: dict[str, Any] = {}
         self.dialect = dialect or Dialect()
         self._address, self._now_ms = address, now_ms
         self._http = HttpClient(address, {} if api_key is None else {"authorization": f"Bearer {api_key}"})
@@ -103,7 +107,7 @@ class CompletionClient:
         Args:
             asked: what is wanted; the server is asked not to stop before.
         """
-        listening = _Listening(self._now_ms)
+        listening = _Listening(self._now_ms, asked.output_tokens)
         try:
             body = self.dialect.request(self.model, asked)
             await self._http.exchange("POST", self.dialect.path, listening, body, _headers(asked))
@@ -131,6 +135,7 @@ class CompletionClient:
                     f"{self._address}/v1/models names no model ({shown(told)}); is it the server?"
                 ) from error
         else:
+            self.listed = first
             self.dialect = Dialect(self.dialect.chat, self.dialect.body, first.get("owned_by") == OWN)
             wanted = wanted or found
         self.model = wanted
@@ -148,6 +153,10 @@ class CompletionClient:
         except (HttpError, OSError, ValueError, LookupError, TypeError):
             return math.nan
         return len(sample.encode()) / tokens if tokens > 0 else math.nan
+
+    async def identity(self) -> dict[str, Any]:
+        """What the server says of itself, as plain values; empty where it says nothing."""
+        return await asked_of(lambda path: self._whole("GET", path), self.listed)
 
     def close(self) -> None:
         """Close every connection that is not in use."""
@@ -182,8 +191,8 @@ class _Collecting:
 class _Listening:
     """Hears an answer and notes when its tokens come."""
 
-    def __init__(self, now_ms: Callable[[], float]) -> None:
-        self._now_ms = now_ms
+    def __init__(self, now_ms: Callable[[], float], wanted: int) -> None:
+        self._now_ms, self._wanted = now_ms, wanted
         self._status, self._kind, self._encoding = 0, "", ""
         self._reader = AnswerReader()
         self._streams = True
@@ -236,6 +245,13 @@ class _Listening:
             return f"the answer is compressed ({self._encoding}) though identity was asked for"
         return detail or f"the answer is no completion but {self._kind or 'of no type'}: {told}"
 
+    @property
+    def _tokens(self) -> int:
+        """Output tokens as the reader has them; one whole text that nobody counted, ended by its length, has all."""
+        reader = self._reader
+        all_came = not (self._streams or reader.counted) and reader.finish_reason == "length" and reader.choices == 1
+        return self._wanted if all_came else reader.tokens
+
     def _unserved(self, reason: str, detail: str) -> Answered:
         return self._as(reason, self._now_ms(), shown(detail))
 
@@ -246,7 +262,7 @@ class _Listening:
             self._status,
             self._first_ms,
             end_ms,
-            reader.tokens,
+            self._tokens,
             detail,
             reader.counted,
             self._streams,

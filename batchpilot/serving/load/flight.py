@@ -10,10 +10,10 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +96,7 @@ class LoadResult:
         uncounted: complete answers whose server did not say how many tokens they have.
         whole: complete answers that did not stream.
         prompt_ratio: prompt tokens as the server counted them over those wanted; NaN where it does not say.
+        server: what it says of itself.
     """
 
     outcome: SimulationResult
@@ -108,6 +109,7 @@ class LoadResult:
     uncounted: int
     whole: int
     prompt_ratio: float
+    server: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def interrupted(self) -> bool:

@@ -7,7 +7,7 @@ import gc
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from batchpilot.serving.load.client import CompletionClient, Dialect
 from batchpilot.serving.load.files import allow_many_files
@@ -72,6 +72,7 @@ async def run_load(
     allow_many_files()
     try:
         await client.find_model(settings.model)
+        identity = await client.identity()
         bytes_per_token = settings.bytes_per_token or await _asked(client, settings.seed)
         prompts = Prompts(requests.prompt_tokens, bytes_per_token, settings.seed)
         flight = Flight(client, requests, prompts, now_ms, on_progress)
@@ -79,7 +80,7 @@ async def run_load(
             await flight.fly(settings.grace_s, stop)
     finally:
         client.close()
-    return flight.result(client.model, bytes_per_token)
+    return replace(flight.result(client.model, bytes_per_token), server=identity)
 
 
 @contextmanager

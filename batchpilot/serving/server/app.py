@@ -14,6 +14,7 @@ from batchpilot.serving.rollout.control import LARGEST_POLICY_BYTES
 from batchpilot.serving.server import errors
 from batchpilot.serving.server.document import document_truly
 from batchpilot.serving.server.incoming import Bound, Incoming, request_bytes
+from batchpilot.serving.server.json_answers import JsonAnswer
 from batchpilot.serving.server.openai_routes import openai_routes
 from batchpilot.serving.server.service import Service
 from batchpilot.serving.server.tuner_routes import PREFIX, tuner_routes
@@ -43,6 +44,7 @@ def build_app(service: Service, device: DetectedDevice | None = None) -> FastAPI
         version=version("batchpilot"),
         description="OpenAI's API over a live engine whose batching limits a tuner sets.",
         lifespan=lifespan,
+        default_response_class=JsonAnswer,
         strict_content_type=False,
     )
     errors.install(app)

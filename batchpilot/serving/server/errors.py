@@ -9,8 +9,9 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+
+from batchpilot.serving.server.json_answers import JsonAnswer
 
 KINDS = {
     400: "invalid_request_error",
@@ -113,11 +114,11 @@ def install(app: FastAPI) -> None:
     """
 
     @app.exception_handler(ApiError)
-    async def told(_: Request, error: ApiError) -> JSONResponse:
-        return JSONResponse(error.body, error.status, error.headers)
+    async def told(_: Request, error: ApiError) -> JsonAnswer:
+        return JsonAnswer(error.body, error.status, error.headers)
 
     @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+    async def refused(request: Request, error: HTTPException) -> JsonAnswer:
         if error.status_code == 405:
             # The framework knows the methods of one of a path's routes only.
             methods = app.openapi()["paths"].get(request.url.path, {})
@@ -125,22 +126,22 @@ def install(app: FastAPI) -> None:
         # The framework's word for a body that JSON's decoder gave up on says nothing; the decoder's does.
         unread = error.status_code == 400 and error.__cause__ is not None
         message = f"the body cannot be read as JSON: {error.__cause__}" if unread else str(error.detail)
-        return JSONResponse(error_body(error.status_code, message), error.status_code, error.headers)
+        return JsonAnswer(error_body(error.status_code, message), error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def misunderstood(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def misunderstood(request: Request, error: RequestValidationError) -> JsonAnswer:
         problems = error.errors()
         if any(isinstance(problem.get("input"), bytes) for problem in problems):
             kind = request.headers.get("content-type", "none")
             message = f"the body's content-type is {reprlib.repr(kind)}; send 'application/json'"
-            return JSONResponse(error_body(415, message, "content-type"), 415)
+            return JsonAnswer(error_body(415, message, "content-type"), 415)
         said = dict.fromkeys(_said(problem) for problem in problems[:_MOST_PROBLEMS])
-        return JSONResponse(error_body(400, "; ".join(said), _field(problems[0]["loc"]) if problems else None), 400)
+        return JsonAnswer(error_body(400, "; ".join(said), _field(problems[0]["loc"]) if problems else None), 400)
 
     @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> JSONResponse:
+    async def failed(_: Request, error: Exception) -> JsonAnswer:
         message = f"the server has a defect: {type(error).__name__}; its log says where"
-        return JSONResponse(error_body(500, message, code="internal_error"), 500)
+        return JsonAnswer(error_body(500, message, code="internal_error"), 500)
 
 
 def _said(problem: Mapping[str, Any]) -> str:

@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
-from fastapi.responses import JSONResponse
-
 from batchpilot.serving.server.errors import ApiError
+from batchpilot.serving.server.json_answers import JsonAnswer
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -69,7 +68,7 @@ class Incoming:
         bound = self._special.get(scope["path"], self._bound)
         refusal = _refusal(dict(scope["headers"]), bound)
         if refusal is not None:
-            await JSONResponse(refusal.body, refusal.status, refusal.headers)(scope, receive, send)
+            await JsonAnswer(refusal.body, refusal.status, refusal.headers)(scope, receive, send)
             return
         if scope["method"] == "HEAD":
             # The server leaves the body of the answer out by its own copy of the scope.

@@ -7,11 +7,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
 from batchpilot.serving.server.answering import Answer, make_orders
 from batchpilot.serving.server.bodies import ChatBody, CommonBody, CompletionBody
 from batchpilot.serving.server.errors import ApiError
+from batchpilot.serving.server.json_answers import JsonAnswer
 from batchpilot.serving.server.service import Service
 from batchpilot.serving.server.shapes import DONE, Shape, event
 from batchpilot.serving.server.text import served_name
@@ -45,13 +46,13 @@ def openai_routes(service: Service) -> APIRouter:
     }
 
     @router.get("/models", summary="The model that is served")
-    async def models() -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [_model(service)]})
+    async def models() -> JsonAnswer:
+        return JsonAnswer({"object": "list", "data": [_model(service)]})
 
     @router.get("/models/{name:path}", responses={404: errors[404]}, summary="One model")
-    async def model(name: str) -> JSONResponse:
+    async def model(name: str) -> JsonAnswer:
         _check_model(service, name)
-        return JSONResponse(_model(service))
+        return JsonAnswer(_model(service))
 
     @router.post("/completions", responses=errors, summary="Continue a text, or several")
     async def completions(body: CompletionBody, request: Request) -> Response:
@@ -117,7 +118,7 @@ async def _answer(
             finished[delta.choice] = delta.finished
     finally:
         answer.close()
-    return JSONResponse(shape.whole(texts, finished, _usage(prompt_tokens, answer.tokens)))
+    return JsonAnswer(shape.whole(texts, finished, _usage(prompt_tokens, answer.tokens)))
 
 
 async def _events(answer: Answer, shape: Shape, body: CommonBody, prompt_tokens: int) -> AsyncIterator[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections.abc import Sequence
 from json.encoder import encode_basestring as _quoted
 from typing import Any
 
+from batchpilot.core.files import json_text
 from batchpilot.serving.server.answering import Delta
 
 DONE = "data: [DONE]\n\n"
@@ -30,7 +30,7 @@ class Shape:
             "model": model,
         }
         self._begun: set[int] = set()
-        head = json.dumps({**self._head, "object": self._chunk_name}, ensure_ascii=False)
+        head = json_text({**self._head, "object": self._chunk_name})
         self._opening = f'data: {head[:-1]}, "choices": [{{"index": '
 
     def whole(self, texts: Sequence[str], finished: Sequence[str | None], usage: dict[str, int]) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class Shape:
             said = f'"delta": {{{role}"content": {_quoted(delta.text)}}}'
             self._begun.add(delta.choice)
         finished = "null" if delta.finished is None else f'"{delta.finished}"'
-        told = "" if usage is None else f', "usage": {json.dumps(usage)}'
+        told = "" if usage is None else f', "usage": {json_text(usage)}'
         end = f'"logprobs": null, "finish_reason": {finished}}}]{told}}}\n\n'
         return f"{self._opening}{delta.choice}, {said}, {end}"
 
@@ -86,4 +86,4 @@ def event(data: dict[str, Any]) -> str:
     Args:
         data: plain.
     """
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+    return f"data: {json_text(data)}\n\n"

@@ -5,7 +5,6 @@ A refused call changes nothing and names the field.
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -95,7 +94,7 @@ def tuner_routes(service: Service, device: DetectedDevice | None) -> APIRouter:
 
     @router.get("/status", summary="What the tuner does, and why")
     async def status() -> Json:
-        return await run_in_threadpool(lambda: plain(tuner_status(service, device)))
+        return await run_in_threadpool(tuner_status, service, device)
 
     @router.get("/config", summary="The configuration in force")
     async def config() -> Json:
@@ -155,7 +154,7 @@ def tuner_routes(service: Service, device: DetectedDevice | None) -> APIRouter:
         promote_after: Annotated[int, Query(ge=1, le=100_000)] = 30,
     ) -> Json:
         data = await request.body()
-        return plain(await _changed(lambda: control.try_policy(data, share, promote_after), param="policy"))
+        return await _changed(lambda: control.try_policy(data, share, promote_after), param="policy")
 
     @router.delete("/policy", summary="End a policy's trial", **changes)
     async def no_policy() -> Json:
@@ -211,21 +210,6 @@ def decision_list(service: Service) -> list[Json]:
         }
         for decision in service.session.decisions
     ]
-
-
-def plain(value: Any) -> Any:
-    """Data that JSON can hold: numbers that are none become null.
-
-    Args:
-        value: plain data.
-    """
-    if isinstance(value, dict):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 async def _changed(action: Any, *, param: str | None = None) -> Any:

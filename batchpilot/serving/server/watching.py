@@ -8,14 +8,15 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from batchpilot.engines import DetectedDevice
 from batchpilot.serving.server.errors import ApiError
 from batchpilot.serving.server.grafana import dashboard
+from batchpilot.serving.server.json_answers import JsonAnswer
 from batchpilot.serving.server.metrics import CONTENT_TYPE
 from batchpilot.serving.server.service import Service
-from batchpilot.serving.server.tuner_routes import decision_list, plain, tuner_status
+from batchpilot.serving.server.tuner_routes import decision_list, tuner_status
 
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -39,14 +40,14 @@ def watching_routes(service: Service, device: DetectedDevice | None) -> APIRoute
     unwell: dict[int | str, dict[str, Any]] = {503: {"description": "It is not; the answer says why."}}
 
     @router.get("/health", tags=["health"], responses=unwell, summary="Whether the engine is well")
-    async def health() -> JSONResponse:
+    async def health() -> JsonAnswer:
         trouble = service.trouble
-        return JSONResponse({"status": trouble or "ok"}, 503 if trouble else 200)
+        return JsonAnswer({"status": trouble or "ok"}, 503 if trouble else 200)
 
     @router.get("/ready", tags=["health"], responses=unwell, summary="Whether new requests are taken")
-    async def ready() -> JSONResponse:
+    async def ready() -> JsonAnswer:
         trouble = "shutting down" if service.draining else service.trouble
-        return JSONResponse({"status": trouble or "ready"}, 503 if trouble else 200)
+        return JsonAnswer({"status": trouble or "ready"}, 503 if trouble else 200)
 
     @router.get("/metrics", tags=["metrics"], summary="Prometheus metrics", response_class=Response)
     async def metrics() -> Response:
@@ -63,7 +64,7 @@ def watching_routes(service: Service, device: DetectedDevice | None) -> APIRoute
         ] = None,
     ) -> dict[str, Any]:
         after_ms = -math.inf if after is None else after
-        return await run_in_threadpool(lambda: plain(_live(service, device, after_ms)))
+        return await run_in_threadpool(_live, service, device, after_ms)
 
     parts = {part.name: part.read_bytes() for part in files(__package__).joinpath("page").iterdir()}
 

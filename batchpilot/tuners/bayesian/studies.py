@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -13,9 +14,10 @@ import optuna
 import psutil
 from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
+
+from batchpilot.tuners.bayesian.journal import journal_backend, mend_journal
 
 OWNER = "owner"
 """The trial attribute that says which process runs it."""
@@ -33,8 +35,8 @@ def open_storage(storage: str | Path | None) -> BaseStorage:
     """Where a study lives.
 
     Args:
-        storage: an SQLAlchemy URL (PostgreSQL, MySQL, SQLite), else the path of a journal file, made when missing;
-            None keeps the study in memory.
+        storage: an SQLAlchemy URL (PostgreSQL, MySQL, SQLite), else the path of a journal file, made when missing and
+            mended with a warning when damaged; None keeps the study in memory.
 
     Raises:
         ValueError: the database cannot be reached, or its driver is not installed.
@@ -44,9 +46,10 @@ def open_storage(storage: str | Path | None) -> BaseStorage:
         return InMemoryStorage()
     if "://" in str(storage):
         return _database(str(storage))
-    path = Path(storage)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(path)))
+    mended = mend_journal(Path(storage))
+    if mended:
+        warnings.warn(mended, stacklevel=2)
+    return JournalStorage(journal_backend(Path(storage)))
 
 
 def open_study(name: str, storage: BaseStorage, pruner: BasePruner) -> Study:

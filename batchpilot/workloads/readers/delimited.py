@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Iterator
 
 from batchpilot.core.names import closest
@@ -15,6 +16,8 @@ from batchpilot.workloads.readers.base import (
     read_number,
     read_tokens,
 )
+
+_BLANK_AFTER_QUOTE = re.compile(r'"[ \t]+(?=,|$)')
 
 
 class DelimitedFormat(TraceFormat):
@@ -43,7 +46,7 @@ class DelimitedFormat(TraceFormat):
         failed_without_output: bool = False,
     ) -> None:
         self.header_lines = 1
-        self.columns = (arrival_column, prompt_column, output_column)
+        self.columns = (arrival_column.strip(), prompt_column.strip(), output_column.strip())
         self.time_unit = time_unit
         self.read_time = read_time
         self.failed_without_output = failed_without_output
@@ -100,6 +103,7 @@ def split_fields(line: str) -> list[str]:
     if '"' not in line:
         return line.split(",")
     try:
-        return next(csv.reader([line], strict=True))
+        # Strict, so that a quote that does not close is found; but it takes no blank after one that does.
+        return next(csv.reader([_BLANK_AFTER_QUOTE.sub('"', line)], skipinitialspace=True, strict=True))
     except (csv.Error, StopIteration):
         raise RowError(f"found {line[:120]!r}; expected quotes that close on their line") from None

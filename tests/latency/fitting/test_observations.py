@@ -18,6 +18,30 @@ SPLITWISE = (
 )
 
 
+NAMES = ("batch_size", "tokens", "context_tokens", "latency_ms")
+LAYOUTS = {
+    "blank after comma": ", ",
+    "aligned": "      ,",
+    "both": " , ",
+    "tab": "\t,",
+    "no-break": "\u00a0,",
+}
+
+
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+@pytest.mark.parametrize("end", ["", " ", "\t", "\r"])
+def test_blanks_beside_names_and_values_do_not_count(written, layout, end):
+    between = LAYOUTS[layout]
+    text = f"\ufeff{between.join(NAMES)}{end}\n{between.join(['4', '64', '500', '18.5'])}{end}\n"
+    found = read_measurements(written(text), {"tokens": " tokens "}).observations
+    assert [values.tolist() for values in (found.batch_size, found.tokens, found.context_tokens, found.latency_ms)] == [
+        [4.0],
+        [64.0],
+        [500.0],
+        [18.5],
+    ]
+
+
 @pytest.fixture
 def written(tmp_path):
     def write(text):

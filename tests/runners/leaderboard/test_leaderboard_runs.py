@@ -89,8 +89,36 @@ def test_a_cell_survives_its_file(tiny):
     cell = run_cell(Task(tiny, 0, "batch", ("static-8", "aimd")))
     copy = Cell.from_json(cell.to_json())
     assert repr(copy) == repr(cell)
-    with pytest.raises(ValueError, match="not a leaderboard cell"):
+    with pytest.raises(ValueError, match="not a whole leaderboard cell"):
         Cell.from_json("[]")
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[:100], lambda text: b"", lambda text: bytes(len(text))])
+def test_a_damaged_cell_is_named_and_run_anew(board, tmp_path, damage):
+    whole = run_leaderboard(board, tmp_path)
+    path = jobs.cell_path(tmp_path, board.tasks()[1])
+    path.write_bytes(damage(path.read_bytes()))
+    ran, told = [], []
+    again = run_leaderboard(
+        board, tmp_path, resume=True, on_done=lambda task, kept: ran.append(kept), on_damage=told.append
+    )
+    assert same(again.rows, whole.rows)
+    assert sorted(ran) == [False, True, True]
+    assert [str(path) in text for text in told] == [True]
+
+
+def test_a_cell_with_one_figure_changed_is_damaged(tiny):
+    text = run_cell(Task(tiny, 0, "batch", ("static-8",))).to_json()
+    with pytest.raises(ValueError, match="not a whole"):
+        Cell.from_json(text.replace('"seed": 0', '"seed": 1'))
+
+
+def test_an_undefined_figure_is_null_in_a_cells_file_and_nan_again(tiny):
+    cell = run_cell(Task(tiny, 0, "batch", ("static-8",)))
+    cell.rows[0]["e2e_p95_ms"] = math.nan
+    text = cell.to_json()
+    assert "NaN" not in text
+    assert math.isnan(Cell.from_json(text).rows[0]["e2e_p95_ms"])
 
 
 def test_static_best_is_the_best_of_its_grid_on_the_same_requests(tiny):

@@ -1,5 +1,7 @@
 """Strategies by the name typed: references, registered tuners and files of the user's own."""
 
+import re
+
 import pytest
 
 from batchpilot.baselines import SERVER_DEFAULT, Setting
@@ -69,6 +71,62 @@ def test_a_tuner_of_ones_own_competes_under_its_short_name(own, tiny, tmp_path):
     outcome = run_leaderboard(board, tmp_path / "out")
     assert [row["tuner"] for row in outcome.rows] == ["my_tuner.py:Fixed", "static-16"]
     assert set(outcome.curves["tiny", "my_tuner.py:Fixed"]["batch_size"]) == {24.0}
+
+
+FAULTY = """
+
+class Late(Fixed):
+    name = "late"
+    heard = 0
+
+    def tell(self, metrics):
+        self.heard += 1
+        if self.heard > 3:
+            raise KeyError("boom")
+
+
+class Wrong(Fixed):
+    def ask(self):
+        return "sixteen"
+
+
+class Named(Fixed):
+    name = "my best"
+
+
+class Masked(Fixed):
+    name = "static-best"
+"""
+
+
+@pytest.mark.parametrize(
+    ("tuner", "told"),
+    [("Late", r"Late raised KeyError: 'boom' \(.*my_tuner.py, line \d+"), ("Wrong", "Wrong raised")],
+)
+def test_a_tuner_that_raises_is_named_and_the_board_goes_on(own, tiny, tmp_path, tuner, told):
+    own.write_text(own.read_text() + FAULTY)
+    board = Leaderboard((tiny,), "batch", (f"{own}:{tuner}", "static-16"), seeds=2)
+    outcome = run_leaderboard(board, tmp_path / "out")
+    assert [row["tuner"] for row in outcome.rows] == ["static-16", "static-16"]
+    assert set(outcome.curves) == {("tiny", "static-16")}
+    (error,) = outcome.failed.values()
+    assert re.search(told, error)
+    assert "on tiny at seed 0" in error
+    assert run_leaderboard(board, tmp_path / "out", resume=True).failed == outcome.failed
+
+
+def test_where_every_tuner_raises_there_is_no_board_but_their_errors(own, tiny, tmp_path):
+    own.write_text(own.read_text() + FAULTY)
+    with pytest.raises(ValueError, match=r"no strategy got through: my_tuner.py:Late raised KeyError"):
+        run_leaderboard(Leaderboard((tiny,), "batch", (f"{own}:Late",), seeds=1), tmp_path / "out")
+
+
+def test_a_tuner_is_called_what_it_calls_itself(own, tiny, tmp_path):
+    own.write_text(own.read_text() + FAULTY)
+    outcome = run_leaderboard(Leaderboard((tiny,), "batch", (f"{own}:Named",), seeds=1), tmp_path / "out")
+    assert [row["tuner"] for row in outcome.rows] == ["my best"]
+    with pytest.raises(ValueError, match="calls itself 'static-best', which is another's"):
+        check_strategies([f"{own}:Masked"])
 
 
 def test_a_changed_file_is_not_resumed(own, tiny):

@@ -5,6 +5,7 @@ import math
 import pytest
 from synthetic_results import GOODPUT, SCENARIOS, result_row, result_rows
 
+from batchpilot.runners.leaderboard.comparison_grids import family_grid
 from batchpilot.runners.report.grids import (
     Grid,
     behaviour_grid,
@@ -14,7 +15,7 @@ from batchpilot.runners.report.grids import (
     runs_grid,
     scenario_grid,
 )
-from batchpilot.runners.report.summary import OVERALL, summarise
+from batchpilot.runners.report.summary import OVERALL, summarise, summarise_families
 from batchpilot.runners.report.tables import WIDTH, leaderboard_tables, render, tables
 
 REFERENCES = ("static-8", "static-default", "static-best")
@@ -94,6 +95,20 @@ def test_one_seed_shows_a_dash_for_every_interval_and_says_why():
     text = render(tables(results_grid(summarise(result_rows(seeds=1)))))
     assert text.count("[-]") == len(GOODPUT) * (1 + len(REFERENCES))
     assert "no interval" in text
+
+
+def test_a_scenario_with_several_seeds_is_not_said_to_have_one():
+    rows = [result_row("chat", tuner, seed) for tuner in ("mine", "static-8") for seed in (0, 1, 2)]
+    assert "One seed" not in results_grid(summarise(rows), "chat").caption
+    assert "One seed" in results_grid(summarise(rows[:1]), "chat").caption
+
+
+def test_nothing_is_said_to_be_marked_against_a_reference_that_did_not_run():
+    rows = [result_row(place, tuner, 0) for place in ("chat", "code") for tuner in ("mine", "static-8")]
+    summary = summarise(rows)
+    captions = [scenario_grid(summary).caption, family_grid(summarise_families(rows), summary).caption]
+    assert not any("static-best" in caption for caption in captions)
+    assert "better than the reference" not in results_grid(summarise(rows[:1])).caption
 
 
 def test_what_was_never_measured_is_a_dash():

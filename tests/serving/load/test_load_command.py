@@ -1,5 +1,6 @@
 """`batchpilot load` as it is typed: traces, scenarios, mistakes, and Ctrl-C."""
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -8,14 +9,17 @@ import threading
 
 import numpy as np
 import pytest
-from scripted_server import DONE, text, threaded, usage
+from scripted_server import DONE, loaded, text, threaded, usage
 from typer.testing import CliRunner
 
 from batchpilot.configs.scenario import suite, suites
+from batchpilot.core import SLO
 from batchpilot.envs.scenarios import prepare
 from batchpilot.runners.http.load_command import _part
+from batchpilot.runners.http.load_report import figures
 from batchpilot.runners.main import app
 from batchpilot.serving.load.prompts import Prompts
+from batchpilot.workloads.table import RequestTable
 
 LINES = {
     "azure2023": "TIMESTAMP,ContextTokens,GeneratedTokens\n"
@@ -113,6 +117,39 @@ def test_a_server_of_another_kind_is_told_from_one(server):
     with threaded(page) as address:
         output = told("--url", address + "/elsewhere", "--duration-s", "1", "--rate", "5").output
     assert "no completion but text/html: <html>Hello</html>" in " ".join(output.split())
+
+
+def test_refusals_and_failures_have_figures_of_their_own_and_leave_the_served_alone():
+    async def script(exchange):
+        which = len(exchange.body["prompt"])
+        if which < 100:
+            exchange.whole({"error": {"message": "full", "code": "queue_full"}}, status=429)
+        elif which < 300:
+            exchange.whole({"error": {"message": "broken"}}, status=500)
+        else:
+            await asyncio.sleep(0.3)
+            obliging(exchange)
+
+    prompts = [20] * 6 + [60] * 2 + [200] * 4
+    requests = RequestTable.from_arrays(np.arange(12.0), prompts, [4] * 12, slos=SLO(1e6, 1e6))
+    found = figures(loaded(script, requests)[0].outcome)
+    assert (found["ended_length"], found["refused_fraction"], found["failed_fraction"]) == (4, 6 / 12, 2 / 12)
+    assert found["e2e_p50_ms"] >= 300.0
+    assert 0 < found["refusal_ms_p50"] <= found["refusal_ms_p95"] < found["e2e_p50_ms"]
+    assert 0 < found["failure_ms_p50"] <= found["failure_ms_p95"] < found["e2e_p50_ms"]
+
+
+SAYS = {"/version": {"version": "0.33.0"}, "/props": {"version": "not asked", "total_slots": 4}}
+
+
+def test_the_reports_origin_is_what_the_server_says_and_no_catalogues(tmp_path):
+    with threaded(obliging, SAYS) as address:
+        told("--url", address, "--duration-s", "2", "--rate", "2", "--out", tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text())["server"] == {"version": "0.33.0", "total_slots": 4}
+    page = (tmp_path / "report.html").read_text()
+    assert "0.33.0" in page
+    assert "estimated" not in page
+    assert "A10" not in page
 
 
 def test_compared_columns_run_with_a_tuner(server):

@@ -93,6 +93,35 @@ def test_without_a_usage_events_are_counted_and_that_is_said():
     assert (outcome.generated_tokens.tolist(), result.uncounted) == ([2], 1)
 
 
+ZERO = {"prompt_tokens": 0, "completion_tokens": 0}
+SAID = [*({"choices": [{"text": " a"}]} for _ in range(3)), {"choices": [{"text": " d", "finish_reason": "length"}]}]
+
+
+@pytest.mark.parametrize(
+    ("events", "uncounted"),
+    [
+        ([*SAID, {"choices": [], "usage": ZERO}], 1),
+        ([said | {"usage": ZERO} for said in SAID], 1),
+        ([{"choices": [{"text": ""}], "usage": ZERO}, *SAID], 1),
+        ([{"choices": [{"text": " a"}], "usage": {"completion_tokens": 1}}, *SAID[1:]], 1),
+        ([*(said | {"usage": ZERO} for said in SAID), {"choices": [], "usage": {"completion_tokens": 4}}], 0),
+        ([*SAID, {"choices": [], "usage": {"completion_tokens": 4}}, {"choices": [], "usage": ZERO}], 0),
+    ],
+)
+def test_a_usage_of_zero_does_not_unsay_what_came(events, uncounted):
+    result, outcome, _ = answered(streams(*map(event, events), DONE))
+    assert (outcome.finish_reason, outcome.generated_tokens.tolist()) == (["length"], [4])
+    assert result.uncounted == uncounted
+    assert math.isnan(result.prompt_ratio)
+
+
+@pytest.mark.parametrize(("finish", "tokens"), [("length", 4), ("stop", 2)])
+def test_a_whole_answer_without_a_count_is_counted_by_its_end_or_its_text(finish, tokens):
+    answer = {"choices": [{"text": "12345678", "finish_reason": finish}], "usage": ZERO}
+    result, outcome, _ = answered(lambda exchange: exchange.whole(answer))
+    assert (outcome.generated_tokens.tolist(), result.uncounted) == ([tokens], 1)
+
+
 def test_a_finish_reason_ends_an_answer_that_never_says_done():
     _, outcome, _ = answered(streams(text(" a"), text(" b", "length")))
     assert outcome.finish_reason == ["length"]
