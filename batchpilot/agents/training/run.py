@@ -7,13 +7,12 @@ was not; what is lost is the segment in progress.
 
 from __future__ import annotations
 
-import json
 import math
+import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,10 +29,11 @@ from batchpilot.agents.training.policy import (
     set_learning_rate,
 )
 from batchpilot.agents.training.pool import training_pool
+from batchpilot.agents.training.progress import ANEW, PROGRESS_FILE, Point, Progress, is_whole, save_agent
 from batchpilot.agents.training.validation import Judge
 from batchpilot.agents.training.warm_start import warm_start
 from batchpilot.core.extras import needing
-from batchpilot.core.files import write_json
+from batchpilot.core.files import write_atomic, write_json
 from batchpilot.core.provenance import config_hash
 
 with needing("training", "rl"):
@@ -43,8 +43,6 @@ with needing("training", "rl"):
     from stable_baselines3.common.utils import set_random_seed
     from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
-
-PROGRESS_FILE = "progress.json"
 _OBSERVED_RUNS = 64
 _SEED_STRIDE = 100_000
 _WARM_START_SEGMENT = 99_999
@@ -55,55 +53,6 @@ OnSteps = Callable[[int], None]
 
 OnPoint = Callable[["Point"], None]
 """Told every point of the learning curve."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """One point of a learning curve, after a segment.
-
-    Attributes:
-        seed: of the training.
-        segment: from 0.
-        timesteps: decisions so far.
-        reward: mean reward in the segment's last rollout, exploration included; NaN after the warm start.
-        validation: the `Score` of the likeliest actions, as plain data.
-    """
-
-    seed: int
-    segment: int
-    timesteps: int
-    reward: float
-    validation: dict[str, Any]
-
-    @property
-    def score(self) -> float:
-        """What policies are chosen by."""
-        return float(self.validation["score"])
-
-
-@dataclass
-class Progress:
-    """Where a training stands; written beside its checkpoint.
-
-    Attributes:
-        fingerprint: of configuration and seed, so that nothing else is resumed.
-        normalisation: of the observations, as plain data.
-        curve: every point so far.
-    """
-
-    fingerprint: str
-    normalisation: dict[str, Any]
-    curve: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def points(self) -> list[Point]:
-        """The learning curve."""
-        return [Point(**point) for point in self.curve]
-
-    @property
-    def best(self) -> Point | None:
-        """The point with the best score, the earlier one among equals."""
-        return max(self.points, key=lambda point: point.score, default=None)
 
 
 class Training:
@@ -173,10 +122,30 @@ class Training:
         path = self.folder / PROGRESS_FILE
         if not path.exists():
             return None
-        progress = Progress(**json.loads(path.read_text()))
+        progress = Progress.read(path)
         if progress.fingerprint != self._fingerprint:
             raise ValueError(f"{self.folder} holds the training of another configuration; give another --out")
+        self._go_back(progress)
         return progress
+
+    def _go_back(self, progress: Progress) -> None:
+        """Forget what came after the last whole checkpoint; it comes again, since a segment depends on nothing else."""
+        done = len(progress.curve)
+        whole = next((n for n in range(done, 0, -1) if is_whole(self._checkpoint(n - 1))), 0)
+        if whole < done:
+            damaged = self._checkpoint(done - 1)
+            if not whole:
+                raise ValueError(f"{damaged} is damaged or missing; {ANEW.format(self.folder)}")
+            warnings.warn(f"{damaged} is damaged or missing; its segment is trained again", stacklevel=4)
+            del progress.curve[whole:]
+        model, best = self.folder / MODEL_FILE, progress.best
+        if best is None or is_whole(model):
+            return
+        if not is_whole(self._checkpoint(best.segment)):
+            raise ValueError(f"{model} is damaged or missing; {ANEW.format(self.folder)}")
+        source = self._checkpoint(best.segment)
+        warnings.warn(f"{model} is damaged or missing; it is the agent of {source}", stacklevel=4)
+        write_atomic(model, source.read_bytes())
 
     @property
     def _fingerprint(self) -> str:
@@ -229,12 +198,13 @@ class Training:
         best = self.progress.best
         self.folder.mkdir(parents=True, exist_ok=True)
         if point.score > (-math.inf if best is None else best.score):
-            agent.save(self.folder / MODEL_FILE)
-        agent.save(self._checkpoint(segment))
+            save_agent(agent, self.folder / MODEL_FILE)
+        save_agent(agent, self._checkpoint(segment))
         self.progress.curve.append(asdict(point))
         write_json(self.folder / PROGRESS_FILE, asdict(self.progress))
-        if segment > 0:
-            self._checkpoint(segment - 1).unlink(missing_ok=True)
+        # The one before stays: should the last be damaged, no more than its segment is lost.
+        if segment > 1:
+            self._checkpoint(segment - 2).unlink(missing_ok=True)
 
 
 def training_env(config: TrainingConfig, seed: int, segment: int, normalisation: Normalisation) -> VecEnv:

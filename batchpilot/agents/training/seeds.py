@@ -15,7 +15,8 @@ from joblib import Parallel, delayed
 
 from batchpilot.agents.training.config import TrainingConfig
 from batchpilot.agents.training.policy import MODEL_FILE, write_description
-from batchpilot.agents.training.run import OnPoint, Point, Training
+from batchpilot.agents.training.progress import Point
+from batchpilot.agents.training.run import OnPoint, Training
 from batchpilot.agents.training.validation import Judge
 from batchpilot.core.files import write_atomic
 from batchpilot.core.provenance import git_revision, provenance, versions

@@ -18,7 +18,7 @@ from batchpilot.runners.report.svg import svg_file
 
 if TYPE_CHECKING:
     from batchpilot.agents.training.config import TrainingConfig
-    from batchpilot.agents.training.run import Point
+    from batchpilot.agents.training.progress import Point
     from batchpilot.agents.training.seeds import Trained
 
 CURVES_CHART = "curves.svg"

@@ -13,7 +13,7 @@ from batchpilot.runners.report.statistics import estimate
 from batchpilot.runners.report.svg import INK, MUTED, drawing, to_svg
 
 if TYPE_CHECKING:
-    from batchpilot.agents.training.run import Point
+    from batchpilot.agents.training.progress import Point
 
 
 def learning_curves(points: Sequence[Point]) -> str:

@@ -129,8 +129,10 @@ class KnownEngine:
             data: dict[str, Any] = json.loads(path.read_text())
             latency = SaturationParameters.from_dict(data["latency"])
             return cls(int(data["kv_capacity_tokens"]), latency, str(data["source"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} does not describe an engine ({error!r}); start anew with --overwrite") from None
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} does not describe an engine, or is damaged ({error!r}); --overwrite starts anew"
+            ) from None
 
 
 def start_backend(

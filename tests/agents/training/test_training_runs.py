@@ -15,7 +15,8 @@ from batchpilot.agents.training.config import TrainingConfig, load_training_conf
 from batchpilot.agents.training.env import GainReward
 from batchpilot.agents.training.policy import Normalisation, deterministic, observe
 from batchpilot.agents.training.pool import training_pool
-from batchpilot.agents.training.run import PROGRESS_FILE, Training
+from batchpilot.agents.training.progress import PROGRESS_FILE
+from batchpilot.agents.training.run import Training
 from batchpilot.agents.training.seeds import seed_folder, train_seeds
 from batchpilot.agents.training.validation import Judge
 from batchpilot.core.features import FEATURE_NAMES
@@ -99,6 +100,38 @@ def test_a_killed_training_resumes_to_the_numbers_of_an_uninterrupted_one(config
     agents = [PPO.load(tmp_path / name / "checkpoint-2.zip", device="cpu") for name in ("whole", "killed")]
     weights = [agent.policy.state_dict() for agent in agents]
     assert all(bool((weights[0][name] == weights[1][name]).all()) for name in weights[0])
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("lost", ["checkpoint-2.zip", "model.zip"])
+def test_a_damaged_agent_is_named_and_comes_from_what_is_whole(config, judge, tmp_path, lost):
+    whole = Training(config, 0, tmp_path, judge)
+    whole.run()
+    weights = PPO.load(tmp_path / "model.zip", device="cpu").policy.state_dict()
+    if lost == "model.zip":
+        assert whole.progress.best.segment in (1, 2)
+    truncated(tmp_path / lost)
+    with pytest.warns(UserWarning, match=f"{lost} is damaged"):
+        resumed = Training(config, 0, tmp_path, judge)
+    resumed.run()
+    assert resumed.progress.points == whole.progress.points
+    again = PPO.load(tmp_path / "model.zip", device="cpu").policy.state_dict()
+    assert all(bool((weights[name] == again[name]).all()) for name in weights)
+
+
+def test_where_nothing_is_whole_the_file_is_named_with_what_to_do(config, judge, tmp_path):
+    Training(config, 0, tmp_path, judge).run()
+    for path in tmp_path.glob("checkpoint-*.zip"):
+        truncated(path)
+    with pytest.raises(ValueError, match=r"checkpoint-2.zip is damaged or missing; delete .* to train this seed anew"):
+        Training(config, 0, tmp_path, judge)
+    for text in ("", "\0\0", '{"fingerprint": "x"', "[]", '{"curve": []}'):
+        (tmp_path / PROGRESS_FILE).write_text(text)
+        with pytest.raises(ValueError, match=f"{PROGRESS_FILE} is damaged"):
+            Training(config, 0, tmp_path, judge)
 
 
 def test_training_stops_when_the_patience_is_over(config, judge, tmp_path):
