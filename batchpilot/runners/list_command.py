@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from rich.table import Table
 from batchpilot.configs.catalogue import devices, models
 from batchpilot.configs.scenario import scenario, scenario_names, suites
 from batchpilot.configs.tuner_files import presets
+from batchpilot.core.files import json_text
 from batchpilot.core.names import lookup
 from batchpilot.runners.chosen import suite_names
 from batchpilot.runners.leaderboard.board import TRACK_TUNERS
@@ -72,7 +72,7 @@ def list_command(
     """List what other commands take by name."""
     told = lookup(KINDS, kind, "kind of name")()
     if as_json:
-        typer.echo(json.dumps(told, indent=2))
+        typer.echo(json_text(told, indent=2))
         return
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     for name, words in told.items():
