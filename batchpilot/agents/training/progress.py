@@ -19,6 +19,7 @@ with needing("training", "rl"):
     from stable_baselines3 import PPO
 
 PROGRESS_FILE = "progress.json"
+_MEMBERS = {"data", "policy.pth"}
 ANEW = "delete {} to train this seed anew"
 
 
@@ -115,6 +116,7 @@ def is_whole(path: Path) -> bool:
     """
     try:
         with zipfile.ZipFile(path) as file:
-            return file.testzip() is None
+            # By its members too: of a file without its end, the end of an archive inside is taken for its own.
+            return set(file.namelist()) >= _MEMBERS and file.testzip() is None
     except (OSError, zipfile.BadZipFile, zlib.error, ValueError):
         return False

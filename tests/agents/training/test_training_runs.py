@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 from xml.etree import ElementTree
 
 import numpy as np
@@ -20,6 +21,7 @@ from batchpilot.agents.training.run import Training
 from batchpilot.agents.training.seeds import seed_folder, train_seeds
 from batchpilot.agents.training.validation import Judge
 from batchpilot.core.features import FEATURE_NAMES
+from batchpilot.core.files import write_json
 from batchpilot.runners.main import app
 
 SMALL = {
@@ -111,8 +113,11 @@ def test_a_damaged_agent_is_named_and_comes_from_what_is_whole(config, judge, tm
     whole = Training(config, 0, tmp_path, judge)
     whole.run()
     weights = PPO.load(tmp_path / "model.zip", device="cpu").policy.state_dict()
-    if lost == "model.zip":
-        assert whole.progress.best.segment in (1, 2)
+    if lost == "model.zip":  # as if the last segment were the best: its checkpoint is there to take the agent from
+        weights = PPO.load(tmp_path / "checkpoint-2.zip", device="cpu").policy.state_dict()
+        for place, point in enumerate(whole.progress.curve):
+            point["validation"]["score"] = float(place)
+        write_json(tmp_path / PROGRESS_FILE, asdict(whole.progress))
     truncated(tmp_path / lost)
     with pytest.warns(UserWarning, match=f"{lost} is damaged"):
         resumed = Training(config, 0, tmp_path, judge)
