@@ -4,7 +4,7 @@ BIN := .venv/bin
 JOBS ?= 2
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: leaderboard standard test test-rl lint format bench clean
+.PHONY: leaderboard standard test test-rl test-lowest lint format bench clean
 
 leaderboard: .venv/installed
 	$(BIN)/batchpilot leaderboard --suite quick --track guarded --seeds 5 --jobs $(JOBS) --out reports/quick --overwrite
@@ -20,6 +20,12 @@ NEED_EXTRAS = $(shell grep -rl --include='test_*.py' --exclude-dir=agents --excl
 
 test-rl: .venv/installed-rl
 	$(BIN)/python -m pytest --numprocesses $(JOBS) tests/agents tests/engines/torch_engine $(NEED_EXTRAS)
+
+# With the lowest versions that pyproject.toml allows, in an environment and with kernels of its own.
+LOWEST := .venv-lowest/bin
+
+test-lowest: .venv-lowest/installed
+	NUMBA_CACHE_DIR=$(CURDIR)/.venv-lowest/kernels $(LOWEST)/python -m pytest --numprocesses $(JOBS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -38,7 +44,7 @@ bench: .venv/installed-dev
 	$(BIN)/python benchmarks/bench_latency.py
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-lowest build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -50,6 +56,13 @@ clean:
 .venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(INSTALL) --editable '.[dev]'
 	touch $@ .venv/installed
+
+# uv stays outside of what it fills: its own dependencies must not decide versions.
+.venv-lowest/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-lowest/uv && .venv-lowest/uv/bin/python -m pip install --quiet uv
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/uv/bin/uv pip install --quiet --python $(LOWEST)/python --resolution lowest-direct --editable '.[dev,tune]'
+	touch $@
 
 # constraints.txt pins torch; point pip at a CPU build where you have one.
 .venv/installed-rl: .venv/installed-dev
