@@ -101,15 +101,30 @@ class Reference:
             if self.concurrency:
                 r.arrival = self.now
             limit = self.limits.max_queued_tokens
-            if limit is not None and self.discipline == "priority" and r.priority == 2:
-                limit = limit // 2
+            queued = sum(u.prompt for u in self.waiting + self.running if u.generated == 0)
+            if self.discipline == "priority" and r.priority == 2:
+                queued *= 2
             if self.blocks_for(r.prompt + r.output - 1) > self.kv_blocks:
                 self.end(r, "failed")
-            elif limit is not None and sum(w.prompt for w in self.waiting) + r.prompt > limit:
+            elif limit is not None and queued >= limit:
                 self.end(r, "refused_on_arrival")
             else:
                 r.key = self.key(r)
                 self.waiting.append(r)
+
+    def latest(self, r):
+        """When a request that waits becomes hopeless: from then on its prompt would come too late at any speed."""
+        e = self.estimate
+        fastest = e.tau_0 + e.tau_b + e.w_0 / e.p_max + r.prompt * (e.w_1 / e.p_max + e.tau_s)
+        return r.arrival + self.limits.ttft_guard * r.ttft_target - fastest
+
+    def refuse_hopeless(self, until):
+        if self.limits.ttft_guard is None:
+            return
+        for r in [w for w in self.waiting if not w.admitted and self.latest(w) <= until]:
+            self.waiting.remove(r)
+            self.end(r, "refused_by_guard")
+            r.finish = max(r.arrival, min(self.now, self.latest(r)))
 
     def head(self):
         return min(self.waiting, key=lambda r: (r.key, r.id))
@@ -289,7 +304,11 @@ class Reference:
     def run(self):
         while self.ended() < len(self.requests):
             self.admit_arrivals()
+            self.refuse_hopeless(self.now)
             plan = self.plan()
+            if plan:
+                batch = (len(plan), sum(n for _, n in plan), sum(r.computed for r, _ in plan))
+                self.refuse_hopeless(self.now + self.T(*batch))
             if plan:
                 self.commit(plan)
             elif self.ended() < len(self.requests):

@@ -12,7 +12,7 @@ from batchpilot.engines.scheduler.lifecycle import (
     least_urgent,
     preempt,
 )
-from batchpilot.engines.scheduler.queue import PRIORITY, key_on_arrival, pop, push
+from batchpilot.engines.scheduler.queue import PRIORITY, key_on_arrival, push, take_out
 from batchpilot.engines.scheduler.state import (
     CANCELLED,
     FAILED,
@@ -59,14 +59,16 @@ def admit(s: SchedulerState, r: int) -> None:
     c = s.clock[0]
     count_arrival(s, r)
     length = s.requests[r].prompt + s.requests[r].output
-    allowed = s.limits[0].max_queued_tokens
+    queued = c.unanswered_tokens
     if c.discipline == PRIORITY and s.requests[r].priority == _LOW:
-        allowed //= LOW_PRIORITY_QUEUE_SHARE
+        queued *= LOW_PRIORITY_QUEUE_SHARE
     if length > c.max_model_len or blocks_for(length - 1, c.block_size) > c.total_blocks:
         end_request(s, r, FAILED)
-    elif c.queued_tokens + s.requests[r].prompt > allowed:
+    elif queued >= s.limits[0].max_queued_tokens:
         end_request(s, r, REFUSED_ARRIVAL)
     else:
+        s.requests[r].unanswered = 1
+        c.unanswered_tokens += s.requests[r].prompt
         s.requests[r].key = key_on_arrival(s, r)
         push(s, r)
 
@@ -188,13 +190,13 @@ def admit_next(s: SchedulerState, tokens: int) -> bool:
     c = s.clock[0]
     r = s.slots[0].waiting
     if guard_refuses(s, r, predicted_prefill_ms(s, r, tokens)):
-        pop(s)
+        take_out(s, r)
         end_request(s, r, REFUSED_GUARD)
         return True
     missing = blocks_for(s.requests[r].prompt + s.requests[r].generated, c.block_size)
     if missing > c.free_blocks:
         return False
-    pop(s)
+    take_out(s, r)
     s.requests[r].blocks = missing
     c.free_blocks -= missing
     s.requests[r].admitted = 1

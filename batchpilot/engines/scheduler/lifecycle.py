@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchpilot.engines.scheduler.queue import push, sooner
+from batchpilot.engines.scheduler.queue import push, sooner, take_out
 from batchpilot.engines.scheduler.state import (
     FAILED,
     LENGTH,
@@ -54,6 +54,14 @@ def count_end(s: SchedulerState, r: int, reason: int) -> None:
 
 
 @kernel
+def answered(s: SchedulerState, r: int) -> None:
+    """A request has its first token, or will have none: its prompt counts no longer against `max_queued_tokens`."""
+    if s.requests[r].unanswered:
+        s.requests[r].unanswered = 0
+        s.clock[0].unanswered_tokens -= s.requests[r].prompt
+
+
+@kernel
 def end_request(s: SchedulerState, r: int, reason: int) -> None:
     """A request ends: its reason and time are written once, its KV blocks are freed."""
     c = s.clock[0]
@@ -63,13 +71,29 @@ def end_request(s: SchedulerState, r: int, reason: int) -> None:
     s.requests[r].blocks = 0
     s.slots[c.n_ended % len(s.slots)].ended = r
     c.n_ended += 1
+    answered(s, r)
     count_end(s, r, reason)
+
+
+@kernel
+def refuse_hopeless(s: SchedulerState, until_ms: float) -> None:
+    """Refuse whoever waits and becomes hopeless by a time, the next at which it could be looked at.
+
+    Who has become so while a step ran was told then: a server keeps the time beside its engine.
+    """
+    c = s.clock[0]
+    while c.n_due > 0 and s.requests[s.slots[0].due].latest_ms <= until_ms:
+        r = s.slots[0].due
+        take_out(s, r)
+        end_request(s, r, REFUSED_GUARD)
+        s.requests[r].finish_ms = max(s.requests[r].arrival_ms, min(c.now_ms, s.requests[r].latest_ms))
 
 
 @kernel
 def first_token(s: SchedulerState, r: int) -> None:
     """Note the time of a request's first token."""
     w = s.window[0]
+    answered(s, r)
     s.requests[r].first_ms = s.clock[0].now_ms
     s.slots[w.n_ttft % len(s.slots)].ttft_ms = s.requests[r].first_ms - s.requests[r].arrival_ms
     w.n_ttft += 1

@@ -11,11 +11,14 @@ Static (padded) batching is in `static_batching.py`.
 
 from __future__ import annotations
 
+import math
+
 from batchpilot.engines.scheduler.admission import admit_next, chunk, make_way
-from batchpilot.engines.scheduler.lifecycle import add_to_plan, close_holes, reserve
-from batchpilot.engines.scheduler.queue import PRIORITY, change_discipline
+from batchpilot.engines.scheduler.lifecycle import add_to_plan, close_holes, refuse_hopeless, reserve
+from batchpilot.engines.scheduler.queue import PRIORITY, change_discipline, follow_guard
 from batchpilot.engines.scheduler.state import SELECTIVE, SchedulerState
 from batchpilot.latency.model.compiled import inlined, kernel
+from batchpilot.latency.model.saturation import step_ms
 
 LONG_PROMPT_TOKENS = 512
 """Selective prefill: needs below this are mixed with decoding, longer ones run alone (batching document)."""
@@ -32,6 +35,20 @@ def open_plan(s: SchedulerState) -> None:
     c.kv_short = 0
     if s.limits[0].discipline != c.discipline:
         change_discipline(s, s.limits[0].discipline)
+    if c.n_queue > 0 and min(c.ttft_guard, s.limits[0].ttft_guard) < math.inf:
+        follow_guard(s)
+        refuse_hopeless(s, c.now_ms)
+
+
+@kernel
+def close_plan(s: SchedulerState) -> int:
+    """A step is planned: who waits and will be hopeless at its end is refused now; returns the requests in it."""
+    c = s.clock[0]
+    if c.n_due > 0 and c.n_plan > 0:
+        estimate = s.parameters[0, 1:]
+        step = step_ms(estimate, float(c.n_plan), float(c.plan_total_tokens), float(c.plan_context))
+        refuse_hopeless(s, c.now_ms + step)
+    return c.n_plan
 
 
 @inlined
@@ -142,7 +159,7 @@ def plan(s: SchedulerState) -> int:
         make_way(s)
     if c.prefill == SELECTIVE and c.long_prompt_last == 0 and plan_long_prompt(s):
         c.long_prompt_last = 1
-        return c.n_plan
+        return close_plan(s)
     c.long_prompt_last = 0
     if plan_decodes(s) > 0:
         plan_prefills(s)
@@ -152,4 +169,4 @@ def plan(s: SchedulerState) -> int:
         plan_admissions(s)
     if c.prefill == SELECTIVE:
         plan_whatever_is_next(s)
-    return c.n_plan
+    return close_plan(s)

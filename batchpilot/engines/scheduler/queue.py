@@ -1,13 +1,18 @@
-"""The waiting queue: a binary heap of request ids by key, and the key of every discipline. Compiled, unchecked.
+"""Who waits, in two lines: whose turn is next, and who becomes hopeless next. Compiled, unchecked.
 
-A key is computed once, on arrival; a preempted request returns with the key it had. Ties go to the earlier request.
+Both are binary heaps of request ids. A key is computed once, on arrival; a preempted request returns with the key it
+had, and is in the first line only. Ties go to the earlier request.
 """
 
 from __future__ import annotations
 
+import math
+
 from batchpilot.engines.scheduler.state import UNFINISHED, SchedulerState
 from batchpilot.latency.model.compiled import kernel
 from batchpilot.latency.model.saturation import step_ms
+
+TURN, DUE = range(2)
 
 FCFS, SJF, SPF, SLO_AWARE, FAIR, PRIORITY = range(6)
 _PRIORITY_STRIDE_MS = 1e12
@@ -48,68 +53,108 @@ def key_on_arrival(s: SchedulerState, r: int) -> float:
 
 
 @kernel
-def rise(s: SchedulerState, i: int, r: int) -> None:
-    """Put a request at place `i` of the heap, or above it where those are later than it."""
-    while i > 0:
-        parent = (i - 1) >> 1
-        if sooner(s, s.slots[parent].waiting, r):
-            break
-        s.slots[i].waiting = s.slots[parent].waiting
-        i = parent
-    s.slots[i].waiting = r
+def latest_ms(s: SchedulerState, r: int) -> float:
+    """When a request that waits becomes hopeless: not even the fastest prefill would keep the guard from then on."""
+    c = s.clock[0]
+    fastest_ms = c.fastest_ms + s.requests[r].prompt * c.fastest_token_ms
+    return s.requests[r].arrival_ms + c.ttft_guard * s.requests[r].ttft_target_ms - fastest_ms
 
 
 @kernel
-def sink(s: SchedulerState, i: int, r: int) -> int:
-    """Put a request at place `i` of the heap, or below it where those are sooner than it; returns its place."""
-    n = s.clock[0].n_queue
+def before(s: SchedulerState, line: int, a: int, b: int) -> bool:
+    """Whether request `a` goes before `b` in a line."""
+    if line == TURN:
+        return sooner(s, a, b)
+    first, second = s.requests[a].latest_ms, s.requests[b].latest_ms
+    return first < second or (first == second and a < b)
+
+
+@kernel
+def member(s: SchedulerState, line: int, i: int) -> int:
+    """The request at place `i` of a line."""
+    return s.slots[i].waiting if line == TURN else s.slots[i].due
+
+
+@kernel
+def put(s: SchedulerState, line: int, i: int, r: int) -> None:
+    """Write a request to place `i` of a line."""
+    if line == TURN:
+        s.slots[i].waiting = r
+        s.requests[r].place = i
+    else:
+        s.slots[i].due = r
+        s.requests[r].due_place = i
+
+
+@kernel
+def rise(s: SchedulerState, line: int, i: int, r: int) -> None:
+    """Put a request at place `i` of a line, or above it where those are later than it."""
+    while i > 0:
+        parent = (i - 1) >> 1
+        if before(s, line, member(s, line, parent), r):
+            break
+        put(s, line, i, member(s, line, parent))
+        i = parent
+    put(s, line, i, r)
+
+
+@kernel
+def sink(s: SchedulerState, line: int, n: int, i: int, r: int) -> int:
+    """Put a request at place `i` of a line of `n`, or below it where those are sooner than it; returns its place."""
     while True:
         child = 2 * i + 1
         if child >= n:
             break
-        if child + 1 < n and sooner(s, s.slots[child + 1].waiting, s.slots[child].waiting):
+        if child + 1 < n and before(s, line, member(s, line, child + 1), member(s, line, child)):
             child += 1
-        if sooner(s, r, s.slots[child].waiting):
+        if before(s, line, r, member(s, line, child)):
             break
-        s.slots[i].waiting = s.slots[child].waiting
+        put(s, line, i, member(s, line, child))
         i = child
-    s.slots[i].waiting = r
+    put(s, line, i, r)
     return i
 
 
 @kernel
-def push(s: SchedulerState, r: int) -> None:
-    """Add a request to the waiting queue."""
-    c = s.clock[0]
-    c.n_queue += 1
-    c.queued_tokens += s.requests[r].prompt
-    rise(s, c.n_queue - 1, r)
+def fill_gap(s: SchedulerState, line: int, n: int, place: int) -> None:
+    """The last of a line, which has `n` members without the one that left, fills the gap at a place."""
+    if place < n:
+        last = member(s, line, n)
+        # It may belong above the gap as well as below.
+        rise(s, line, sink(s, line, n, place, last), last)
 
 
 @kernel
-def pop(s: SchedulerState) -> int:
-    """Take the request that is next; the queue must not be empty."""
+def enter_due(s: SchedulerState, r: int) -> None:
+    """A waiting request enters the line of those that the guard may refuse, if there is a guard and it is new."""
     c = s.clock[0]
-    top = s.slots[0].waiting
-    c.n_queue -= 1
-    c.queued_tokens -= s.requests[top].prompt
-    sink(s, 0, s.slots[c.n_queue].waiting)
-    return top
+    if c.ttft_guard < math.inf and s.requests[r].admitted == 0:
+        s.requests[r].latest_ms = latest_ms(s, r)
+        c.n_due += 1
+        rise(s, DUE, c.n_due - 1, r)
+
+
+@kernel
+def push(s: SchedulerState, r: int) -> None:
+    """Add a request to those that wait."""
+    c = s.clock[0]
+    c.n_queue += 1
+    c.queued_tokens += s.requests[r].prompt
+    rise(s, TURN, c.n_queue - 1, r)
+    enter_due(s, r)
 
 
 @kernel
 def take_out(s: SchedulerState, r: int) -> None:
-    """Remove a waiting request from wherever it is in the queue."""
+    """Remove a waiting request from wherever it is in the lines."""
     c = s.clock[0]
-    place = 0
-    while s.slots[place].waiting != r:
-        place += 1
     c.n_queue -= 1
     c.queued_tokens -= s.requests[r].prompt
-    if place < c.n_queue:
-        # The last one fills the gap; it may belong above it as well as below.
-        last = s.slots[c.n_queue].waiting
-        rise(s, sink(s, place, last), last)
+    fill_gap(s, TURN, c.n_queue, s.requests[r].place)
+    due = s.requests[r].due_place
+    if due < c.n_due and s.slots[due].due == r:
+        c.n_due -= 1
+        fill_gap(s, DUE, c.n_due, due)
 
 
 @kernel
@@ -122,9 +167,28 @@ def change_discipline(s: SchedulerState, discipline: int) -> None:
     for r in range(c.next_arrival):
         if s.requests[r].reason == UNFINISHED:
             s.requests[r].key = key_on_arrival(s, r)
-    n = c.n_queue
-    c.n_queue = 0
-    c.queued_tokens = 0
-    for k in range(n):
+    for k in range(c.n_queue):
         # The heap grows from the front, so the ids behind it are still to be read.
-        push(s, s.slots[k].waiting)
+        rise(s, TURN, k, s.slots[k].waiting)
+
+
+@kernel
+def follow_guard(s: SchedulerState) -> None:
+    """Order those that the guard may refuse anew if it, or the estimate of how fast a prompt can be, has changed.
+
+    No step of any batch computes a prompt faster than at saturated throughput, so a request that is hopeless by this
+    bound is hopeless whatever runs beside it.
+    """
+    c = s.clock[0]
+    p = s.parameters[0, 1:]
+    guard = s.limits[0].ttft_guard
+    fastest = p[5] + p[6] + p[3] / p[0]
+    token = p[4] / p[0] + p[7]
+    if c.ttft_guard == guard and c.fastest_ms == fastest and c.fastest_token_ms == token:
+        return
+    c.ttft_guard = guard
+    c.fastest_ms = fastest
+    c.fastest_token_ms = token
+    c.n_due = 0
+    for k in range(c.n_queue):
+        enter_due(s, s.slots[k].waiting)

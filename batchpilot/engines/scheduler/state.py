@@ -39,6 +39,8 @@ CLOCK = np.dtype(
         ("concurrency", "i8"),
         ("n_queue", "i8"),
         ("queued_tokens", "i8"),
+        ("unanswered_tokens", "i8"),
+        ("n_due", "i8"),
         ("n_running", "i8"),
         ("free_blocks", "i8"),
         ("total_blocks", "i8"),
@@ -47,6 +49,9 @@ CLOCK = np.dtype(
         ("mode", "i8"),
         ("prefill", "i8"),
         ("discipline", "i8"),
+        ("ttft_guard", "f8"),
+        ("fastest_ms", "f8"),
+        ("fastest_token_ms", "f8"),
         ("virtual_time", "f8"),
         ("step", "i8"),
         ("n_plan", "i8"),
@@ -74,7 +79,9 @@ CLOCK = np.dtype(
     align=True,
 )
 """One record a simulation: the clock, counters, the step being planned and the engine's constants. `cancelled_ahead`
-counts requests that were cancelled and whose turn to arrive has not come."""
+counts requests that were cancelled and whose turn to arrive has not come; `unanswered_tokens` are prompts of requests
+without a first token; `n_due` requests are in the line of `due`, made for this `ttft_guard` and for prompts that take
+`fastest_ms`, and `fastest_token_ms` a token at least."""
 
 LIMITS = np.dtype(
     [
@@ -140,17 +147,22 @@ REQUEST = np.dtype(
         ("ttft_target_ms", "f8"),
         ("tpot_target_ms", "f8"),
         ("estimated_output", "f8"),
+        ("latest_ms", "f8"),
         ("user", "i8"),
+        ("place", "i4"),
+        ("due_place", "i4"),
         ("priority", "i1"),
         ("reason", "i1"),
         ("admitted", "i1"),
         ("retries", "i1"),
+        ("unanswered", "i1"),
     ],
     align=True,
 )
 """One record a request, what a step touches first: lengths, `computed` (tokens in the KV cache), `blocks` (KV blocks
 held), `in_step` (the last step that planned it), `key` (smaller is sooner), times and targets. `arrival_ms` is written
-when the request arrives in a closed loop."""
+when the request arrives in a closed loop; `latest_ms` is when a waiting request becomes hopeless, `place` and
+`due_place` where it is in the lines of those that wait."""
 
 SLOT = np.dtype(
     [
@@ -158,13 +170,15 @@ SLOT = np.dtype(
         ("planned", "i8"),
         ("tokens", "i8"),
         ("waiting", "i8"),
+        ("due", "i8"),
         ("ended", "i8"),
         ("ttft_ms", "f8"),
         ("tpot_ms", "f8"),
     ]
 )
 """Queues of request ids, side by side: `running` in order of admission, `planned` with `tokens` for the step being
-planned, `waiting` as a heap by key, `ended` in order of end; and TTFT and TPOT noted in the window. The last three are
+planned, `waiting` as a heap by key, `due` as a heap by the time at which
+the guard refuses, `ended` in order of end; and TTFT and TPOT noted in the window. The last three are
 rings."""
 
 

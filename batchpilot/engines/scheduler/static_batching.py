@@ -12,8 +12,8 @@ import math
 from batchpilot.engines.scheduler.admission import guard_refuses
 from batchpilot.engines.scheduler.commit import count_step
 from batchpilot.engines.scheduler.lifecycle import add_to_plan, blocks_for, close_holes, end_request, first_token
-from batchpilot.engines.scheduler.plan import open_plan
-from batchpilot.engines.scheduler.queue import pop
+from batchpilot.engines.scheduler.plan import close_plan, open_plan
+from batchpilot.engines.scheduler.queue import take_out
 from batchpilot.engines.scheduler.state import LENGTH, REFUSED_GUARD, SchedulerState
 from batchpilot.latency.model.compiled import kernel
 from batchpilot.latency.model.saturation import step_ms
@@ -35,6 +35,8 @@ def batch_is_due(s: SchedulerState) -> bool:
     if c.now_ms >= oldest + limits.max_wait_ms:
         return True
     c.wake_ms = oldest + limits.max_wait_ms
+    if c.n_due > 0:
+        c.wake_ms = min(c.wake_ms, s.requests[s.slots[0].due].latest_ms)
     return False
 
 
@@ -54,14 +56,14 @@ def form_batch(s: SchedulerState) -> None:
         output = max(c.static_output, s.requests[r].output - s.requests[r].generated)
         prefill_ms = step_ms(s.parameters[0, 1:], float(members), float(members * longest), 0.0)
         if guard_refuses(s, r, prefill_ms):
-            pop(s)
+            take_out(s, r)
             end_request(s, r, REFUSED_GUARD)
             continue
         blocks = blocks_for(longest + output - 1, c.block_size)
         too_much = members * longest > limits.token_budget or prefill_ms > limits.step_target_ms
         if members > 1 and (too_much or members * blocks > c.total_blocks):
             break
-        pop(s)
+        take_out(s, r)
         s.requests[r].admitted = 1
         c.virtual_time = max(c.virtual_time, s.requests[r].key)
         s.slots[c.n_running].running = r
@@ -116,7 +118,7 @@ def plan_static(s: SchedulerState) -> int:
         tokens = min(c.static_prompt - c.static_computed, max(s.limits[0].token_budget // c.n_running, 1))
     for k in range(c.n_running):
         add_to_plan(s, s.slots[k].running, tokens)
-    return c.n_plan
+    return close_plan(s)
 
 
 @kernel

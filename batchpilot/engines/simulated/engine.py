@@ -168,7 +168,7 @@ def load(state: SchedulerState, i: int, config: EngineConfig, requests: RequestT
     clock.mode = BATCHING_MODES[config.mode]
     clock.prefill = PREFILL_MODES[config.prefill]
     clock.discipline = DISCIPLINES[config.discipline]
-    clock.wake_ms = math.inf
+    clock.wake_ms = clock.ttft_guard = math.inf
     clock.parameter_row = 1
     clock.peak_tokens_per_s = believed.peak_tokens_per_s(config.capacity_tokens)
     clock.ttft_target_ms = requests.ttft_target_ms.mean() if n else math.nan

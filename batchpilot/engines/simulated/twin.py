@@ -71,6 +71,10 @@ def take_over(s: SchedulerState, running: int, waiting: int) -> None:
     """Let the first requests of a row run and the next ones wait; the running ones hold the KV blocks they need."""
     c = s.clock[0]
     c.next_arrival = running + waiting
+    for r in range(running + waiting):
+        if s.requests[r].generated == 0:
+            s.requests[r].unanswered = 1
+            c.unanswered_tokens += s.requests[r].prompt
     for r in range(running):
         known = max(s.requests[r].computed, s.requests[r].prompt + s.requests[r].generated - 1)
         s.requests[r].blocks = min(blocks_for(known, c.block_size), c.free_blocks)
@@ -200,7 +204,7 @@ class Twin:
         capacity = min(kv_capacity_tokens or _MOST_KV_TOKENS, _MOST_KV_TOKENS)
         state.clock["total_blocks"] = state.clock["free_blocks"] = capacity // self._block_size
         state.clock["max_model_len"] = OFF_TOKENS
-        state.clock["wake_ms"] = math.inf
+        state.clock["wake_ms"] = state.clock["ttft_guard"] = math.inf
         state.clock["parameter_row"] = 1
         state.parameters[:, 1, 0] = -math.inf
         state.parameters[:, :, 1:] = latency.as_array()

@@ -75,6 +75,37 @@ def test_no_step_exceeds_its_limits(table, limits, mode, kv):
 
 
 @lawful
+@given(tables(), limits_of_any_kind, modes, kv_tokens, st.sampled_from([0.0, 0.3]))
+def test_nobody_waits_longer_than_the_guard_allows_before_being_told(table, limits, mode, kv, noise):
+    options = {"kv_capacity_tokens": kv, "mode": mode[0], "prefill": mode[1], "noise": noise}
+    result = simulate(table, LATENCY, limits, **options)
+    refused = np.array(result.finish_reason) == "refused_by_guard"
+    if limits.ttft_guard is None:
+        assert not refused.any()
+        return
+    assert np.all(result.e2e_ms[refused] <= limits.ttft_guard * table.ttft_target_ms[refused] + 1e-6)
+    assert np.all(result.e2e_ms[refused] >= 0)
+
+
+@lawful
+@given(tables(), limits_of_any_kind, modes, kv_tokens)
+def test_the_lines_of_those_who_wait_are_kept(table, limits, mode, kv):
+    engine = SimulatedEngine(EngineConfig(latency=LATENCY, kv_capacity_tokens=kv, mode=mode[0], prefill=mode[1]), table)
+    done, clock, requests, slots = False, engine.state.clock[0], engine.state.requests, engine.state.slots
+    while not done:
+        engine.set_limits(limits if int(clock.step) % 2 else limits.replace(ttft_guard=1.0, discipline="spf"))
+        done = engine.run_until(engine.now_ms + 30.0)
+        waiting, due = slots["waiting"][: clock.n_queue], slots["due"][: clock.n_due]
+        assert sorted(due) == sorted(waiting[requests["admitted"][waiting] == 0]) or clock.ttft_guard == np.inf
+        np.testing.assert_array_equal(requests["place"][waiting], np.arange(clock.n_queue))
+        np.testing.assert_array_equal(requests["due_place"][due], np.arange(clock.n_due))
+        assert clock.queued_tokens == requests["prompt"][waiting].sum()
+        here = np.arange(len(table)) < clock.next_arrival
+        silent = here & (requests["reason"][: len(table)] == 0) & (requests["generated"][: len(table)] == 0)
+        assert clock.unanswered_tokens == table.prompt_tokens[silent].sum()
+
+
+@lawful
 @given(tables(), limits_of_any_kind, modes, kv_tokens)
 def test_kv_blocks_are_conserved_and_never_exceed_capacity(table, limits, mode, kv):
     config = EngineConfig(latency=LATENCY, kv_capacity_tokens=kv, mode=mode[0], prefill=mode[1])

@@ -65,6 +65,7 @@ def assert_same(table, limits, kv_tokens, prefill="chunked", discipline="fcfs", 
     assert result.finish_reason == [r.reason for r in reference.requests]
     np.testing.assert_array_equal(result.generated_tokens, [r.generated for r in reference.requests])
     np.testing.assert_allclose(result.ttft_ms, [r.first - r.arrival for r in reference.requests], rtol=1e-9, atol=1e-6)
+    np.testing.assert_allclose(result.e2e_ms, [r.finish - r.arrival for r in reference.requests], rtol=1e-9, atol=1e-6)
     assert result.preemptions == reference.preemptions
     return result
 
