@@ -14,6 +14,16 @@ from batchpilot.core.names import lookup
 DISCIPLINES: dict[str, int] = {"fcfs": 0, "sjf": 1, "spf": 2, "slo": 3, "fair": 4, "priority": 5}
 """Who is next: first come; shortest estimated output; shortest prompt; least slack; fair share; priority."""
 
+DISCIPLINE_WORDS = {
+    "fcfs": "first come first served",
+    "sjf": "shortest output first",
+    "spf": "shortest prompt first",
+    "slo": "least slack first",
+    "fair": "fair share",
+    "priority": "priority",
+}
+"""What tables call them."""
+
 TRACKS: dict[str, tuple[str, ...]] = {
     "batch": ("batch_size",),
     "limits": ("batch_size", "token_budget", "max_queued_tokens"),
@@ -36,12 +46,12 @@ class Limits:
     Attributes:
         batch_size: most requests in one step, >= 1 (`max_num_seqs`, `max_num_active_reqs` elsewhere).
         token_budget: most tokens computed in one step, >= 1 (`max_num_batched_tokens` elsewhere).
-        max_queued_tokens: a request is refused on arrival when the prompt tokens waiting, its own included, would
-            exceed this, >= 0.
+        max_queued_tokens: a request is refused on arrival unless the prompts of those without a first token, its own
+            left out, have fewer tokens than this, >= 0 (vLLM's `max_num_queued_tokens`); 0 refuses everybody.
         max_wait_ms: longest accumulation before a static batch starts, >= 0; continuous batching never waits.
         step_target_ms: fill each step only as far as the latency estimate says fits in this time, > 0.
-        ttft_guard: when its turn comes, refuse a request whose wait plus predicted prefill time exceeds this multiple
-            of its TTFT target, > 0.
+        ttft_guard: refuse a waiting request as soon as its wait plus predicted prefill time exceeds this multiple of
+            its TTFT target, > 0, or will before it could be looked at again.
         discipline: who is next, one of `DISCIPLINES`; None keeps the scheduler's own (FCFS unless configured).
 
     Raises:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from batchpilot.baselines import SERVER_DEFAULT, Setting
 from batchpilot.core.files import json_text, write_json
-from batchpilot.core.limits import TRACKS, Limits
+from batchpilot.core.limits import DISCIPLINE_WORDS, TRACKS, Limits
 from batchpilot.core.provenance import provenance
 from batchpilot.core.tuner import Tuner
 from batchpilot.engines import SimulatedEngine, SimulationResult, run_engine
@@ -90,11 +90,13 @@ def _figures(run: PreparedRun, strategy: str, result: SimulationResult) -> dict[
         "goodput_tokens_per_s": result.goodput_tokens_per_s,
         "throughput_tokens_per_s": result.throughput_tokens_per_s,
         "slo_attainment": result.slo_attainment,
+        "order": ", ".join(DISCIPLINE_WORDS[name] for name in result.disciplines or (run.engine.discipline,)),
         **{
             f"{column}_p{q}_ms": result.percentile_ms(f"{column}_ms", q)
             for column in ("ttft", "tpot", "e2e")
             for q in (50, 95, 99)
         },
+        **{f"refusal_p{q}_ms": result.refusal_ms(q) for q in (50, 95)},
         "utilisation": result.utilisation,
         "preemptions": result.preemptions,
         **{f"refused_q{k + 1}": float(share) for k, share in enumerate(result.refused_by_prompt_quartile())},

@@ -52,13 +52,13 @@ def cork(setting: Setting, shed: bool = False) -> Tuner:
 
     Args:
         setting: what the tuner is built for.
-        shed: whether requests that would miss their TTFT target are refused.
+        shed: whether requests are refused as BentoML sheds them.
     """
     low, high = _bounds(setting, 1, CORK_BATCH_SIZE)
     objective = setting.slo.ttft_ms if setting.slo else None
 
     def make_rule(seed: int) -> Rule:
-        return CorkRule(_base(setting), low, high, first_service_times(objective), shed)
+        return CorkRule(_base(setting), low, high, first_service_times(objective), shed, objective)
 
     return RuleTuner("cork-shed" if shed else "cork", make_rule)
 

@@ -4,7 +4,9 @@ The advice leaves the throughput to the user; here it is measured: prompt tokens
 that end with a queue, where the engine takes prompts as fast as its decodes let it. Until 10 such windows are heard,
 the queue is unbounded, as vLLM ships it. The constant variant stops there; the online one goes on averaging.
 
-Source: vLLM 0.33, `SchedulerConfig.max_num_queued_tokens`.
+The bound counts whole prompts until their first token, as vLLM's does.
+
+Source: vLLM 0.32, `SchedulerConfig.max_num_queued_tokens`.
 """
 
 from __future__ import annotations

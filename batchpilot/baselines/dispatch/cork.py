@@ -7,10 +7,12 @@ to what that rule does when requests come evenly: the (n+1)th is waited for whil
 not, the batch goes as the rule's time runs out. The oldest's wait is the mean wait plus half of the gaps between the
 first and the last of a batch.
 
-BentoML also sheds requests older than its latency objective. `shed` asks for the same by `ttft_guard` 1, which refuses
-what would miss its TTFT target.
+BentoML also sheds, from the head of its queue, while more than one waits and what the head has waited and one batch of
+all that wait together exceed its latency objective; a lone one once it has waited for all of it. So a long queue sheds
+requests that have waited for a small part of the objective. `shed` asks for the same by `ttft_guard`: a request is
+allowed the objective less what the others that wait add to such a batch, by the queue at the end of the last window.
 
-Source: BentoML `_internal/marshal/dispatcher.py`, class `CorkDispatcher`.
+Source: BentoML `_internal/marshal/dispatcher.py`, class `CorkDispatcher`, as of 1.4.40.
 """
 
 from __future__ import annotations
@@ -19,12 +21,16 @@ import math
 from dataclasses import dataclass, field
 
 from batchpilot.baselines.dispatch.service_times import ServiceTimes
+from batchpilot.baselines.rule import known_target
 from batchpilot.core import Limits, WindowMetrics
 
 MAX_BATCH_SIZE = 100
 DECAY = 0.95
 TICK_MS = 1.0
 FIRST_WAIT_MS = 10.0
+SMALLEST_GUARD = 0.01
+"""A guard must allow something; a batch of all that wait may exceed the objective by itself."""
+
 _FIRST_A_MS, _FIRST_B_MS = 2000.0, 1000.0
 
 
@@ -60,7 +66,8 @@ class CorkRule:
         low: smallest batch size.
         high: largest batch size.
         times: fitted service times.
-        shed: whether requests that would miss their TTFT target are refused.
+        shed: whether requests are refused as BentoML sheds them.
+        objective_ms: the latency objective; None takes the windows' TTFT target.
     """
 
     base: Limits
@@ -68,6 +75,7 @@ class CorkRule:
     high: int
     times: ServiceTimes = field(default_factory=lambda: first_service_times(None))
     shed: bool = False
+    objective_ms: float | None = None
 
     def start(self) -> Limits:
         """One request at a time, without a wait."""
@@ -82,6 +90,7 @@ class CorkRule:
             limits: the limits in force.
         """
         new = self.times.add(window)
+        limits = self._shedding(window, limits)
         size = self.times.warm_up_size
         if size is not None:
             size = max(self.low, min(size, self.high))
@@ -94,3 +103,11 @@ class CorkRule:
         fit = f"{self.times.a_ms:.1f} ms x n + {self.times.b_ms:.1f} ms"
         reason = f"{fit}, waits of {wait_ms:.0f} ms, arrivals every {gap_ms:.0f} ms"
         return limits.replace(batch_size=self.high, max_wait_ms=corked), reason
+
+    def _shedding(self, window: WindowMetrics, limits: Limits) -> Limits:
+        """The guard that sheds as the present queue does; while warming up only who has waited for the objective."""
+        objective_ms = known_target(self.objective_ms, window.ttft_target_ms)
+        if not self.shed or objective_ms is None:
+            return limits
+        others = 0 if self.times.warm_up_size is not None else max(window.queue - 1, 0)
+        return limits.replace(ttft_guard=max(1.0 - others * self.times.a_ms / objective_ms, SMALLEST_GUARD))

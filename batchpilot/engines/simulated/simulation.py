@@ -146,8 +146,13 @@ class SimulationResult:
         """Running requests that were put back into the queue."""
         return sum(window.preemptions for window in self.windows)
 
+    @property
+    def disciplines(self) -> tuple[str, ...]:
+        """The disciplines that limits asked for, in order of first use; none where the scheduler's own was in force."""
+        return tuple(dict.fromkeys(window.limits.discipline for window in self.windows if window.limits.discipline))
+
     def percentile_ms(self, column: str, q: float) -> float:
-        """A percentile of a latency column: of TTFT over the requests with a first token, else over those served.
+        """A percentile of a latency column: of TTFT over requests with a first token that did not fail, else over those served.
 
         A refusal is quick: counted with the served, it would make overload look fast.
 
@@ -159,7 +164,8 @@ class SimulationResult:
             It in ms; NaN when no request counts.
         """
         values: NDArray[np.float64] = getattr(self, column)
-        return _percentile(values if column == "ttft_ms" else values[self.finish_code == LENGTH], q)
+        served = self.finish_code != FAILED if column == "ttft_ms" else self.finish_code == LENGTH
+        return _percentile(values[served], q)
 
     def refusal_ms(self, q: float) -> float:
         """A percentile of the time from arrival until a client was told that it is refused, in ms; NaN without any.

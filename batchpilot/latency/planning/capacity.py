@@ -82,7 +82,7 @@ def max_queued_tokens(
     budget: int,
     ttft_ms: float,
 ) -> int:
-    """Waiting prompt tokens beyond which a request would come too late: target TTFT times prefill throughput.
+    """Prompt tokens without a first token beyond which a request would come too late: TTFT times prefill throughput.
 
     Args:
         parameters: step latency.

@@ -166,7 +166,7 @@ def _planned(
         limits=Limits(
             batch_size,
             token_budget=budget,
-            max_queued_tokens=max(queued, int(demand.prompt_tokens.max())),
+            max_queued_tokens=max(queued, 1),
             step_target_ms=engine.target_ms,
             ttft_guard=TTFT_GUARD,
         ),

@@ -28,6 +28,7 @@ from batchpilot.runners.options import (
     reporting_mistakes,
     stdout_console,
 )
+from batchpilot.runners.report.grids import number
 from batchpilot.runners.selection import find_tuner_config, on_hardware
 from batchpilot.runners.torch.backends import (
     BackendOption,
@@ -97,7 +98,15 @@ def _table(rows: list[Row]) -> Table:
     table = Table(title="Closed loop: 72 requests, 50 new tokens each")
     for column in ("scenario", "tuner"):
         table.add_column(column)
-    for column in ("tokens/s", "utilisation", "e2e p95 ms", "success", "vs static-8", "vs best static"):
+    for column in (
+        "tokens/s",
+        "utilisation",
+        "e2e p95 ms",
+        "success",
+        "told no p95 ms",
+        "vs static-8",
+        "vs best static",
+    ):
         table.add_column(column, justify="right")
     for row in rows:
         table.add_row(
@@ -107,6 +116,7 @@ def _table(rows: list[Row]) -> Table:
             f"{row['utilisation']:.3f}",
             f"{row['e2e_p95_ms']:.0f}",
             f"{row['success_rate']:.4f}",
+            number(row["refusal_p95_ms"]),
             f"{row['ratio_to_static_8']:.3f}",
             f"{row['ratio_to_best_static']:.3f}",
             end_section=row is rows[-1] or rows[rows.index(row) + 1]["scenario"] != row["scenario"],

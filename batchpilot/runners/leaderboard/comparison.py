@@ -34,8 +34,8 @@ MIN_SUCCESS_RATE = 0.99
 """Regression gate of the tuner document."""
 
 Row = dict[str, Any]
-Figures = tuple[float, float, float, float]
-_COLUMNS = ("throughput_tokens_per_s", "utilisation", "e2e_p95_ms", "success_rate")
+Figures = tuple[float, ...]
+_COLUMNS = ("throughput_tokens_per_s", "utilisation", "e2e_p95_ms", "success_rate", "refusal_p50_ms", "refusal_p95_ms")
 _KEY = ("scenario", "tuner")
 
 
@@ -102,7 +102,8 @@ def _served(run: PreparedRun, tuner: Tuner, backend: Backend) -> Figures:
         horizon_ms=run.horizon_ms,
     )
     p95 = result.percentile_ms("e2e_ms", 95)
-    return result.throughput_tokens_per_s, result.utilisation, p95, result.success_rate
+    refusals = (result.refusal_ms(q) for q in (50, 95))
+    return result.throughput_tokens_per_s, result.utilisation, p95, result.success_rate, *refusals
 
 
 def save_baseline(path: Path, rows: Sequence[Row], config: TunerConfig, seeds: int) -> None:

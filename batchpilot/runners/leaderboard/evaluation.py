@@ -190,6 +190,8 @@ def result_row(task: Task, name: str, run: PreparedRun, result: SimulationResult
     for column in ("ttft", "tpot"):
         row |= {f"{column}_p{q}_ms": result.percentile_ms(f"{column}_ms", q) for q in (50, 95, 99)}
     row["e2e_p95_ms"] = result.percentile_ms("e2e_ms", 95)
+    row |= {f"refusal_p{q}_ms": result.refusal_ms(q) for q in (50, 95)}
+    row["disciplines"] = " ".join(result.disciplines)
     row |= {
         "slo_attainment": result.slo_attainment,
         "utilisation": result.utilisation,

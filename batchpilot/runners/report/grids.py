@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from batchpilot.core.limits import DISCIPLINE_WORDS
 from batchpilot.runners.report.summary import OVERALL, Row
 
 HINDSIGHT = "static-best"
@@ -65,6 +66,7 @@ def results_grid(summary: Sequence[Row], scenario: str = OVERALL) -> Grid:
     of_scope = [row for row in summary if row["scenario"] != OVERALL and scenario in (OVERALL, row["scenario"])]
     single = all(row["runs"] < 2 for row in of_scope)
     caption = " ".join([f"{MARKS}."] * bool(references) + ["One seed a scenario: no interval."] * single)
+    caption += out_of_turn(summary)
     columns = ("Strategy", "Goodput share\n[95 % interval]", *(f"÷ {name}" for name in references))
     return Grid(f"Which strategy keeps its promises? {_scope(scenario)}", columns, tuple(rows), caption)
 
@@ -83,7 +85,8 @@ def behaviour_grid(summary: Sequence[Row], scenario: str = OVERALL) -> Grid:
     against = next((row["spec_score_reference"] for row in summary), ABSENT)
     caption = (
         "Latencies in ms, means of each run's percentile. ~ mean over the runs that have the figure; beside a settling "
-        f"time, their share. Score: the source documents' 0-100, throughput gain over {against}."
+        "time, their share. Latencies are those of served requests; told no: how long refused ones waited to hear it. "
+        f"Score: the source documents' 0-100, throughput gain over {against}.{out_of_turn(summary)}"
     )
     columns = ("Strategy", *(header for header, _, _ in _BEHAVIOUR))
     return Grid(f"At what price? {_scope(scenario)}", columns, tuple(rows), caption)
@@ -115,7 +118,7 @@ def scenario_grid(summary: Sequence[Row], against: str = HINDSIGHT) -> Grid:
     if against in references:
         rows += _tally(by_place, scenarios, names, against)
     marked = f"Marks and the last rows are against {against}. {MARKS}. " if against in references else ""
-    caption = f"{marked}Best strategy bold (*), references † set apart."
+    caption = f"{marked}Best strategy bold (*), references † set apart.{out_of_turn(summary)}"
     columns = ("Scenario", *(_broken(name, name in references) for name in names))
     return Grid("Where does each strategy win, and where does it lose? Goodput share", columns, tuple(rows), caption)
 
@@ -134,6 +137,7 @@ def refusal_grid(summary: Sequence[Row], scenario: str = OVERALL) -> Grid:
         rows.append(_cells(row, rank, [*shares, ABSENT if math.isnan(gap) else f"{100 * gap:+.1f}"]))
     columns = ("Strategy", "shortest\nquarter", "second", "third", "longest\nquarter", "longest less\nshortest, points")
     caption = "Share of requests refused, by quarter of prompt length. A refused request counts as not served."
+    caption += out_of_turn(summary)
     return Grid(f"Who is refused? {_scope(scenario)}", columns, tuple(rows), caption)
 
 
@@ -153,6 +157,29 @@ def runs_grid(rows: Sequence[Row], scenario: str, references: Sequence[str]) -> 
         shares = [number(found.get((name, seed), math.nan), 3) for seed in seeds]
         lines.append(tuple(Cell(text, reference=reference) for text in (label(name, reference), *shares)))
     return Grid("Every run: goodput share by seed", ("Strategy", *(f"seed {seed}" for seed in seeds)), tuple(lines))
+
+
+def out_of_turn(summary: Sequence[Row]) -> str:
+    """Which strategies serve out of turn, as a sentence for a caption; nothing where none does.
+
+    Args:
+        summary: summary rows.
+    """
+    by_words: dict[str, dict[str, None]] = {}
+    for row in summary:
+        for name in served_out_of_turn(row):
+            by_words.setdefault(name, {})[row["tuner"]] = None
+    return "".join(f" {words.capitalize()}: {', '.join(tuners)}." for words, tuners in by_words.items())
+
+
+def served_out_of_turn(row: Row) -> list[str]:
+    """The disciplines in words, first come first served left out, that a strategy used.
+
+    Args:
+        row: a result or summary row.
+    """
+    used = str(row.get("disciplines", "")).split()
+    return [DISCIPLINE_WORDS[name] for name in used if name in DISCIPLINE_WORDS and name != "fcfs"]
 
 
 def reference_names(summary: Sequence[Row]) -> list[str]:
@@ -239,6 +266,8 @@ _BEHAVIOUR: tuple[tuple[str, str, Callable[[float], str] | None], ...] = (
     ("TTFT\np99", "ttft_p99_ms", number),
     ("TPOT\np95", "tpot_p95_ms", number),
     ("TPOT\np99", "tpot_p99_ms", number),
+    ("told no\np50", "refusal_p50_ms", number),
+    ("told no\np95", "refusal_p95_ms", number),
     ("SLO\nmet", "slo_attainment", percent),
     ("util-\nisation", "utilisation", percent),
     ("success", "success_rate", lambda share: percent(share, 2)),

@@ -19,6 +19,7 @@ from batchpilot.runners.report.grids import (
     results_grid,
     runs_grid,
     scenario_grid,
+    served_out_of_turn,
     with_interval,
 )
 from batchpilot.runners.report.page import definitions, element, figure, fold, items, page, table
@@ -109,7 +110,8 @@ def _verdict(summary: Sequence[Row]) -> str:
     if not strategies:
         return "Only references ran: there is no strategy to judge."
     best = max(strategies, key=lambda row: float(row["goodput_fraction"]))
-    text = f"Best strategy: {best['tuner']}, goodput share {with_interval(best, 'goodput_fraction')}."
+    order = "".join(f" ({words})" for words in served_out_of_turn(best))
+    text = f"Best strategy: {best['tuner']}{order}, goodput share {with_interval(best, 'goodput_fraction')}."
     if HINDSIGHT in reference_names(summary):
         own = [row for row in summary if row["tuner"] == best["tuner"] and row["scenario"] != OVERALL]
         marks = [mark_of(row, HINDSIGHT) for row in own]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
+from batchpilot.serving.adapters.hopeless import Hopeless
 from batchpilot.serving.adapters.step_model import StepModel
 from batchpilot.serving.session.session import TunerSession
 
@@ -27,19 +28,49 @@ class StepControl:
         self._most_requests, self._most_tokens = most_requests, most_tokens
         self._model = StepModel()
         self._uncached = 1.0
+        self._hopeless = Hopeless(lambda prompt_tokens: self._model.fastest_ms(self._uncomputed(prompt_tokens)))
 
     def active_requests(self) -> int:
         """Most requests that may run."""
         return min(self.session.limits().batch_size, self._most_requests)
 
-    def refuses_arrival(self, prompt_tokens: int) -> bool:
-        """Whether `max_queued_tokens` keeps a request out.
+    def refuses_arrival(self) -> bool:
+        """Whether `max_queued_tokens` keeps a request out that has not been told as arrived."""
+        most = self.session.limits().max_queued_tokens
+        return most is not None and self.session.unanswered_tokens >= most
+
+    def hear_waiting(self, request: Hashable, prompt_tokens: int, ttft_target_ms: float, waited_ms: float) -> None:
+        """A request has come and waits.
 
         Args:
-            prompt_tokens: its prompt; it has not been told as arrived.
+            request: its id.
+            prompt_tokens: its prompt, >= 1.
+            ttft_target_ms: its promise.
+            waited_ms: how long ago it came.
         """
-        most = self.session.limits().max_queued_tokens
-        return most is not None and self.session.queued_tokens + prompt_tokens > most
+        self._hopeless.add(request, self.session.now_ms - waited_ms, prompt_tokens, ttft_target_ms)
+
+    def hear_begun(self, request: Hashable) -> None:
+        """A request waits no longer: it was let in, or has ended.
+
+        Args:
+            request: its id.
+        """
+        self._hopeless.discard(request)
+
+    def hopeless(self, batch_size: int = 0, tokens: int = 0, context_tokens: int = 0) -> list[Hashable]:
+        """Waiting requests that `ttft_guard` refuses before their turn: at the end of a step it would be too late.
+
+        Args:
+            batch_size: requests of the step that is planned, 0 for none.
+            tokens: computed in it.
+            context_tokens: read by attention.
+        """
+        step_ms = 0.0
+        if tokens and self._model.is_known:
+            self._model.estimate = self.session.estimate
+            step_ms = self._model.step_ms(batch_size, tokens, context_tokens)
+        return self._hopeless.take(self.session.limits().ttft_guard, self.session.now_ms, step_ms)
 
     def token_budget(self, requests: int, decode_tokens: int, context_tokens: int) -> int:
         """Tokens that a step may compute: the token budget, cut to what keeps `step_target_ms`.
@@ -84,8 +115,12 @@ class StepControl:
         if guard is None:
             return False
         self._model.estimate = self.session.estimate
-        left = max(round(prompt_tokens * self._uncached), 1)
+        left = self._uncomputed(prompt_tokens)
         return waited_ms + self._model.prefill_ms(left, running, context_tokens, budget) > guard * ttft_target_ms
+
+    def _uncomputed(self, prompt_tokens: int) -> int:
+        """What a prefix cache usually leaves to compute of a prompt."""
+        return max(round(prompt_tokens * self._uncached), 1)
 
     def hear_cached(self, prompt_tokens: int, cached_tokens: int) -> None:
         """A request was let in; what a prefix cache held of its prompt tells what to expect of the next ones.

@@ -94,6 +94,17 @@ class StepModel:
         sizes = [2**k for k in range(most_requests.bit_length()) if 2**k < most_requests] + [most_requests]
         return any(self.step_ms(size, size, 0) <= target_ms for size in sizes)
 
+    def fastest_ms(self, prompt_tokens: int) -> float:
+        """The least time to a first token, whatever runs beside it; 0 while nothing is known.
+
+        Args:
+            prompt_tokens: left to compute of its prompt, >= 1.
+        """
+        if self.estimate is None:
+            return self._line.predict(prompt_tokens) if self.is_known else 0.0
+        p_max, _, _, w_0, w_1, tau_0, tau_b, tau_s, _ = self.estimate
+        return tau_0 + tau_b + w_0 / p_max + prompt_tokens * (w_1 / p_max + tau_s)
+
     def prefill_ms(self, prompt_tokens: int, running: int, context_tokens: int, full_step: int) -> float:
         """Time to the first token of a request that is let in now, beside those that run; NaN while nothing is known.
 

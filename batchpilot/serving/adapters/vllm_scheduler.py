@@ -59,7 +59,7 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
       in them, may not be split between steps.
     - `max_queued_tokens` is applied when a request reaches the scheduler. vLLM's own `max_num_queued_tokens` belongs to
       the API server, another process, and stands beside it.
-    - `ttft_guard` is applied when a request's turn comes.
+    - `ttft_guard` is applied as soon as a waiting request is hopeless, before its turn or when it comes.
     - `discipline` stays vLLM's `--scheduling-policy`.
 
     A refused request ends with vLLM's retryable error: HTTP 503 before anything was streamed.
@@ -104,7 +104,7 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
         session, promise = self.control.session, self._promised(request)
         if len(self.requests) == 1:
             session.tick()
-        refused = self.control.refuses_arrival(request.num_prompt_tokens)
+        refused = self.control.refuses_arrival()
         session.on_arrival(
             request.request_id,
             request.num_prompt_tokens,
@@ -114,6 +114,10 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
         )
         if refused:
             self._refuse(request, "refused_on_arrival", "too many prompt tokens are waiting")
+        else:
+            self.control.hear_waiting(
+                request.request_id, request.num_prompt_tokens, promise.ttft_ms, _waited_ms(request)
+            )
 
     def schedule(self, throttle_prefills: bool = False) -> Any:
         """Plan a step under the tuner's present limits.
@@ -127,11 +131,15 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
         self.max_num_active_reqs = self.control.active_requests()
         if self._may_split:
             self.max_num_scheduled_tokens = self.control.token_budget(requests, decode_tokens, context_tokens)
-        if self.pause_state == PauseState.UNPAUSED:
+        goes_on = self.pause_state == PauseState.UNPAUSED
+        if goes_on:
+            self._refuse_hopeless()
             self._refuse_late(decode_tokens, context_tokens)
         began = time.perf_counter()
         output = super().schedule(throttle_prefills)
-        self._planned[id(output)] = self._remember(began, output)
+        planned = self._planned[id(output)] = self._remember(began, output)
+        if goes_on:
+            self._refuse_hopeless(planned)
         return output
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> dict[int, Any]:
@@ -161,6 +169,7 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
         failed = finished_status == RequestStatus.FINISHED_ERROR
         end = self.control.session.on_failure if failed else self.control.session.on_cancel
         for request in ended:
+            self.control.hear_begun(request.request_id)
             end(request.request_id)
         return ended
 
@@ -173,6 +182,12 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
         """The SLO of the class that a request names, the default for an unknown one or none."""
         named = getattr(request.sampling_params, "extra_args", None) or {}
         return SLO_CLASSES.get(str(named.get("slo")), self._promise)
+
+    def _refuse_hopeless(self, planned: _PlannedStep | None = None) -> None:
+        """Refuse waiting requests that are hopeless now, or will be when the planned step has ended."""
+        step = (planned.batch_size, planned.tokens, planned.context_tokens) if planned else ()
+        for request_id in self.control.hopeless(*step):
+            self._refuse(self.requests[request_id], "refused_by_guard", "its first token would have come too late")
 
     def _refuse_late(self, decode_tokens: int, context_tokens: int) -> None:
         """Refuse waiting requests whose turn comes in this step and would come too late."""
@@ -203,6 +218,7 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
 
     def _refuse(self, request: Any, reason: str, message: str) -> None:
         super().finish_requests(request.request_id, RequestStatus.FINISHED_ERROR)
+        self.control.hear_begun(request.request_id)
         self.control.session.on_reject(request.request_id, reason)
         error = RequestError(code=reason, message=f"The server is busy: {message}. Please retry.", retryable=True)
         refusal = EngineCoreOutput(
@@ -222,6 +238,7 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
         for new in output.scheduled_new_reqs:
             prompt_tokens = self.requests[new.req_id].num_prompt_tokens
             self.control.hear_cached(prompt_tokens, min(new.num_computed_tokens, prompt_tokens))
+            self.control.hear_begun(new.req_id)
             self.control.session.on_start(new.req_id)
         for request_id, tokens in scheduled.items():
             request = self.requests[request_id]

@@ -152,6 +152,11 @@ class InFlight:
         """Prompt tokens that wait, and what is left of the prompts of running requests."""
         return self.queued_tokens + sum(tracked.tokens_to_compute for tracked in self.running.values())
 
+    def unanswered_tokens(self) -> int:
+        """Prompt tokens of requests without a first token: what `max_queued_tokens` bounds."""
+        in_flight = (*self.waiting.values(), *self.running.values())
+        return sum(tracked.prompt_tokens for tracked in in_flight if not tracked.generated_tokens)
+
     def held_tokens(self) -> int:
         """Tokens that running requests hold in the KV cache when a server reserves whole prompts."""
         return sum(tracked.prompt_tokens + tracked.generated_tokens for tracked in self.running.values())

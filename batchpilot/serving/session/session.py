@@ -119,6 +119,12 @@ class TunerSession:
         return self._recorder.requests.queued_tokens
 
     @property
+    def unanswered_tokens(self) -> int:
+        """Prompt tokens of requests without a first token, whether they wait or run."""
+        with self._lock:
+            return self._recorder.requests.unanswered_tokens()
+
+    @property
     def running(self) -> int:
         """Requests that run."""
         return len(self._recorder.requests.running)

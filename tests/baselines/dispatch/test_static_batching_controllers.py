@@ -46,6 +46,16 @@ def test_windows_without_a_completion_are_pooled():
     assert (times.gap_ms, times.mean_wait_ms) == pytest.approx((2000 / 6, 500.0))
 
 
+def test_cork_sheds_by_what_all_that_wait_add_to_one_batch():
+    tuner = make_tuner("cork-shed", slo=SLO(1000.0, 100.0))
+    for second in range(12):
+        tuner.tell(served(tuner.ask(), max(1, second % 7), second, queue=45))
+    # 20 ms a request: with 45 that wait, 44 others add 880 ms of the 1000.
+    assert tuner.ask().ttft_guard == pytest.approx(0.12, abs=1e-3)
+    tuner.tell(served(tuner.ask(), 5, 12, queue=1))
+    assert tuner.ask().ttft_guard == 1.0
+
+
 def test_only_fifty_samples_are_kept_and_fitted_every_five_seconds():
     times = ServiceTimes(0.0, 0.0)
     fits = [times.add(served(Limits(8), 1 + second % 7, second)) for second in range(60)]

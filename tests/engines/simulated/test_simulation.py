@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from batchpilot import SLO, Limits, RequestTable, SaturationParameters, Tuner, simulate
+from batchpilot.engines.scheduler.state import FINISH_REASONS
 
 LATENCY = SaturationParameters(p_max=12.0, k_b=10.0, k_s=0.01, tau_0=5.0, tau_b=0.02, tau_c=3e-4)
 
@@ -67,6 +68,43 @@ def test_a_refusal_on_arrival_counts_the_tokens_already_waiting():
     table = RequestTable.from_arrays([0.0, 1.0, 1.0, 1.0], 100, 50)
     result = simulate(table, LATENCY, Limits(1, max_queued_tokens=200))
     assert result.finish_reason == ["length", "length", "length", "refused_on_arrival"]
+
+
+def test_an_idle_engine_takes_a_prompt_beyond_max_queued_tokens():
+    table = RequestTable.from_arrays([0.0, 1.0, 5000.0], [1000, 10, 10], 5)
+    result = simulate(table, LATENCY, Limits(8, token_budget=200, max_queued_tokens=10))
+    assert result.finish_reason == ["length", "refused_on_arrival", "length"]
+
+
+def test_a_prompt_counts_against_max_queued_tokens_until_its_first_token():
+    table = RequestTable.from_arrays([0.0, 100.0], [3000, 10], 5)
+    limits = Limits(8, token_budget=200, max_queued_tokens=2999)
+    assert simulate(table, LATENCY, limits).count("refused_on_arrival") == 1  # it runs, but has not spoken
+    later = RequestTable.from_arrays([0.0, 5000.0], [3000, 10], 5)
+    assert simulate(later, LATENCY, limits).count("length") == 2
+
+
+def test_a_refused_client_hears_of_it_within_the_guard_whatever_is_served_first():
+    """Shortest prompt first never gives a long prompt its turn under overload."""
+    rng = np.random.default_rng(4)
+    prompts = np.where(rng.random(400) < 0.2, 1500, 200)
+    slo = SLO(1000.0, 1000.0)
+    table = RequestTable.from_arrays(np.cumsum(rng.exponential(20.0, 400)), prompts, 20, slos=slo)
+    limits = Limits(16, token_budget=512, ttft_guard=1.0, discipline="spf")
+    result = simulate(table, LATENCY, limits, noise=0.3)
+    assert result.count("refused_by_guard") > 50
+    assert result.percentile_ms("e2e_ms", 0) > 0
+    assert result.refusal_ms(100) <= 1000.0
+    assert result.disciplines == ("spf",)
+
+
+def test_percentiles_are_of_served_requests_and_refusals_have_their_own():
+    table = RequestTable.from_arrays(np.zeros(100), 1000, 5, slos=SLO(1000.0, 1000.0))
+    result = simulate(table, LATENCY, Limits(4, token_budget=1000, ttft_guard=1.0), estimate=LATENCY)
+    served = result.finish_code == FINISH_REASONS.index("length")
+    assert result.percentile_ms("e2e_ms", 0) == result.e2e_ms[served].min() > 0
+    assert result.refusal_ms(0) == result.e2e_ms[~served].min()
+    assert np.isnan(result.failure_ms(50))
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def test_provenance_notes_and_references_are_stated(report):
 
 
 def test_the_verdict_counts_losses_beside_wins(report):
-    assert "Best strategy: guarded-default" in report.text
+    assert "Best strategy: guarded-default (shortest prompt first)" in report.text
     assert "beats in 3 and loses to in 1 of 4 scenarios" in report.text
 
 

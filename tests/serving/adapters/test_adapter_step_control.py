@@ -66,12 +66,44 @@ def test_a_step_target_cuts_the_budget_to_what_fits():
     assert control.token_budget(4, 3, 1000) == pytest.approx(200, abs=1)
 
 
-def test_queued_tokens_refuse_the_request_that_exceeds_them():
+def test_queued_tokens_refuse_who_comes_while_they_are_reached():
     control, _ = control_of(Limits(16, max_queued_tokens=500))
-    assert not control.refuses_arrival(500)
-    control.session.on_arrival("a", 400)
-    assert control.refuses_arrival(101)
-    assert not control.refuses_arrival(100)
+    assert not control.refuses_arrival()  # an engine without prompts takes any
+    control.session.on_arrival("a", 499)
+    assert not control.refuses_arrival()
+    control.session.on_arrival("b", 1)
+    assert control.refuses_arrival()
+    control.session.on_start("a")
+    assert control.refuses_arrival()  # until its first token a prompt counts whole
+    control.session.on_first_token("a")
+    assert not control.refuses_arrival()
+
+
+def test_a_waiting_request_is_refused_once_it_is_hopeless_whatever_is_before_it():
+    control, clock = control_of(Limits(16, ttft_guard=1.0))
+    teach(control, clock)
+    assert control.hopeless() == []
+    control.hear_waiting("long", 1000, 100.0, 0.0)  # 25 ms at best
+    control.hear_waiting("short", 10, 100.0, 0.0)
+    control.hear_waiting("begun", 10, 100.0, 0.0)
+    control.hear_begun("begun")
+    clock.pass_ms(70.0)
+    assert control.hopeless() == []
+    clock.pass_ms(8.0)
+    assert control.hopeless() == ["long"]
+    assert control.hopeless(4, 100, 0) == []
+    clock.pass_ms(13.0)
+    assert control.hopeless() == []
+    assert control.hopeless(4, 100, 0) == ["short"]  # after a step of 7 ms it will be
+
+
+def test_a_guard_that_comes_later_looks_at_those_that_wait():
+    control, clock = control_of(Limits(16), Limits(16, ttft_guard=1.0))
+    control.hear_waiting("a", 10, 100.0, 50.0)
+    clock.pass_ms(101.0)
+    assert control.hopeless() == []
+    hear(control)
+    assert control.hopeless() == ["a"]
 
 
 def test_no_guard_refuses_nobody():

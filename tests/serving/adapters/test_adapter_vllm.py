@@ -98,8 +98,8 @@ def test_step_target_keeps_prefill_out_of_long_steps(config):
     assert 20 < plan.total_num_scheduled_tokens < 250  # 120 tokens on a device that keeps its time
 
 
-def test_a_prompt_beyond_max_queued_tokens_is_refused_with_a_retryable_error(config):
-    scheduler = scheduler_under(config, Limits(16, max_queued_tokens=150))
+def test_a_request_is_refused_with_a_retryable_error_while_max_queued_tokens_is_reached(config):
+    scheduler = scheduler_under(config, Limits(16, max_queued_tokens=100))
     scheduler.add_request(make_request("in", 100))
     scheduler.add_request(make_request("out", 100))
     assert scheduler.has_requests()
@@ -113,7 +113,7 @@ def test_a_prompt_beyond_max_queued_tokens_is_refused_with_a_retryable_error(con
 
 
 def test_a_refusal_reaches_the_client_when_nothing_else_runs(config):
-    scheduler = scheduler_under(config, Limits(16, max_queued_tokens=10))
+    scheduler = scheduler_under(config, Limits(16, max_queued_tokens=0))
     scheduler.add_request(make_request("out", 100))
     assert scheduler.has_requests()
     _, outputs = step(scheduler)
@@ -122,7 +122,7 @@ def test_a_refusal_reaches_the_client_when_nothing_else_runs(config):
 
 
 def test_a_client_hears_of_a_refusal_once(config):
-    scheduler = scheduler_under(config, Limits(16, max_queued_tokens=150))
+    scheduler = scheduler_under(config, Limits(16, max_queued_tokens=100))
     scheduler.add_request(make_request("in", 100))
     scheduler.add_request(make_request("out", 100))
     assert ["out" in step(scheduler)[1] for _ in range(3)] == [True, False, False]
@@ -145,14 +145,15 @@ def test_ttft_guard_refuses_one_that_still_waits_for_its_grammar(config):
     assert step(scheduler)[1]["late"].error.code == "refused_by_guard"
 
 
-def test_ttft_guard_leaves_a_request_alone_until_its_turn_comes(config):
+def test_ttft_guard_tells_a_hopeless_request_before_its_turn_comes(config):
     scheduler = taught(scheduler_under(config, Limits(1, ttft_guard=1.0)))
     scheduler.add_request(make_request("runs", 10))
     step(scheduler)
     scheduler.add_request(make_request("late", 100, arrival_time=time.time() - 5.0))
-    assert "late" not in step(scheduler)[1]
-    scheduler.finish_requests("runs", RequestStatus.FINISHED_ABORTED)
-    assert step(scheduler)[1]["late"].error.code == "refused_by_guard"
+    scheduler.add_request(make_request("fresh", 100))
+    outputs = step(scheduler)[1]
+    assert outputs["late"].error.code == "refused_by_guard"
+    assert set(scheduler.requests) == {"runs", "fresh"}
 
 
 def test_a_request_names_its_slo_class(config):
