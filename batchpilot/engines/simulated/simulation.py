@@ -152,7 +152,7 @@ class SimulationResult:
         return tuple(dict.fromkeys(window.limits.discipline for window in self.windows if window.limits.discipline))
 
     def percentile_ms(self, column: str, q: float) -> float:
-        """A percentile of a latency column: of TTFT over requests with a first token that did not fail, else over those served.
+        """A percentile of a latency column over those served; of TTFT over all with a first token that did not fail.
 
         A refusal is quick: counted with the served, it would make overload look fast.
 
