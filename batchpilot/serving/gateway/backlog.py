@@ -12,7 +12,8 @@ class Backlog:
     """What the upstream has still to compute before it could begin with another prompt.
 
     A stream shows when its prompt has been computed. An answer that comes whole does not, and is believed to have it
-    computed when its first token would have been due; where nothing can be predicted it is left out.
+    computed when its first token would have been due had it been alone: a belief that nothing ever checks must not feed
+    on itself. Where nothing can be predicted it is left out.
     """
 
     def __init__(self) -> None:

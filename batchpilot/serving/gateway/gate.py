@@ -223,7 +223,7 @@ class Gate:
         self.texts += asked.choices
         ticket.sent_ms = self._sent_ms = now_ms
         ticket.ahead_tokens = self._backlog.tokens(now_ms) + asked.prompt_tokens
-        unseen_ms = 0.0 if asked.streams else self.service.first_token_ms(ticket.ahead_tokens)
+        unseen_ms = 0.0 if asked.streams else self.service.first_token_ms(asked.prompt_tokens)
         self._backlog.add(ticket, math.inf if asked.streams else now_ms + unseen_ms)
         ticket.turn.set_result(None)
 
