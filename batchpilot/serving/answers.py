@@ -148,20 +148,22 @@ class AnswerReader:
         return FAILED, "the answer is empty" if self.ended else ""
 
     def _line(self, line: bytes) -> None:
-        name, _, value = line.partition(b":")
-        if name == b"data":
-            value = value.strip()
+        if line.startswith(b"data:"):
+            value = line[5:].strip()
             if value == b"[DONE]":
                 self._done = True
                 return
             self._event = self._event + value if self._event else value
             if value.endswith(b"}") or self._names_error:
                 self._document(self._event)
-        elif not name.strip():
+            return
+        if not line.strip():
             if self._names_error and self._event:
                 self._failed(self._event.decode(errors="replace"))
             self._event, self._names_error = b"", False
-        elif name == b"event":
+            return
+        name, _, value = line.partition(b":")
+        if name == b"event":
             self._names_error = value.strip() == b"error"
         elif name == b"error":
             # llama.cpp's own, before it put errors into data.
@@ -176,21 +178,26 @@ class AnswerReader:
             self._failed(error, data)
         elif self._names_error or data.get("object") == "error":
             self._failed(data)
-        choices = data.get("choices")
-        said = sum(self._choice(choice) for choice in choices) if isinstance(choices, list) else 0
-        usage = data.get("usage")
-        told = _whole(usage.get("completion_tokens")) if isinstance(usage, dict) else 0
+        said, told, choices, usage = 0, 0, data.get("choices"), data.get("usage")
+        if isinstance(choices, list):
+            for choice in choices:
+                said += self._choice(choice)
+        if isinstance(usage, dict):
+            told = _whole(usage.get("completion_tokens"))
+            self.prompt_tokens = _whole(usage.get("prompt_tokens")) or self.prompt_tokens
         if said:
             self._hear_tokens(said, told)
         if told:
             self._told, self._told_at, self.counted = told, self.events, True
-        if isinstance(usage, dict):
-            self.prompt_tokens = _whole(usage.get("prompt_tokens")) or self.prompt_tokens
 
     def _hear_tokens(self, said: int, told: int) -> None:
         """Events have said something, beside a running total or none."""
         before = self.events
         self.events += said
+        if not told and self._per_event == 1.0:
+            self._grows = False
+            self.tokens += said
+            return
         if told and self._grows and len(self._spoke) == 1:
             brought = told - self._told
         else:
@@ -210,6 +217,11 @@ class AnswerReader:
                 self.finish_reason = str(reason.get("type", reason) if isinstance(reason, dict) else reason)
         if not isinstance(spoken, dict):
             return False
+        text = spoken.get("text") or spoken.get("content")
+        if isinstance(text, str) and text:
+            self._texts.append(text)
+            self._spoke.add(index)
+            return True
         says = False
         for name in _TEXTS:
             if value := spoken.get(name):

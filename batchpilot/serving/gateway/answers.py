@@ -74,7 +74,8 @@ class PassingAnswer:
             self._error += data[: _KEPT_BYTES - len(self._error)]
             return 0
         brought = self.reader.hear(data)
-        self._reads = self.reader.unread_bytes <= MOST_READ_BYTES
+        if not data.endswith(b"\n"):
+            self._reads = self.reader.unread_bytes <= MOST_READ_BYTES
         return brought
 
     def ended(self, complete: bool = True) -> tuple[str, str]:
