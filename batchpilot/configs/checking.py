@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from batchpilot.configs.errors import ConfigError
+from batchpilot.configs.kinds import kind_of, wrong_kind
 from batchpilot.configs.reading import read_yaml
 from batchpilot.configs.tuner_files import SECTION, load_tuner_config
 
@@ -43,10 +44,12 @@ def file_kind(path: str | Path) -> str:
         path: the file.
 
     Raises:
-        ConfigError: the file is not YAML or no mapping.
+        ConfigError: the file is not YAML, no mapping, or a file of ours of another kind.
         OSError: the file cannot be read.
     """
     data = read_yaml(path).data
+    if kind_of(data) not in (None, "tuner", "scenario"):
+        raise ConfigError(wrong_kind(path, data, "tuner"))
     return "scenario" if SECTION not in data and any(key in data for key in _SCENARIO_KEYS) else "tuner"
 
 

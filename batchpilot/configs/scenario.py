@@ -11,10 +11,12 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from batchpilot.configs import catalogue
 from batchpilot.configs.errors import ConfigError
+from batchpilot.configs.footprint import BYTES_PER_WEIGHT
+from batchpilot.configs.kinds import wrong_kind
 from batchpilot.configs.reading import YamlFile, read_yaml
 from batchpilot.configs.strict import StrictModel, config_error, problem
 from batchpilot.configs.workload_spec import Positive, Workload
-from batchpilot.core.names import unknown_name
+from batchpilot.core.names import lookup, unknown_name
 from batchpilot.core.slo import SLO, SLO_CLASSES
 
 _FOLDER = Path(__file__).parent / "scenarios"
@@ -22,6 +24,14 @@ _SUITES = Path(__file__).parent / "suites.yaml"
 
 Device = Annotated[str, AfterValidator(lambda name: catalogue.device(name).name)]
 Model = Annotated[str, AfterValidator(catalogue.model_reference)]
+
+
+def _weight_type(name: str) -> str:
+    lookup(BYTES_PER_WEIGHT, name, "dtype")
+    return name
+
+
+WeightType = Annotated[str, AfterValidator(_weight_type)]
 Family = Literal[
     "stationary", "bursty", "diurnal", "prompt-shift", "slo-shift", "drift", "overload", "closed-loop", "trace"
 ]
@@ -32,6 +42,13 @@ class SloTargets(StrictModel):
 
     ttft_ms: Annotated[float, Field(gt=0, allow_inf_nan=True)]
     tpot_ms: Annotated[float, Field(gt=0, allow_inf_nan=True)]
+
+
+class Promise(StrictModel):
+    """What every request is promised, whatever its class; a target that is left out stays the class's."""
+
+    ttft_ms: Annotated[float, Field(gt=0, allow_inf_nan=True)] | None = None
+    tpot_ms: Annotated[float, Field(gt=0, allow_inf_nan=True)] | None = None
 
 
 class Slowdown(StrictModel):
@@ -104,11 +121,14 @@ class Scenario(StrictModel):
         model: likewise in the model catalogue.
         tensor_parallel: devices that share the model.
         dtype: how weights are stored.
+        parameters: file of the engine's step latency, as `batchpilot calibrate --out` writes it, instead of what the
+            catalogue says of device and model.
         duration_s: engine time after which the run stops. With phases it is their sum and may be left out; else None
             runs until every request has ended.
         decision_interval_ms: engine time between two decisions of a tuner.
         workload: who asks for how much, and when.
         slos: targets that change or add to `core.SLO_CLASSES`.
+        promise: targets of every request instead, in the time of whichever engine serves.
         engine: how the engine serves.
     """
 
@@ -118,11 +138,13 @@ class Scenario(StrictModel):
     device: Device
     model: Model
     tensor_parallel: Annotated[int, Field(ge=1)] = 1
-    dtype: Literal["fp16", "int8", "int4"] = "fp16"
+    dtype: WeightType = "fp16"
+    parameters: str | None = None
     duration_s: Positive | None = None
     decision_interval_ms: Positive = 1000.0
     workload: Workload
     slos: dict[str, SloTargets] = Field(default_factory=dict)
+    promise: Promise | None = None
     engine: EngineSpec = EngineSpec()
 
     @model_validator(mode="before")
@@ -164,6 +186,17 @@ class Scenario(StrictModel):
         """Whether the scenario replays a trace that nobody has named yet; `with_trace(file=...)` names it."""
         return self.workload.trace is not None and self.workload.trace.file is None
 
+    def content(self) -> dict[str, Any]:
+        """The scenario as plain data, the parameter file by what it holds: what a fingerprint is made of.
+
+        Raises:
+            OSError: the parameter file cannot be read.
+        """
+        data = self.model_dump()
+        if self.parameters is not None:
+            data["parameters"] = Path(self.parameters).read_text(encoding="utf-8")
+        return data
+
     def with_trace(self, **changes: Any) -> Scenario:
         """The same scenario replaying another trace, or another part of it.
 
@@ -186,7 +219,7 @@ def load_scenario(path: str | Path) -> Scenario:
     """Read a scenario file.
 
     Args:
-        path: a YAML file; a relative trace file in it is looked for beside it.
+        path: a YAML file; a relative trace or parameter file in it is looked for beside it.
 
     Raises:
         ConfigError: not YAML, an unknown key, a value that is not allowed, a contradiction; the message names file,
@@ -194,7 +227,11 @@ def load_scenario(path: str | Path) -> Scenario:
         OSError: the file cannot be read.
     """
     file = read_yaml(path)
+    if told := wrong_kind(path, file.data, "scenario"):
+        raise ConfigError(told)
     scenario = _validated(file)
+    if scenario.parameters is not None:
+        scenario = scenario.model_copy(update={"parameters": str(file.path.parent / scenario.parameters)})
     trace = scenario.workload.trace
     if trace is None or trace.file is None or Path(trace.file).is_absolute():
         return scenario

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from batchpilot.configs.errors import ConfigError, ConfigWarning
+from batchpilot.configs.kinds import wrong_kind
 from batchpilot.configs.reading import read_yaml
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core.names import closest, lookup
@@ -32,6 +33,8 @@ def load_tuner_config(path: str | Path, *, warn: bool = True) -> TunerConfig:
     """
     file = read_yaml(path)
     if SECTION not in file.data:
+        if told := wrong_kind(path, file.data, "tuner"):
+            raise ConfigError(told)
         raise ConfigError(f"{_missing_section(list(map(str, file.data)))} ({file.where()})")
     section = file.data[SECTION]
     if not isinstance(section, dict | None):

@@ -265,6 +265,11 @@ class Workload(StrictModel):
         return self
 
     @property
+    def by_load(self) -> bool:
+        """Whether some phase states its rate as a multiple of the engine's capacity."""
+        return any(phase.arrivals.load is not None for phase in self.phases or ())
+
+    @property
     def senders(self) -> dict[tuple[str | int, ...], Senders]:
         """Every group of senders, by its path below the workload."""
         groups: dict[tuple[str | int, ...], Senders] = {

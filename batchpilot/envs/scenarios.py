@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from batchpilot.configs.catalogue import DeviceSpec, ModelSpec, device, model
+from batchpilot.configs.catalogue import ModelSpec, device, model
 from batchpilot.configs.scenario import ModelSwitch, Scenario
 from batchpilot.engines.memory import memory_model
 from batchpilot.engines.simulated.engine import EngineConfig
-from batchpilot.latency.model.registry import find_latency
+from batchpilot.latency.model.parameter_file import read_parameters
+from batchpilot.latency.model.registry import find_latency, scaled_to
+from batchpilot.latency.model.roofline import LatencyEstimate
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.workloads.build import build_requests
 from batchpilot.workloads.table import RequestTable
@@ -53,10 +55,12 @@ def prepare(scenario: Scenario, seed: int) -> PreparedRun:
         seed: equal seeds give equal runs.
 
     Raises:
-        ValueError: device or model unknown, the model does not fit, or a trace scenario has no file.
+        ValueError: device or model unknown, the model does not fit, a trace scenario has no file, or the parameter file
+            is of other hardware.
+        OSError: a file cannot be read.
     """
     chip, served = device(scenario.device), model(scenario.model)
-    known = find_latency(chip, served, scenario.tensor_parallel, scenario.dtype)
+    known = latency_of(scenario)
     memory = memory_model(chip, served, scenario.tensor_parallel, scenario.dtype)
     latency = known.parameters
     requests = build_requests(
@@ -66,6 +70,7 @@ def prepare(scenario: Scenario, seed: int) -> PreparedRun:
         lambda prompt, output: capacity_per_s(latency, memory.kv_capacity_tokens, prompt, output),
         scenario.duration_s,
     )
+    requests = keeping_promise(requests, scenario)
     spec = scenario.engine
     estimate = latency.perturbed(np.random.default_rng([seed, _ESTIMATE_STREAM]), spec.estimate_error)
     engine = EngineConfig(
@@ -76,12 +81,41 @@ def prepare(scenario: Scenario, seed: int) -> PreparedRun:
         mode=spec.mode,
         prefill=spec.prefill,
         noise=spec.noise,
-        drift=drift_schedule(scenario, chip, latency),
+        drift=drift_schedule(scenario, latency),
         memory=memory,
         seed=seed,
     )
     horizon_ms = None if scenario.duration_s is None else 1000.0 * (scenario.duration_s + GRACE_S)
     return PreparedRun(scenario, seed, engine, requests, horizon_ms, scenario.decision_interval_ms, known.provenance)
+
+
+def latency_of(scenario: Scenario) -> LatencyEstimate:
+    """The step latency of a scenario's engine at its start: from its parameter file, else what the catalogue knows.
+
+    Args:
+        scenario: a catalogued or loaded scenario.
+
+    Raises:
+        ValueError: device or model unknown, or the parameter file is wrong or of other hardware.
+        OSError: the parameter file cannot be read.
+    """
+    chip, served = device(scenario.device), model(scenario.model)
+    if scenario.parameters is None:
+        return find_latency(chip, served, scenario.tensor_parallel, scenario.dtype)
+    read = read_parameters(scenario.parameters)
+    read.check(chip, served, scenario.tensor_parallel)
+    return read.estimate
+
+
+def keeping_promise(requests: RequestTable, scenario: Scenario) -> RequestTable:
+    """The requests under the promise that a scenario makes to all of them, if it does.
+
+    Args:
+        requests: of the scenario, targets as their classes have them.
+        scenario: whose `promise` counts.
+    """
+    promise = scenario.promise
+    return requests if promise is None else requests.promised(promise.ttft_ms, promise.tpot_ms)
 
 
 def capacity_per_s(
@@ -105,16 +139,13 @@ def capacity_per_s(
     return 1000.0 / (prefill_ms + decode_ms)
 
 
-def drift_schedule(
-    scenario: Scenario, chip: DeviceSpec, latency: SaturationParameters
-) -> tuple[tuple[float, SaturationParameters], ...]:
+def drift_schedule(scenario: Scenario, latency: SaturationParameters) -> tuple[tuple[float, SaturationParameters], ...]:
     """The true parameters from each change on: slowdowns multiply, a model switch replaces.
 
     A switched model keeps the memory set aside at start; only its step latency changes.
 
     Args:
         scenario: its `engine.drift` says what changes.
-        chip: its device.
         latency: parameters at the start.
     """
     changes = scenario.engine.drift
@@ -126,12 +157,15 @@ def drift_schedule(
         for change in changes:
             if isinstance(change, ModelSwitch):
                 if change.start_s <= moment:
-                    parameters = _switched(scenario, chip, model(change.model))
+                    parameters = _switched(scenario, latency, model(change.model))
             elif change.start_s <= moment < change.end_s:
                 factor *= change.factor
         schedule.append((1000.0 * moment, parameters.scaled(factor)))
     return tuple(schedule)
 
 
-def _switched(scenario: Scenario, chip: DeviceSpec, served: ModelSpec) -> SaturationParameters:
-    return find_latency(chip, served, scenario.tensor_parallel, scenario.dtype).parameters
+def _switched(scenario: Scenario, latency: SaturationParameters, served: ModelSpec) -> SaturationParameters:
+    """The catalogue's latency of another model on the device; where ours was measured, that scaled to its size."""
+    if scenario.parameters is not None:
+        return scaled_to(latency, model(scenario.model), served)
+    return find_latency(device(scenario.device), served, scenario.tensor_parallel, scenario.dtype).parameters

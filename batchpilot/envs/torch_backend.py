@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from batchpilot.configs.catalogue import device, model
 from batchpilot.configs.scenario import Scenario
 from batchpilot.core.names import lookup
 from batchpilot.engines.detection.detect import detect_device
 from batchpilot.engines.loading import load_runner
 from batchpilot.engines.scheduler.executor import Executor
-from batchpilot.envs.scenarios import GRACE_S, WORKLOAD_STREAM, PreparedRun, capacity_per_s
+from batchpilot.envs.scenarios import GRACE_S, WORKLOAD_STREAM, PreparedRun, capacity_per_s, keeping_promise, latency_of
 from batchpilot.envs.similarity import similar_promises
-from batchpilot.latency.model.registry import find_latency
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.workloads.build import build_requests
 from batchpilot.workloads.table import RequestTable
@@ -76,7 +74,8 @@ class TorchBackend:
     def prepare(self, scenario: Scenario, seed: int) -> PreparedRun:
         """A scenario's requests, restated for the real engine; `engine` of the run is its calibrated simulation.
 
-        The run stops when no request could keep its promise any more, `GRACE_S` after the last phase at the latest.
+        A scenario's own `promise` is not restated: it is in this engine's time already. The run stops when no request
+        could keep its promise any more, `GRACE_S` after the last phase at the latest.
 
         Args:
             scenario: its device and model only say what its targets were stated for.
@@ -96,17 +95,20 @@ class TorchBackend:
             lambda prompt, output: capacity_per_s(self.latency, capacity, prompt, output),
             scenario.duration_s,
         )
-        stated_for = find_latency(
-            device(scenario.device), model(scenario.model), scenario.tensor_parallel, scenario.dtype
-        )
-        requests = similar_promises(stated, stated_for.parameters, self.latency)
+        requests = similar_promises(stated, latency_of(scenario).parameters, self.latency)
+        requests = keeping_promise(requests, scenario)
         spec = scenario.engine
         config = TorchEngineConfig(
             estimate=self.latency, max_model_len=spec.max_model_len, mode=spec.mode, prefill=spec.prefill
         )
-        labels = {"device": self._origin["device"], "model": self._origin["model"], "tensor_parallel": 1}
+        labels = {
+            "device": self._origin["device"],
+            "model": self._origin["model"],
+            "tensor_parallel": 1,
+            "dtype": self._origin["dtype"],
+        }
         return PreparedRun(
-            scenario.model_copy(update=labels),
+            scenario.model_copy(update={**labels, "tensor_parallel": 1}),
             seed,
             config.scheduler_config(self.runner),
             requests,

@@ -23,6 +23,16 @@ ModelOption = Annotated[
 TensorParallelOption = Annotated[
     int | None, typer.Option("--tensor-parallel", min=1, help="Devices that share the model.")
 ]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option("--dtype", help="Of the weights: fp16, fp8, int8, int4; --backend torch: float32, bfloat16, float16."),
+]
+ParametersOption = Annotated[
+    Path | None,
+    typer.Option("--parameters", help="Step latency as `calibrate --out` wrote it, instead of the catalogue's."),
+]
+TtftOption = Annotated[float | None, typer.Option("--ttft-ms", help="Promise this TTFT to every request.")]
+TpotOption = Annotated[float | None, typer.Option("--tpot-ms", help="Promise this TPOT to every request.")]
 
 
 def _add_catalogue(path: Path | None) -> Path | None:
@@ -47,6 +57,34 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machin
 def stdout_console() -> Console:
     """A console on standard output: as wide as the terminal, 120 columns where there is none."""
     return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def was_given(context: typer.Context, name: str) -> bool:
+    """Whether an option was typed, be it with its default value.
+
+    Args:
+        context: of the command.
+        name: of the command's parameter.
+    """
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def refuse(context: typer.Context, why: str, *names: str) -> None:
+    """Refuse options that would change nothing, so that none stands in a command line and means nothing.
+
+    Args:
+        context: of the command.
+        why: ends the sentence "... would change nothing", as in "without --trace".
+        *names: the command's parameters that have no effect here.
+
+    Raises:
+        ValueError: one of them was typed.
+    """
+    options = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+    typed = [options[name] for name in names if was_given(context, name)]
+    if typed:
+        raise ValueError(f"{', '.join(typed)} would change nothing {why}; leave it out")
 
 
 def reporting_mistakes(command: Callable[Parameters, None]) -> Callable[Parameters, None]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from batchpilot.configs import TunerConfig, load_tuner_config, preset, presets
-from batchpilot.configs.catalogue import device, model_reference
-from batchpilot.configs.scenario import Scenario, load_scenario, scenario
+from batchpilot.configs.catalogue import device, model, model_reference
+from batchpilot.configs.footprint import weight_type
+from batchpilot.configs.kinds import wrong_kind
+from batchpilot.configs.reading import read_yaml
+from batchpilot.configs.scenario import Promise, Scenario, load_scenario, scenario
 from batchpilot.core.limits import Limits
+from batchpilot.latency.model.parameter_file import read_parameters
 
 
 def looks_like_file(name: str) -> bool:
@@ -64,39 +69,87 @@ def find_tuner_config(name: str | None) -> TunerConfig:
     return preset(name) if name in presets() or not looks_like_file(name) else load_tuner_config(name)
 
 
-def on_hardware(
-    chosen: Scenario, device_name: str | None = None, model_name: str | None = None, tensor_parallel: int | None = None
-) -> Scenario:
-    """A scenario moved to another device or model.
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What options change in every scenario of a command; None changes nothing.
+
+    Attributes:
+        device: catalogue name.
+        model: catalogue name, or path of a `config.json` or its folder.
+        tensor_parallel: devices that share the model.
+        dtype: type the weights are stored in.
+        parameters: file of the step latency; a scenario moves to the hardware that it names, unless another is typed.
+        ttft_ms: TTFT promised to every request.
+        tpot_ms: TPOT promised to every request.
+    """
+
+    device: str | None = None
+    model: str | None = None
+    tensor_parallel: int | None = None
+    dtype: str | None = None
+    parameters: Path | None = None
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+
+    def of(self, chosen: Scenario) -> Scenario:
+        """A scenario with the changes made.
+
+        Args:
+            chosen: the scenario.
+
+        Raises:
+            ValueError: a name is not in the catalogue, a value is outside its bound, or the parameter file is wrong.
+            OSError: the parameter file cannot be read.
+        """
+        changes: dict[str, Any] = {}
+        if self.parameters is not None:
+            changes |= read_parameters(self.parameters).known_hardware() | {"parameters": str(self.parameters)}
+        if self.device is not None:
+            changes["device"] = device(self.device).name
+        if self.model is not None:
+            changes["model"] = model_reference(self.model)
+        if self.tensor_parallel is not None:
+            changes["tensor_parallel"] = self.tensor_parallel
+        if self.dtype is not None:
+            changes["dtype"] = weight_type(self.dtype, model(changes.get("model", chosen.model)))
+        if self.ttft_ms is not None or self.tpot_ms is not None:
+            check_promise(self.ttft_ms, self.tpot_ms)
+            changes["promise"] = Promise(ttft_ms=self.ttft_ms, tpot_ms=self.tpot_ms)
+        return chosen.model_copy(update=changes)
+
+
+def check_promise(ttft_ms: float | None, tpot_ms: float | None) -> None:
+    """Refuse a promise that nobody can keep.
 
     Args:
-        chosen: the scenario.
-        device_name: catalogue name; None keeps the scenario's.
-        model_name: catalogue name, or path of a `config.json` or its folder; None keeps the scenario's.
-        tensor_parallel: devices that share the model; None keeps the scenario's.
+        ttft_ms: as typed.
+        tpot_ms: as typed.
 
     Raises:
-        ValueError: the device or the model is not in the catalogue.
+        ValueError: a target is not above 0.
     """
-    changes: dict[str, Any] = {}
-    if device_name is not None:
-        changes["device"] = device(device_name).name
-    if model_name is not None:
-        changes["model"] = model_reference(model_name)
-    if tensor_parallel is not None:
-        changes["tensor_parallel"] = tensor_parallel
-    return chosen.model_copy(update=changes)
+    for option, target in (("--ttft-ms", ttft_ms), ("--tpot-ms", tpot_ms)):
+        if target is not None and not target > 0:
+            raise ValueError(f"{option} is {target:g}; a promise is above 0 ms, or inf for none")
 
 
 def parse_limits(text: str) -> Limits:
-    """Limits from `batch_size=64,token_budget=2048`; a lone number is a batch size.
+    """Limits from `batch_size=64,token_budget=2048`, a lone number for a batch size, or a file that `tune` wrote.
 
     Args:
         text: as typed.
 
     Raises:
         ValueError: not of that form, an unknown field, or a value outside its bound.
+        OSError: the file cannot be read.
     """
+    if "=" not in text and looks_like_file(text):
+        file = read_yaml(text)
+        if told := wrong_kind(text, file.data, "limits"):
+            raise ValueError(told)
+        if not isinstance(file.data.get("limits"), dict):
+            raise ValueError(f"{text} holds no section `limits` with a batch_size below it")
+        return Limits.from_dict(file.data["limits"])
     if text.strip().isdigit():
         return Limits(int(text))
     data: dict[str, Any] = {}

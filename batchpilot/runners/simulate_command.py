@@ -20,18 +20,25 @@ from batchpilot.runners.leaderboard.strategies import REFERENCES, blaming, label
 from batchpilot.runners.options import (
     CatalogueOption,
     DeviceOption,
+    DtypeOption,
     JsonOption,
     ModelOption,
+    ParametersOption,
     TensorParallelOption,
+    TpotOption,
+    TtftOption,
+    refuse,
     reporting_mistakes,
     stdout_console,
 )
-from batchpilot.runners.selection import find_scenario, find_tuner_config, on_hardware, parse_limits
+from batchpilot.runners.selection import Changes, find_scenario, find_tuner_config, parse_limits
+from batchpilot.runners.stated import stated
 from batchpilot.tuners import TUNERS
 
 
 @reporting_mistakes
 def simulate(
+    context: typer.Context,
     scenario: Annotated[str, typer.Argument(help="A scenario's name or file.")] = "quick-chat",
     tuner: Annotated[
         str | None,
@@ -47,13 +54,22 @@ def simulate(
     catalogue: CatalogueOption = None,
     model: ModelOption = None,
     tensor_parallel: TensorParallelOption = None,
+    dtype: DtypeOption = None,
+    parameters: ParametersOption = None,
+    ttft_ms: TtftOption = None,
+    tpot_ms: TpotOption = None,
     out: Annotated[Path | None, typer.Option(help="Also write requests and windows to this JSON file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run one strategy on one scenario and print what happened."""
     if tuner is not None and limits is not None:
         raise ValueError("--tuner and --limits are both given; a run follows one of them")
-    run = prepare(on_hardware(find_scenario(scenario), device, model, tensor_parallel), seed)
+    if tuner is None:
+        refuse(context, "without --tuner", "track", "config")
+    elif tuner in REFERENCES:
+        refuse(context, f"with the reference {tuner}", "config")
+    changes = Changes(device, model, tensor_parallel, dtype, parameters, ttft_ms, tpot_ms)
+    run = prepare(changes.of(find_scenario(scenario)), seed)
     strategy: Limits | Tuner
     if tuner is None:
         strategy = parse_limits(limits) if limits is not None else SERVER_DEFAULT
@@ -79,9 +95,7 @@ def _figures(run: PreparedRun, strategy: str, result: SimulationResult) -> dict[
     return {
         "scenario": run.scenario.name,
         "strategy": strategy,
-        "device": run.scenario.device,
-        "model": run.scenario.model,
-        "latency": run.latency_provenance,
+        **stated(run),
         "kv_capacity_tokens": run.engine.capacity_tokens,
         "requests": len(run.requests),
         **{f"ended_{reason}": result.count(reason) for reason in reasons},
@@ -101,7 +115,7 @@ def _figures(run: PreparedRun, strategy: str, result: SimulationResult) -> dict[
         "preemptions": result.preemptions,
         **{f"refused_q{k + 1}": float(share) for k, share in enumerate(result.refused_by_prompt_quartile())},
         "final_limits": str(result.windows[-1].limits) if result.windows else "",
-        **provenance(run.seed, run.scenario.model_dump()),
+        **provenance(run.seed, run.scenario.content()),
     }
 
 

@@ -156,6 +156,25 @@ class RequestTable:
         _whole("slo_class", self.slo_class, len(self), 0, len(classes) - 1)
         return replace(self, slos=classes)
 
+    def promised(self, ttft_ms: float | None = None, tpot_ms: float | None = None) -> RequestTable:
+        """The same requests with one target for all of them; the other, or both, stay as they are.
+
+        Args:
+            ttft_ms: time to first token, > 0; None leaves each request its own.
+            tpot_ms: time per token after it, > 0; None likewise.
+
+        Raises:
+            ValueError: a target is not above 0.
+        """
+        if ttft_ms is None and tpot_ms is None:
+            return self
+        return self.with_slos(
+            [
+                SLO(slo.ttft_ms if ttft_ms is None else ttft_ms, slo.tpot_ms if tpot_ms is None else tpot_ms, slo.name)
+                for slo in self.slos
+            ]
+        )
+
     def with_arrivals(self, arrival_ms: NDArray[np.float64]) -> RequestTable:
         """The same requests with the arrival times that a closed loop gave them, NaN for those that never arrived.
 

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 pytest.importorskip("optuna")
 pytest.importorskip("cmaes")
 
-from batchpilot.configs import load_tuner_config
 from batchpilot.core.limits import Limits
+from batchpilot.runners.selection import parse_limits
 from batchpilot.runners.tuning.command import tune
 from batchpilot.runners.tuning.search import Search
 from batchpilot.tuners.bayesian.studies import TrialState
@@ -53,9 +53,9 @@ def test_finds_limits_that_hold_on_unseen_seeds_and_writes_what_to_paste(run, tm
     assert found["origin"]["unseen_seeds"] == [2, 3]
     assert found["importances"] == {"batch_size": pytest.approx(1.0)}
     limits = Limits.from_dict(found["limits"])
-    pasted = yaml.safe_load((tmp_path / "server.yaml").read_text())
+    pasted = yaml.safe_load((tmp_path / "limits.yaml").read_text())
     assert Limits.from_dict(pasted["limits"]) == limits
-    assert load_tuner_config(tmp_path / "server.yaml", warn=False).fixed_batch_size == limits.batch_size
+    assert parse_limits(str(tmp_path / "limits.yaml")) == limits
     flags = yaml.safe_load((tmp_path / "vllm.yaml").read_text())
     assert flags["max-num-batched-tokens"] == limits.token_budget >= flags["max-num-seqs"]
     page = (tmp_path / "report.html").read_text()

@@ -15,6 +15,7 @@ from batchpilot.agents.training.ppo import Count, PPOConfig
 from batchpilot.agents.training.randomisation import Randomisation, Range
 from batchpilot.baselines.static import SERVER_DEFAULT
 from batchpilot.configs.errors import ConfigError
+from batchpilot.configs.kinds import wrong_kind
 from batchpilot.configs.reading import YamlFile, read_yaml
 from batchpilot.configs.strict import StrictModel, config_error, problem
 from batchpilot.core.actions import MOVES, ActionTable
@@ -230,6 +231,8 @@ def training_file(name: str | Path) -> Path:
 
 
 def _validated(kind: type[Config], file: YamlFile, env_id: str) -> Config:
+    if told := wrong_kind(file.path, file.data, "training"):
+        raise ConfigError(told)
     if set(file.data) != {env_id}:
         found = ", ".join(map(str, file.data)) or "nothing"
         raise ConfigError(f"a training file holds {env_id} and nothing else; found {found} ({file.where()})")

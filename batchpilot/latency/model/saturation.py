@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 from numpy.typing import ArrayLike, NDArray
 
+from batchpilot.configs.kinds import wrong_kind
 from batchpilot.core.files import write_atomic
 from batchpilot.core.names import lookup
 from batchpilot.latency.model.compiled import kernel
@@ -227,6 +228,8 @@ class SaturationParameters:
             raise ValueError(f"{path}: not YAML: {error}") from None
         if not isinstance(data, dict):
             raise ValueError(f"{path}: expected latency parameters by name, found {type(data).__name__}")
+        if told := wrong_kind(path, data, "latency"):
+            raise ValueError(told)
         try:
             return cls.from_dict(data.get("parameters", data))
         except ValueError as error:

@@ -15,7 +15,7 @@ from batchpilot.latency.fitting.observations import LOWEST_MS
 from batchpilot.latency.fitting.residuals import LOSSES
 from batchpilot.runners.calibration.calibrating import LONGEST_STEP_MS, Calibration, calibrate_file
 from batchpilot.runners.calibration.grids import models_grid, parameters_grid, verdict
-from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_console
+from batchpilot.runners.options import JsonOption, refuse, reporting_mistakes, stdout_console
 from batchpilot.runners.report.tables import WIDTH, tables
 from batchpilot.runners.selection import parse_limits
 from batchpilot.runners.torch.calibration import (
@@ -38,9 +38,14 @@ from batchpilot.runners.torch.options import (
     shown,
 )
 
+READERS = (
+    "# Step latency: --parameters of batchpilot plan, tune, simulate, leaderboard, compare, serve, gateway reads it.\n"
+)
+
 
 @reporting_mistakes
 def calibrate(
+    context: typer.Context,
     measurements: Annotated[
         Path | None,
         typer.Option(help="CSV: batch_size, tokens, latency_ms and perhaps context_tokens; or Splitwise's."),
@@ -77,6 +82,13 @@ def calibrate(
     """Fit the latency model to measured steps, hold it against simpler ones, and say how far to trust it."""
     if (measurements is None) == (engine is None):
         raise ValueError("give measurements, --measurements FILE.csv, or an engine to measure, --engine torch --model")
+    if engine is None:
+        unused = ("dtype", "threads", "kv_capacity_tokens", "limits", "trials", "repeats", "steps")
+        refuse(context, "without --engine", *unused)
+    else:
+        refuse(context, "with --engine", "columns", "tensor_parallel")
+    if not (out or report or steps):
+        refuse(context, "without --out, --report or --steps", "overwrite")
     for path in (out, report, steps):
         if path is not None and path.exists() and not overwrite:
             raise ValueError(f"{path} is there already; add --overwrite, or give another name")
@@ -113,7 +125,8 @@ def calibrate(
         _show(found)
     if out is not None:
         today = datetime.now(UTC).date().isoformat()
-        write_atomic(out, yaml.safe_dump(found.to_entry(today), sort_keys=False, allow_unicode=True, width=WIDTH))
+        entry = yaml.safe_dump(found.to_entry(today), sort_keys=False, allow_unicode=True, width=WIDTH)
+        write_atomic(out, READERS + entry)
     if report is not None:
         from batchpilot.runners.calibration.report import write_calibration_report
 

@@ -13,7 +13,7 @@ from batchpilot.core.extras import needing
 from batchpilot.core.limits import TRACKS
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.leaderboard.strategies import make_strategy
-from batchpilot.runners.options import reporting_mistakes
+from batchpilot.runners.options import refuse, reporting_mistakes
 from batchpilot.runners.selection import find_tuner_config, parse_limits
 from batchpilot.serving.gateway.settings import GatewaySettings
 from batchpilot.serving.interpreter import share_sooner
@@ -25,6 +25,7 @@ from batchpilot.tuners import DEFAULT_TUNER
 
 @reporting_mistakes
 def gateway(
+    context: typer.Context,
     upstream: Annotated[str, typer.Option(help="The server's address, http://127.0.0.1:8000.")],
     tuner: Annotated[
         str, typer.Option(help="A strategy, policy:FILE.onnx or FILE.py:CLASS, as in the leaderboard.")
@@ -50,8 +51,8 @@ def gateway(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen.")] = 8080,
 ) -> None:
     """Hold a tuner's limits in front of an OpenAI-compatible server."""
-    if limits is not None and tuner != DEFAULT_TUNER:
-        raise ValueError("--tuner and --limits are both given; a gateway follows one of them")
+    if limits is not None:
+        refuse(context, "with --limits", "tuner", "track", "config", "parameters", "seed")
     slo = SLO(ttft_ms, tpot_ms, "promised")
     settings = GatewaySettings(
         upstream, slo=slo, count_tokens=counting(tokenizer), poll_s=poll_s, largest_body_mb=largest_body_mb

@@ -14,7 +14,6 @@ import typer
 from batchpilot.baselines import SERVER_DEFAULT, Setting
 from batchpilot.core.files import json_text
 from batchpilot.core.limits import TRACKS, Limits
-from batchpilot.core.slo import SLO
 from batchpilot.core.tuner import Tuner
 from batchpilot.envs.scenarios import PreparedRun, prepare
 from batchpilot.runners.http.load_columns import run_columns
@@ -26,18 +25,21 @@ from batchpilot.runners.leaderboard.strategies import make_strategy
 from batchpilot.runners.options import (
     CatalogueOption,
     DeviceOption,
+    DtypeOption,
     JsonOption,
     ModelOption,
+    ParametersOption,
     TensorParallelOption,
+    TpotOption,
+    TtftOption,
+    refuse,
     reporting_mistakes,
     stdout_console,
 )
 from batchpilot.runners.report.tables import tables
-from batchpilot.runners.selection import find_scenario, find_tuner_config, on_hardware, parse_limits, replay_of
+from batchpilot.runners.selection import Changes, find_scenario, find_tuner_config, parse_limits, replay_of
 from batchpilot.runners.torch.backends import (
     BackendOption,
-    ParametersOption,
-    WeightsOption,
     chosen_server,
     shown_calibration,
     start_backend,
@@ -54,6 +56,7 @@ from batchpilot.workloads.table import RequestTable
 
 @reporting_mistakes
 def load(
+    context: typer.Context,
     url: Annotated[
         str | None, typer.Option(help="The server's or gateway's address; without one --backend torch starts a server.")
     ] = None,
@@ -64,8 +67,8 @@ def load(
     requests_per_s: Annotated[float | None, typer.Option(help="Send them at this mean rate instead.")] = None,
     start_s: Annotated[float, typer.Option(help="Start of the part that is sent, in the scenario's own time.")] = 0.0,
     duration_s: Annotated[float | None, typer.Option(help="Its length; all the rest when left out.")] = None,
-    ttft_ms: Annotated[float | None, typer.Option(help="Promise this TTFT to every request.")] = None,
-    tpot_ms: Annotated[float | None, typer.Option(help="Promise this TPOT to every request.")] = None,
+    ttft_ms: TtftOption = None,
+    tpot_ms: TpotOption = None,
     served_model: Annotated[str | None, typer.Option(help="What requests name; the server's first by default.")] = None,
     api_key: Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="Bearer token.")] = None,
     chat: Annotated[bool, typer.Option(help="Send conversations to /v1/chat/completions.")] = False,
@@ -88,7 +91,7 @@ def load(
     catalogue: CatalogueOption = None,
     model: ModelOption = None,
     tensor_parallel: TensorParallelOption = None,
-    dtype: WeightsOption = None,
+    dtype: DtypeOption = None,
     threads: ThreadsOption = None,
     kv_capacity_tokens: KvOption = None,
     parameters: ParametersOption = None,
@@ -106,10 +109,11 @@ def load(
         dtype=dtype,
         threads=threads,
         kv_capacity_tokens=kv_capacity_tokens,
-        parameters=parameters,
         simulated_only={"--limits": limits is not None, "--tensor-parallel": tensor_parallel is not None},
     )
     _check_choices(url, compare=compare, tuner=tuner, limits=limits, own=server is not None)
+    _refuse_unused(context, url, compare=compare, tuner=tuner, own=server is not None)
+    changes = Changes(device, model, tensor_parallel, dtype, parameters, ttft_ms, tpot_ms)
     dialect = Dialect(chat, _fields(body))
     settings = LoadSettings(url or "", served_model, api_key, bytes_per_token, grace_s, seed, dialect)
     if url is not None:
@@ -117,21 +121,23 @@ def load(
     chosen = find_scenario(scenario)
     if trace is not None:
         chosen = replay_of(trace, format=trace_format)
+    if server is None and not compare and not chosen.workload.by_load:
+        refuse(context, "without --compare", "device", "model", "tensor_parallel", "dtype", "parameters")
 
     def cut(run: PreparedRun) -> RequestTable:
-        sent = _promised(_part(run.requests, start_s, duration_s, rate, requests_per_s), ttft_ms, tpot_ms)
+        sent = _part(run.requests, start_s, duration_s, rate, requests_per_s)
         check_some(sent)
         return sent
 
     own: OwnEngine | None = None
     if server is None:
-        run = prepare(on_hardware(chosen, device, model, tensor_parallel), seed)
+        run = prepare(changes.of(chosen), seed)
         sent = cut(run)
         decides = _strategy(run, tuner, track, config, limits)
         simulate = partial(simulated, run.engine, sent, decides, window_ms=run.window_ms, grace_s=grace_s)
     else:
         loaded = start_backend(server, parameters=parameters, seed=seed, show=shown_calibration)
-        run = loaded.prepare(chosen, seed)
+        run = loaded.prepare(replace(changes, device=None, model=None, dtype=None, parameters=None).of(chosen), seed)
         sent = cut(run)
         own = OwnEngine(server, loaded, run, sent, OwnTuner(tuner or DEFAULT_TUNER, track, config), seed)
         del loaded
@@ -167,6 +173,19 @@ def _check_choices(url: str | None, *, compare: bool, tuner: str | None, limits:
         raise ValueError("--limits are those of the simulation; it runs with --compare")
     if tuner is not None and not (compare or url is None):
         raise ValueError("--tuner is that of the columns beside the server's; they come with --compare")
+
+
+def _refuse_unused(context: typer.Context, url: str | None, *, compare: bool, tuner: str | None, own: bool) -> None:
+    if context.params["trace"] is None:
+        refuse(context, "without --trace", "trace_format")
+    else:
+        refuse(context, "with --trace", "scenario")
+    if context.params["out"] is None:
+        refuse(context, "without --out", "overwrite")
+    if not (compare or url is None):
+        refuse(context, "without --compare", "track", "config")
+    elif tuner is None and not own:
+        refuse(context, "without --tuner", "track", "config")
 
 
 def _fields(body: str | None) -> dict[str, Any]:
@@ -212,9 +231,3 @@ def _part(
         span_s = requests.duration_ms / 1000.0
         rate = requests_per_s * span_s / (len(requests) - 1) if span_s > 0 else 1.0
     return requests.scale_rate(rate)
-
-
-def _promised(requests: RequestTable, ttft_ms: float | None, tpot_ms: float | None) -> RequestTable:
-    if ttft_ms is None and tpot_ms is None:
-        return requests
-    return requests.with_slos([SLO(ttft_ms or slo.ttft_ms, tpot_ms or slo.tpot_ms, slo.name) for slo in requests.slos])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from batchpilot.configs.tuner import TunerConfig
-from batchpilot.configs.tuner_files import load_tuner_config
+from batchpilot.baselines import SERVER_DEFAULT
 from batchpilot.core.names import lookup
 from batchpilot.core.slo import SLO, SLO_CLASSES
 from batchpilot.engines.loading import load_runner
-from batchpilot.runners.options import reporting_mistakes, stdout_console
+from batchpilot.latency.model.parameter_file import read_parameters
+from batchpilot.runners.options import refuse, reporting_mistakes, stdout_console
+from batchpilot.runners.selection import check_promise, find_tuner_config, parse_limits
 from batchpilot.serving.rollout.control import make_setting
 from batchpilot.tuners import DEFAULT_TUNER
 
@@ -22,6 +24,7 @@ TOKEN_VARIABLE = "BATCHPILOT_TOKEN"
 
 @reporting_mistakes
 def serve(
+    context: typer.Context,
     model: Annotated[str, typer.Option("--model", help="A preset with random weights, or a model's folder.")],
     tuner: Annotated[
         str, typer.Option("--tuner", help="Sets the limits: guarded-adaptive, model-based, policy:FILE.onnx, ...")
@@ -29,8 +32,12 @@ def serve(
     track: Annotated[
         str, typer.Option("--track", help="Which limits it may move: batch, limits, guarded.")
     ] = "guarded",
-    config: Annotated[
-        Path | None, typer.Option("--config", help="A file with the dynamic_batch_tuner section.")
+    config: Annotated[str | None, typer.Option("--config", help="Tuner configuration: a preset or a file.")] = None,
+    limits: Annotated[
+        str | None, typer.Option("--limits", help="Constant limits instead: batch_size=64,ttft_guard=1.0, or a file.")
+    ] = None,
+    parameters: Annotated[
+        Path | None, typer.Option(help="What `calibrate --out` wrote, instead of an estimate of the warm-up.")
     ] = None,
     host: Annotated[
         str, typer.Option("--host", help="Address to bind to; others than loopback need a token.")
@@ -47,12 +54,8 @@ def serve(
     room: Annotated[int, typer.Option("--room", min=1, help="Most requests at a time.")] = 1024,
     window_ms: Annotated[float, typer.Option("--window-ms", min=1, help="Length of a measurement window.")] = 1000.0,
     slo: Annotated[str, typer.Option("--slo", help="Promise of requests that name none.")] = "interactive",
-    ttft_ms: Annotated[
-        float | None, typer.Option("--ttft-ms", min=0, help="TTFT target instead of the class's.")
-    ] = None,
-    tpot_ms: Annotated[
-        float | None, typer.Option("--tpot-ms", min=0, help="TPOT target instead of the class's.")
-    ] = None,
+    ttft_ms: Annotated[float | None, typer.Option("--ttft-ms", help="TTFT target instead of the class's.")] = None,
+    tpot_ms: Annotated[float | None, typer.Option("--tpot-ms", help="TPOT target instead of the class's.")] = None,
     timeout_s: Annotated[
         float, typer.Option("--timeout", min=0, help="Seconds after which requests are given up.")
     ] = 600.0,
@@ -62,8 +65,18 @@ def serve(
 ) -> None:
     """Serve a model by OpenAI's API, its batching limits set by a tuner."""
     of_class = lookup(SLO_CLASSES, slo, "SLO class")
-    promise = SLO(ttft_ms or of_class.ttft_ms, tpot_ms or of_class.tpot_ms, slo)
-    tuner_config = TunerConfig() if config is None else load_tuner_config(config)
+    check_promise(ttft_ms, tpot_ms)
+    if ttft_ms is not None and tpot_ms is not None:
+        refuse(context, "with --ttft-ms and --tpot-ms", "slo")
+    promise = SLO(
+        of_class.ttft_ms if ttft_ms is None else ttft_ms, of_class.tpot_ms if tpot_ms is None else tpot_ms, slo
+    )
+    if limits is not None:
+        refuse(context, "with --limits", "tuner", "track", "config", "parameters")
+        tuner = "static"
+    constant = SERVER_DEFAULT if limits is None else parse_limits(limits)
+    tuner_config = find_tuner_config(config)
+    known = None if parameters is None else read_parameters(parameters).parameters
     token = token_file.read_text("utf-8").strip() if token_file else os.environ.get(TOKEN_VARIABLE)
     from batchpilot.engines import detect_device
     from batchpilot.engines.torch import Telemetry, TorchEngineConfig
@@ -80,12 +93,13 @@ def serve(
     runner = load_runner(
         model, device=torch_device, threads=threads, dtype=dtype, kv_capacity_tokens=kv_tokens, seed=seed
     )
+    setting = make_setting(tuner_config, slo=promise, seed=seed, track=track, latency=known or runner.latency)
     service = build_service(
         runner,
         text,
         ServerConfig(name or Path(model).name, promise, timeout_s=timeout_s, grace_s=grace_s, token=token, seed=seed),
         tuner=tuner,
-        setting=make_setting(tuner_config, slo=promise, seed=seed, track=track, latency=runner.latency),
+        setting=replace(setting, base=constant),
         engine_config=TorchEngineConfig(max_model_len=max_model_len, seed=seed),
         window_ms=window_ms,
         room=room,

@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from batchpilot.configs.recordings import recording_of
 from batchpilot.configs.scenario import Scenario
 from batchpilot.core.files import json_text
 from batchpilot.core.limits import TRACKS
@@ -26,19 +28,23 @@ from batchpilot.runners.leaderboard.strategies import STATIC_BEST
 from batchpilot.runners.options import (
     CatalogueOption,
     DeviceOption,
+    DtypeOption,
     JsonOption,
     ModelOption,
+    ParametersOption,
     TensorParallelOption,
+    TpotOption,
+    TtftOption,
+    refuse,
     reporting_mistakes,
     stdout_console,
 )
 from batchpilot.runners.report.summary import summarise, summarise_families, write_csv
 from batchpilot.runners.report.tables import leaderboard_tables, tables
-from batchpilot.runners.selection import find_tuner_config, on_hardware, replay_of
+from batchpilot.runners.selection import Changes, find_tuner_config, replay_of
+from batchpilot.runners.stated import stated_grid
 from batchpilot.runners.torch.backends import (
     BackendOption,
-    ParametersOption,
-    WeightsOption,
     chosen_server,
     shown_calibration,
     start_backend,
@@ -50,6 +56,7 @@ from batchpilot.workloads.readers import READERS
 
 @reporting_mistakes
 def leaderboard(
+    context: typer.Context,
     suite_name: Annotated[str, typer.Option("--suite", help=f"Scenarios: {', '.join(suite_names())}.")] = "quick",
     scenarios: Annotated[
         list[str] | None, typer.Option("--scenario", help="These scenarios (name or file) instead of a suite.")
@@ -79,10 +86,12 @@ def leaderboard(
     model: ModelOption = None,
     tensor_parallel: TensorParallelOption = None,
     backend: BackendOption = SIMULATED,
-    dtype: WeightsOption = None,
+    dtype: DtypeOption = None,
     threads: ThreadsOption = None,
     kv_capacity_tokens: KvOption = None,
     parameters: ParametersOption = None,
+    ttft_ms: TtftOption = None,
+    tpot_ms: TpotOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder for results; reports/SUITE-TRACK when left out.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with what an earlier run left in the folder.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace the results in the folder.")] = False,
@@ -93,6 +102,14 @@ def leaderboard(
     as_json: JsonOption = False,
 ) -> None:
     """Rank strategies on the same requests, against references; write results.csv, summary.csv and report.html."""
+    if trace is None:
+        refuse(context, "without --trace", "trace_format", "rate", "start_s", "duration_s", "skip_bad_rows")
+    else:
+        refuse(context, "with --trace", "suite_name", "scenarios", "traces")
+    if scenarios:
+        refuse(context, "with --scenario", "suite_name")
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite are both given; results are either kept or replaced")
     notes: list[str] = []
     server = chosen_server(
         backend,
@@ -101,7 +118,6 @@ def leaderboard(
         dtype=dtype,
         threads=threads,
         kv_capacity_tokens=kv_capacity_tokens,
-        parameters=parameters,
         simulated_only={
             "--tensor-parallel": tensor_parallel is not None,
             "--jobs above 1": jobs > 1,
@@ -115,7 +131,11 @@ def leaderboard(
         named = [replay_of(trace, **replay)]
     else:
         named = scenarios_of(suite_name, scenarios, traces)
-    chosen: list[Scenario] = named if server else [on_hardware(one, device, model, tensor_parallel) for one in named]
+    if traces is not None and not any(recording_of(one) for one in named):
+        refuse(context, "where no scenario replays a published trace", "traces")
+    changes = Changes(device, model, tensor_parallel, dtype, parameters) if server is None else Changes()
+    changes = replace(changes, ttft_ms=ttft_ms, tpot_ms=tpot_ms)
+    chosen: list[Scenario] = [changes.of(one) for one in named]
     notes += left_out_notes(chosen)
     board = Leaderboard(
         tuple(one for one in chosen if not one.needs_trace),
@@ -125,7 +145,7 @@ def leaderboard(
         first_seed(suite_name, seed, seeds, whole_suite=trace is None and not scenarios),
         find_tuner_config(config),
     )
-    folder = out or Path("reports") / f"{trace.stem if trace else suite_name}-{track}"
+    folder = out or Path("reports") / f"{_run_name(trace, scenarios, suite_name)}-{track}"
     _refuse_to_overwrite(folder, resume or overwrite)
     started = time.monotonic()
     if server:
@@ -151,6 +171,7 @@ def leaderboard(
         typer.echo(json_text(summary, indent=1))
     else:
         console = stdout_console()
+        console.print(*tables(stated_grid(outcome.rows)))
         for table in leaderboard_tables(summary, summarise_families(outcome.rows)):
             console.print(table)
         for note in notes:
@@ -163,6 +184,15 @@ def leaderboard(
         raise typer.Exit(1)
     if baseline is not None and not as_json:
         typer.echo(f"no regression against {baseline}")
+
+
+def _run_name(trace: Path | None, scenarios: list[str] | None, suite_name: str) -> str:
+    """What the folder of the results is called after: what ran."""
+    if trace is not None:
+        return trace.stem
+    if scenarios:
+        return Path(scenarios[0]).stem if len(scenarios) == 1 else f"{len(scenarios)}-scenarios"
+    return suite_name
 
 
 def _refuse_to_overwrite(folder: Path, told: bool) -> None:
@@ -209,7 +239,7 @@ def _write(folder: Path, board: Leaderboard, outcome: Outcome, summary: list[dic
         summary=summary,
         curves=outcome.curves,
         provenance=outcome.origin | _engine(board) | {"command": shlex.join(["batchpilot", *sys.argv[1:]])},
-        notes=[*notes, *_latency_notes(outcome), *_best_notes(board, outcome)],
+        notes=[*notes, *_best_notes(board, outcome)],
     )
 
 
@@ -236,10 +266,6 @@ def too_long_notes(rows: Sequence[Row]) -> list[str]:
         for name, count in failed.items()
         if count
     ]
-
-
-def _latency_notes(outcome: Outcome) -> list[str]:
-    return [f"Step latency {source}." for source in dict.fromkeys(row["latency"] for row in outcome.rows)]
 
 
 def _best_notes(board: Leaderboard, outcome: Outcome) -> list[str]:

@@ -23,17 +23,20 @@ from batchpilot.runners.leaderboard.comparison import (
 from batchpilot.runners.options import (
     CatalogueOption,
     DeviceOption,
+    DtypeOption,
     JsonOption,
     ModelOption,
+    ParametersOption,
+    TensorParallelOption,
+    TpotOption,
+    TtftOption,
     reporting_mistakes,
     stdout_console,
 )
 from batchpilot.runners.report.grids import number
-from batchpilot.runners.selection import find_tuner_config, on_hardware
+from batchpilot.runners.selection import Changes, find_tuner_config
 from batchpilot.runners.torch.backends import (
     BackendOption,
-    ParametersOption,
-    WeightsOption,
     chosen_server,
     shown_calibration,
     start_backend,
@@ -49,11 +52,14 @@ def compare_command(
     device: DeviceOption = None,
     catalogue: CatalogueOption = None,
     model: ModelOption = None,
+    tensor_parallel: TensorParallelOption = None,
     backend: BackendOption = SIMULATED,
-    dtype: WeightsOption = None,
+    dtype: DtypeOption = None,
     threads: ThreadsOption = None,
     kv_capacity_tokens: KvOption = None,
     parameters: ParametersOption = None,
+    ttft_ms: TtftOption = None,
+    tpot_ms: TpotOption = None,
     baseline: Annotated[
         Path | None, typer.Option(help="Hold the figures against this baseline; exit status 1 when the gate fails.")
     ] = None,
@@ -69,14 +75,16 @@ def compare_command(
         dtype=dtype,
         threads=threads,
         kv_capacity_tokens=kv_capacity_tokens,
-        parameters=parameters,
+        simulated_only={"--tensor-parallel": tensor_parallel is not None},
     )
     strategies = [name.strip() for name in tuners.split(",")]
     if server is None:
-        scenarios = [on_hardware(scenario(f"closed-loop-{clients}"), device, model) for clients in CONCURRENCIES]
+        changes = Changes(device, model, tensor_parallel, dtype, parameters, ttft_ms, tpot_ms)
+        scenarios = [changes.of(scenario(f"closed-loop-{clients}")) for clients in CONCURRENCIES]
         rows = compare(scenarios, strategies, seeds, chosen)
     else:
-        scenarios = [scenario(f"torch-closed-loop-{clients}") for clients in CONCURRENCIES]
+        changes = Changes(ttft_ms=ttft_ms, tpot_ms=tpot_ms)
+        scenarios = [changes.of(scenario(f"torch-closed-loop-{clients}")) for clients in CONCURRENCIES]
         engine = start_backend(server, parameters=parameters, show=shown_calibration)
         rows = compare(scenarios, strategies, seeds, chosen, engine)
     found = regressions(rows, load_baseline(baseline)) if baseline is not None else []
@@ -95,7 +103,12 @@ def compare_command(
 
 
 def _table(rows: list[Row]) -> Table:
-    table = Table(title="Closed loop: 72 requests, 50 new tokens each")
+    told = {
+        f"{row['model']} ({row['dtype']}) on {row['tensor_parallel']} x {row['device']}, promised {row['promise']}; "
+        f"latency {row['latency']}": None
+        for row in rows
+    }
+    table = Table(title="Closed loop: 72 requests, 50 new tokens each", caption="\n".join(told), caption_justify="left")
     for column in ("scenario", "tuner"):
         table.add_column(column)
     for column in (
@@ -103,6 +116,7 @@ def _table(rows: list[Row]) -> Table:
         "utilisation",
         "e2e p95 ms",
         "success",
+        "within SLO",
         "told no p95 ms",
         "vs static-8",
         "vs best static",
@@ -116,6 +130,7 @@ def _table(rows: list[Row]) -> Table:
             f"{row['utilisation']:.3f}",
             f"{row['e2e_p95_ms']:.0f}",
             f"{row['success_rate']:.4f}",
+            f"{row['slo_attainment']:.3f}",
             number(row["refusal_p95_ms"]),
             f"{row['ratio_to_static_8']:.3f}",
             f"{row['ratio_to_best_static']:.3f}",

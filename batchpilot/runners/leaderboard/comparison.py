@@ -19,6 +19,8 @@ from batchpilot.core.tuner import Tuner
 from batchpilot.engines import run_engine
 from batchpilot.envs.backends import Backend, SimulatedBackend
 from batchpilot.envs.scenarios import PreparedRun
+from batchpilot.runners.leaderboard.evaluation import tightest_slo
+from batchpilot.runners.stated import stated
 from batchpilot.tuners import make_tuner
 
 CONCURRENCIES = (8, 16, 24, 32)
@@ -35,7 +37,15 @@ MIN_SUCCESS_RATE = 0.99
 
 Row = dict[str, Any]
 Figures = tuple[float, ...]
-_COLUMNS = ("throughput_tokens_per_s", "utilisation", "e2e_p95_ms", "success_rate", "refusal_p50_ms", "refusal_p95_ms")
+_COLUMNS = (
+    "throughput_tokens_per_s",
+    "utilisation",
+    "e2e_p95_ms",
+    "success_rate",
+    "slo_attainment",
+    "refusal_p50_ms",
+    "refusal_p95_ms",
+)
 _KEY = ("scenario", "tuner")
 
 
@@ -59,18 +69,21 @@ def compare(
         backend: where they run; None for the simulation.
 
     Returns:
-        One row a scenario and strategy: throughput (tokens/s), utilisation, end-to-end p95 (ms), success rate, and
-        throughput over that of static-8 and of the best static size there.
+        One row a scenario and strategy: throughput (tokens/s), utilisation, end-to-end p95 (ms), success rate, share
+        within SLO, what was served where, and throughput over that of static-8 and of the best static size there.
     """
     backend = backend or SimulatedBackend()
     rows: list[Row] = []
     for chosen in scenarios:
         figures: dict[str, list[Figures]] = {}
+        prepared: list[PreparedRun] = []
         # Seeds outside, strategies inside: a real engine's speed drifts; what is compared is measured close together.
         for seed in range(seeds):
             run, warm_up = backend.prepare(chosen, seed), backend.prepare(chosen, seeds + seed)
+            prepared.append(run)
             for name in strategies:
-                tuner = make_tuner(name, config, base=SERVER_DEFAULT, seed=seed, latency=run.engine.believed_latency())
+                latency, slo = run.engine.believed_latency(), tightest_slo(run)
+                tuner = make_tuner(name, config, base=SERVER_DEFAULT, slo=slo, seed=seed, latency=latency)
                 figures.setdefault(name, []).append(_served(run, tuner, backend))
                 if not name.startswith("static"):
                     for _ in range(WARM_UP_RUNS):
@@ -80,6 +93,7 @@ def compare(
             {
                 "scenario": chosen.name,
                 "tuner": name,
+                **stated(prepared[0]),
                 **dict(zip(_COLUMNS, np.mean(found, axis=0).tolist(), strict=True)),
             }
             for name, found in figures.items()
@@ -103,7 +117,8 @@ def _served(run: PreparedRun, tuner: Tuner, backend: Backend) -> Figures:
     )
     p95 = result.percentile_ms("e2e_ms", 95)
     refusals = (result.refusal_ms(q) for q in (50, 95))
-    return result.throughput_tokens_per_s, result.utilisation, p95, result.success_rate, *refusals
+    served = (result.throughput_tokens_per_s, result.utilisation, p95, result.success_rate, result.slo_attainment)
+    return *served, *refusals
 
 
 def save_baseline(path: Path, rows: Sequence[Row], config: TunerConfig, seeds: int) -> None:

@@ -31,6 +31,7 @@ from batchpilot.runners.leaderboard.strategies import (
     label,
     make_strategy,
 )
+from batchpilot.runners.stated import stated
 from batchpilot.runners.torch.references import best_on_engine
 
 Row = dict[str, Any]
@@ -62,7 +63,7 @@ class Task:
     @property
     def fingerprint(self) -> str:
         """Changes whenever the cell's numbers might: configuration, code revision and versions."""
-        data = [self.scenario.model_dump(), self.seed, self.track, self.tuners, self.config.to_dict()]
+        data = [self.scenario.content(), self.seed, self.track, self.tuners, self.config.to_dict()]
         data += [content_hash(name) for name in self.tuners]
         return config_hash([data, dict(self.backend.origin), git_revision(), versions()])
 
@@ -177,8 +178,7 @@ def result_row(task: Task, name: str, run: PreparedRun, result: SimulationResult
     row: Row = {
         "scenario": task.scenario.name,
         "family": task.scenario.family,
-        "device": run.scenario.device,
-        "model": run.scenario.model,
+        **stated(run),
         "track": task.track,
         "tuner": name,
         "seed": task.seed,
@@ -205,8 +205,7 @@ def result_row(task: Task, name: str, run: PreparedRun, result: SimulationResult
     row |= {f"refused_q{k + 1}": float(share) for k, share in enumerate(result.refused_by_prompt_quartile())}
     row["tuner_overhead"] = 1000.0 * result.tuner_seconds / result.elapsed_ms if result.elapsed_ms else math.nan
     row |= {
-        "latency": run.latency_provenance,
-        "config_hash": config_hash([task.scenario.model_dump(), task.track, task.config.to_dict()]),
+        "config_hash": config_hash([task.scenario.content(), task.track, task.config.to_dict()]),
         "git_revision": git_revision(),
         "versions": " ".join(f"{package}={version}" for package, version in versions().items()),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,8 +16,18 @@ from batchpilot.configs.footprint import kv_type, weight_type
 from batchpilot.core.files import json_text
 from batchpilot.core.provenance import provenance
 from batchpilot.core.slo import SLO
+from batchpilot.latency.model.parameter_file import read_parameters
 from batchpilot.latency.planning.planner import ATTAINMENT, Plan
-from batchpilot.runners.options import CatalogueOption, JsonOption, reporting_mistakes, stdout_console
+from batchpilot.runners.options import (
+    CatalogueOption,
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    ParametersOption,
+    TensorParallelOption,
+    reporting_mistakes,
+    stdout_console,
+)
 from batchpilot.runners.planning.fitting import memory_line, startup_line
 from batchpilot.runners.planning.page import disagreement_grid, pasteable, plan_grid, verdict, write_plan_page
 from batchpilot.runners.planning.planned import FACTORS, Question, Simulated, find_draw, held_in_simulation, simulated
@@ -28,19 +39,20 @@ SLOWER = 1.1
 
 @reporting_mistakes
 def plan_command(
-    device: Annotated[str, typer.Option(help="A catalogued device.")],
-    model: Annotated[str, typer.Option(help="A catalogued model, or a config.json or its folder.")],
+    device: DeviceOption = None,
+    model: ModelOption = None,
     workload: Annotated[
         str, typer.Option(help="azure-conv, azure-code, prompt,output in tokens, or a scenario's name or file.")
     ] = "azure-conv",
-    tensor_parallel: Annotated[int, typer.Option(min=1, help="Devices that share the model.")] = 1,
+    tensor_parallel: TensorParallelOption = None,
     dtype: Annotated[
         str | None, typer.Option(help="Type of the weights: fp16, fp8, int8, int4, nvfp4, mxfp4; else as published.")
     ] = None,
     kv_dtype: Annotated[str | None, typer.Option(help="Type of the KV cache: fp16 or fp8; else as published.")] = None,
     catalogue: CatalogueOption = None,
-    ttft_ms: Annotated[float, typer.Option(help="Target of the time to first token.")] = 2000.0,
-    tpot_ms: Annotated[float, typer.Option(help="Target of the time per output token after the first.")] = 100.0,
+    parameters: ParametersOption = None,
+    ttft_ms: Annotated[float, typer.Option(help="Promised time to first token.")] = SLO().ttft_ms,
+    tpot_ms: Annotated[float, typer.Option(help="Promised time per output token after the first.")] = SLO().tpot_ms,
     attainment: Annotated[float, typer.Option(help="Share of the requests to be served within both.")] = ATTAINMENT,
     rate: Annotated[float | None, typer.Option(help="Requests per second to plan devices for.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Simulations of each rate.")] = 5,
@@ -49,24 +61,28 @@ def plan_command(
     as_json: JsonOption = False,
 ) -> None:
     """Which limits to run with, how many requests per second a device holds, and how many devices a rate needs."""
-    chip, served = find_device(device), find_model(model)
+    measured = {} if parameters is None else read_parameters(parameters).known_hardware()
+    chip = find_device(_named("device", device, measured))
+    served = find_model(_named("model", model, measured))
+    share = tensor_parallel or int(measured.get("tensor_parallel", 1))
     question = Question(
         chip,
         served,
-        tensor_parallel,
+        share,
         weight_type(dtype, served),
         workload,
-        find_draw(workload, chip, served, tensor_parallel),
-        SLO(ttft_ms, tpot_ms),
+        find_draw(workload, chip, served, share),
+        SLO(ttft_ms, tpot_ms, "promised"),
         attainment,
         kv_type(kv_dtype, served),
+        parameters,
     )
     chosen = question.plan()
     fleet = _fleet(question, chosen, rate)
     curve = [
         simulated(question, chosen.limits, factor * chosen.rate_per_s, range(seeds), duration_s) for factor in FACTORS
     ]
-    origin = provenance(0, {"device": chip.name, "model": served.name, "workload": workload, "seeds": seeds})
+    origin = provenance(0, question.stated() | {"parameters": question.latency.parameters.to_dict(), "seeds": seeds})
     grids = (
         plan_grid(question, chosen, _facts(question, chosen, fleet, curve)),
         disagreement_grid(question, chosen, curve[FACTORS.index(1.0)]),
@@ -74,7 +90,7 @@ def plan_command(
     if report is not None:
         write_plan_page(report, question, chosen, curve, grids, origin)
     if as_json:
-        figures = asdict(chosen) | {"latency": question.latency.provenance, "fleet": fleet}
+        figures = asdict(chosen) | question.stated() | {"fleet": fleet}
         held = held_in_simulation(curve, attainment)
         checks = {
             "held_in_simulation_per_s": held,
@@ -88,6 +104,16 @@ def plan_command(
     for grid in grids:
         for table in tables(grid):
             console.print(table)
+
+
+def _named(what: str, typed: str | None, measured: Mapping[str, str | int]) -> str:
+    """The device or model to plan for: as typed, else what the parameter file was measured on."""
+    found = typed or measured.get(what)
+    if found is None:
+        raise ValueError(
+            f"--{what} is missing, and no parameter file names one; `batchpilot list {what}s` tells the known ones"
+        )
+    return str(found)
 
 
 def _fleet(question: Question, chosen: Plan, rate: float | None) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def write_plan_page(
             figure(rate_chart(question, chosen, curve)),
             figure(region_chart(question, chosen)),
             element("h2", "Where the numbers come from"),
-            definitions({name: str(value) for name, value in provenance.items()}),
+            definitions({name: str(value) for name, value in (question.stated() | provenance).items()}),
         ),
     )
 
@@ -162,6 +162,8 @@ def plan_grid(question: Question, chosen: Plan, facts: dict[str, str]) -> Grid:
         facts: further rows.
     """
     rows = {
+        "promise": question.stated()["promise"],
+        "serves": f"{question.model.name} ({question.dtype}) on {question.tensor_parallel} x {question.device.name}",
         "latency": question.latency.provenance,
         "requests": f"{question.workload}: mean prompt {question.demand.prompt_tokens.mean():,.0f}, "
         f"output {question.demand.output_tokens.mean():,.0f} tokens",

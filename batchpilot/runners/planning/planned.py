@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,15 @@ from batchpilot.core.limits import Limits
 from batchpilot.core.slo import SLO
 from batchpilot.engines import MemoryModel, SimulationResult, memory_model, simulate
 from batchpilot.envs.scenarios import prepare
+from batchpilot.latency.model.parameter_file import read_parameters
 from batchpilot.latency.model.registry import find_latency
 from batchpilot.latency.model.roofline import LatencyEstimate
 from batchpilot.latency.planning.attainment import Service
 from batchpilot.latency.planning.capacity import MAX_STEP_TOKENS
 from batchpilot.latency.planning.demand import Demand
 from batchpilot.latency.planning.planner import Plan, plan, planned_service
-from batchpilot.runners.selection import find_scenario, on_hardware
+from batchpilot.runners.selection import Changes, find_scenario
+from batchpilot.runners.stated import promise_text
 from batchpilot.workloads import FITTED_LENGTHS, RequestTable, fixed_lengths, poisson
 
 Draw = Callable[[int, np.random.Generator], tuple[NDArray[np.int64], NDArray[np.int64]]]
@@ -57,6 +60,7 @@ class Question:
         slo: targets.
         attainment: share of the requests to be served within both.
         kv_dtype: type the KV cache is kept in, None for what the model asks for.
+        parameters: file of the step latency; None for what the catalogue knows.
     """
 
     device: DeviceSpec
@@ -68,10 +72,15 @@ class Question:
     slo: SLO
     attainment: float
     kv_dtype: str | None = None
+    parameters: Path | None = None
 
     @cached_property
     def latency(self) -> LatencyEstimate:
-        """The best known step latency."""
+        """The step latency: the file's, else the best that is known."""
+        if self.parameters is not None:
+            read = read_parameters(self.parameters)
+            read.check(self.device, self.model, self.tensor_parallel)
+            return read.estimate
         return find_latency(self.device, self.model, self.tensor_parallel, self.dtype)
 
     @cached_property
@@ -90,6 +99,18 @@ class Question:
         """A few hundred requests that stand for the mix; the same ones every time."""
         prompt, output = self.draw(_DEMAND_REQUESTS, np.random.default_rng(_DEMAND_STREAM))
         return Demand(prompt.astype(np.float64), output.astype(np.float64))
+
+    def stated(self) -> dict[str, Any]:
+        """What was asked: promise, load, device, model, and where the latency comes from."""
+        return {
+            "promise": f"{self.attainment:.0%} within {promise_text(self.slo)}",
+            "load": self.workload,
+            "device": self.device.name,
+            "tensor_parallel": self.tensor_parallel,
+            "model": self.model.name,
+            "dtype": self.dtype,
+            "latency": self.latency.provenance,
+        }
 
     def plan(self, slowdown: float = 1.0) -> Plan:
         """The analytic answer.
@@ -239,7 +260,7 @@ def find_draw(name: str, device: DeviceSpec, model: ModelSpec, tensor_parallel: 
         if prompt + output > bound:
             raise ValueError(f"{prompt} + {output} tokens exceed the {bound} of {model.name}'s context")
         return fixed_lengths(prompt, output).sample
-    requests = prepare(on_hardware(find_scenario(name), device.name, None, tensor_parallel), 0).requests
+    requests = prepare(Changes(device.name, tensor_parallel=tensor_parallel).of(find_scenario(name)), 0).requests
     fitting = requests.select(requests.prompt_tokens + requests.output_tokens <= bound)
     if len(fitting) == 0:
         raise ValueError(f"no request of {name} fits into the {bound} tokens of {model.name}'s context")

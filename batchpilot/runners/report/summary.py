@@ -60,7 +60,7 @@ MEANS = (
 )
 """Columns averaged by the mean."""
 
-_WHERE = ("family", "device", "model", "track")
+_WHERE = ("family", "promise", "load", "device", "tensor_parallel", "model", "dtype", "latency", "track")
 _ORIGIN = ("config_hash", "git_revision", "versions")
 
 

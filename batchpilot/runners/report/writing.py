@@ -32,6 +32,7 @@ from batchpilot.runners.report.plots import (
     refusals_by_quartile,
 )
 from batchpilot.runners.report.summary import OVERALL, Row, summarise_families
+from batchpilot.runners.stated import stated_grid
 
 _REFERENCES = {
     "static-8": "static-8: a batch size of 8 for ever, the source documents' constant.",
@@ -81,6 +82,7 @@ def write_report(
         element("h1", title),
         element("p", _verdict(summary), "lead"),
         *([items(list(notes))] if notes else []),
+        table(stated_grid(rows)),
         element("h2", "Results"),
         figure(goodput_by_strategy(summary)),
         table(results_grid(summary)),

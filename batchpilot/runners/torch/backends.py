@@ -34,13 +34,8 @@ REPEATS = 2
 _TOKENS_A_REQUEST = 64
 
 BackendOption = Annotated[str, typer.Option("--backend", help=f"What runs the steps: {', '.join(BACKENDS)}.")]
-WeightsOption = Annotated[
-    str | None, typer.Option("--dtype", help="Of the torch model's weights: float32 (default), bfloat16, float16.")
-]
-ParametersOption = Annotated[
-    Path | None,
-    typer.Option(help="Step latency of the torch engine, as `calibrate --out` wrote it; else it is calibrated first."),
-]
+
+TORCH_DTYPES = dict.fromkeys(("float32", "bfloat16", "float16"))
 
 Show = Callable[[Iterable[MeasuredTrial]], Iterable[MeasuredTrial]]
 
@@ -53,7 +48,6 @@ def chosen_server(
     dtype: str | None,
     threads: int | None,
     kv_capacity_tokens: int | None,
-    parameters: Path | None,
     simulated_only: Mapping[str, bool] = MappingProxyType({}),
 ) -> TorchServer | None:
     """The real engine that a command line asks for.
@@ -65,7 +59,6 @@ def chosen_server(
         dtype: of the weights, None for float32.
         threads: processor threads.
         kv_capacity_tokens: KV tokens to set aside.
-        parameters: file of its step latency.
         simulated_only: whether each option that only the simulation has was given, by its name.
 
     Returns:
@@ -75,12 +68,7 @@ def chosen_server(
         ValueError: an unknown backend, or an option that it does not have.
     """
     lookup(BACKENDS, backend, "backend")
-    own = {
-        "--dtype": dtype,
-        "--threads": threads,
-        "--kv-capacity-tokens": kv_capacity_tokens,
-        "--parameters": parameters,
-    }
+    own = {"--threads": threads, "--kv-capacity-tokens": kv_capacity_tokens}
     simulated = backend == SIMULATED
     given = [name for name, value in own.items() if value is not None]
     given = given if simulated else [name for name, was_given in simulated_only.items() if was_given]
@@ -88,6 +76,7 @@ def chosen_server(
         raise ValueError(f"{', '.join(given)} cannot be given with --backend {backend}")
     if simulated:
         return None
+    lookup(TORCH_DTYPES, dtype or "float32", "dtype of --backend torch")
     return TorchServer(model or DEFAULT_MODEL, device, dtype or "float32", threads, kv_capacity_tokens)
 
 

@@ -17,7 +17,7 @@ from batchpilot.engines.simulated.step_design import MeasuredTrial
 from batchpilot.latency.fitting.saturation_fit import fit
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.calibration.grids import percent
-from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_console
+from batchpilot.runners.options import JsonOption, refuse, reporting_mistakes, stdout_console
 from batchpilot.runners.report.tables import tables
 from batchpilot.runners.selection import find_scenario, parse_limits
 from batchpilot.runners.torch.calibration import (
@@ -60,6 +60,7 @@ _WORKLOAD_SEED = 1
 
 @reporting_mistakes
 def validate(
+    context: typer.Context,
     model: Annotated[str, typer.Option(help="A preset, a folder with config.json, or a Hugging Face name.")],
     engine: Annotated[str, typer.Option(help=f"What is real: {', '.join(ENGINES)}.")] = "torch",
     scenario: Annotated[str | None, typer.Option(help="A scenario's requests instead of synthetic ones.")] = None,
@@ -80,6 +81,10 @@ def validate(
     as_json: JsonOption = False,
 ) -> None:
     """Run the same requests and limits on the real engine and in its calibrated simulation, and compare."""
+    if scenario is not None:
+        refuse(context, "with --scenario", "load")
+    if parameters is not None:
+        refuse(context, "with --parameters", "trials", "repeats")
     named_engine(engine)
     chosen = find_scenario(scenario) if scenario is not None else None
     in_force = parse_limits(limits) if limits is not None else MEASURED_LIMITS

@@ -15,7 +15,7 @@ from batchpilot.core.limits import Limits
 from batchpilot.engines.simulated.engine import EngineConfig, SimulatedEngine
 from batchpilot.engines.simulated.simulation import SimulationResult, run_engine
 from batchpilot.engines.simulated.step_design import steps_of
-from batchpilot.envs.scenarios import capacity_per_s
+from batchpilot.envs.scenarios import capacity_per_s, keeping_promise
 from batchpilot.latency.fitting.judging import Judgement, judge
 from batchpilot.latency.fitting.observations import Observations
 from batchpilot.latency.model.saturation import SaturationParameters
@@ -144,6 +144,7 @@ def scenario_requests(
         lambda prompt, output: capacity_per_s(parameters, kv_capacity_tokens, prompt, output),
         scenario.duration_s,
     )
+    requests = keeping_promise(requests, scenario)
     return requests if count is None else requests.select(slice(count))
 
 

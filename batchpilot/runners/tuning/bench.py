@@ -148,7 +148,7 @@ class TorchBench:
         Args:
             seed: of the requests.
         """
-        return float(min(self._asked(seed).tpot_target_ms, default=math.inf))
+        return float(min(self.asked(seed).tpot_target_ms, default=math.inf))
 
     def run(self, limits: Limits, seed: int) -> Figures:
         """One whole run on the device.
@@ -159,11 +159,16 @@ class TorchBench:
         """
         spec = self.scenario.engine
         served = serve(
-            self.runner, self.estimate, self._asked(seed), limits, mode=spec.mode, prefill=spec.prefill, seed=seed
+            self.runner, self.estimate, self.asked(seed), limits, mode=spec.mode, prefill=spec.prefill, seed=seed
         )
         return figures(served.result, self.objective)
 
-    def _asked(self, seed: int) -> RequestTable:
+    def asked(self, seed: int) -> RequestTable:
+        """The requests of a seed.
+
+        Args:
+            seed: of arrivals and lengths.
+        """
         capacity = self.runner.kv_capacity_tokens
         return scenario_requests(self.scenario, self.estimate, capacity, self.requests, seed=seed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,20 +15,30 @@ from batchpilot.core.files import json_text
 from batchpilot.core.limits import TRACKS
 from batchpilot.core.names import lookup
 from batchpilot.core.provenance import config_hash, provenance, versions
+from batchpilot.envs.backends import SIMULATED
+from batchpilot.latency.model.parameter_file import read_parameters
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.options import (
     CatalogueOption,
     DeviceOption,
+    DtypeOption,
     JsonOption,
     ModelOption,
+    ParametersOption,
     TensorParallelOption,
+    TpotOption,
+    TtftOption,
+    refuse,
     reporting_mistakes,
     stdout_console,
+    was_given,
 )
 from batchpilot.runners.report.tables import tables
-from batchpilot.runners.selection import find_scenario, on_hardware, replay_of
-from batchpilot.runners.torch.calibration import TorchServer
-from batchpilot.runners.torch.options import DtypeOption, KvOption, ThreadsOption
+from batchpilot.runners.selection import Changes, find_scenario, replay_of
+from batchpilot.runners.stated import promise_of, stated
+from batchpilot.runners.torch.backends import BackendOption, chosen_server
+from batchpilot.runners.torch.calibration import labels_of
+from batchpilot.runners.torch.options import KvOption, ThreadsOption
 from batchpilot.runners.tuning.bench import OBJECTIVES, Bench, SimulatedBench, TorchBench
 from batchpilot.tuners.bayesian import SAMPLERS, make_sampler
 from batchpilot.workloads.readers import READERS
@@ -36,12 +47,12 @@ if TYPE_CHECKING:
     from batchpilot.runners.tuning.search import Search
     from batchpilot.tuners.bayesian.exploring import Exploration
 
-BACKENDS = ("simulated", "torch")
 _TORCH_SCENARIO = "quick-chat"
 
 
 @reporting_mistakes
 def tune(
+    context: typer.Context,
     scenario_name: Annotated[str | None, typer.Option("--scenario", help="A scenario's name or file.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Replay this trace instead.")] = None,
     trace_format: Annotated[str, typer.Option("--format", help=f"Of the trace: {', '.join(READERS)}.")] = "azure2023",
@@ -50,7 +61,7 @@ def tune(
     duration_s: Annotated[
         float | None, typer.Option(help="Its length; the limits are checked on as long a part after it.")
     ] = None,
-    backend: Annotated[str, typer.Option(help=f"What serves: {', '.join(BACKENDS)}.")] = "simulated",
+    backend: BackendOption = SIMULATED,
     track: Annotated[str, typer.Option(help=f"Limits that may move: {', '.join(TRACKS)}.")] = "limits",
     trials: Annotated[int, typer.Option(min=1, help="Trials in the study, those of earlier runs included.")] = 60,
     sampler: Annotated[str, typer.Option(help=f"Who proposes: {', '.join(SAMPLERS)}.")] = "tpe",
@@ -75,12 +86,12 @@ def tune(
     catalogue: CatalogueOption = None,
     model: ModelOption = None,
     tensor_parallel: TensorParallelOption = None,
-    dtype: DtypeOption = "float32",
+    dtype: DtypeOption = None,
     threads: ThreadsOption = None,
     kv_capacity_tokens: KvOption = None,
-    parameters: Annotated[
-        Path | None, typer.Option(help="Torch: what `calibrate --out` wrote; an estimate of the warm-up otherwise.")
-    ] = None,
+    parameters: ParametersOption = None,
+    ttft_ms: TtftOption = None,
+    tpot_ms: TpotOption = None,
     requests: Annotated[int, typer.Option(min=1, help="Torch: how many requests each run serves, at most.")] = 60,
     out: Annotated[Path | None, typer.Option(help="Folder for results; reports/tune-NAME-TRACK when left out.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the trials that the study holds.")] = False,
@@ -88,7 +99,23 @@ def tune(
     as_json: JsonOption = False,
 ) -> None:
     """Find the best fixed limits, hold them against references, also on seeds not tuned on, and write what to paste."""
-    lookup(dict.fromkeys(BACKENDS), backend, "backend")
+    if trace is None:
+        refuse(context, "without --trace", "trace_format", "rate", "start_s", "duration_s")
+    server = chosen_server(
+        backend,
+        model=model,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        kv_capacity_tokens=kv_capacity_tokens,
+        simulated_only={
+            "--tensor-parallel": tensor_parallel is not None,
+            "--jobs above 1": jobs > 1,
+            "--grid": was_given(context, "grid") and grid,
+        },
+    )
+    if server is None:
+        refuse(context, "without --backend torch", "requests")
     lookup(TRACKS, track, "track")
     lookup(OBJECTIVES, objective, "objective")
     make_sampler(sampler, first_seed)
@@ -96,22 +123,28 @@ def tune(
         raise ValueError("--resume and --overwrite are both given; a study is either kept or replaced")
     how = {"format": trace_format, "rate": rate, "start_s": start_s, "duration_s": duration_s}
     named = _named(scenario_name, None if trace is None else replay_of(trace, **how), backend)
-    if backend == "torch":
-        if jobs > 1:
-            raise ValueError(f"--jobs {jobs} on one device would measure each other; use --jobs 1 with --backend torch")
-        chosen, grid = named, False
-        server = TorchServer(model or "small-qwen3", device, dtype, threads, kv_capacity_tokens, first_seed)
+    if server is not None:
+        chosen, grid = Changes(ttft_ms=ttft_ms, tpot_ms=tpot_ms).of(named), False
+        server = replace(server, seed=first_seed)
         runner = server.start()
         known = SaturationParameters.from_yaml(parameters) if parameters is not None else runner.latency
-        bench: Bench = TorchBench(runner, known, chosen, requests, objective)
-        unseen_bench, served = bench, {"model": server.model, "requests": requests}
+        bench: Bench
+        unseen_bench: Bench
+        bench = TorchBench(runner, known, chosen, requests, objective)
+        unseen_bench = TorchBench(runner, known, _after(chosen), requests, objective)
+        source = "the runner's warm-up" if parameters is None else read_parameters(parameters).estimate.provenance
+        served = {
+            "promise": promise_of(bench.asked(first_seed)),
+            "load": f"at most {requests} requests of {chosen.name}",
+        }
+        served |= labels_of(server, runner) | {"dtype": server.dtype, "latency": source}
     else:
-        chosen = on_hardware(named, device, model, tensor_parallel)
+        chosen = Changes(device, model, tensor_parallel, dtype, parameters, ttft_ms, tpot_ms).of(named)
         bench, unseen_bench = SimulatedBench(chosen, objective), SimulatedBench(_after(chosen), objective)
-        served = {"model": chosen.model, "device": chosen.device}
+        served = stated(SimulatedBench(chosen).prepared(first_seed))
     folder = out or Path("reports") / f"tune-{trace.stem if trace else chosen.name}-{track}"
     config = {
-        "scenario": chosen.model_dump(),
+        "scenario": chosen.content(),
         "backend": backend,
         "served": served,
         "track": track,
@@ -153,6 +186,7 @@ def tune(
     unseen = range(first_seed + seeds, first_seed + seeds + count)
     found = conclude(search, exploration, bench, unseen_bench, unseen, grid=grid)
     origin = provenance(first_seed, config) | {
+        **served,
         "seeds": list(search.seeds),
         "unseen_seeds": list(unseen),
         "study": search.study,
@@ -163,12 +197,13 @@ def tune(
         typer.echo(json_text(written.results, indent=1))
         return
     console = stdout_console()
+    typer.echo("; ".join(f"{name} {value}" for name, value in served.items()))
     for table in tables(written.comparison):
         console.print(table)
     typer.secho(written.verdict, bold=True)
     for line in (*written.notes, *(f"{name}: {text}" for name, text in written.pasted.items())):
         typer.echo(line)
-    typer.echo(f"{folder}/report.html, results.json, server.yaml, vllm.yaml; study {search.study}")
+    typer.echo(f"{folder}/report.html, results.json, limits.yaml, vllm.yaml; study {search.study}")
 
 
 def _named(name: str | None, replay: Scenario | None, backend: str) -> Scenario:

@@ -16,18 +16,15 @@ VLLM_FLAGS = {
 """What vLLM 0.33 calls the limits that it has."""
 
 
-def server_yaml(limits: Limits, remarks: list[str]) -> str:
-    """The limits as `limits`, and a `dynamic_batch_tuner` section that keeps their batch size fixed.
+def limits_yaml(limits: Limits, remarks: list[str]) -> str:
+    """A file for `--limits` of `serve`, `gateway`, `simulate` and `load`.
 
     Args:
         limits: what was found.
         remarks: comments on top, one a line.
     """
-    data: dict[str, Any] = {
-        "dynamic_batch_tuner": {"strategy": "static", "fixed_batch_size": limits.batch_size},
-        "limits": _given(limits),
-    }
-    return _commented(remarks) + yaml.safe_dump(data, sort_keys=False)
+    readers = "Limits: --limits of batchpilot serve, gateway, simulate and load reads this file."
+    return _commented([readers, *remarks]) + yaml.safe_dump({"limits": _given(limits)}, sort_keys=False)
 
 
 def vllm_yaml(limits: Limits, remarks: list[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from batchpilot.core.files import write_atomic, write_json
 from batchpilot.runners.report.grids import Grid
-from batchpilot.runners.tuning.files import server_yaml, vllm_flags, vllm_yaml, without_flag
+from batchpilot.runners.tuning.files import limits_yaml, vllm_flags, vllm_yaml, without_flag
 from batchpilot.runners.tuning.page import comparison_grid, write_tune_page
 from batchpilot.runners.tuning.result import CLOSE, DEFAULT, STATIC_BEST, TUNED, Tuned
 from batchpilot.runners.tuning.search import Search
@@ -40,7 +40,7 @@ class Written:
 def finish(
     folder: Path, search: Search, found: Tuned, *, title: str, objective: str, origin: Mapping[str, Any]
 ) -> Written:
-    """Write report.html, results.json, server.yaml and vllm.yaml.
+    """Write report.html, results.json, limits.yaml and vllm.yaml.
 
     Args:
         folder: where.
@@ -70,7 +70,7 @@ def finish(
         provenance=origin,
     )
     write_json(folder / "results.json", results)
-    write_atomic(folder / "server.yaml", server_yaml(found.limits, remarks))
+    write_atomic(folder / "limits.yaml", limits_yaml(found.limits, remarks))
     write_atomic(folder / "vllm.yaml", vllm_yaml(found.limits, remarks))
     return Written(comparison_grid(found, objective), told, notes, pasted, results)
 

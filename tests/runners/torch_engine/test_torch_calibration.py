@@ -28,16 +28,16 @@ def run(tmp_path, monkeypatch):
 
 
 def test_a_measured_engine_becomes_parameters_that_say_where_they_come_from(run, tmp_path):
-    files = ("--out", "server.yaml", "--report", "report.html", "--steps", "steps.csv")
+    files = ("--out", "latency.yaml", "--report", "report.html", "--steps", "steps.csv")
     result = run("calibrate", "--engine", "torch", *MEASURED, *files, "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert any("predicted from the others" in note for note in found["notes"])
-    entry = yaml.safe_load((tmp_path / "server.yaml").read_text())
+    entry = yaml.safe_load((tmp_path / "latency.yaml").read_text())
     assert (entry["kind"], entry["model"]) == ("measured", "tiny-llama")
     assert "1 threads" in entry["device"]
     assert "8 workloads measured 2 times in processor time of its one thread" in entry["source"]
-    assert SaturationParameters.from_yaml(tmp_path / "server.yaml").predict_one(2, 8) > 0
+    assert SaturationParameters.from_yaml(tmp_path / "latency.yaml").predict_one(2, 8) > 0
     assert "tiny-llama" in (tmp_path / "report.html").read_text()
 
     again = run("calibrate", "--measurements", "steps.csv", "--fix", "tau_s=0", "--json")
@@ -62,8 +62,8 @@ def test_a_run_and_its_simulation_stand_side_by_side(run):
 
 def test_known_parameters_are_taken_and_a_scenario_is_served(run, tmp_path):
     known = SaturationParameters(p_max=50.0, k_b=10.0, k_s=1.0, tau_0=1.0)
-    (tmp_path / "server.yaml").write_text(yaml.safe_dump({"parameters": known.to_dict()}))
-    command = ("--parameters", "server.yaml", "--scenario", "closed-loop-8", "--requests", "6", "--runs", "1")
+    (tmp_path / "latency.yaml").write_text(yaml.safe_dump({"parameters": known.to_dict()}))
+    command = ("--parameters", "latency.yaml", "--scenario", "closed-loop-8", "--requests", "6", "--runs", "1")
     result = run("validate", *SMALL, *command)
     assert result.exit_code == 0, result.output
     for text in (
