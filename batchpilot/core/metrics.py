@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from operator import attrgetter
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from batchpilot.core.limits import Limits
 
@@ -170,3 +172,45 @@ def from_record(record: np.void, limits: Limits) -> WindowMetrics:
     values = zip(_CONVERTERS, record.item(), strict=True)
     plain: dict[str, Any] = {name: convert(value) for (name, convert), value in values}
     return WindowMetrics(limits=limits, **plain)
+
+
+class MeasuredWindows(Sequence[WindowMetrics]):
+    """Windows under one setting, kept as records: a `WindowMetrics` is made when somebody asks for it.
+
+    Args:
+        limits: in force in all of them.
+        records: of `METRICS`, shape (n,).
+    """
+
+    def __init__(self, limits: Limits, records: NDArray[np.void]) -> None:
+        self.limits, self._records = limits, records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> WindowMetrics: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> MeasuredWindows: ...
+
+    def __getitem__(self, index: int | slice) -> WindowMetrics | MeasuredWindows:
+        if isinstance(index, slice):
+            return MeasuredWindows(self.limits, self._records[index])
+        return from_record(self._records[index], self.limits)
+
+    def total(self, name: str) -> float:
+        """The sum of a measurement over all windows, without making them.
+
+        Args:
+            name: a field of `WindowMetrics` that is a number.
+        """
+        return float(self._records[name].sum())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"MeasuredWindows({len(self)} windows under {self.limits})"

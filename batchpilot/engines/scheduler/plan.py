@@ -25,6 +25,21 @@ LONG_PROMPT_TOKENS = 512
 
 
 @inlined
+def is_guarded(s: SchedulerState) -> bool:
+    """Whether the TTFT guard has something to do with those that wait."""
+    c = s.clock[0]
+    return bool(c.n_queue > 0 and min(c.ttft_guard, s.limits[0].ttft_guard) < math.inf)
+
+
+@inlined
+def look_after_the_waiting(s: SchedulerState) -> None:
+    """Refuse who waits and has become hopeless."""
+    if is_guarded(s):
+        follow_guard(s)
+        refuse_hopeless(s, s.clock[0].now_ms)
+
+
+@inlined
 def open_plan(s: SchedulerState) -> None:
     """Begin planning a step: an empty plan, and the discipline in force."""
     c = s.clock[0]
@@ -35,9 +50,7 @@ def open_plan(s: SchedulerState) -> None:
     c.kv_short = 0
     if s.limits[0].discipline != c.discipline:
         change_discipline(s, s.limits[0].discipline)
-    if c.n_queue > 0 and min(c.ttft_guard, s.limits[0].ttft_guard) < math.inf:
-        follow_guard(s)
-        refuse_hopeless(s, c.now_ms)
+    look_after_the_waiting(s)
 
 
 @kernel

@@ -59,6 +59,13 @@ CLOCK = np.dtype(
         ("plan_context", "i8"),
         ("kv_short", "i8"),
         ("long_prompt_last", "i8"),
+        ("decoding", "i8"),
+        ("decoding_pause", "i8"),
+        ("epoch", "i8"),
+        ("n_decoding", "i8"),
+        ("n_prefilling", "i8"),
+        ("n_order", "i8"),
+        ("decode_context", "i8"),
         ("static_prompt", "i8"),
         ("static_output", "i8"),
         ("static_computed", "i8"),
@@ -81,7 +88,8 @@ CLOCK = np.dtype(
 """One record a simulation: the clock, counters, the step being planned and the engine's constants. `cancelled_ahead`
 counts requests that were cancelled and whose turn to arrive has not come; `unanswered_tokens` are prompts of requests
 without a first token; `n_due` requests are in the line of `due`, made for this `ttft_guard` and for prompts that take
-`fastest_ms`, and `fastest_token_ms` a token at least."""
+`fastest_ms`, and `fastest_token_ms` a token at least; `decoding` to `decode_context` belong to the calendars of
+`decoding.py`."""
 
 LIMITS = np.dtype(
     [
@@ -174,12 +182,20 @@ SLOT = np.dtype(
         ("ended", "i8"),
         ("ttft_ms", "f8"),
         ("tpot_ms", "f8"),
+        ("order", "i8"),
+        ("position", "i8"),
+        ("prefilling", "i8"),
+        ("ends", "i8"),
+        ("asking", "i8"),
     ]
 )
 """Queues of request ids, side by side: `running` in order of admission, `planned` with `tokens` for the step being
-planned, `waiting` as a heap by key, `due` as a heap by the time at which
-the guard refuses, `ended` in order of end; and TTFT and TPOT noted in the window. The last three are
-rings."""
+planned, `waiting` as a heap by key, `due` as a heap by the time at which the guard refuses, `ended` in order of end;
+and TTFT and TPOT noted in the window. The last three are rings.
+
+The rest belongs to the calendars of `decoding.py`: running requests in `order` of admission with holes, those of them
+that are `prefilling`, and a heap of `ends`; `position` in the order is by request id, `asking` (how many ask for a KV
+block) by phase of the decode epoch."""
 
 
 class SchedulerState(NamedTuple):

@@ -8,9 +8,11 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from batchpilot.engines.scheduler.decoding import close_calendars
+from batchpilot.engines.scheduler.queue import FCFS
 from batchpilot.engines.scheduler.state import SchedulerState, row
-from batchpilot.engines.simulated.kernel import LOG_FULL, advance
-from batchpilot.latency.model.compiled import allocating, kernel, parallel
+from batchpilot.engines.simulated.kernel import DONE, LOG_FULL, REACHED, STUCK, advance, run_steps
+from batchpilot.latency.model.compiled import kernel, parallel
 from batchpilot.latency.model.saturation import step_ms
 
 LARGEST_BATCH = 512.0
@@ -18,15 +20,43 @@ LARGEST_BATCH = 512.0
 
 
 @kernel
-def quantile(ascending: NDArray[np.float64], q: float) -> float:
-    """Linear-interpolation quantile of sorted values, NaN without values."""
-    n = len(ascending)
+def put_in_place(values: NDArray[np.float64], n: int, k: int) -> None:
+    """Move the k-th smallest of the first n values to place k, smaller ones before it and larger ones behind."""
+    low, high = 0, n - 1
+    while low < high:
+        pivot = values[(low + high) >> 1]
+        i, j = low, high
+        while i <= j:
+            while values[i] < pivot:
+                i += 1
+            while values[j] > pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if k <= j:
+            high = j
+        elif k >= i:
+            low = i
+        else:
+            return
+
+
+@kernel
+def quantile(values: NDArray[np.float64], n: int, q: float) -> float:
+    """Linear-interpolation quantile of the first n values, NaN without values; their order is not kept."""
     if n == 0:
         return math.nan
     position = q * (n - 1)
     low = int(position)
-    high = min(low + 1, n - 1)
-    return ascending[low] + (ascending[high] - ascending[low]) * (position - low)
+    put_in_place(values, n, low)
+    if low + 1 == n:
+        return values[low]
+    following = values[low + 1]
+    for k in range(low + 2, n):
+        following = min(following, values[k])
+    return values[low] + (following - values[low]) * (position - low)
 
 
 @kernel
@@ -64,7 +94,18 @@ def peak_tokens_per_s(s: SchedulerState) -> float:
     return c.peak_tokens_per_s
 
 
-@allocating
+@kernel
+def oldest_wait_ms(s: SchedulerState) -> float:
+    """Age of the longest waiting request, 0 without one."""
+    c = s.clock[0]
+    looked_at = min(c.n_queue, 1) if c.discipline == FCFS else c.n_queue
+    oldest = c.now_ms
+    for k in range(looked_at):
+        oldest = min(oldest, s.requests[s.slots[k].waiting].arrival_ms)
+    return c.now_ms - oldest
+
+
+@kernel
 def summarise(s: SchedulerState, out) -> None:  # type: ignore[no-untyped-def]
     """Fill `out[0]`, a record of `METRICS`, from everything since the window began."""
     c = s.clock[0]
@@ -84,27 +125,26 @@ def summarise(s: SchedulerState, out) -> None:  # type: ignore[no-untyped-def]
     m.queue = c.n_queue
     m.queued_tokens = c.queued_tokens
     m.running = c.n_running
-    oldest = c.now_ms
-    for k in range(c.n_queue):
-        oldest = min(oldest, s.requests[s.slots[k].waiting].arrival_ms)
-    m.oldest_wait_ms = c.now_ms - oldest
+    m.oldest_wait_ms = oldest_wait_ms(s)
 
     steps = max(w.steps, 1)
     m.batch_size_mean = w.batch_sum / steps
     m.tokens_per_step_mean = w.token_sum / steps
     m.context_tokens_mean = w.context_sum / steps
     m.step_ms_mean = w.busy_ms / w.steps if w.steps > 0 else math.nan
-    m.step_ms_p95 = quantile(np.sort(s.step_times[: min(w.steps, len(s.step_times))]), 0.95)
+    m.step_ms_p95 = quantile(s.step_times, min(w.steps, len(s.step_times)), 0.95)
 
-    ttft = np.sort(s.slots["ttft_ms"][: min(w.n_ttft, len(s.slots))])
-    m.ttft_ms_p50 = quantile(ttft, 0.50)
-    m.ttft_ms_p95 = quantile(ttft, 0.95)
-    m.ttft_ms_p99 = quantile(ttft, 0.99)
+    ttft = s.slots["ttft_ms"]
+    n_ttft = min(w.n_ttft, len(s.slots))
+    m.ttft_ms_p50 = quantile(ttft, n_ttft, 0.50)
+    m.ttft_ms_p95 = quantile(ttft, n_ttft, 0.95)
+    m.ttft_ms_p99 = quantile(ttft, n_ttft, 0.99)
 
-    tpot = np.sort(s.slots["tpot_ms"][: min(w.n_tpot, len(s.slots))])
-    m.tpot_ms_p50 = quantile(tpot, 0.50)
-    m.tpot_ms_p95 = quantile(tpot, 0.95)
-    m.tpot_ms_p99 = quantile(tpot, 0.99)
+    tpot = s.slots["tpot_ms"]
+    n_tpot = min(w.n_tpot, len(s.slots))
+    m.tpot_ms_p50 = quantile(tpot, n_tpot, 0.50)
+    m.tpot_ms_p95 = quantile(tpot, n_tpot, 0.95)
+    m.tpot_ms_p99 = quantile(tpot, n_tpot, 0.99)
     m.completions = w.completions
     m.refused_on_arrival = w.refused_on_arrival
     m.refused_by_guard = w.refused_by_guard
@@ -162,7 +202,36 @@ def open_window(s: SchedulerState) -> None:
     w.slo_met_tokens = 0
 
 
-@allocating
+@kernel
+def run_windows(s: SchedulerState, window_ms: float, end_ms: float, out) -> tuple[int, int]:  # type: ignore[no-untyped-def]
+    """Window after window under the same limits, until `out` is full, the time is up or everything has ended.
+
+    Args:
+        s: one simulation.
+        window_ms: length of a window.
+        end_ms: where to stop.
+        out: records of `METRICS`, shape (n,).
+
+    Returns:
+        Windows run, and what the last `advance` returned. A full step log ends them within a window, which is not
+        counted and goes on with the next call.
+    """
+    c = s.clock[0]
+    done = 0
+    code = REACHED
+    while done < len(out) and c.now_ms < end_ms and code != DONE and code != STUCK:
+        code = run_steps(s, min(s.window[0].start_ms + window_ms, end_ms))
+        if code == LOG_FULL:
+            break
+        summarise(s, out[done : done + 1])
+        open_window(s)
+        done += 1
+    if c.decoding:
+        close_calendars(s)
+    return done, code
+
+
+@kernel
 def run_window(s: SchedulerState, until_ms: float, out) -> int:  # type: ignore[no-untyped-def]
     """`advance`, then fill `out[0]` and open the next window; with a full step log only the former.
 

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.core.limits import DISCIPLINES, Limits
-from batchpilot.core.metrics import WindowMetrics, from_record
+from batchpilot.core.metrics import METRICS, MeasuredWindows, WindowMetrics, from_record
 from batchpilot.core.names import lookup
 from batchpilot.engines.scheduler.controls import Controls
 from batchpilot.engines.scheduler.state import BATCHING_MODES, OFF_TOKENS, PREFILL_MODES, SchedulerState, allocate, row
-from batchpilot.engines.scheduler.windows import open_window, run_window
-from batchpilot.engines.simulated.kernel import DONE, LOG_FULL, STUCK, advance
+from batchpilot.engines.scheduler.windows import open_window, run_window, run_windows
+from batchpilot.engines.simulated.kernel import DONE, LOG_FULL, REACHED, STUCK, advance
 from batchpilot.latency.model.compiled import plain
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.workloads.table import RequestTable
@@ -24,6 +24,9 @@ from batchpilot.workloads.table import RequestTable
 UNLIMITED_KV_TOKENS = 2**40
 NOISE_TABLE = 8192
 """Length of the table of noise factors, which a run goes through again and again."""
+
+WINDOWS_AT_ONCE = 4096
+"""Windows that compiled code measures before Python looks again."""
 
 _NOISE_STREAM, _ESTIMATE_STREAM = 1, 2
 
@@ -276,6 +279,29 @@ class SimulatedEngine:
         while (code := run_window(self._row, until_ms, record)) == LOG_FULL:
             self._empty_log()
         return from_record(record[0], limits), self._is_done(code)
+
+    def run_windows(self, window_ms: float, end_ms: float) -> MeasuredWindows:
+        """Run window after window under the limits in force, until a time or until every request has ended.
+
+        Args:
+            window_ms: length of a window, > 0; the step that crosses its end still belongs to it.
+            end_ms: engine time, infinity to run until every request has ended.
+
+        Returns:
+            What `run_window` would have measured in each.
+
+        Raises:
+            RuntimeError: as `run_until`.
+        """
+        limits = self._controls.limits
+        parts, code = [], REACHED
+        while self.now_ms < end_ms and not self._is_done(code):
+            records = np.zeros(WINDOWS_AT_ONCE, METRICS)
+            done, code = run_windows(self._row, window_ms, end_ms, records.view(np.recarray))
+            parts.append(records[:done])
+            if code == LOG_FULL:
+                self._empty_log()
+        return MeasuredWindows(limits, np.concatenate([np.zeros(0, METRICS), *parts]))
 
     def close_window(self) -> WindowMetrics:
         """Measurements since the last call, and the start of a new window.

@@ -7,8 +7,16 @@ import math
 from numba import prange
 
 from batchpilot.engines.scheduler.admission import admit_arrivals, next_arrival_ms
-from batchpilot.engines.scheduler.commit import commit, commit_failure
-from batchpilot.engines.scheduler.plan import plan
+from batchpilot.engines.scheduler.commit import commit, commit_failure, count_step
+from batchpilot.engines.scheduler.decoding import (
+    blocks_due,
+    close_calendars,
+    commit_by_calendar,
+    first_end,
+    open_calendars,
+    plan_by_calendar,
+)
+from batchpilot.engines.scheduler.plan import is_guarded, plan
 from batchpilot.engines.scheduler.state import STATIC, SchedulerState, row
 from batchpilot.engines.scheduler.static_batching import commit_static, plan_static
 from batchpilot.latency.model.compiled import inlined, kernel, parallel
@@ -19,11 +27,18 @@ REACHED, DONE, LOG_FULL, STUCK = range(4)
 
 
 @inlined
-def true_step_ms(s: SchedulerState) -> float:
-    """Duration of the planned step: the true parameters in force now, times the next noise factor."""
+def look_at_the_time(s: SchedulerState) -> None:
+    """Put the true parameters in force that hold from now on."""
     c = s.clock[0]
     while c.parameter_row + 1 < len(s.parameters) and s.parameters[c.parameter_row + 1, 0] <= c.now_ms:
         c.parameter_row += 1
+
+
+@inlined
+def true_step_ms(s: SchedulerState) -> float:
+    """Duration of the planned step: the true parameters in force now, times the next noise factor."""
+    c = s.clock[0]
+    look_at_the_time(s)
     parameters = s.parameters[c.parameter_row, 1:]
     time = step_ms(parameters, float(c.n_plan), float(c.plan_total_tokens), float(c.plan_context))
     return time * s.noise[c.step % len(s.noise)]
@@ -38,19 +53,68 @@ def out_of_memory(s: SchedulerState) -> bool:
 
 
 @kernel
-def advance(s: SchedulerState, until_ms: float) -> int:
-    """Run steps until the clock reaches `until_ms`; a step that began before it is finished, idle time is skipped.
+def decode_on(s: SchedulerState, until_ms: float) -> int:
+    """Run steps in which nobody starts or ends, as many as are known: only the clock and the window's sums move.
+
+    They end before the step that begins at `until_ms` or later, that an arrival or a change of the true latency comes
+    before, in which a request ends, that the log has no room for, or that asks for more KV blocks than there are.
 
     Returns:
-        REACHED, DONE, LOG_FULL or STUCK.
+        How many.
     """
     c = s.clock[0]
+    size = c.n_decoding
+    if size == 0 or c.n_prefilling > 0 or (c.n_queue > 0 and c.n_running < s.limits[0].batch_size):
+        return 0
+    if size > s.limits[0].token_budget or is_guarded(s):
+        return 0
+    look_at_the_time(s)
+    steps = first_end(s) - c.epoch - 1
+    if len(s.step_log) > 0:
+        steps = min(steps, len(s.step_log) - c.n_logged)
+    end_ms = min(until_ms, next_arrival_ms(s))
+    if c.parameter_row + 1 < len(s.parameters):
+        end_ms = min(end_ms, s.parameters[c.parameter_row + 1, 0])
+    parameters = s.parameters[c.parameter_row, 1:]
+    without_context = step_ms(parameters, float(size), float(size), 0.0)
+    c.n_plan = size
+    c.plan_total_tokens = size
+    done = 0
+    while done < steps and c.now_ms < end_ms:
+        due = blocks_due(s)
+        if due > c.free_blocks:
+            break
+        c.step += 1
+        c.free_blocks -= due
+        c.plan_context = c.decode_context
+        duration_ms = without_context + parameters[8] * float(c.decode_context)
+        count_step(s, duration_ms * s.noise[c.step % len(s.noise)])
+        c.epoch += 1
+        c.decode_context += size
+        done += 1
+    c.useful_tokens += done * size
+    s.window[0].generated_tokens += done * size
+    return done
+
+
+@kernel
+def run_steps(s: SchedulerState, until_ms: float) -> int:
+    """`advance`, but for the records of requests that decode."""
+    c = s.clock[0]
+    static = c.mode == STATIC
     while c.now_ms < until_ms:
         if len(s.step_log) > 0 and c.n_logged == len(s.step_log):
             return LOG_FULL
         admit_arrivals(s)
-        static = c.mode == STATIC
-        planned = plan_static(s) if static else plan(s)
+        planned = -1
+        if c.decoding or open_calendars(s):
+            if decode_on(s, until_ms) > 0:
+                continue
+            planned = plan_by_calendar(s)
+            if planned < 0:
+                close_calendars(s)
+        if planned < 0:
+            planned = plan_static(s) if static else plan(s)
         if planned == 0:
             following = next_arrival_ms(s)
             if static:
@@ -64,11 +128,26 @@ def advance(s: SchedulerState, until_ms: float) -> int:
             c.now_ms = min(max(following, c.now_ms), until_ms)
         elif out_of_memory(s):
             commit_failure(s, true_step_ms(s))
+        elif c.decoding:
+            commit_by_calendar(s, true_step_ms(s))
         elif static:
             commit_static(s, true_step_ms(s))
         else:
             commit(s, true_step_ms(s))
     return DONE if c.n_ended == c.n_requests else REACHED
+
+
+@kernel
+def advance(s: SchedulerState, until_ms: float) -> int:
+    """Run steps until the clock reaches `until_ms`; a step that began before it is finished, idle time is skipped.
+
+    Returns:
+        REACHED, DONE, LOG_FULL or STUCK.
+    """
+    code = run_steps(s, until_ms)
+    if s.clock[0].decoding:
+        close_calendars(s)
+    return code
 
 
 @parallel

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.core.limits import Limits
-from batchpilot.core.metrics import WindowMetrics
+from batchpilot.core.metrics import MeasuredWindows, WindowMetrics
 from batchpilot.core.slo import SLO
 from batchpilot.core.tuner import Tuner
 from batchpilot.engines.scheduler.details import DetailsReader, believe
@@ -61,7 +61,7 @@ class SimulationResult:
     generated_tokens: NDArray[np.int64]
     finish_code: NDArray[np.int8]
     slo_met: NDArray[np.bool_]
-    windows: list[WindowMetrics]
+    windows: Sequence[WindowMetrics]
     elapsed_ms: float
     computed_tokens: int
     useful_tokens: int
@@ -134,7 +134,7 @@ class SimulationResult:
     @property
     def utilisation(self) -> float:
         """Share of the elapsed time within steps."""
-        return sum(window.busy_ms for window in self.windows) / self.elapsed_ms if self.elapsed_ms > 0 else 0.0
+        return self._total("busy_ms") / self.elapsed_ms if self.elapsed_ms > 0 else 0.0
 
     @property
     def efficiency(self) -> float:
@@ -144,12 +144,13 @@ class SimulationResult:
     @property
     def preemptions(self) -> int:
         """Running requests that were put back into the queue."""
-        return sum(window.preemptions for window in self.windows)
+        return int(self._total("preemptions"))
 
     @property
     def disciplines(self) -> tuple[str, ...]:
         """The disciplines that limits asked for, in order of first use; none where the scheduler's own was in force."""
-        return tuple(dict.fromkeys(window.limits.discipline for window in self.windows if window.limits.discipline))
+        windows = self.windows[:1] if isinstance(self.windows, MeasuredWindows) else self.windows
+        return tuple(dict.fromkeys(window.limits.discipline for window in windows if window.limits.discipline))
 
     def percentile_ms(self, column: str, q: float) -> float:
         """A percentile of a latency column over those served; of TTFT over all with a first token that did not fail.
@@ -191,6 +192,12 @@ class SimulationResult:
         edges = np.quantile(self.requests.prompt_tokens, (0.25, 0.5, 0.75))
         quartile = np.searchsorted(edges, self.requests.prompt_tokens)
         return np.array([refused[quartile == k].mean() if np.any(quartile == k) else math.nan for k in range(4)])
+
+    def _total(self, name: str) -> float:
+        windows = self.windows
+        if isinstance(windows, MeasuredWindows):
+            return windows.total(name)
+        return float(sum(getattr(window, name) for window in windows))
 
     @property
     def _wanted(self) -> NDArray[np.bool_]:
@@ -304,10 +311,13 @@ def run_engine(
         raise ValueError(
             f"limits_or_tuner is a {type(tuner).__name__}; it must be Limits, or a tuner with ask and tell"
         )
+    done = len(engine.requests) == 0
+    if isinstance(limits_or_tuner, Limits) and isinstance(engine, SimulatedEngine) and not (done and end == math.inf):
+        engine.set_limits(limits_or_tuner)
+        return _collect(engine, engine.run_windows(window_ms, end), 0.0)
     reader = DetailsReader(engine) if getattr(tuner, "needs_details", False) else None
     windows: list[WindowMetrics] = []
     tuner_ns = 0
-    done = len(engine.requests) == 0
     while engine.now_ms < end and not (done and end == math.inf):
         started = time.perf_counter_ns()
         limits = limits_or_tuner if isinstance(limits_or_tuner, Limits) else limits_or_tuner.ask()
@@ -331,7 +341,7 @@ def _parameters(latency: SaturationParameters | str | Path) -> SaturationParamet
     return latency if isinstance(latency, SaturationParameters) else SaturationParameters.from_yaml(latency)
 
 
-def _collect(engine: Executor, windows: list[WindowMetrics], tuner_seconds: float) -> SimulationResult:
+def _collect(engine: Executor, windows: Sequence[WindowMetrics], tuner_seconds: float) -> SimulationResult:
     """Read the result out of the engine's state."""
     s = engine.state
     n = len(engine.requests)

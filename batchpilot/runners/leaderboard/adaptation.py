@@ -135,7 +135,7 @@ def heard(run: PreparedRun, name: str, track: str) -> list[WindowMetrics]:
     tuner = make_strategy(name, setting)
     engine = SimulatedBackend().start(run, record_steps=tuner.needs_details)
     result = run_engine(engine, tuner, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
-    return result.windows
+    return list(result.windows)
 
 
 def arrived(limits: Sequence[Limits], good: Callable[[Limits], bool], held: int = HELD) -> float:
