@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +13,11 @@ from batchpilot.core import SLO, Tuner
 from batchpilot.core.extras import needing
 from batchpilot.core.limits import TRACKS
 from batchpilot.latency.model.saturation import SaturationParameters
+from batchpilot.runners.http.tokens import TOKEN_VARIABLE, chosen_token
 from batchpilot.runners.leaderboard.strategies import make_strategy
 from batchpilot.runners.options import refuse, reporting_mistakes
 from batchpilot.runners.selection import find_tuner_config, parse_limits
+from batchpilot.serving.doors.origins import check_binding
 from batchpilot.serving.gateway.settings import GatewaySettings
 from batchpilot.serving.interpreter import share_sooner
 from batchpilot.serving.rehearsal import rehearse
@@ -47,16 +50,25 @@ def gateway(
     poll_s: Annotated[float, typer.Option(help="How often to read the server's /metrics, 0 for never.")] = 1.0,
     largest_body_mb: Annotated[float, typer.Option(help="A larger completion request is refused.")] = 32.0,
     seed: Annotated[int, typer.Option(help="Of the tuner.")] = 0,
-    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Where to listen; others than loopback need a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen.")] = 8080,
+    token_file: Annotated[
+        Path | None, typer.Option(help=f"File with the token for changes of the tuner; else ${TOKEN_VARIABLE}.")
+    ] = None,
 ) -> None:
     """Hold a tuner's limits in front of an OpenAI-compatible server."""
     if limits is not None:
         refuse(context, "with --limits", "tuner", "track", "config", "parameters", "seed")
     slo = SLO(ttft_ms, tpot_ms, "promised")
     settings = GatewaySettings(
-        upstream, slo=slo, count_tokens=counting(tokenizer), poll_s=poll_s, largest_body_mb=largest_body_mb
+        upstream,
+        slo=slo,
+        count_tokens=counting(tokenizer),
+        poll_s=poll_s,
+        largest_body_mb=largest_body_mb,
+        token=chosen_token(token_file),
     )
+    check_binding(host, settings.token)
     strategy: Tuner
     if limits is not None:
         strategy = StaticTuner(parse_limits(limits))
@@ -70,7 +82,7 @@ def gateway(
 
 
 def serve(session: TunerSession, settings: GatewaySettings, host: str, port: int) -> None:
-    """Run a gateway until it is interrupted; requests in flight are finished first.
+    """Run a gateway until it is interrupted; whoever comes then is told no until the last answer is out.
 
     Args:
         session: of the tuner.
@@ -80,16 +92,25 @@ def serve(session: TunerSession, settings: GatewaySettings, host: str, port: int
 
     Raises:
         MissingExtraError: the packages of the extra `serve` are missing.
+        ValueError: the host can be reached by others and there is no token.
     """
     with needing("the gateway", "serve"):
         import uvicorn
 
+        from batchpilot.serving.doors.draining import DrainingServer
+        from batchpilot.serving.doors.protocol import door_settings
         from batchpilot.serving.gateway import Gateway
+    check_binding(host, settings.token)
     share_sooner()
-    typer.echo(f"gateway on http://{host}:{port} before {settings.upstream}, tuner {session.tuner.name}", err=True)
+    gateway = Gateway(session, settings)
+
+    def tell(bound_port: int) -> None:
+        where = f"http://{f'[{host}]' if ':' in host else host}:{bound_port}"
+        typer.echo(f"gateway on {where} before {settings.upstream}, tuner {session.tuner.name}", err=True)
+
     # The upstream's own Date and Server go through unchanged, and so do the names of proxies before us.
-    uvicorn.run(
-        Gateway(session, settings),
+    config = uvicorn.Config(
+        gateway,
         host=host,
         port=port,
         log_level="warning",
@@ -97,8 +118,10 @@ def serve(session: TunerSession, settings: GatewaySettings, host: str, port: int
         date_header=False,
         server_header=False,
         proxy_headers=False,
-        ws="none",
+        **door_settings(settings.body_s),
     )
+    with suppress(KeyboardInterrupt):
+        DrainingServer(config, gateway.drain, tell).run()
 
 
 def counting(tokenizer: Path | None) -> TokenCount:

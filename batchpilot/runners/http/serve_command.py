@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -14,12 +13,12 @@ from batchpilot.core.names import lookup
 from batchpilot.core.slo import SLO, SLO_CLASSES
 from batchpilot.engines.loading import load_runner
 from batchpilot.latency.model.parameter_file import read_parameters
+from batchpilot.runners.http.tokens import TOKEN_VARIABLE, chosen_token
 from batchpilot.runners.options import refuse, reporting_mistakes, stdout_console
 from batchpilot.runners.selection import check_promise, find_tuner_config, parse_limits
+from batchpilot.serving.doors.origins import check_binding
 from batchpilot.serving.rollout.control import make_setting
 from batchpilot.tuners import DEFAULT_TUNER
-
-TOKEN_VARIABLE = "BATCHPILOT_TOKEN"
 
 
 @reporting_mistakes
@@ -77,11 +76,10 @@ def serve(
     constant = SERVER_DEFAULT if limits is None else parse_limits(limits)
     tuner_config = find_tuner_config(config)
     known = None if parameters is None else read_parameters(parameters).parameters
-    token = token_file.read_text("utf-8").strip() if token_file else os.environ.get(TOKEN_VARIABLE)
+    token = chosen_token(token_file)
     from batchpilot.engines import detect_device
     from batchpilot.engines.torch import Telemetry, TorchEngineConfig
     from batchpilot.engines.torch.telemetry import source_of
-    from batchpilot.serving.server.authorisation import check_binding
     from batchpilot.serving.server.building import build_service
     from batchpilot.serving.server.running import make_server
     from batchpilot.serving.server.service import ServerConfig

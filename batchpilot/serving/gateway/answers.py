@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from batchpilot.serving.answers import FAILED, AnswerReader, refusal
 from batchpilot.serving.texts import count_by_bytes
@@ -16,6 +16,15 @@ INVALID, UNREAD = "invalid", "unread"
 
 _KEPT_BYTES = 4096
 """Of an error, to tell what it says."""
+
+USUAL_RATIO = 32
+"""Of a compressed answer at most so many bytes for each that came are inflated, and beside those..."""
+
+STREAM_BYTES = 2**20
+"""... so many of a stream, whose lines cost time, or `MOST_READ_BYTES` of an answer that comes whole."""
+
+_STEP_BYTES = 2**18
+"""Inflated at a time."""
 
 _PACKED = (b"gzip", b"x-gzip", b"deflate")
 _ANY_ZLIB = 47
@@ -48,6 +57,7 @@ class PassingAnswer:
         self.reader = AnswerReader(streams, tokens_per_event, count)
         self._status = status
         self._error = b""
+        self._room = STREAM_BYTES if streams else MOST_READ_BYTES
         encoding = encoding.strip().lower()
         self._unpack = zlib.decompressobj(_ANY_ZLIB) if encoding in _PACKED else None
         self._reads = encoding in (b"", b"identity", *_PACKED)
@@ -68,15 +78,8 @@ class PassingAnswer:
         """
         if not self._reads:
             return 0
-        if self._unpack is not None:
-            data = self._unpacked(data)
-        if self._status != 200:
-            self._error += data[: _KEPT_BYTES - len(self._error)]
-            return 0
-        brought = self.reader.hear(data)
-        if not data.endswith(b"\n"):
-            self._reads = self.reader.unread_bytes <= MOST_READ_BYTES
-        return brought
+        pieces: Iterable[bytes] = (data,) if self._unpack is None else self._inflated(data)
+        return sum(self._hear(piece) for piece in pieces)
 
     def ended(self, complete: bool = True) -> tuple[str, str]:
         """The answer is over.
@@ -100,10 +103,27 @@ class PassingAnswer:
         reason, why = self.reader.judged()
         return reason, why or "the answer is no completion"
 
-    def _unpacked(self, data: bytes) -> bytes:
+    def _hear(self, data: bytes) -> int:
+        if self._status != 200:
+            self._error += data[: _KEPT_BYTES - len(self._error)]
+            return 0
+        brought = self.reader.hear(data)
+        if not data.endswith(b"\n"):
+            self._reads = self._reads and self.reader.unread_bytes <= MOST_READ_BYTES
+        return brought
+
+    def _inflated(self, data: bytes) -> Iterator[bytes]:
         assert self._unpack is not None
-        try:
-            return self._unpack.decompress(data)
-        except zlib.error:
-            self._reads = False
-            return b""
+        self._room += USUAL_RATIO * len(data)
+        more = True
+        while more and self._reads:
+            try:
+                piece = self._unpack.decompress(data, _STEP_BYTES)
+            except zlib.error:
+                self._reads = False
+                return
+            self._room -= len(piece)
+            self._reads = self._room >= 0
+            data = self._unpack.unconsumed_tail
+            more = bool(data) or len(piece) == _STEP_BYTES
+            yield piece

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any
 
@@ -18,21 +19,34 @@ class ClientGoneError(Exception):
     """The client closed its connection before its answer was complete."""
 
 
-async def body_pieces(receive: Receive) -> AsyncIterator[bytes]:
+class LateBodyError(Exception):
+    """A request's body did not come in its time."""
+
+
+async def body_pieces(receive: Receive, seconds: float, bytes_per_s: float = math.inf) -> AsyncIterator[bytes]:
     """A request's body as it comes.
 
     Args:
         receive: ASGI.
+        seconds: in which it must have come.
+        bytes_per_s: it may take longer by what it has brought, at this rate.
 
     Raises:
         ClientGoneError: the client left before it was complete.
+        LateBodyError: its time was up before.
     """
-    more = True
+    more, size = True, 0
+    began_s = asyncio.get_running_loop().time()
     while more:
-        message = await receive()
+        try:
+            async with asyncio.timeout_at(began_s + seconds + size / bytes_per_s):
+                message = await receive()
+        except TimeoutError:
+            raise LateBodyError(f"{size} bytes of the body came in time, and it is not complete") from None
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         more = message.get("more_body", False)
+        size += len(message.get("body", b""))
         if message.get("body"):
             yield message["body"]
 

@@ -10,6 +10,7 @@ from batchpilot.core.files import json_text
 from batchpilot.serving.answers import FAILED
 from batchpilot.serving.gateway.answers import PassingAnswer
 from batchpilot.serving.gateway.asgi import (
+    LateBodyError,
     Receive,
     Scope,
     Send,
@@ -27,6 +28,9 @@ from batchpilot.serving.gateway.upstream import Upstream, end_to_end
 from batchpilot.serving.gateway.waiting import RefusedError, Ticket
 
 RETRY_UPSTREAM_S = 2
+
+LEAST_BYTES_PER_S = 1e4
+"""A body that goes through in pieces may take so long for its bytes, and `body_s` beside."""
 
 _HELD_BYTES = 1_000_000
 """Bodies up to this are read before they are passed on, so that a client that leaves later is noticed."""
@@ -93,9 +97,18 @@ class Exchange:
         """
         length = body_length(scope)
         if length is None or length > _HELD_BYTES:
-            await self._straight(scope, body_pieces(receive), send)
+            pieces = body_pieces(receive, self._settings.body_s, LEAST_BYTES_PER_S)
+            try:
+                await self._straight(scope, pieces, send)
+            except LateBodyError as late:
+                await tell_late(send, late)
         else:
-            body = b"".join([piece async for piece in body_pieces(receive)]) if length else b""
+            try:
+                pieces = body_pieces(receive, self._settings.body_s)
+                body = b"".join([piece async for piece in pieces]) if length else b""
+            except LateBodyError as late:
+                await tell_late(send, late)
+                return
             await unless_client_leaves(receive, self._straight(scope, body, send))
 
     async def _through_gate(self, ticket: Ticket, scope: Scope, body: bytes, send: Send) -> None:
@@ -166,19 +179,23 @@ class Exchange:
         await send({"type": "http.response.body", "body": b""})
 
     async def _whole_body(self, scope: Scope, receive: Receive, send: Send) -> bytes | None:
-        """The body, None when it was too large and that has been told."""
+        """The body, None when it was too large or too late and that has been told."""
         most = self._settings.largest_body_mb * 1e6
         length = body_length(scope) or 0
         pieces: list[bytes] = []
         if length <= most:
             length = 0
-            async for piece in body_pieces(receive):
-                pieces.append(piece)
-                length += len(piece)
-                if length > most:
-                    break
-            else:
-                return b"".join(pieces)
+            try:
+                async for piece in body_pieces(receive, self._settings.body_s):
+                    pieces.append(piece)
+                    length += len(piece)
+                    if length > most:
+                        break
+                else:
+                    return b"".join(pieces)
+            except LateBodyError as late:
+                await tell_late(send, late)
+                return None
         message = f"the request has at least {length} bytes; the gateway takes {most:.0f} of a completion request"
         await answer_json(send, 413, error_content(message, "request_too_large", "invalid_request_error"))
         return None
@@ -206,6 +223,17 @@ def body_length(scope: Scope) -> int | None:
         return None
     length: bytes = headers.get(b"content-length", b"0")
     return int(length) if length.isdigit() else None
+
+
+async def tell_late(send: Send, late: LateBodyError) -> None:
+    """408, and why; the connection is closed, as the rest of the body would be taken for a request.
+
+    Args:
+        send: ASGI.
+        late: what has come.
+    """
+    content = error_content(str(late), "body_timeout", "timeout_error")
+    await answer_json(send, 408, content, [(b"connection", b"close")])
 
 
 async def tell_refusal(send: Send, refused: RefusedError) -> None:

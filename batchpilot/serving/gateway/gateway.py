@@ -11,6 +11,7 @@ from typing import Any
 from batchpilot.core import Limits
 from batchpilot.serving.gateway.asgi import ClientGoneError, Receive, Scope, Send, answer, answer_json, error_content
 from batchpilot.serving.gateway.connection import UpstreamError
+from batchpilot.serving.gateway.door import refused_at_the_door
 from batchpilot.serving.gateway.exchange import Exchange
 from batchpilot.serving.gateway.exposition import exposition
 from batchpilot.serving.gateway.gate import Gate
@@ -20,7 +21,11 @@ from batchpilot.serving.gateway.upstream import Upstream
 from batchpilot.serving.gateway.upstream_metrics import UpstreamMetrics, read_upstream_metrics
 from batchpilot.serving.session.session import TunerSession
 
-STATUS_PATH, METRICS_PATH = "/gateway/status", "/metrics"
+STATUS_PATH, METRICS_PATH, READY_PATH = "/gateway/status", "/metrics", "/ready"
+RETRY_SOON = [(b"retry-after", b"5")]
+MOST_METRICS_BYTES = 2**24
+"""Of an upstream's `/metrics`; what is longer is not read."""
+
 SWEEP_S = 0.05
 """How often windows are closed and those who wait without a chance are told no."""
 
@@ -37,9 +42,13 @@ class Gateway:
     Args:
         session: of the tuner; the gateway closes it.
         settings: where the upstream is and what is promised.
+
+    Attributes:
+        draining: whether it is shutting down and takes no new request.
     """
 
     def __init__(self, session: TunerSession, settings: GatewaySettings) -> None:
+        self.draining = False
         self._session, self._settings = session, settings
         self._upstream = Upstream(settings)
         self._gate = Gate(self._limits, self._now_ms)
@@ -64,6 +73,10 @@ class Gateway:
         else:
             with contextlib.suppress(ClientGoneError):
                 await self._answer(scope, receive, send)
+
+    def drain(self) -> None:
+        """Take no new request from now on."""
+        self.draining = True
 
     def status(self) -> dict[str, Any]:
         """The tuner, the gate and the upstream as one flat dictionary, limits and outcomes within."""
@@ -92,7 +105,10 @@ class Gateway:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"], scope["method"]
-        if dict(scope["headers"]).get(b"upgrade", b"").lower() == b"websocket":
+        refusal = refused_at_the_door(scope, self._settings)
+        if refusal is not None:
+            await refusal.tell(send)
+        elif dict(scope["headers"]).get(b"upgrade", b"").lower() == b"websocket":
             message = "the gateway speaks no WebSockets; ask by HTTP, or the upstream itself"
             await answer_json(send, 501, error_content(message, "websocket_not_spoken", "invalid_request_error"))
         elif path == STATUS_PATH:
@@ -101,6 +117,10 @@ class Gateway:
             await answer(send, 200, exposition(self.status()).encode(), b"text/plain; version=0.0.4; charset=utf-8")
         elif path.startswith("/gateway/"):
             await answer_json(send, 404, error_content(f"no {path}; there is {STATUS_PATH}", "not_found"))
+        elif self.draining and path == READY_PATH:
+            await answer_json(send, 503, {"status": "shutting down"})
+        elif self.draining:
+            await answer_json(send, 503, error_content("the gateway is shutting down", "shutting_down"), RETRY_SOON)
         elif method == "POST" and path in self._settings.paths:
             await self._exchange.complete(scope, receive, send)
         else:
@@ -154,7 +174,7 @@ class Gateway:
         reply = await self._upstream.send("GET", METRICS_PATH.encode(), [], b"")
         try:
             page = b""
-            while piece := await reply.piece():
+            while len(page) <= MOST_METRICS_BYTES and (piece := await reply.piece()):
                 page += piece
         finally:
             reply.release()

@@ -26,6 +26,9 @@ class GatewaySettings:
         silence_timeout_s: how long the upstream may say nothing once a request is sent; None for ever.
         poll_s: how often the upstream's `/metrics` are read, 0 for never.
         largest_body_mb: a completion request beyond this is refused; others are not held in memory.
+        body_s: a completion request's body must have come within so long; others may take as much longer as they have
+            bytes, at `LEAST_BYTES_PER_S`.
+        token: needed to change the tuner of an upstream of ours; None where only this machine may ask the gateway.
 
     Raises:
         ValueError: no address of an HTTP server, or a number out of bounds.
@@ -39,16 +42,24 @@ class GatewaySettings:
     silence_timeout_s: float | None = 600.0
     poll_s: float = 1.0
     largest_body_mb: float = 32.0
+    body_s: float = 30.0
+    token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        address = urlsplit(self.upstream)
-        if address.scheme not in ("http", "https") or not address.hostname or address.query:
+        if "@" in self.upstream:
             raise ValueError(
-                f"upstream is {self.upstream!r}; it must be the address of a server: http://127.0.0.1:8000"
+                "upstream has a user name or password in it, which would be told in the status and in answers, and not "
+                "be sent; leave it out (http://host:port): a client's own Authorization header goes through"
+            )
+        address = urlsplit(self.upstream)
+        if address.scheme not in ("http", "https") or not address.hostname or address.query or address.fragment:
+            told = self.upstream.partition("?")[0].partition("#")[0]
+            raise ValueError(
+                f"upstream is {told!r}; it must be the address of a server and no more: http://127.0.0.1:8000"
             )
         if address.path.rstrip("/").endswith("/v1"):
             raise ValueError(f"upstream is {self.upstream!r}; leave out /v1, which is part of every request's path")
-        for name in ("connect_timeout_s", "silence_timeout_s", "largest_body_mb"):
+        for name in ("connect_timeout_s", "silence_timeout_s", "largest_body_mb", "body_s"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} is {value}; it must be above 0")

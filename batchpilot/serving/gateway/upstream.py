@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 from urllib.parse import urlsplit
 
 from batchpilot.serving.gateway.connection import Connection, Headers, UpstreamError
+from batchpilot.serving.gateway.redirects import led_back
 from batchpilot.serving.gateway.settings import GatewaySettings
 
 KEPT_S = 2.0
@@ -80,6 +81,7 @@ class Upstream:
         connection = self._free() or await self._opened()
         try:
             await connection.send(b"\r\n".join(lines) + b"\r\n\r\n", body, chunked=chunked)
+            connection.headers = self._led_back(connection, method)
         except BaseException:
             connection.release()
             raise
@@ -89,6 +91,20 @@ class Upstream:
         """Close every connection that carries nothing."""
         for connection in list(self._idle):
             connection.close()
+
+    def _led_back(self, answer: Connection, method: str) -> Headers:
+        """An answer's headers with the address that it redirects to as the gateway's own."""
+        headers = []
+        for name, value in answer.headers:
+            if name.lower() == b"location":
+                here = led_back(value.decode("latin-1"), self.address)
+                if here is not None:
+                    value = here.encode("latin-1")
+                elif answer.status // 100 == 3 and method not in ("GET", "HEAD"):
+                    reason = f"{self.address} sends {method} requests elsewhere, past the gateway: {value!r}"
+                    raise UpstreamError(502, "upstream_redirects", reason)
+            headers.append((name, value))
+        return headers
 
     def _free(self) -> Connection | None:
         """The connection that was used last, None when none is idle."""

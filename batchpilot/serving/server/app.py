@@ -8,17 +8,20 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi.responses import HTMLResponse, Response
 
 from batchpilot.engines import DetectedDevice
 from batchpilot.serving.rollout.control import LARGEST_POLICY_BYTES
 from batchpilot.serving.server import errors
+from batchpilot.serving.server.authorisation import LocalOnly
 from batchpilot.serving.server.document import document_truly
 from batchpilot.serving.server.incoming import Bound, Incoming, request_bytes
 from batchpilot.serving.server.json_answers import JsonAnswer
 from batchpilot.serving.server.openai_routes import openai_routes
+from batchpilot.serving.server.reference import reference_page
 from batchpilot.serving.server.service import Service
 from batchpilot.serving.server.tuner_routes import PREFIX, tuner_routes
-from batchpilot.serving.server.watching import watching_routes
+from batchpilot.serving.server.watching import PAGE_HEADERS, watching_routes
 
 
 def build_app(service: Service, device: DetectedDevice | None = None) -> FastAPI:
@@ -45,15 +48,23 @@ def build_app(service: Service, device: DetectedDevice | None = None) -> FastAPI
         description="OpenAI's API over a live engine whose batching limits a tuner sets.",
         lifespan=lifespan,
         default_response_class=JsonAnswer,
-        strict_content_type=False,
+        docs_url=None,
+        redoc_url=None,
     )
     errors.install(app)
     app.include_router(openai_routes(service))
     app.include_router(tuner_routes(service, device))
     app.include_router(watching_routes(service, device))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(reference_page(app.openapi()), headers=PAGE_HEADERS)
+
     seconds = service.config.body_s
     bound = Bound(request_bytes(service.engine.longest), seconds)
     special = {f"{PREFIX}/policy": Bound(LARGEST_POLICY_BYTES, 4 * seconds)}
     app.add_middleware(Incoming, bound=bound, special=special)
+    if service.config.token is None:
+        app.add_middleware(LocalOnly)
     document_truly(app, bound, special, token=service.config.token is not None)
     return app

@@ -98,7 +98,7 @@ class _Body:
             self._size += len(message.get("body", b""))
             self._complete = not message.get("more_body", False)
             if self._size > self._bound.size:
-                raise _too_large(f"at least {self._size}", self._bound)
+                raise _too_large(f"at least {self._size}", self._bound, {})
         return message
 
 
@@ -107,13 +107,18 @@ def _refusal(headers: Mapping[bytes, bytes], bound: Bound) -> ApiError | None:
     encoding = headers.get(b"content-encoding", b"identity").decode("latin-1")
     if encoding.lower() not in ("", "identity"):
         message = f"the body is encoded with {encoding[:40]!r}; send it as it is"
-        return ApiError(415, message, param="content-encoding", code="unsupported_encoding", headers=_CLOSE)
+        return ApiError(415, message, param="content-encoding", code="unsupported_encoding", headers=_kept(headers))
     length = headers.get(b"content-length", b"0")
     if length.isdigit() and int(length) > bound.size:
-        return _too_large(length.decode(), bound)
+        return _too_large(length.decode(), bound, _kept(headers))
     return None
 
 
-def _too_large(size: str, bound: Bound) -> ApiError:
+def _kept(headers: Mapping[bytes, bytes]) -> dict[str, str]:
+    """Who sends before it listens would not hear why if the connection were closed; who asks first does."""
+    return _CLOSE if b"expect" in headers else {}
+
+
+def _too_large(size: str, bound: Bound, headers: Mapping[str, str]) -> ApiError:
     message = f"the body has {size} bytes; at most {bound.size} are taken here"
-    return ApiError(413, message, code="body_too_large", headers=_CLOSE)
+    return ApiError(413, message, code="body_too_large", headers=headers)

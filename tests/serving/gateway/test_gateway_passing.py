@@ -118,7 +118,7 @@ def test_bodies_in_chunks_go_through_and_past_the_gate():
 def test_a_client_that_waits_for_leave_to_send_gets_it():
     script, heard = saying(OK + b"Content-Length: 2\r\n\r\n{}")
     body = json.dumps(ASKED).encode()
-    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nConnection: close\r\n"
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: 100-continue\r\nConnection: close\r\n"
     with before(script) as gateway:
         said = exchanged(gateway, head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
     assert said.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")

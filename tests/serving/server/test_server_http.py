@@ -2,7 +2,9 @@
 
 import contextlib
 import gzip
+import http.client
 import json
+import re
 import socket
 import threading
 
@@ -121,10 +123,51 @@ def test_a_body_that_says_it_is_no_json_is_refused(server, kind):
     assert (answer.status_code, answer.json()["error"]["param"]) == (415, "content-type")
 
 
-@pytest.mark.parametrize("headers", [{}, {"content-type": "application/json; charset=utf-8"}])
-def test_json_may_come_without_a_name(server, headers):
+def test_json_says_that_it_is_json(server):
     _, url = server
-    assert httpx.post(f"{url}/v1/completions", content=BODY, headers=headers).status_code == 200
+    named = {"content-type": "application/json; charset=utf-8"}
+    assert httpx.post(f"{url}/v1/completions", content=BODY, headers=named).status_code == 200
+    # A page of another origin may send a body without a name and need not ask before.
+    answer = httpx.post(f"{url}/v1/completions", content=BODY)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (415, "content-type")
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/health", "/metrics", "/docs", "/", "/api/live", "/openapi.json"])
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"host": "evil.example"}, "not this machine"),
+        ({"host": "127.0.0.1.evil.example:8000"}, "not this machine"),
+        ({"origin": "http://evil.example"}, "may not ask"),
+        ({"origin": "null"}, "may not ask"),
+    ],
+)
+def test_without_a_token_no_foreign_page_is_answered(server, path, headers, said):
+    service, url = server
+    before = service.engine.gauges
+    method = "POST" if path.startswith("/v1") else "GET"
+    answer = httpx.request(method, f"{url}{path}", content=BODY, headers={**JSON, **headers})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "foreign_request")
+    assert said in answer.json()["error"]["message"]
+    assert service.engine.gauges == before
+
+
+def test_the_page_of_routes_loads_nothing_from_outside(server):
+    _, url = server
+    page = httpx.get(f"{url}/docs")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert not re.search(r"https?://|[\"'(]//", page.text)
+    assert all(path in page.text for path in httpx.get(f"{url}/openapi.json").json()["paths"])
+    assert httpx.get(f"{url}/redoc").status_code == 404
+
+
+def test_a_client_that_does_not_look_up_while_it_sends_hears_the_413(server):
+    _, url = server
+    address = httpx.URL(url)
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=20.0)
+    connection.request("POST", "/v1/completions", b" " * 2**25, JSON)
+    assert connection.getresponse().status == 413
+    connection.close()
 
 
 @pytest.mark.parametrize(
