@@ -150,6 +150,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self._ended and not self._answering:
             self.transport.close()
+        elif self.cycle.more_body and self._deadline is None:
+            self._wait()
 
     def _wait(self) -> None:
         self._deadline = self.loop.call_later(self._seconds, self._give_up)
