@@ -66,5 +66,5 @@ clean:
 
 # constraints.txt pins torch; point pip at a CPU build where you have one.
 .venv/installed-rl: .venv/installed-dev
-	$(INSTALL) --editable '.[dev,rl,torch,serve,adapters]' openai
+	$(INSTALL) --editable '.[dev,rl,tune,torch,serve,adapters]' openai
 	touch $@
