@@ -128,10 +128,11 @@ class RuleTuner(Tuner):
                 "reason": self._reason,
                 "windows_heard": self._windows_heard,
                 "odd_windows": self._odd_windows,
+                "last_start_ms": self._last_start_ms if math.isfinite(self._last_start_ms) else None,
             }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state; the clock may start anew.
+        """Go on from a saved state; a clock that started anew costs one window, as it does without saving.
 
         Args:
             state: what `state_dict` returned.
@@ -145,12 +146,14 @@ class RuleTuner(Tuner):
             rule = restored(self._make_rule(self._seed), state["rule"])
             limits, reason = Limits.from_dict(state["limits"]), str(state["reason"])
             heard, odd = int(state["windows_heard"]), int(state["odd_windows"])
+            last = state["last_start_ms"]
+            last_start_ms = -math.inf if last is None else float(last)
         except (KeyError, TypeError) as error:
             raise ValueError(f"the state of {self.name!r} is incomplete: {error!r}") from error
         with self._lock:
             self._rule, self._limits, self._reason = rule, limits, reason
             self._windows_heard, self._odd_windows = heard, odd
-            self._last_start_ms = -math.inf
+            self._last_start_ms = last_start_ms
 
 
 Value = TypeVar("Value")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
@@ -17,7 +17,7 @@ SPELLINGS = {"hybird": "hybrid"}
 """Spellings found in the source documents, and what they stand for."""
 
 _WEIGHTS = ("throughput_weight", "gpu_utilization_weight", "memory_efficiency_weight")
-_WEIGHT_SUM_TOLERANCE = 1e-6
+_WEIGHT_SUM_TOLERANCE = 0.01 + 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,8 @@ class TunerConfig(BaseModel):
         memory_usage_limit: share of the remaining memory that may be used.
         max_consecutive_failures: failures in a row after which everything learned is forgotten.
         fallback_level: strongest fallback taken on a score drop: none, minor, moderate, major or safe.
-        throughput_weight: weight of normalised throughput in the score; the three weights add up to 1.
+        throughput_weight: weight of normalised throughput in the score; the three weights should add up to 1, a sum
+            off by more than 0.01 is warned of, and the score divides by the sum.
         gpu_utilization_weight: weight of utilisation.
         memory_efficiency_weight: weight of 1 - memory waste.
         min_acceptable_throughput: tokens/s below which a size is not acceptable.
@@ -167,7 +168,7 @@ class TunerConfig(BaseModel):
         if "adjustment_factor" in changes:
             del base["growth_coefficient"], base["decay_coefficient"]
         config = self.from_dict({**base, **changes}, warn=False)
-        self._warn(message for key, message in config.advice().items() if key in changes)
+        self._warn(config.advice(changes.keys()).values())
         return config
 
     @classmethod
@@ -176,14 +177,28 @@ class TunerConfig(BaseModel):
         marks = ((key, mark) for key, field in cls.model_fields.items() for mark in field.metadata)
         return {key: mark for key, mark in marks if isinstance(mark, Recommended)}
 
-    def advice(self) -> dict[str, str]:
-        """What is outside its recommended range, as a message by key."""
+    @property
+    def weight_sum(self) -> float:
+        """The sum of the score's three weights."""
+        return float(sum(getattr(self, key) for key in _WEIGHTS))
+
+    def advice(self, changed: Collection[str] | None = None) -> dict[str, str]:
+        """What is outside its recommended range, or odd beside other keys, as a message by key.
+
+        Args:
+            changed: only what these keys bring about; None for all.
+        """
         messages = {}
+        if abs(self.weight_sum - 1.0) > _WEIGHT_SUM_TOLERANCE:
+            given = ", ".join(f"{key} {getattr(self, key):g}" for key in _WEIGHTS)
+            blamed = next((key for key in _WEIGHTS if key in (changed or self.model_fields_set)), _WEIGHTS[0])
+            messages[blamed] = f"the weights add up to {self.weight_sum:g}, not 1 ({given})"
         for key, usual in self.recommended().items():
             given = getattr(self, key)
             if not usual.low <= given <= usual.high:
-                messages[key] = f"{key} is {given}; the recommended range is {usual}"
-        return messages
+                said = f"{key} is {given}; the recommended range is {usual}"
+                messages[key] = f"{said}; {messages[key]}" if key in messages else said
+        return messages if changed is None else {key: said for key, said in messages.items() if key in changed}
 
     def to_dict(self) -> dict[str, Any]:
         """Every key with its value, as plain data."""
@@ -216,10 +231,8 @@ class TunerConfig(BaseModel):
             if self.fixed_batch_size and not low <= self.fixed_batch_size <= high:
                 message = f"fixed_batch_size {self.fixed_batch_size} {outside}; 0 leaves it to the server"
                 yield ("fixed_batch_size", *bounds), message
-        total = sum(getattr(self, key) for key in _WEIGHTS)
-        if abs(total - 1.0) > _WEIGHT_SUM_TOLERANCE:
-            given = ", ".join(f"{key} {getattr(self, key):g}" for key in _WEIGHTS)
-            yield _WEIGHTS, f"the weights add up to {total:g}, not 1 ({given})"
+        if self.weight_sum == 0.0:
+            yield _WEIGHTS, f"the weights are all 0 ({', '.join(_WEIGHTS)}); a score needs one above 0"
         if self.stabilization_cycles > self.metrics_history_size:
             yield (
                 ("stabilization_cycles", "metrics_history_size"),

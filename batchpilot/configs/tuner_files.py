@@ -23,11 +23,12 @@ def load_tuner_config(path: str | Path, *, warn: bool = True) -> TunerConfig:
     """Read the `dynamic_batch_tuner` section of a YAML file.
 
     Args:
-        path: the file; other top-level sections are left alone, and an empty section means all defaults.
+        path: the file; other top-level sections are left alone. An empty section means all defaults, and so does a
+            missing one, with a warning; keys of the section outside it, or a near miss of its name, are an error.
         warn: whether values outside their recommended range are warned of, with file and line.
 
     Raises:
-        ConfigError: no such section, an unknown key, a value that is not allowed, or a contradiction; the message names
+        ConfigError: a section that is misplaced or misspelt, an unknown key, a value that is not allowed, or a contradiction; the message names
             file, line, key, what was given and what is allowed.
         OSError: the file cannot be read.
     """
@@ -35,7 +36,13 @@ def load_tuner_config(path: str | Path, *, warn: bool = True) -> TunerConfig:
     if SECTION not in file.data:
         if told := wrong_kind(path, file.data, "tuner"):
             raise ConfigError(told)
-        raise ConfigError(f"{_missing_section(list(map(str, file.data)))} ({file.where()})")
+        found = list(map(str, file.data))
+        if mistake := _mistaken_section(found):
+            raise ConfigError(f"no section {SECTION}; {mistake} ({file.where()})")
+        message = f"no section {SECTION}, so all its defaults hold; found {', '.join(found) or 'nothing'}"
+        if warn:
+            warnings.warn(ConfigWarning(f"{message} ({file.where()})"), stacklevel=2)
+        return TunerConfig()
     section = file.data[SECTION]
     if not isinstance(section, dict | None):
         raise ConfigError(f"{SECTION} is {section!r}; it must hold keys and values ({file.where(SECTION)})")
@@ -83,10 +90,9 @@ def to_yaml(config: TunerConfig) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _missing_section(found: list[str]) -> str:
-    """What to do about a file without the section."""
+def _mistaken_section(found: list[str]) -> str:
+    """What was probably meant where the section is missing; empty where nothing looks like it."""
     if any(key in TunerConfig.model_fields for key in found):
-        return f"no section {SECTION}; indent the tuner's keys below a line `{SECTION}:`"
-    if near := closest(SECTION, found):
-        return f"no section {SECTION}; {near[0]!r} may be meant for it"
-    return f"no section {SECTION}; found {', '.join(found) or 'nothing'}"
+        return f"indent the tuner's keys below a line `{SECTION}:`"
+    near = closest(SECTION, found)
+    return f"{near[0]!r} may be meant for it" if near else ""

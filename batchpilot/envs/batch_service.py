@@ -10,6 +10,9 @@ import numpy as np
 from batchpilot.baselines.dispatch.batch_service import BatchServiceProblem, control_limit_policy
 from batchpilot.baselines.dispatch.smdp import evaluate
 
+DEFAULT_PROBLEM = BatchServiceProblem(400.0, [6.0 + size for size in range(1, 9)], 40)
+"""Up to 8 requests in 6 ms and 1 ms a request, at 0.7 of the rate that full batches serve."""
+
 
 class BatchServiceEnv(gymnasium.Env[np.int64, np.int64]):
     """Wait or serve, whenever the server is free; the truncated problem of `baselines.batch_service` to the letter.
@@ -29,7 +32,7 @@ class BatchServiceEnv(gymnasium.Env[np.int64, np.int64]):
     `baselines.smdp.evaluate` of the policy played. Episodes never terminate; they are truncated after `decisions`.
 
     Args:
-        problem: the queue.
+        problem: the queue; None for that of `DEFAULT_PROBLEM`.
         decisions: length of an episode, >= 1.
         reference_cost: mean cost that the reward is held against, > 0; None for the greedy policy's.
 
@@ -40,8 +43,9 @@ class BatchServiceEnv(gymnasium.Env[np.int64, np.int64]):
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  Gymnasium declares it so
 
     def __init__(
-        self, problem: BatchServiceProblem, *, decisions: int = 1000, reference_cost: float | None = None
+        self, problem: BatchServiceProblem | None = None, *, decisions: int = 1000, reference_cost: float | None = None
     ) -> None:
+        problem = DEFAULT_PROBLEM if problem is None else problem
         if decisions < 1:
             raise ValueError(f"decisions is {decisions}; it must be >= 1")
         if reference_cost is None:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from batchpilot.baselines import BASELINES, Setting
-from batchpilot.configs.tuner import TunerConfig
+from batchpilot.baselines import BASELINES, Setting, StaticTuner
+from batchpilot.configs.tuner import SPELLINGS, TunerConfig
 from batchpilot.core import SLO, Limits, Tuner
 from batchpilot.core.names import lookup
 from batchpilot.tuners.bayesian import bayesian
@@ -30,6 +30,9 @@ def probe(strategy: str, setting: Setting, **options: Any) -> Tuner:
     return ProbeTuner(setting.config.updated({"strategy": strategy}), base=setting.base, **options)
 
 
+STRATEGIES = ("dynamic", "hybrid")
+"""The probe tuner's, which know by themselves when they are disabled."""
+
 TUNERS: dict[str, Callable[..., Tuner]] = {
     "dynamic": partial(probe, "dynamic"),
     "hybrid": partial(probe, "hybrid"),
@@ -47,6 +50,15 @@ TUNERS: dict[str, Callable[..., Tuner]] = {
 
 DEFAULT_TUNER = "guarded-adaptive"
 """What sets a server's limits where nobody says: it needs no training, and no calibration to end up right."""
+
+
+def tuner_name(typed: str) -> str:
+    """The name that a typed one stands for: spellings of the source documents (`hybird`) are taken.
+
+    Args:
+        typed: as a person wrote it.
+    """
+    return SPELLINGS.get(typed, typed) if isinstance(typed, str) else typed
 
 
 def make_tuner(
@@ -80,7 +92,7 @@ def make_tuner(
 
 
 def build_tuner(name: str, setting: Setting, **options: Any) -> Tuner:
-    """A tuner by name, for a setting.
+    """A tuner by name, for a setting. Where that disables the tuner, one that holds its size, whatever the name.
 
     Args:
         name: a key of `TUNERS`.
@@ -91,4 +103,9 @@ def build_tuner(name: str, setting: Setting, **options: Any) -> Tuner:
         ValueError: as `make_tuner`.
         TypeError: the tuner has no such option.
     """
-    return lookup(TUNERS, name, "tuner")(setting, **options)
+    name = tuner_name(name)
+    make = lookup(TUNERS, name, "tuner")
+    config = setting.config
+    if config.enabled or name in STRATEGIES or name.startswith("static"):
+        return make(setting, **options)
+    return StaticTuner(setting.limits(config.fixed_batch_size or config.initial_batch_size), "disabled")

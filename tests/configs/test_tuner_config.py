@@ -116,7 +116,11 @@ def test_a_value_outside_its_range_is_warned_of_with_key_value_and_range(key, si
         ({"initial_batch_size": 512}, "initial_batch_size", r"512 is outside \[min_batch_size 1, max_batch_size 256\]"),
         ({"max_batch_size": 4}, "max_batch_size", "initial_batch_size 8 is outside"),
         ({"fixed_batch_size": 300}, "fixed_batch_size", "300 is outside"),
-        ({"throughput_weight": 0.6}, "throughput_weight", "add up to 1.1, not 1"),
+        (
+            {"throughput_weight": 0.0, "gpu_utilization_weight": 0.0, "memory_efficiency_weight": 0.0},
+            "throughput_weight",
+            "weights are all 0",
+        ),
         ({"stabilization_cycles": 200}, "stabilization_cycles", "above metrics_history_size 100"),
         ({"min_batch_size": 0}, "min_batch_size", "whole number >= 1, usually 1-8"),
         ({"max_batch_size": "64"}, "max_batch_size", "'64'; it must be a whole number"),
@@ -212,13 +216,36 @@ def test_a_warning_from_a_file_names_file_and_line(write):
     [
         ("dynamic_batch_tuners: {}\n", "'dynamic_batch_tuners' may be meant"),
         ("min_batch_size: 3\n", "indent the tuner's keys below"),
-        ("server: {}\n", "found server"),
         ("dynamic_batch_tuner: [1]\n", "must hold keys and values.*line 1"),
     ],
 )
 def test_a_file_without_the_section_says_what_to_do(write, content, says):
     with pytest.raises(ConfigError, match=says):
         load_tuner_config(write(content))
+
+
+@pytest.mark.parametrize("content", ["server: {}\n", "logging:\n  level: info\n"])
+def test_a_missing_section_means_all_defaults_and_is_warned_of(write, content):
+    with pytest.warns(ConfigWarning, match="no section dynamic_batch_tuner.*defaults"):
+        assert load_tuner_config(write(content)) == TunerConfig()
+
+
+@pytest.mark.parametrize(
+    ("weights", "warns"),
+    [((0.333, 0.333, 0.333), False), ((0.33, 0.33, 0.33), False), ((0.6, 0.3, 0.2), True), ((0.3, 0.2, 0.1), True)],
+)
+def test_weights_are_taken_whatever_their_sum_and_warned_of_beyond_a_hundredth(weights, warns):
+    keys = ("throughput_weight", "gpu_utilization_weight", "memory_efficiency_weight")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        config = TunerConfig.from_dict(dict(zip(keys, weights, strict=True)))
+    assert any("add up to" in str(warning.message) for warning in caught) is warns
+    assert config.weight_sum == pytest.approx(sum(weights))
+
+
+def test_changing_one_weight_warns_of_the_sum():
+    with pytest.warns(ConfigWarning, match="add up to 1.2"):
+        TunerConfig().updated({"gpu_utilization_weight": 0.5})
 
 
 def test_an_empty_section_means_all_defaults(write):

@@ -60,7 +60,7 @@ class PolynomialRegressor(LatencyRegressor):
     """A polynomial in B and S, by ordinary or relative least squares.
 
     Args:
-        degree: 1 for a + b1*B + b2*S; 2 adds B^2, S^2 and B*S.
+        degree: 1 for a + b1*B + b2*S; 2 adds b3*B^2 + b4*S^2, without B*S.
         context: also terms of C, which the documents' baselines lack.
         loss: one of `LINEAR_LOSSES`; the documents' baselines are absolute.
 
@@ -99,7 +99,7 @@ class PolynomialRegressor(LatencyRegressor):
         B, S, C = observations.batch_size, observations.tokens, observations.context_tokens
         terms: list[NDArray[np.float64]] = [np.ones_like(B), B, S]
         if self.degree == 2:
-            terms += [B**2, S**2, B * S]
+            terms += [B**2, S**2]
         if self.context:
             terms += [C, C**2] if self.degree == 2 else [C]
         return np.stack(terms, axis=1)

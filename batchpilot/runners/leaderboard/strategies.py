@@ -25,7 +25,7 @@ from batchpilot.core.names import unknown_name
 from batchpilot.core.slo import SLO
 from batchpilot.core.tuner import Tuner
 from batchpilot.envs.scenarios import PreparedRun
-from batchpilot.tuners import TUNERS, build_tuner
+from batchpilot.tuners import TUNERS, build_tuner, tuner_name
 
 STATIC_BEST, STATIC_SUITE, CLAIRVOYANT = "static-best", "static-suite", "clairvoyant"
 POLICY = "policy"
@@ -51,7 +51,7 @@ def label(name: str, strategy: Limits | Tuner | None = None) -> str:
     """
     prefix, file, class_name = _parts(name)
     own = _own_name(strategy) if class_name and isinstance(strategy, Tuner) else None
-    return own or (f"{prefix}{Path(file).name}{class_name}" if file else name)
+    return own or (f"{prefix}{Path(file).name}{class_name}" if file else tuner_name(name))
 
 
 @contextmanager
@@ -124,7 +124,7 @@ def make_strategy(name: str, setting: Setting) -> Tuner:
         return build_tuner(POLICY, setting, path=_found(file))
     if file:
         return _own_tuner(name, _found(file), class_name.removeprefix(":"), setting)
-    if name not in TUNERS:
+    if tuner_name(name) not in TUNERS:
         known = [*TUNERS, *REFERENCES]
         raise ValueError(f"{unknown_name(name, known, 'tuner')}; your own is FILE.py:CLASS or {POLICY}:FILE.onnx")
     return build_tuner(name, setting)

@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from batchpilot.baselines import SERVER_DEFAULT, Setting
+from batchpilot.baselines import SERVER_DEFAULT, Setting, StaticTuner
+from batchpilot.configs.errors import ConfigError
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core import SLO, TRACKS, Tuner
 from batchpilot.core.names import lookup
 from batchpilot.serving.rollout.shadow import Shadow
 from batchpilot.serving.rollout.staged import StagedTuner
 from batchpilot.serving.session.session import TunerSession
-from batchpilot.tuners import TUNERS, build_tuner
+from batchpilot.tuners import TUNERS, NotObeyedError, build_tuner, tuner_name
 from batchpilot.tuners.policy.file import parse_policy
 from batchpilot.tuners.policy.loading import policy_tuner
 
@@ -86,9 +87,8 @@ class TunerControl:
     def __init__(self, name: str, setting: Setting) -> None:
         self._setting = setting
         self._lock = threading.Lock()
-        self._name = name
-        self._rebuild: Callable[[Setting], Tuner] = lambda setting: tuner_by_name(name, setting)
-        self.staged = StagedTuner(self._rebuild(setting))
+        self._name = tuner_name(name)
+        self.staged = StagedTuner(tuner_by_name(name, setting))
         self._session: TunerSession | None = None
 
     def attach(self, session: TunerSession) -> None:
@@ -118,20 +118,35 @@ class TunerControl:
             ConfigError: the result would not be valid.
         """
         with self._lock:
-            changed = replace(self._setting, config=self.config.updated(changes))
+            config = self.config.updated(changes)
+            _check_threshold(changes)
+            changed = replace(self._setting, config=config)
             update = getattr(self.staged.decider, "update_config", None)
+            if "strategy" in changes:
+                self._name = config.strategy
             if update is not None:
                 self._do(lambda: update(dict(changes)))
             elif changes:
-                tuner = self._rebuild(changed)
+                # A tuner that is disabled leaves the limits as they are, wherever it had got to.
+                now = self.staged.decider.ask()
+                tuner = tuner_by_name(self._name, changed) if config.enabled else StaticTuner(now, "disabled")
                 self._do(lambda: self.staged.decide_by(tuner))
             self._setting = changed
             return changed.config
 
-    def reset(self) -> None:
-        """The tuner forgets everything learned."""
+    def reset(self) -> str:
+        """The tuner forgets everything learned; one that has a safe state goes there, to the minimum size.
+
+        Returns:
+            What was done, in words.
+
+        Raises:
+            NotObeyedError: the tuner is disabled.
+        """
         with self._lock:
-            self._do(self.staged.reset)
+            self._check_enabled("a reset")
+            self._do(self.staged.reset_to_safe_state)
+            return f"the tuner {self.staged.decider.name} was reset; batch size {self.staged.ask().batch_size}"
 
     def set_batch_size(self, batch_size: int) -> None:
         """Run with a batch size of one's own choice.
@@ -140,20 +155,23 @@ class TunerControl:
             batch_size: within the configured bounds.
 
         Raises:
-            ValueError: outside the bounds.
+            ValueError: outside the bounds, or (`NotObeyedError`) the tuner is disabled or static.
             NotForThisTunerError: the tuner in force takes no size.
         """
         with self._lock:
+            self._check_enabled(f"batch size {batch_size}")
             action = self._command("set_batch_size", "takes no batch size by hand")
             self._do(lambda: action(batch_size))
 
     def probe(self) -> None:
-        """Probe again from the smallest size.
+        """Probe again from the initial size.
 
         Raises:
+            NotObeyedError: the tuner is disabled or static.
             NotForThisTunerError: the tuner in force does not probe.
         """
         with self._lock:
+            self._check_enabled("a probe")
             self._do(self._command("trigger_probe", "does not probe"))
 
     def switch(self, name: str, track: str | None = None) -> None:
@@ -164,14 +182,14 @@ class TunerControl:
             track: the fields it may move, None for those of before.
 
         Raises:
-            ValueError: no such tuner or track.
+            ValueError: no such tuner or track, or (`NotObeyedError`) the tuner is disabled.
         """
         with self._lock:
+            self._check_enabled(f"strategy {name!r}")
             setting = self._setting if track is None else replace(self._setting, track=_known_track(track))
             tuner = _by_registered_name(name, setting)
             self._do(lambda: self.staged.decide_by(tuner))
-            self._setting, self._name = setting, name
-            self._rebuild = lambda setting: tuner_by_name(name, setting)
+            self._setting, self._name = setting, tuner_name(name)
 
     def try_policy(self, data: bytes, share: float = 0.1, promote_after: int = 30) -> dict[str, Any]:
         """Put a policy on trial: it is checked, decides a share of the windows, and stays or goes.
@@ -185,8 +203,10 @@ class TunerControl:
             What the policy is.
 
         Raises:
-            ValueError: the file is no policy, damaged or made for other features, or a value is outside its bound.
+            ValueError: the file is no policy, damaged or made for other features, a value is outside its bound, or
+                (`NotObeyedError`) the tuner is disabled.
         """
+        self._check_enabled("a policy's trial")
         if len(data) > LARGEST_POLICY_BYTES:
             raise ValueError(f"the policy has {len(data)} bytes; at most {LARGEST_POLICY_BYTES} are taken")
         policy = parse_policy(data)
@@ -237,6 +257,13 @@ class TunerControl:
             raise RuntimeError("attach must be called with the session before it is controlled")
         return self._session
 
+    def _check_enabled(self, order: str) -> None:
+        if not self.config.enabled:
+            raise NotObeyedError(
+                f"{order} was ordered and not obeyed: the tuner is disabled (enabled: false), the batch size stays at "
+                f"{self.staged.ask().batch_size}; set enabled true first"
+            )
+
     def _do(self, action: Callable[[], Any]) -> Any:
         """Between two windows, so that no decision runs at the same time."""
         return self._attached.command(lambda _: action())
@@ -251,10 +278,18 @@ class TunerControl:
 
 def _by_registered_name(name: str, setting: Setting) -> Tuner:
     """A tuner that needs no file: names that come over a network open none."""
-    lookup(TUNERS, name, "tuner")
+    lookup(TUNERS, tuner_name(name), "tuner")
     if name == POLICY:
         raise ValueError("a policy comes as a file: upload it to .../policy")
     return build_tuner(name, setting)
+
+
+def _check_threshold(changes: Mapping[str, Any]) -> None:
+    """A file may hold an unusual `performance_threshold` and is warned of; over the interface it is refused."""
+    key = "performance_threshold"
+    usual = TunerConfig.recommended()[key]
+    if key in changes and not usual.low <= changes[key] <= usual.high:
+        raise ConfigError.of({key: f"{key} is {changes[key]}; while running it must be within {usual}"})
 
 
 def _known_track(track: str) -> str:

@@ -12,6 +12,7 @@ from batchpilot.core import Limits, Tuner, WindowMetrics
 from batchpilot.core.details import WindowDetails
 from batchpilot.serving.rollout.canary import Canary, Record
 from batchpilot.serving.rollout.shadow import Shadow
+from batchpilot.tuners import NotObeyedError
 
 
 class StagedTuner(Tuner):
@@ -131,6 +132,15 @@ class StagedTuner(Tuner):
         """
         self.withdraw("the tuner was reset")
         self.decider.reset(seed)
+        self._record = Record()
+
+    def reset_to_safe_state(self) -> None:
+        """Let the decider forget and go to its safe state, where it has one and may move; a trial ends."""
+        self.withdraw("the tuner was reset")
+        try:
+            getattr(self.decider, "reset_to_safe_state", self.decider.reset)()
+        except NotObeyedError:
+            self.decider.reset()
         self._record = Record()
 
     def status(self) -> dict[str, Any]:

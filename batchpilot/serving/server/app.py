@@ -15,12 +15,13 @@ from batchpilot.serving.rollout.control import LARGEST_POLICY_BYTES
 from batchpilot.serving.server import errors
 from batchpilot.serving.server.authorisation import LocalOnly
 from batchpilot.serving.server.document import document_truly
+from batchpilot.serving.server.errors import TUNER_API
 from batchpilot.serving.server.incoming import Bound, Incoming, request_bytes
 from batchpilot.serving.server.json_answers import JsonAnswer
 from batchpilot.serving.server.openai_routes import openai_routes
 from batchpilot.serving.server.reference import reference_page
 from batchpilot.serving.server.service import Service
-from batchpilot.serving.server.tuner_routes import PREFIX, tuner_routes
+from batchpilot.serving.server.tuner_routes import tuner_routes
 from batchpilot.serving.server.watching import PAGE_HEADERS, watching_routes
 
 
@@ -62,7 +63,7 @@ def build_app(service: Service, device: DetectedDevice | None = None) -> FastAPI
 
     seconds = service.config.body_s
     bound = Bound(request_bytes(service.engine.longest), seconds)
-    special = {f"{PREFIX}/policy": Bound(LARGEST_POLICY_BYTES, 4 * seconds)}
+    special = {f"{TUNER_API}/policy": Bound(LARGEST_POLICY_BYTES, 4 * seconds)}
     app.add_middleware(Incoming, bound=bound, special=special)
     if service.config.token is None:
         app.add_middleware(LocalOnly)

@@ -28,6 +28,9 @@ KINDS = {
     504: "timeout_error",
 }
 
+TUNER_API = "/api/scheduler/tuner"
+"""Below it answers carry `success` and `message`, errors too, as the tuner document's clients expect."""
+
 _TEXT_OR_NULL = {"type": ["string", "null"]}
 SCHEMA = {
     "type": "object",
@@ -114,8 +117,8 @@ def install(app: FastAPI) -> None:
     """
 
     @app.exception_handler(ApiError)
-    async def told(_: Request, error: ApiError) -> JsonAnswer:
-        return JsonAnswer(error.body, error.status, error.headers)
+    async def told(request: Request, error: ApiError) -> JsonAnswer:
+        return _answer(request, error.body, error.status, error.headers)
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JsonAnswer:
@@ -126,7 +129,7 @@ def install(app: FastAPI) -> None:
         # The framework's word for a body that JSON's decoder gave up on says nothing; the decoder's does.
         unread = error.status_code == 400 and error.__cause__ is not None
         message = f"the body cannot be read as JSON: {error.__cause__}" if unread else str(error.detail)
-        return JsonAnswer(error_body(error.status_code, message), error.status_code, error.headers)
+        return _answer(request, error_body(error.status_code, message), error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def misunderstood(request: Request, error: RequestValidationError) -> JsonAnswer:
@@ -134,14 +137,23 @@ def install(app: FastAPI) -> None:
         if any(isinstance(problem.get("input"), bytes) for problem in problems):
             kind = request.headers.get("content-type", "none")
             message = f"the body's content-type is {reprlib.repr(kind)}; send 'application/json'"
-            return JsonAnswer(error_body(415, message, "content-type"), 415)
+            return _answer(request, error_body(415, message, "content-type"), 415)
         said = dict.fromkeys(_said(problem) for problem in problems[:_MOST_PROBLEMS])
-        return JsonAnswer(error_body(400, "; ".join(said), _field(problems[0]["loc"]) if problems else None), 400)
+        field = _field(problems[0]["loc"]) if problems else None
+        return _answer(request, error_body(400, "; ".join(said), field), 400)
 
     @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> JsonAnswer:
+    async def failed(request: Request, error: Exception) -> JsonAnswer:
         message = f"the server has a defect: {type(error).__name__}; its log says where"
-        return JsonAnswer(error_body(500, message, code="internal_error"), 500)
+        return _answer(request, error_body(500, message, code="internal_error"), 500)
+
+
+def _answer(
+    request: Request, body: dict[str, Any], status: int, headers: Mapping[str, str] | None = None
+) -> JsonAnswer:
+    if request.url.path.startswith(TUNER_API):
+        body = {"success": False, "message": body["error"]["message"], **body}
+    return JsonAnswer(body, status, headers)
 
 
 def _said(problem: Mapping[str, Any]) -> str:

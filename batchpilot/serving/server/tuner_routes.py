@@ -18,11 +18,9 @@ from batchpilot.core.names import lookup
 from batchpilot.engines import DetectedDevice
 from batchpilot.serving.rollout.control import POLICY, NotForThisTunerError
 from batchpilot.serving.server.authorisation import ChangesAllowed
-from batchpilot.serving.server.errors import ApiError
+from batchpilot.serving.server.errors import TUNER_API, ApiError
 from batchpilot.serving.server.service import Service
-from batchpilot.tuners import TUNERS
-
-PREFIX = "/api/scheduler/tuner"
+from batchpilot.tuners import TUNERS, NotObeyedError, tuner_name
 
 Json = dict[str, Any]
 
@@ -83,12 +81,12 @@ def tuner_routes(service: Service, device: DetectedDevice | None) -> APIRouter:
         device: what the engine runs on, None for unknown.
     """
     control = service.control
-    router = APIRouter(prefix=PREFIX, tags=["tuner"])
+    router = APIRouter(prefix=TUNER_API, tags=["tuner"])
     errors: dict[int | str, dict[str, Any]] = {
         400: {"description": "Refused as a whole; the error names the field."},
         401: {"description": "The token is missing."},
         403: {"description": "The token is wrong, or the page is a foreign one."},
-        409: {"description": "The tuner in force has no such command."},
+        409: {"description": "The tuner in force has no such command, or is disabled or static; nothing was changed."},
     }
     changes: dict[str, Any] = {"dependencies": [Depends(ChangesAllowed(service.config.token))], "responses": errors}
 
@@ -110,37 +108,42 @@ def tuner_routes(service: Service, device: DetectedDevice | None) -> APIRouter:
     )
     async def configure(body: Json) -> Json:
         config: TunerConfig = await _changed(lambda: control.configure(body))
-        return {**config.to_dict(), "warnings": [said for key, said in config.advice().items() if key in body]}
+        advice = list(config.advice(body.keys()).values())
+        message = f"changed: {', '.join(body)}" if body else "nothing was asked for, nothing was changed"
+        new_config = config.to_dict()
+        return _done(message, new_config=new_config, warnings=advice, **new_config)
 
     @router.post("/reset", summary="Forget everything learned", **changes)
     async def reset() -> Json:
-        await _changed(control.reset)
-        return await status()
+        message = await _changed(control.reset)
+        return _done(message, **await status())
 
     @router.post("/batch-size", summary="Run with a batch size chosen by hand", **changes)
     async def batch_size(body: BatchSizeBody) -> Json:
         await _changed(lambda: control.set_batch_size(body.batch_size), param="batch_size")
-        return {"batch_size": body.batch_size}
+        return _done(f"batch size {body.batch_size} was set by hand", batch_size=body.batch_size)
 
-    @router.post("/probe", summary="Probe again from the smallest size", **changes)
+    @router.post("/probe", summary="Probe again from the initial size", **changes)
     async def probe() -> Json:
         await _changed(control.probe)
-        return await status()
+        return _done("the probe begins at the initial size", **await status())
 
     @router.post("/strategy", summary="Let another tuner decide", **changes)
     async def strategy(body: StrategyBody) -> Json:
         await _changed(lambda: control.switch(body.strategy, body.track), param="strategy")
-        return {"strategy": body.strategy, "track": control.status()["track"]}
+        name = tuner_name(body.strategy)
+        return _done(f"{name} decides from now on", strategy=name, track=control.status()["track"])
 
     @router.post("/shadow", summary="Let a second tuner advise without deciding", **changes)
     async def shadow(body: ShadowBody) -> Json:
         await _changed(lambda: control.advise_by(body.strategy), param="strategy")
-        return {"shadow": body.strategy}
+        name = tuner_name(body.strategy)
+        return _done(f"{name} advises", shadow=name)
 
     @router.delete("/shadow", summary="No adviser any more", **changes)
     async def no_shadow() -> Json:
         await _changed(lambda: control.advise_by(None))
-        return {"shadow": None}
+        return _done("nobody advises any more", shadow=None)
 
     @router.post(
         "/policy",
@@ -154,11 +157,13 @@ def tuner_routes(service: Service, device: DetectedDevice | None) -> APIRouter:
         promote_after: Annotated[int, Query(ge=1, le=100_000)] = 30,
     ) -> Json:
         data = await request.body()
-        return await _changed(lambda: control.try_policy(data, share, promote_after), param="policy")
+        tried = await _changed(lambda: control.try_policy(data, share, promote_after), param="policy")
+        return _done("the policy is on trial", **tried)
 
     @router.delete("/policy", summary="End a policy's trial", **changes)
     async def no_policy() -> Json:
-        return {"withdrawn": await _changed(control.withdraw_policy)}
+        withdrawn = await _changed(control.withdraw_policy)
+        return _done("the trial has ended" if withdrawn else "there was no trial", withdrawn=withdrawn)
 
     @router.get("/decisions", summary="The last changes of limits, oldest first")
     async def decisions() -> list[Json]:
@@ -212,6 +217,11 @@ def decision_list(service: Service) -> list[Json]:
     ]
 
 
+def _done(message: str, **more: Any) -> Json:
+    """An answer to a change that was made."""
+    return {"success": True, "message": message, **more}
+
+
 async def _changed(action: Any, *, param: str | None = None) -> Any:
     """Do it away from the event loop: the tuner may be thinking. What it refuses is an answer."""
     try:
@@ -219,7 +229,7 @@ async def _changed(action: Any, *, param: str | None = None) -> Any:
     except ConfigError as error:
         field = next(iter(error.problems), None)
         raise ApiError(400, str(error), param=field, code="invalid_config") from None
-    except NotForThisTunerError as error:
+    except (NotForThisTunerError, NotObeyedError) as error:
         raise ApiError(409, str(error), param=param) from None
     except (ValueError, ImportError) as error:
         raise ApiError(400, str(error), param=param) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,27 @@ class Exploration:
     def params(self) -> dict[str, Any] | None:
         """Parameters of the running trial; None between trials."""
         return None if self._trial is None else dict(self._trial.params)
+
+    @property
+    def reported(self) -> list[list[float]]:
+        """Step and value of what the running trial has reported so far; empty between trials."""
+        if self._trial is None:
+            return []
+        known = self._study.get_trials(deepcopy=False)[self._trial.number].intermediate_values
+        return [[step, value] for step, value in known.items()]
+
+    def resume(self, params: Mapping[str, Any], reported: Iterable[Sequence[float]], tpot_target_ms: float) -> None:
+        """Go on with a trial that ran elsewhere, also with one whose parameters were tried before.
+
+        Args:
+            params: its parameters.
+            reported: step and value of what it has reported.
+            tpot_target_ms: what `step_target_ms` is a multiple of.
+        """
+        self._study.enqueue_trial(dict(params))
+        self.ask(tpot_target_ms)
+        for step, value in reported:
+            self._running().report(value, int(step))
 
     @property
     def told(self) -> int:

@@ -165,6 +165,7 @@ class OptunaTuner(Tuner):
                 "window_tpot_ms": _number_or_none(self._window_tpot_ms),
                 "trials": self._exploration.to_list(),
                 "running": self._exploration.params,
+                "reported": self._exploration.reported,
                 "measurement": self._measurement.to_dict(),
                 "board": self._board.state_dict(),
                 "load": self._load.state_dict(),
@@ -201,8 +202,8 @@ class OptunaTuner(Tuner):
             exploration = self._explore(_space(settings, config, base), settings, number, (seed, opening))
             exploration.extend(state["trials"])
             if state["running"] is not None:
-                exploration.suggest(state["running"])
-                exploration.ask(window_tpot_ms if math.isnan(slo_tpot_ms) else slo_tpot_ms)
+                tpot_ms = window_tpot_ms if math.isnan(slo_tpot_ms) else slo_tpot_ms
+                exploration.resume(state["running"], state["reported"], tpot_ms)
         except (KeyError, TypeError) as error:
             raise ValueError(f"the state of the Optuna tuner is incomplete: {error!r}") from error
         with self._lock:

@@ -43,7 +43,7 @@ def decide(state: TunerState, sample: Sample) -> None:
     state.memory.observe(sample.batch_size_mean, sample.memory_peak_mb)
     state.step_time.observe(sample.batch_size_mean, sample.step_ms, sample.steps)
     if is_static(state.config):
-        state.reason = f"static at {state.size}"
+        state.reason = f"holding {state.size}: {why_static(state.config)}"
         return
     evidence = state.settled(sample)
     if evidence is None:
@@ -55,10 +55,15 @@ def decide(state: TunerState, sample: Sample) -> None:
 def fail(state: TunerState) -> None:
     """Hear a window with a failed step at the present size: halve and probe again, or reset to the safe state.
 
+    Nothing moves a size that is to be left alone.
+
     Args:
         state: what the tuner knows; changed.
     """
     state.consecutive_failures += 1
+    if is_static(state.config):
+        state.reason = f"a step failed at size {state.size}, which stays: {why_static(state.config)}"
+        return
     if state.consecutive_failures >= state.config.max_consecutive_failures:
         state.enter_safe_state(f"{state.consecutive_failures} failures in a row")
         return
@@ -81,13 +86,13 @@ def note_load(state: TunerState, arrivals: float, duration_ms: float) -> None:
 
 
 def order_probe(state: TunerState) -> None:
-    """Probe from the minimum because a person asked; a ceiling set by failures is lifted.
+    """Probe from the initial size because a person asked; a ceiling set by failures is lifted.
 
     Args:
         state: what the tuner knows; changed.
     """
     state.ceiling = None
-    state.start_probe(state.config.min_batch_size, "probing on manual trigger")
+    state.start_probe(state.config.initial_batch_size, "probing on manual trigger")
 
 
 def order_size(state: TunerState, size: int) -> None:
@@ -120,7 +125,7 @@ def order_config(state: TunerState, config: TunerConfig) -> None:
     if differs(*_WEIGHTS):
         state.board = ScoreBoard(config)
     if state.probe is not None and differs(*_WEIGHTS, *_BOUNDS, *_GROWTH):
-        state.start_probe(config.min_batch_size, "probing anew under the changed configuration")
+        state.start_probe(config.initial_batch_size, "probing anew under the changed configuration")
     elif differs(*_WEIGHTS, *_BOUNDS):
         if state.phase is Phase.RE_EVALUATION:
             state.re_evaluate([state.size], "the configuration changed")
@@ -130,6 +135,15 @@ def order_config(state: TunerState, config: TunerConfig) -> None:
         state.trial_home = None
     if is_static(config) and config.fixed_batch_size:
         state.move(config.fixed_batch_size, f"static at the fixed size {config.fixed_batch_size}")
+
+
+def why_static(config: TunerConfig) -> str:
+    """Why the size is left alone, for people.
+
+    Args:
+        config: a section that `is_static`.
+    """
+    return "the strategy is static" if config.enabled else "the tuner is disabled (enabled: false)"
 
 
 def is_static(config: TunerConfig) -> bool:

@@ -73,11 +73,21 @@ def unacceptable(sample: Sample, config: TunerConfig) -> str | None:
     """
     if sample.throughput_tokens_per_s < config.min_acceptable_throughput:
         return f"throughput is {sample.throughput_tokens_per_s:.1f} tokens/s < {config.min_acceptable_throughput:g}"
-    if sample.step_ms > config.max_acceptable_latency_ms:
+    if is_too_slow(sample, config):
         return f"a step takes {sample.step_ms:.0f} ms > {config.max_acceptable_latency_ms:g}"
     if sample.utilisation < MIN_UTILISATION:
         return f"utilisation is {sample.utilisation:.2f} < {MIN_UTILISATION:g}"
     return None
+
+
+def is_too_slow(sample: Sample, config: TunerConfig) -> bool:
+    """Whether a step takes longer than is acceptable, which a smaller size may mend.
+
+    Args:
+        sample: a measurement.
+        config: the threshold.
+    """
+    return sample.step_ms > config.max_acceptable_latency_ms
 
 
 def is_v_shaped(scores: Sequence[float]) -> bool:

@@ -42,9 +42,11 @@ class ScoreBoard:
     """
 
     def __init__(self, config: TunerConfig) -> None:
-        self._throughput_weight = config.throughput_weight
-        self._utilisation_weight = config.gpu_utilization_weight
-        self._memory_weight = config.memory_efficiency_weight
+        # Weights that add up to 1 but for rounding are taken as they are.
+        total = config.weight_sum if abs(config.weight_sum - 1.0) > 1e-9 else 1.0
+        self._throughput_weight = config.throughput_weight / total
+        self._utilisation_weight = config.gpu_utilization_weight / total
+        self._memory_weight = config.memory_efficiency_weight / total
         self._entries: dict[int, tuple[float, float, int]] = {}
         self._reference = 0.0
         self._peak_is_known = False

@@ -1,5 +1,8 @@
 """What the tuner does while it searches: probing, re-evaluating, and recuperating in the safe state.
 
+The probe begins at the configured initial size, after a failed step at half of what failed, and after the safe state at
+the minimum, which is known to work.
+
 The probe waits at any size that the load does not fill, the initial one included: smaller sizes would only hurt, larger
 ones change nothing. It goes on when the load fills the size; a wait of `stabilization_cycles` is stable running.
 """
@@ -7,6 +10,7 @@ ones change nothing. It goes on when the load fills the size; a wait of `stabili
 from __future__ import annotations
 
 from batchpilot.tuners.probe.phases import Phase
+from batchpilot.tuners.probe.safety import is_too_slow
 from batchpilot.tuners.probe.sample import Evidence, Sample
 from batchpilot.tuners.probe.state import TunerState
 
@@ -24,16 +28,23 @@ def probe(state: TunerState, sample: Sample, evidence: Evidence) -> None:
         return
     state.light_decisions = 0
     if state.probe is None:
-        state.start_probe(state.config.min_batch_size, "the load fills the batch: the probe begins at the minimum")
-        return
+        was = state.size
+        state.start_probe(state.config.initial_batch_size, "the load fills the batch: the probe begins")
+        # A batch that has only just filled holds its first prompts, which no later window does: it settles first.
+        state.settling_ms = state.settle_ms
+        if state.is_settling or state.size != was or evidence is not Evidence.BINDING:
+            return
+    assert state.probe is not None
     if evidence is not Evidence.DRAINING:
         state.score(sample)
         state.record(sample)
     scores = state.board.scores(state.probe.sizes)
-    following = state.probe.advance(scores, state.fits_memory, evidence is not Evidence.SATURATED)
+    too_large = is_too_slow(sample, state.config) or not state.fits_memory(state.size)
+    following = state.probe.advance(scores, state.fits_memory, evidence is not Evidence.SATURATED, too_large)
     if following is not None:
         low, high = state.probe.low, state.probe.high
-        state.move(following, f"probing {following}: " + (f"between {low} and {high}" if low else "growing"))
+        way = "growing" if following > state.size else "going down"
+        state.move(following, f"probing {following}: " + (f"between {low} and {high}" if low else way))
         return
     best = state.probe.best(scores)
     if best is None:

@@ -145,6 +145,11 @@ class TunerState:
         return self.settling_ms > 0.0
 
     @property
+    def awaits_load_change(self) -> bool:
+        """Whether the load has changed and the phase answers that; a search goes on measuring as it would anyway."""
+        return self.load_changed and self.phase in (Phase.DYNAMIC_ADJUSTMENT, Phase.STABLE_RUNNING)
+
+    @property
     def best_size(self) -> int:
         """The best size known, the present one before any measurement."""
         return self.board.best_size or self.size
@@ -183,15 +188,17 @@ class TunerState:
         self.size, self.reason = size, reason
 
     def start_probe(self, first: int, why: str) -> None:
-        """Probe from a size upwards, with every score forgotten.
+        """Probe from a size, with every score forgotten.
 
         Args:
-            first: the first size to measure.
+            first: the first size to measure; brought within bounds and ceiling.
             why: for people.
         """
         config = self.config
         self.forget_scores()
-        self.probe = Probe(first, self.highest, config.probing_growth_factor, config.max_probing_attempts)
+        low, high = config.min_batch_size, self.highest
+        first = max(low, min(first, high))
+        self.probe = Probe(first, high, low, config.probing_growth_factor, config.max_probing_attempts)
         self.probe_pending = True
         self.phase = Phase.INITIAL_PROBING
         self.move(first, why)

@@ -37,8 +37,14 @@ _CLOCK_SLACK_MS = 1e-3
 _COUNTERS = ("windows_heard", "windows_held", "windows_ignored", "windows_odd", "windows_failed")
 
 
+class NotObeyedError(ValueError):
+    """An order to move the size of a tuner that is disabled or static; nothing was changed."""
+
+
 class ProbeTuner(Tuner):
     """Moves the batch size; the other limits stay at their base.
+
+    While `enabled` is false or the strategy is static nothing moves the size: no failure, no trigger, no order.
 
     Args:
         config: the `dynamic_batch_tuner` section; its `strategy` is dynamic, hybrid, or static for a tuner that only
@@ -131,11 +137,32 @@ class ProbeTuner(Tuner):
             seed: unused; the tuner draws no random numbers.
         """
         with self._lock:
+            size = self._state.size
             self._start()
+            if controller.is_static(self._config):
+                self._state.move(size, f"holding {size}: {controller.why_static(self._config)}")
+                self._publish()
+
+    def reset_to_safe_state(self) -> None:
+        """Forget everything learned and go to the minimum size, from which the probe begins once a window was healthy.
+
+        Raises:
+            NotObeyedError: the tuner is disabled or static.
+        """
+        with self._lock:
+            self._check_movable("a reset to the safe state")
+            self._start()
+            self._state.enter_safe_state("it was reset by hand")
+            self._publish()
 
     def trigger_probe(self) -> None:
-        """Probe again from the minimum; the way to make the hybrid strategy look again."""
+        """Probe again from the initial size; the way to make the hybrid strategy look again.
+
+        Raises:
+            NotObeyedError: the tuner is disabled or static.
+        """
         with self._lock:
+            self._check_movable("a probe")
             self._pending.clear()
             controller.order_probe(self._state)
             self._publish()
@@ -147,9 +174,11 @@ class ProbeTuner(Tuner):
             batch_size: within `min_batch_size` and `max_batch_size`.
 
         Raises:
-            ValueError: it is not a whole number within the bounds; nothing is changed then.
+            ValueError: it is not a whole number within the bounds, or (`NotObeyedError`) the tuner is disabled or
+                static; nothing is changed then.
         """
         with self._lock:
+            self._check_movable(f"batch size {batch_size!r}")
             low, high = self._config.min_batch_size, self._config.max_batch_size
             if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not low <= batch_size <= high:
                 raise ValueError(f"batch_size is {batch_size!r}; it must be a whole number from {low} to {high}")
@@ -259,6 +288,13 @@ class ProbeTuner(Tuner):
             self._state.move(self._config.fixed_batch_size, "static at the fixed size")
         self._limits = self._base.replace(batch_size=self._state.size)
 
+    def _check_movable(self, order: str) -> None:
+        if controller.is_static(self._config):
+            raise NotObeyedError(
+                f"{order} was ordered and not obeyed: {controller.why_static(self._config)}, the batch size stays at "
+                f"{self._state.size}; set {'enabled true' if not self._config.enabled else 'another strategy'} first"
+            )
+
     def _publish(self) -> None:
         self.name = self._config.strategy
         if self._limits.batch_size != self._state.size:
@@ -281,7 +317,7 @@ class ProbeTuner(Tuner):
             generated_tokens += sample.generated_tokens
         if heard_ms < config.adjustment_interval_ms:
             return False
-        if heard_ms >= config.probing_timeout_ms or self._state.load_changed or self._state.is_settling:
+        if heard_ms >= config.probing_timeout_ms or self._state.is_settling or self._state.awaits_load_change:
             return True
         return self._state.mix.is_represented(prefill_tokens, generated_tokens)
 

@@ -83,3 +83,11 @@ def test_actions_and_queues_out_of_bounds_are_refused():
         env.step(9)
     with pytest.raises(ValueError, match="queue is 99"):
         env.reset(options={"queue": 99})
+
+
+def test_the_environment_is_made_by_its_id_alone():
+    env = gymnasium.make("batchpilot/BatchService-v0")
+    queue, _ = env.reset(seed=3)
+    assert env.observation_space.contains(queue)
+    env.step(env.action_space.sample())
+    assert env.unwrapped.problem == DEFAULT_PROBLEM

@@ -22,7 +22,7 @@ from batchpilot.serving.adapters import litserve_loop  # noqa: E402
 from batchpilot.serving.adapters.versions import UnknownVersionError  # noqa: E402
 from batchpilot.serving.session.session import TunerSession  # noqa: E402
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
+HELPERS = Path(__file__).parents[2] / "helpers"
 
 
 class Answers:
@@ -152,12 +152,12 @@ def test_an_unknown_version_is_refused_on_import(monkeypatch):
 
 @pytest.fixture
 def server():
-    """The example's server in a process of its own."""
+    """The example's API in a process of its own, under a scripted tuner."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, EXAMPLES / "litserve_tuned.py", str(port)],
+        [sys.executable, HELPERS / "adapter_litserve_server.py", str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -178,19 +178,20 @@ def test_a_tuner_moves_the_batch_size_of_a_real_server(server):
             await wait_for_health(client, httpx)
 
             async def caller(value):
-                while not enough.is_set() and len(sizes) < 4000:
+                while not enough.is_set():
                     answer = (await client.post("/predict", json={"input": value})).json()
                     assert answer["output"] == 2 * value
                     sizes.append(answer["batch_size"])
                     if answer["batch_size"] > 8:
                         enough.set()
 
-            await asyncio.gather(*(caller(value) for value in range(48)))
+            async with asyncio.timeout(120):  # no claim: a server whose batches never grow must not hang the suite
+                await asyncio.gather(*(caller(value) for value in range(48)))
         return sizes
 
     sizes = asyncio.run(play())
-    assert min(sizes) == 1  # where the probe begins
-    assert max(sizes) > 8  # the server was started with 8
+    assert min(sizes) <= 2  # what the tuner begins with
+    assert max(sizes) > 8  # what the server was started with
 
 
 async def wait_for_health(client, httpx):

@@ -10,6 +10,7 @@ from batchpilot.core import Limits, WindowMetrics
 from batchpilot.serving import TunerSession
 from batchpilot.serving.rollout.canary import BLOCK_WINDOWS
 from batchpilot.serving.rollout.control import NotForThisTunerError, TunerControl, make_setting, tuner_by_name
+from batchpilot.tuners import NotObeyedError
 
 
 class Server:
@@ -49,7 +50,7 @@ def test_another_tuner_decides_after_a_switch(server):
     assert server.control.status()["tuner"] == "static-64"
 
 
-@pytest.mark.parametrize("name", ["hybird", "", "policy", "policy:/etc/passwd", "static-16\n"])
+@pytest.mark.parametrize("name", ["hybrd", "", "policy", "policy:/etc/passwd", "static-16\n"])
 def test_a_switch_to_what_is_no_tuner_changes_nothing(server, name):
     with pytest.raises(ValueError, match=r"tuner|policy"):
         server.control.switch(name)
@@ -93,6 +94,71 @@ def test_a_size_by_hand_and_a_probe_are_for_tuners_that_have_them(server):
     server.control.probe()
     server.window(requests=0)
     assert server.control.status()["phase"] == "INITIAL_PROBING"
+
+
+def test_the_documents_spelling_of_hybrid_is_taken(server):
+    server.control.switch("hybird")
+    assert server.control.status()["strategy"] == "hybrid"
+    assert Server("hybird").control.status()["strategy"] == "hybrid"
+
+
+def test_a_reset_goes_to_the_safe_state_at_the_minimum_size():
+    server = Server("dynamic")
+    server.control.set_batch_size(32)
+    assert "batch size 1" in server.control.reset()
+    status = server.control.status()
+    assert (status["phase"], server.batch_size) == ("SAFE_FALLBACK", 1)
+    assert (status["best_batch_size"], status["consecutive_failures"]) == (None, 0)
+
+
+@pytest.mark.parametrize("name", ["dynamic", "hybrid", "guarded-adaptive", "aimd", "static-16"])
+def test_a_disabled_tuner_obeys_no_order_says_so_and_moves_nothing(name):
+    server = Server(name)
+    server.window()
+    before = server.session.limits()
+    server.control.configure({"enabled": False})
+    orders = [
+        server.control.probe,
+        server.control.reset,
+        lambda: server.control.set_batch_size(24),
+        lambda: server.control.switch("static-64"),
+        lambda: server.control.try_policy(make_policy_bytes(), share=1.0),
+    ]
+    for order in orders:
+        with pytest.raises(NotObeyedError, match=r"disabled.*stays"):
+            order()
+        server.window(failed=True)
+        assert server.session.limits() == before
+    assert server.control.status()["enabled"] is False
+    server.control.configure({"enabled": True})
+    server.control.switch("static-64")
+    server.window()
+    assert server.batch_size == 64
+
+
+def test_a_disabled_tuner_that_is_enabled_again_is_the_one_that_was_chosen():
+    server = Server("aimd")
+    server.control.configure({"enabled": False})
+    server.control.configure({"enabled": True})
+    assert server.control.staged.decider.name == "aimd"
+
+
+def test_a_strategy_in_the_configuration_takes_over_whichever_tuner_decides():
+    server = Server("aimd")
+    server.control.configure({"strategy": "static", "fixed_batch_size": 12})
+    server.window()
+    assert server.batch_size == 12
+    server.control.configure({"strategy": "hybird"})
+    assert server.control.status()["strategy"] == "hybrid"
+
+
+@pytest.mark.parametrize("value", [0.005, 0.3])
+def test_a_performance_threshold_out_of_its_range_is_refused_while_running(value):
+    server = Server("dynamic")
+    before = server.control.config
+    with pytest.raises(ConfigError, match=r"performance_threshold.*0\.01-0\.2"):
+        server.control.configure({"performance_threshold": value, "growth_coefficient": 0.3})
+    assert server.control.config == before
 
 
 def test_a_policy_on_trial_decides_its_share_of_the_windows(server):

@@ -59,16 +59,21 @@ def test_the_configuration_is_answered_changed_and_refused_as_a_whole(server):
     assert httpx.get(f"{url}/config").json() == before
     changed = httpx.post(f"{url}/config", json={"growth_coefficient": 0.45, "max_batch_size": 32}).json()
     assert (changed["growth_coefficient"], changed["max_batch_size"]) == (0.45, 32)
+    assert (changed["success"], changed["new_config"]) == (True, httpx.get(f"{url}/config").json())
+    assert "growth_coefficient" in changed["message"]
     assert any("max_batch_size" in warning for warning in changed["warnings"])
     assert httpx.post(f"{url}/config", json=before).status_code == 200
 
 
 def test_a_batch_size_by_hand_comes_into_force(server):
     service, url = server
-    assert httpx.post(f"{url}/batch-size", json={"batch_size": 32}).json() == {"batch_size": 32}
+    answer = httpx.post(f"{url}/batch-size", json={"batch_size": 32}).json()
+    assert (answer["success"], answer["batch_size"], "32" in answer["message"]) == (True, 32, True)
     wait_for(lambda: service.session.limits().batch_size == 32)
     refused = httpx.post(f"{url}/batch-size", json={"batch_size": 100_000})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "batch_size")
+    assert refused.json()["success"] is False
+    assert refused.json()["message"] == refused.json()["error"]["message"]
 
 
 def test_switches_probes_and_resets(server):
@@ -78,11 +83,13 @@ def test_switches_probes_and_resets(server):
     assert httpx.post(f"{url}/probe").status_code == 409
     wrong = httpx.post(f"{url}/strategy", json={"strategy": "static-8", "track": "limit"})
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "track")
-    unknown = httpx.post(f"{url}/strategy", json={"strategy": "hybird"})
+    unknown = httpx.post(f"{url}/strategy", json={"strategy": "hybrd"})
     assert (unknown.status_code, "hybrid" in unknown.json()["error"]["message"]) == (400, True)
+    assert httpx.post(f"{url}/strategy", json={"strategy": "hybird"}).json()["strategy"] == "hybrid"
     assert httpx.post(f"{url}/strategy", json={"strategy": "dynamic"}).status_code == 200
     assert httpx.post(f"{url}/probe").json()["phase"] == "INITIAL_PROBING"
-    assert httpx.post(f"{url}/reset").status_code == 200
+    reset = httpx.post(f"{url}/reset").json()
+    assert (reset["success"], reset["phase"], reset["current_batch_size"]) == (True, "SAFE_FALLBACK", 1)
     assert httpx.get(f"{url}/decisions").json()[-1]["after"]["batch_size"] >= 1
 
 
@@ -94,14 +101,27 @@ def test_a_policy_is_uploaded_tried_and_withdrawn(server):
     corrupt = httpx.post(f"{url}/policy", content=make_policy_bytes()[:-9])
     assert (corrupt.status_code, corrupt.json()["error"]["param"]) == (400, "policy")
     assert httpx.get(f"{url}/status").json()["trial"]["verdict"] == "running"
-    assert httpx.delete(f"{url}/policy").json() == {"withdrawn": True}
+    assert httpx.delete(f"{url}/policy").json()["withdrawn"] is True
 
 
 def test_an_adviser_is_set_and_removed(server):
     _, url = server
-    assert httpx.post(f"{url}/shadow", json={"strategy": "aimd"}).json() == {"shadow": "aimd"}
+    assert httpx.post(f"{url}/shadow", json={"strategy": "aimd"}).json()["shadow"] == "aimd"
     assert httpx.get(f"{url}/status").json()["shadow"]["advice"]["batch_size"] >= 1
-    assert httpx.delete(f"{url}/shadow").json() == {"shadow": None}
+    assert httpx.delete(f"{url}/shadow").json()["shadow"] is None
+
+
+def test_a_disabled_tuner_answers_that_it_cannot_obey(server):
+    service, url = server
+    httpx.post(f"{url}/strategy", json={"strategy": "dynamic"})
+    httpx.post(f"{url}/batch-size", json={"batch_size": 20})
+    httpx.post(f"{url}/config", json={"enabled": False})
+    for path, body in (("batch-size", {"batch_size": 32}), ("probe", None), ("reset", None)):
+        answer = httpx.post(f"{url}/{path}", json=body)
+        assert (answer.status_code, answer.json()["success"]) == (409, False)
+        assert "disabled" in answer.json()["message"]
+        assert service.session.limits().batch_size == 20
+    assert httpx.post(f"{url}/config", json={"enabled": True}).json()["new_config"]["enabled"] is True
 
 
 def test_the_document_names_every_route_and_the_token(server):

@@ -8,7 +8,7 @@ import pytest
 
 from batchpilot.configs import ConfigError
 from batchpilot.core import Limits
-from batchpilot.tuners import Phase, ProbeTuner
+from batchpilot.tuners import NotObeyedError, Phase, ProbeTuner
 from batchpilot.tuners.probe.phases import TRANSITIONS
 
 CURVE = {
@@ -26,7 +26,7 @@ CURVE = {
     43: 0.715,
 }
 CURVE |= {34: 0.745, 30: 0.74}
-PROBE = [8, 1, 2, 4, 8, 16, 32, 64, 48, 40, 44, 42, 43]
+PROBE = [8, 16, 32, 64, 48, 40, 44, 42, 43]
 LIGHT = {"batch_size_mean": 0.5, "running": 0, "queue": 0, "oldest_wait_ms": 0.0}
 
 
@@ -45,7 +45,7 @@ def stable_drive(drive, **keys):
 
 def test_dynamic_probes_then_oscillates_then_runs_stably(drive):
     driven = drive(CURVE.__getitem__)
-    assert driven(13) == PROBE
+    assert driven(9) == PROBE
     assert driven.phase == Phase.DYNAMIC_ADJUSTMENT
     # Ten cycles around the best size 32, two up and two down: 5 % of 32.
     assert driven(10) == [32, 34, 32, 30, 32, 34, 32, 30, 32, 34]
@@ -57,7 +57,7 @@ def test_dynamic_probes_then_oscillates_then_runs_stably(drive):
 
 def test_hybrid_probes_then_locks(drive):
     driven = drive(CURVE.__getitem__, strategy="hybrid")
-    assert driven(13) == PROBE
+    assert driven(9) == PROBE
     assert driven.phase == Phase.STABLE_RUNNING
     assert driven(200) == [32] * 200
 
@@ -74,13 +74,13 @@ def test_a_manual_trigger_makes_hybrid_probe_again(drive):
     driven(30)
     driven.tuner.trigger_probe()
     assert driven.phase == Phase.INITIAL_PROBING
-    assert driven(12) == PROBE[1:]
+    assert driven(9) == PROBE
     assert driven(5) == [32] * 5
 
 
 def test_stable_running_explores_five_percent_above_every_hundred_batches(drive):
     driven = drive(CURVE.__getitem__)
-    driven(23)
+    driven(19)
     # 50 steps a window: due after two; no gain at 34. The trial took 50 steps, so the next is due after 500.
     assert driven(4) == [32, 32, 34, 32]
     assert driven(11) == [32] * 9 + [34, 32]
@@ -99,15 +99,15 @@ def test_an_exploration_that_leads_goes_back_to_adjustment(drive):
 
 def test_growth_by_a_fifth_while_memory_is_spare(drive):
     # The probe meets the cap of its attempts at 16; memory is spare and nothing larger is known: up a fifth.
-    driven = drive(lambda size: 0.5 + size / 1000, max_probing_attempts=5)
-    assert driven(6) == [8, 1, 2, 4, 8, 16]
+    driven = drive(lambda size: 0.5 + size / 1000, max_probing_attempts=2)
+    assert driven(2) == [8, 16]
     assert driven(4, memory_used_mb=50_000.0) == [16, 19, 23, 28]  # 16 + 3, 19 + 4, 23 + 5
 
 
 def test_a_confirmed_drop_at_the_best_size_tries_three_tenths_less(drive):
     # At the best size 32 the score falls from 0.75 to 0.70, below 0.95 * 0.75: measured again, then 32 - 10 is tried.
     driven = drive(CURVE.__getitem__)
-    driven(13)
+    driven(9)
     driven.score_of = {32: 0.70, 22: 0.60}.__getitem__
     assert driven(2) == [32, 32]
     assert driven.phase == Phase.RE_EVALUATION
@@ -118,7 +118,7 @@ def test_a_confirmed_drop_at_the_best_size_tries_three_tenths_less(drive):
 
 def test_a_drop_above_the_best_size_shrinks_to_the_best(drive):
     driven = drive(CURVE.__getitem__)
-    driven(14)
+    driven(10)
     driven.score_of = {34: 0.60, 32: 0.75}.__getitem__
     assert driven(3) == [34, 34, 32]
     assert driven.phase == Phase.DYNAMIC_ADJUSTMENT
@@ -180,7 +180,7 @@ def test_the_probe_stops_growing_where_the_memory_estimate_is_unsafe(drive):
 
 def test_out_of_memory_halves_and_probes_again(drive):
     driven = drive(lambda size: size / 300)
-    driven(7)
+    driven(3)
     assert driven.size == 64
     driven(1, failures=1)
     assert driven.size == 32
@@ -243,11 +243,32 @@ def test_the_safe_state_waits_longer_each_time(drive):
 
 def test_a_probe_without_an_acceptable_size_falls_back_and_probes_again(drive):
     driven = drive(lambda size: 0.005)  # 5 tokens/s < 10
-    driven(10)  # the initial size, nine sizes from 1 to 256
+    driven(6)  # 8 to 256
     assert driven.phase == Phase.SAFE_FALLBACK
     assert driven.size == 1
     driven(1)
     assert driven.phase == Phase.INITIAL_PROBING
+
+
+def test_a_first_size_whose_steps_take_too_long_is_left_downwards(drive):
+    # 900 ms a request: 8 and 6 exceed the 5000 ms that are acceptable, 4 and 5 do not; 5 has 50 tokens/s, 4 has 40.
+    driven = drive(lambda size: 0.0)
+    sizes = []
+    for turn in range(4):
+        size = driven.size
+        took = {"start_ms": 30_000.0 * turn, "steps": 4, "busy_ms": 3600.0 * size, "duration_ms": 3600.0 * size}
+        sizes += driven(1, **took, generated_tokens=36 * size * size)
+    assert sizes == [8, 4, 6, 5]
+    assert driven.tuner.status()["best_batch_size"] == 5
+
+
+def test_a_load_that_changes_while_the_probe_runs_cuts_no_measurement_short(drive):
+    driven = drive(lambda size: 0.5, stabilization_cycles=100)
+    driven(10, **LIGHT, prefill_tokens=500)
+    driven(5, **LIGHT, prefill_tokens=500, arrivals=500)
+    assert driven.phase == Phase.INITIAL_PROBING
+    # A window without a prompt, where the load has as many as usual, is averaged with the next whatever arrives.
+    assert driven(3, prefill_tokens=0, arrivals=500)[-1] == 8
 
 
 def test_an_unacceptable_size_is_never_best(drive):
@@ -336,7 +357,7 @@ def test_a_v_shaped_anomaly_is_ignored(drive):
 
 def test_an_anomaly_away_from_the_best_size_returns_to_it(drive):
     driven = drive(CURVE.__getitem__)
-    driven(14)
+    driven(10)
     assert driven.size == 34
     driven.score_of = lambda size: 0.3 if size == 34 else CURVE[size]
     assert driven(3) == [34, 34, 32]
@@ -345,7 +366,7 @@ def test_an_anomaly_away_from_the_best_size_returns_to_it(drive):
 
 def test_an_anomaly_at_the_best_size_while_adjusting_is_re_evaluated(drive):
     driven = drive(CURVE.__getitem__)
-    driven(13)
+    driven(9)
     driven.score_of = lambda size: 0.3
     driven(2)
     assert driven.phase == Phase.RE_EVALUATION
@@ -398,7 +419,7 @@ def test_light_load_is_never_grown_into(drive):
 
 def test_the_probe_waits_where_the_load_does_not_fill_a_size_and_goes_on_when_it_does(drive):
     driven = drive(lambda size: size / 300)
-    assert driven(6) == [8, 1, 2, 4, 8, 16]
+    assert driven(2) == [8, 16]
     assert driven(20, **LIGHT) == [32] * 20
     assert driven.phase == Phase.STABLE_RUNNING
     assert driven.tuner.status()["best_batch_size"] == 16
@@ -407,7 +428,7 @@ def test_the_probe_waits_where_the_load_does_not_fill_a_size_and_goes_on_when_it
 
 def test_a_batch_restricted_by_memory_ends_growth(drive):
     driven = drive(lambda size: min(size, 20) / 30)
-    driven(6)
+    driven(2)
     saturated = {"batch_size_mean": 20.0, "running": 20}
     driven(1, **saturated)
     assert driven.phase == Phase.DYNAMIC_ADJUSTMENT
@@ -416,18 +437,19 @@ def test_a_batch_restricted_by_memory_ends_growth(drive):
 
 def test_a_batch_still_filling_is_waited_for_until_the_timeout(drive):
     driven = drive(lambda size: size / 300, probing_timeout_ms=5000.0)
-    driven(3)
+    driven(1)
     filling = {"batch_size_mean": 1.0, "running": 4}
-    assert driven(5, **filling) == [4] * 5
+    assert driven(5, **filling) == [16] * 5
     assert driven.phase == Phase.DYNAMIC_ADJUSTMENT  # the size is not what restricted it, so growth ends
 
 
 def test_a_draining_batch_is_never_credited_to_the_smaller_limit(drive):
-    driven = drive(lambda size: 0.9)
-    driven(1)
-    draining = {"batch_size_mean": 8.0, "running": 8}
-    assert driven(6, **draining) == [1, 1, 1, 1, 1, 2]
-    assert driven.tuner.status()["best_batch_size"] is None
+    driven = drive(lambda size: 0.9 if size == 8 else 0.5)
+    assert driven(3) == [8, 16, 32]  # 32 is the third attempt and below 0.8 of 0.9: down to 4
+    draining = {"batch_size_mean": 32.0, "running": 32}
+    assert driven(5, **draining) == [4] * 5
+    assert driven.size == 12  # given up: between 8 and 16
+    assert driven.tuner.status()["best_batch_size"] == 8
 
 
 def test_windows_at_another_size_are_ignored_and_counted(drive, window):
@@ -445,44 +467,44 @@ def test_windows_at_another_size_are_ignored_and_counted(drive, window):
 def test_other_fields_of_the_limits_do_not_matter(window):
     tuner = ProbeTuner(settle_ms=0.0)
     tuner.tell(window(Limits(8, token_budget=77), 0.5))
-    assert tuner.ask().batch_size == 1
+    assert tuner.ask().batch_size == 16
 
 
 def test_windows_that_measured_nothing_hold(drive):
     driven = drive(CURVE.__getitem__)
-    driven(5)
+    driven(1)
     assert driven(50, steps=0, generated_tokens=0, busy_ms=0.0, arrivals=0) == [16] * 50
     assert driven.tuner.status()["windows_held"] == 50
 
 
 def test_time_going_backwards_is_odd_once_and_then_goes_on(drive):
     driven = drive(CURVE.__getitem__)
-    driven(5)
+    driven(2)
     driven.index = 0
-    assert driven(3) == [16, 16, 32]
+    assert driven(3) == [32, 32, 64]
     assert driven.tuner.status()["windows_odd"] == 1
 
 
 def test_several_windows_can_make_one_decision(drive):
     driven = drive(CURVE.__getitem__, options={"windows_per_decision": 3})
-    assert driven(12) == [8] * 3 + [1] * 3 + [2] * 3 + [4] * 3
+    assert driven(12) == [8] * 3 + [16] * 3 + [32] * 3 + [64] * 3
 
 
 def test_decisions_are_an_adjustment_interval_apart(drive):
     driven = drive(CURVE.__getitem__, adjustment_interval_ms=100.0)
     short = {"duration_ms": 40.0, "busy_ms": 40.0}
-    assert driven(9, **short) == [8] * 3 + [1] * 3 + [2] * 3
+    assert driven(9, **short) == [8] * 3 + [16] * 3 + [32] * 3
 
 
 def test_after_a_larger_move_the_batch_may_settle(drive):
-    driven = drive(CURVE.__getitem__, options={"settle_ms": 1000.0})
-    # 8 -> 1 and moves by more than one request are waited for; 1 -> 2 is not.
-    assert driven(9) == [8, 1, 1, 2, 4, 4, 8, 8, 16]
+    driven = drive(CURVE.__getitem__, options={"settle_ms": 1000.0}, initial_batch_size=1)
+    # The batch that has only just filled is waited for, and moves by more than one request are; 1 -> 2 is not.
+    assert driven(10) == [1, 1, 1, 2, 4, 4, 8, 8, 16, 16]
 
 
 def test_windows_are_averaged_until_they_hold_the_usual_mix_of_prompts(drive):
     driven = drive(lambda size: 0.5)
-    driven(6, prefill_tokens=500)
+    driven(2, prefill_tokens=500)
     # No prompt at all for one window, twice as many in the next: together they are the usual mix.
     assert driven(1, prefill_tokens=0) == [32]
     assert driven.size == 32
@@ -492,8 +514,8 @@ def test_windows_are_averaged_until_they_hold_the_usual_mix_of_prompts(drive):
 
 def test_an_unusual_mix_is_waited_for_until_the_timeout(drive):
     driven = drive(lambda size: 0.5, probing_timeout_ms=5000.0)
-    driven(3, prefill_tokens=5000)
-    assert driven(6, prefill_tokens=0) == [4] * 5 + [8]
+    driven(1, prefill_tokens=5000)
+    assert driven(6, prefill_tokens=0) == [16] * 5 + [32]
 
 
 def test_a_tuner_keeps_the_other_limits_of_its_base():
@@ -543,9 +565,9 @@ def test_a_configuration_change_is_refused_as_a_whole(drive):
 @pytest.mark.filterwarnings("ignore::batchpilot.configs.ConfigWarning")
 def test_changed_bounds_restart_a_probe_under_way(drive):
     driven = drive(lambda size: size / 300)
-    driven(5)
-    driven.tuner.update_config({"min_batch_size": 3, "max_batch_size": 10})
-    assert driven(4) == [3, 6, 10, 10]
+    driven(3)
+    driven.tuner.update_config({"min_batch_size": 3, "initial_batch_size": 4, "max_batch_size": 10})
+    assert driven(4) == [4, 8, 10, 10]
 
 
 def test_changed_weights_forget_the_scores(drive):
@@ -568,6 +590,43 @@ def test_a_disabled_tuner_holds(drive):
     assert drive(CURVE.__getitem__, enabled=False)(30) == [8] * 30
 
 
+@pytest.mark.parametrize(
+    "keys", [{"enabled": False}, {"strategy": "static"}, {"strategy": "static", "fixed_batch_size": 16}]
+)
+def test_nothing_moves_the_size_of_a_tuner_that_is_disabled_or_static(drive, keys):
+    driven = drive(CURVE.__getitem__, **keys)
+    size = driven.size
+    orders = [
+        driven.tuner.trigger_probe,
+        driven.tuner.reset_to_safe_state,
+        lambda: driven.tuner.set_batch_size(32),
+    ]
+    for order in orders:
+        with pytest.raises(NotObeyedError, match=r"disabled|static"):
+            order()
+        assert driven(4, failures=1) + driven(4) == [size] * 8
+    driven(5, failures=1)
+    assert "stays" in driven.tuner.status()["reason"]
+
+
+def test_a_tuner_that_is_disabled_holds_where_it_is_whatever_comes(drive):
+    driven = stable_drive(drive)
+    driven.tuner.update_config({"enabled": False})
+    driven.tuner.reset()
+    assert driven(10, failures=1) + driven(10) == [32] * 20
+    driven.tuner.update_config({"enabled": True})
+    driven(1, failures=1)
+    assert driven.size == 16
+
+
+def test_a_reset_to_the_safe_state_waits_at_the_minimum_for_a_healthy_window(drive):
+    driven = stable_drive(drive)
+    driven.tuner.reset_to_safe_state()
+    status = driven.tuner.status()
+    assert (driven.size, status["phase"], status["best_batch_size"]) == (1, "SAFE_FALLBACK", None)
+    assert driven(3) == [1, 1, 2]
+
+
 def test_dynamic_can_be_made_hybrid_while_running(drive):
     driven = stable_drive(drive)
     driven.tuner.update_config({"strategy": "hybrid"})
@@ -579,8 +638,8 @@ def test_reset_starts_over(drive):
     driven = stable_drive(drive)
     driven.tuner.reset(seed=3)
     driven.score_of, driven.index = CURVE.__getitem__, 0
-    assert driven(13) == PROBE
-    assert driven.tuner.status()["windows_heard"] == 13
+    assert driven(9) == PROBE
+    assert driven.tuner.status()["windows_heard"] == 9
 
 
 def test_status_holds_every_key_of_the_api(drive):

@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 from batchpilot.tuners.probe.probing import MAX_BISECTIONS, Probe
 
 
-def sizes_proposed(probe: Probe, score_of: Callable[[int], float], is_safe=lambda size: True) -> list[int]:
+def sizes_proposed(
+    probe: Probe, score_of: Callable[[int], float], is_safe=lambda size: True, too_large_from: int = 10_000
+) -> list[int]:
     scores: dict[int, float] = {}
     while True:
         scores[probe.size] = score_of(probe.size)
-        if probe.advance(scores, is_safe) is None:
+        if probe.advance(scores, is_safe, too_large=probe.size >= too_large_from) is None:
             return probe.sizes
 
 
@@ -20,7 +22,7 @@ def best(probe: Probe, score_of: Callable[[int], float]) -> int | None:
     return probe.best({size: score_of(size) for size in probe.sizes})
 
 
-def test_growth_doubles_from_the_minimum_until_the_cap():
+def test_growth_doubles_from_the_first_size_until_the_cap():
     probe = Probe(1, highest=100)
     assert sizes_proposed(probe, lambda n: n / 100) == [1, 2, 4, 8, 16, 32, 64, 100]
     assert best(probe, lambda n: n / 100) == 100
@@ -101,7 +103,42 @@ def test_no_acceptable_size_is_no_result():
     assert best(probe, lambda n: 0.0) is None
 
 
+def test_a_first_size_that_is_too_large_is_left_downwards_until_one_is_acceptable():
+    # 64 and 32 take too long, 16 does not: smaller ones are not asked, the edge between 16 and 32 is.
+    sizes = sizes_proposed(Probe(64, highest=256), lambda n: n / 100 if n < 20 else 0.0, too_large_from=20)
+    assert sizes == [64, 32, 16, 24, 20, 18, 19]
+
+
+def test_a_first_size_beyond_the_peak_is_left_downwards_while_scores_rise():
+    def score_of(size: int) -> float:
+        return max(0.1, 0.8 - 0.06 * abs(size - 4))
+
+    # 16, the first larger one, is worse, so is 32 (the third attempt): down to 4, which leads, and 2, which does not.
+    probe = Probe(8, highest=256)
+    assert sizes_proposed(probe, score_of)[:5] == [8, 16, 32, 4, 2]
+    assert best(probe, score_of) == 4
+
+
+def test_a_first_size_whose_larger_ones_are_no_worse_is_not_left_downwards():
+    assert min(sizes_proposed(Probe(8, highest=256), lambda n: 0.5)) == 8
+
+
+def test_the_probe_never_goes_below_its_lowest_size():
+    assert sizes_proposed(Probe(8, highest=256, lowest=3), lambda n: 0.0, too_large_from=1) == [8, 4, 3]
+
+
+def test_a_larger_size_that_is_too_large_ends_growth_at_once():
+    sizes = sizes_proposed(Probe(8, highest=256), lambda n: n / 100 if n < 12 else 0.0, too_large_from=12)
+    assert sizes == [8, 16, 12, 10, 11]
+
+
+def test_a_size_below_which_nothing_can_help_is_not_left_downwards():
+    # Too little throughput or utilisation: a smaller batch has less of both.
+    assert sizes_proposed(Probe(8, highest=16), lambda n: 0.0) == [8, 16]
+
+
 @given(
+    st.integers(1, 8),
     st.integers(1, 8),
     st.integers(8, 600),
     st.floats(1.01, 4.0),
@@ -109,13 +146,14 @@ def test_no_acceptable_size_is_no_result():
     st.dictionaries(st.integers(1, 600), st.floats(0.0, 1.0)),
     st.integers(1, 600),
 )
-def test_the_probe_always_ends_within_its_bounds(first, highest, factor, attempts, scores, unsafe_from):
-    probe = Probe(first, highest, factor, attempts)
+def test_the_probe_always_ends_within_its_bounds(lowest, above, highest, factor, attempts, scores, unsafe_from):
+    first = min(lowest + above, highest)
+    probe = Probe(first, highest, lowest=lowest, growth_factor=factor, max_attempts=attempts)
     sizes = sizes_proposed(probe, lambda n: scores.get(n, n / 600), is_safe=lambda n: n < unsafe_from)
     assert len(sizes) <= attempts + MAX_BISECTIONS
     assert len(set(sizes)) == len(sizes)
-    assert all(first <= size <= highest for size in sizes)
-    assert all(size < unsafe_from for size in sizes[1:])
+    assert all(lowest <= size <= highest for size in sizes)
+    assert all(size < unsafe_from for size in sizes if size > first)
     winner = best(probe, lambda n: scores.get(n, n / 600))
     if winner is not None:
         assert scores.get(winner, winner / 600) == max(scores.get(n, n / 600) for n in sizes)
