@@ -28,8 +28,8 @@ def load_tuner_config(path: str | Path, *, warn: bool = True) -> TunerConfig:
         warn: whether values outside their recommended range are warned of, with file and line.
 
     Raises:
-        ConfigError: a section that is misplaced or misspelt, an unknown key, a value that is not allowed, or a contradiction; the message names
-            file, line, key, what was given and what is allowed.
+        ConfigError: a section that is misplaced or misspelt, an unknown key, a value that is not allowed, or a
+            contradiction; the message names file, line, key, what was given and what is allowed.
         OSError: the file cannot be read.
     """
     file = read_yaml(path)

@@ -6,6 +6,7 @@ A row gives the very numbers that a `SimulatedEngine` gives for the same run: ro
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import get_num_threads, set_num_threads
@@ -50,6 +51,16 @@ class SimulationRows:
         self._codes = np.zeros(n, np.int64)
         self._discipline = np.zeros(n)
         self._use(allocate(n, 0))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the views, which a copy makes anew of its own arrays."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_clock", "_limits", "_records")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Go on from a copy exactly as the original would."""
+        self.__dict__.update(state)
+        self._records = self.metrics.view(np.recarray)
+        self._use(self._state)
 
     @property
     def now_ms(self) -> NDArray[np.float64]:

@@ -89,6 +89,15 @@ class Task:
         self.backend = make_backend(backend, backend_options)
         self._remembered = lru_cache(REMEMBERED_RUNS)(self._prepared)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the remembered runs, which are prepared again when they are wanted."""
+        return {name: value for name, value in self.__dict__.items() if name != "_remembered"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Go on from a copy."""
+        self.__dict__.update(state)
+        self._remembered = lru_cache(REMEMBERED_RUNS)(self._prepared)
+
     def draw(self, rng: np.random.Generator, options: Mapping[str, Any] | None = None) -> PreparedRun:
         """The run of the next episode.
 

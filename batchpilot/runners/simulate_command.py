@@ -64,6 +64,8 @@ def simulate(
     """Run one strategy on one scenario and print what happened."""
     if tuner is not None and limits is not None:
         raise ValueError("--tuner and --limits are both given; a run follows one of them")
+    if config is not None and tuner is None and limits is None:
+        tuner = find_tuner_config(config).strategy
     if tuner is None:
         refuse(context, "without --tuner", "track", "config")
     elif tuner in REFERENCES:

@@ -47,12 +47,24 @@ class Controls:
     """
 
     def __init__(self, state: SchedulerState, discipline: str) -> None:
+        self._discipline = discipline
+        self._limits: Limits | None = None
+        self._use(state)
+
+    def __getstate__(self) -> tuple[SchedulerState, str, Limits | None]:
+        """What a copy is made of; views are not, since a copied view no longer looks at what it is a view of."""
+        return SchedulerState(*(array.copy() for array in self._state)), self._discipline, self._limits
+
+    def __setstate__(self, state: tuple[SchedulerState, str, Limits | None]) -> None:
+        """Go on from a copy."""
+        arrays, self._discipline, self._limits = state
+        self._use(arrays)
+
+    def _use(self, state: SchedulerState) -> None:
         self.row = plain(row)(state, 0)
         self.clock = np.asarray(state.clock)[0]
         self.record = np.zeros(1, METRICS).view(np.recarray)
         self._state = state
-        self._discipline = discipline
-        self._limits: Limits | None = None
 
     @property
     def now_ms(self) -> float:

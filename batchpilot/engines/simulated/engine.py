@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -208,6 +209,19 @@ class SimulatedEngine:
         self._controls = Controls(state, config.discipline)
         self._row = self._controls.row
         self._full_logs: list[NDArray[np.float64]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the view of the scheduler's arrays, which a copy makes anew of its own."""
+        return {name: value for name, value in self.__dict__.items() if name != "_row"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Go on from a copy exactly as the original would."""
+        self.__dict__.update(state)
+        self._row = self._controls.row
+
+    def __copy__(self) -> SimulatedEngine:
+        """Two engines over the same arrays would be one: a copy is always a deep one."""
+        return copy.deepcopy(self)
 
     @property
     def state(self) -> SchedulerState:

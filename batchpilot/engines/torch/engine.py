@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -128,6 +129,12 @@ class TorchEngine:
             longest=int((requests.prompt_tokens + output).max(initial=0) + output.max(initial=0)),
             clock=clock,
             record_steps=record_steps,
+        )
+
+    def __getstate__(self) -> NoReturn:
+        """Refuse to be copied or pickled: model, KV cache and clock belong to one device."""
+        raise TypeError(
+            "a torch engine cannot be copied or pickled: its KV cache and clock are a device's; start another one"
         )
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Hashable
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -95,6 +96,12 @@ class LiveEngine:
         )
         self._error: str | None = None
         self._events: list[Event] = []
+
+    def __getstate__(self) -> NoReturn:
+        """Refuse to be copied or pickled: model, KV cache and clock belong to one device."""
+        raise TypeError(
+            "a torch engine cannot be copied or pickled: its KV cache and clock are a device's; start another one"
+        )
 
     @property
     def state(self) -> SchedulerState:

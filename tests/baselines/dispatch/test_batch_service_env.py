@@ -7,7 +7,7 @@ from gymnasium.utils.env_checker import check_env
 
 from batchpilot.baselines.dispatch.batch_service import BatchServiceProblem, control_limit_policy
 from batchpilot.baselines.dispatch.smdp import evaluate, optimal_policy
-from batchpilot.envs.batch_service import BatchServiceEnv
+from batchpilot.envs.batch_service import DEFAULT_PROBLEM, BatchServiceEnv
 
 PROBLEM = BatchServiceProblem(
     100.0, [6.0 + size for size in range(1, 9)], 40, [0.5 + 0.1 * size for size in range(1, 9)], energy_weight=0.3

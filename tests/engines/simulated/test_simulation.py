@@ -1,12 +1,17 @@
 """The public `simulate`: its clock, drift, failures, windows and errors."""
 
+import copy
+import pickle
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from batchpilot import SLO, Limits, RequestTable, SaturationParameters, Tuner, simulate
+from batchpilot.configs.scenario import scenario
+from batchpilot.engines import SimulatedEngine
 from batchpilot.engines.scheduler.state import FINISH_REASONS
+from batchpilot.envs.scenarios import prepare
 
 LATENCY = SaturationParameters(p_max=12.0, k_b=10.0, k_s=0.01, tau_0=5.0, tau_b=0.02, tau_c=3e-4)
 
@@ -250,3 +255,19 @@ def test_parameters_may_come_from_a_file(tmp_path):
 def test_a_bad_argument_is_named(change, message):
     with pytest.raises(ValueError, match=message):
         simulate(steady(5), LATENCY, Limits(4), **change)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda engine: pickle.loads(pickle.dumps(engine))])
+def test_a_copied_engine_goes_on_exactly_as_the_original(copied):
+    run = prepare(scenario("quick-chat"), 0)
+    original = SimulatedEngine(run.engine, run.requests, record_steps=True)
+    original.set_limits(Limits(16))
+    original.run_until(5000.0)
+    other = copied(original)
+    for until_ms in (8000.0, 12_000.0):
+        assert original.run_until(until_ms) == other.run_until(until_ms)
+        assert original.now_ms == other.now_ms
+        np.testing.assert_equal(other.close_window().to_dict(), original.close_window().to_dict())
+        original.set_limits(Limits(8))
+        other.set_limits(Limits(8))
+    np.testing.assert_array_equal(other.step_log(), original.step_log())
