@@ -31,7 +31,7 @@ from batchpilot.latency.fitting.observations import Observations
 from batchpilot.latency.fitting.regressors import GivenRegressor, LatencyRegressor, make_regressor
 from batchpilot.latency.fitting.residuals import LOSSES
 from batchpilot.latency.fitting.saturation_fit import fit
-from batchpilot.latency.model import roofline
+from batchpilot.latency.model.roofline import roofline
 
 DEVICES = ("A100-80GB", "H100-80GB")
 MODEL = "Llama-2-70B"

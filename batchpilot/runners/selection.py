@@ -69,6 +69,18 @@ def find_tuner_config(name: str | None) -> TunerConfig:
     return preset(name) if name in presets() or not looks_like_file(name) else load_tuner_config(name)
 
 
+def chosen_tuner(typed: str | None, config: object | None, section: TunerConfig, default: str) -> str:
+    """The tuner of a command: as typed, else the `strategy` of the configuration that was named, else the default.
+
+    Args:
+        typed: `--tuner`, None when it was not given.
+        config: `--config`, None when it was not given.
+        section: what that holds.
+        default: the command's own.
+    """
+    return typed or (default if config is None else section.strategy)
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
     """What options change in every scenario of a command; None changes nothing.

@@ -31,9 +31,9 @@ from batchpilot.runners.options import (
     reporting_mistakes,
     stdout_console,
 )
-from batchpilot.runners.selection import Changes, find_scenario, find_tuner_config, parse_limits
+from batchpilot.runners.selection import Changes, chosen_tuner, find_scenario, find_tuner_config, parse_limits
 from batchpilot.runners.stated import stated
-from batchpilot.tuners import TUNERS
+from batchpilot.tuners import DEFAULT_TUNER, TUNERS
 
 
 @reporting_mistakes
@@ -65,7 +65,7 @@ def simulate(
     if tuner is not None and limits is not None:
         raise ValueError("--tuner and --limits are both given; a run follows one of them")
     if config is not None and tuner is None and limits is None:
-        tuner = find_tuner_config(config).strategy
+        tuner = chosen_tuner(None, config, find_tuner_config(config), DEFAULT_TUNER)
     if tuner is None:
         refuse(context, "without --tuner", "track", "config")
     elif tuner in REFERENCES:

@@ -53,7 +53,8 @@ class Controls:
 
     def __getstate__(self) -> tuple[SchedulerState, str, Limits | None]:
         """What a copy is made of; views are not, since a copied view no longer looks at what it is a view of."""
-        return SchedulerState(*(array.copy() for array in self._state)), self._discipline, self._limits
+        arrays = SchedulerState._make(array.copy() for array in self._state)
+        return arrays, self._discipline, self._limits
 
     def __setstate__(self, state: tuple[SchedulerState, str, Limits | None]) -> None:
         """Go on from a copy."""

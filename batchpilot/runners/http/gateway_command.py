@@ -16,7 +16,7 @@ from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.http.tokens import TOKEN_VARIABLE, chosen_token
 from batchpilot.runners.leaderboard.strategies import make_strategy
 from batchpilot.runners.options import refuse, reporting_mistakes
-from batchpilot.runners.selection import find_tuner_config, parse_limits
+from batchpilot.runners.selection import chosen_tuner, find_tuner_config, parse_limits
 from batchpilot.serving.doors.origins import check_binding
 from batchpilot.serving.gateway.settings import GatewaySettings
 from batchpilot.serving.interpreter import share_sooner
@@ -31,8 +31,8 @@ def gateway(
     context: typer.Context,
     upstream: Annotated[str, typer.Option(help="The server's address, http://127.0.0.1:8000.")],
     tuner: Annotated[
-        str, typer.Option(help="A strategy, policy:FILE.onnx or FILE.py:CLASS, as in the leaderboard.")
-    ] = DEFAULT_TUNER,
+        str | None, typer.Option(help="A strategy, policy:FILE.onnx or FILE.py:CLASS, as in the leaderboard.")
+    ] = None,
     limits: Annotated[str | None, typer.Option(help="Constant limits instead: batch_size=64,ttft_guard=1.0.")] = None,
     ttft_ms: Annotated[float, typer.Option(help="Promised time to first token, of requests that name no class.")] = (
         SLO().ttft_ms
@@ -74,7 +74,9 @@ def gateway(
         strategy = StaticTuner(parse_limits(limits))
     else:
         latency = None if parameters is None else SaturationParameters.from_yaml(parameters)
-        setting = Setting(find_tuner_config(config), SERVER_DEFAULT, slo, seed, track, latency)
+        section = find_tuner_config(config)
+        tuner = chosen_tuner(tuner, config, section, DEFAULT_TUNER)
+        setting = Setting(section, SERVER_DEFAULT, slo, seed, track, latency)
         rehearse(make_strategy(tuner, setting))
         strategy = make_strategy(tuner, setting)
     session = TunerSession(strategy, window_ms=window_ms, background=strategy.needs_details)

@@ -37,7 +37,14 @@ from batchpilot.runners.options import (
     stdout_console,
 )
 from batchpilot.runners.report.tables import tables
-from batchpilot.runners.selection import Changes, find_scenario, find_tuner_config, parse_limits, replay_of
+from batchpilot.runners.selection import (
+    Changes,
+    chosen_tuner,
+    find_scenario,
+    find_tuner_config,
+    parse_limits,
+    replay_of,
+)
 from batchpilot.runners.torch.backends import (
     BackendOption,
     chosen_server,
@@ -139,7 +146,9 @@ def load(
         loaded = start_backend(server, parameters=parameters, seed=seed, show=shown_calibration)
         run = loaded.prepare(replace(changes, device=None, model=None, dtype=None, parameters=None).of(chosen), seed)
         sent = cut(run)
-        own = OwnEngine(server, loaded, run, sent, OwnTuner(tuner or DEFAULT_TUNER, track, config), seed)
+        section = find_tuner_config(None if config is None else str(config))
+        tuner = chosen_tuner(tuner, config, section, DEFAULT_TUNER)
+        own = OwnEngine(server, loaded, run, sent, OwnTuner(tuner, track, config), seed)
         del loaded
         settings = replace(settings, bytes_per_token=bytes_per_token or own.bytes_per_token)
         simulate = partial(own.simulated, grace_s)
@@ -203,9 +212,12 @@ def _strategy(
     run: PreparedRun, tuner: str | None, track: str, config: Path | None, limits: str | None
 ) -> Limits | Tuner:
     """What the simulation of catalogued hardware runs with."""
-    if tuner is None:
-        return SERVER_DEFAULT if limits is None else parse_limits(limits)
+    if limits is not None:
+        return parse_limits(limits)
+    if tuner is None and config is None:
+        return SERVER_DEFAULT
     section = find_tuner_config(None if config is None else str(config))
+    tuner = chosen_tuner(tuner, config, section, DEFAULT_TUNER)
     latency = run.engine.believed_latency()
     return make_strategy(tuner, Setting(section, SERVER_DEFAULT, tightest_slo(run), run.seed, track, latency))
 

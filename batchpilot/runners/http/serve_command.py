@@ -15,7 +15,7 @@ from batchpilot.engines.loading import load_runner
 from batchpilot.latency.model.parameter_file import read_parameters
 from batchpilot.runners.http.tokens import TOKEN_VARIABLE, chosen_token
 from batchpilot.runners.options import refuse, reporting_mistakes, stdout_console
-from batchpilot.runners.selection import check_promise, find_tuner_config, parse_limits
+from batchpilot.runners.selection import check_promise, chosen_tuner, find_tuner_config, parse_limits
 from batchpilot.serving.doors.origins import check_binding
 from batchpilot.serving.rollout.control import make_setting
 from batchpilot.tuners import DEFAULT_TUNER
@@ -26,8 +26,13 @@ def serve(
     context: typer.Context,
     model: Annotated[str, typer.Option("--model", help="A preset with random weights, or a model's folder.")],
     tuner: Annotated[
-        str, typer.Option("--tuner", help="Sets the limits: guarded-adaptive, model-based, policy:FILE.onnx, ...")
-    ] = DEFAULT_TUNER,
+        str | None,
+        typer.Option(
+            "--tuner",
+            help="Sets the limits: hybrid, model-based, policy:FILE.onnx, ...; else the strategy of --config, else "
+            f"{DEFAULT_TUNER}.",
+        ),
+    ] = None,
     track: Annotated[
         str, typer.Option("--track", help="Which limits it may move: batch, limits, guarded.")
     ] = "guarded",
@@ -75,6 +80,7 @@ def serve(
         tuner = "static"
     constant = SERVER_DEFAULT if limits is None else parse_limits(limits)
     tuner_config = find_tuner_config(config)
+    tuner = chosen_tuner(tuner, config, tuner_config, DEFAULT_TUNER)
     known = None if parameters is None else read_parameters(parameters).parameters
     token = chosen_token(token_file)
     from batchpilot.engines import detect_device

@@ -15,7 +15,7 @@ from batchpilot.core import WindowMetrics
 
 BLOCK_WINDOWS = 4
 FEWEST_ENDED = 30
-"""Requests that must have ended on either side before attainments are compared."""
+"""Requests that must have ended on either side before attainments are compared, and before anything is promoted."""
 
 WORSE_BY, CERTAIN = 0.02, 2.0
 """A trial is worse when its SLO attainment is lower by this much and by so many standard errors."""
@@ -87,7 +87,8 @@ class Canary:
     Args:
         share: of the windows that the new tuner decides, above 0 and at most 1.
         before: windows of the old one before the trial, for a share of 1; otherwise it is judged by its turns.
-        promote_after: judged windows of the new tuner after which it stays for good, >= 1.
+        promote_after: judged windows of the new tuner after which it stays for good, >= 1, once enough requests have
+            ended on either side.
 
     Attributes:
         share: as given.
@@ -165,6 +166,10 @@ class Canary:
             self.fail(f"{new.failures} failed steps in {new.windows} windows, {old.failures} in {old.windows} before")
         elif self._is_worse():
             self.fail(f"SLO attainment {new.attainment:.3f} in its windows, {old.attainment:.3f} in the others")
+        elif new.windows >= self._promote_after and min(new.ended, old.ended) < FEWEST_ENDED:
+            self.reason = (
+                f"{new.ended} requests ended in its windows, {old.ended} in the others; {FEWEST_ENDED} are needed"
+            )
         elif new.windows >= self._promote_after:
             self.verdict, self.reason = "promoted", f"no worse in {new.windows} windows"
 

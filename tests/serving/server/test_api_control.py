@@ -188,6 +188,19 @@ def test_a_policy_that_serves_no_worse_stays(server):
     assert server.control.staged.decider.name == "policy"
 
 
+@pytest.mark.parametrize("requests", [0, 1])
+def test_a_policy_is_not_promoted_before_enough_requests_ended_on_either_side(server, requests):
+    server.control.try_policy(make_policy_bytes(), share=0.5, promote_after=10)
+    for _ in range(40):
+        server.window(requests=requests)
+    trial = server.control.status()["trial"]
+    assert trial["verdict"] == "running"
+    assert "30 are needed" in trial["reason"]
+    for _ in range(20):
+        server.window()
+    assert server.control.status()["trial"]["verdict"] == "promoted"
+
+
 def test_a_whole_swap_is_held_against_what_was_before(server):
     for _ in range(20):
         server.window()
