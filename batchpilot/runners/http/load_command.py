@@ -193,7 +193,7 @@ def _refuse_unused(context: typer.Context, url: str | None, *, compare: bool, tu
         refuse(context, "without --out", "overwrite")
     if not (compare or url is None):
         refuse(context, "without --compare", "track", "config")
-    elif tuner is None and not own:
+    elif tuner is None and not own and (context.params["config"] is None or context.params["limits"] is not None):
         refuse(context, "without --tuner", "track", "config")
 
 
