@@ -108,8 +108,8 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._ended
 
     def send_400_response(self, said: str) -> None:
-        """Refuse what cannot be read on; in the middle of another request's answer without a word."""
-        if self._answering:
+        """Refuse what cannot be read on; without a word where it would stand in or before another request's answer."""
+        if self._answering and (len(self._cycles) > 1 or self._cycles[0].response_started):
             self.transport.abort()
         elif max(self._unread, self._head) > MOST_HEAD_BYTES:
             super().send_400_response(f"The head of a request may have {MOST_HEAD_BYTES} bytes.")
