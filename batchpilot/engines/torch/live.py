@@ -217,6 +217,15 @@ class LiveEngine:
         self._hear({})
         return True
 
+    def is_waiting(self, request: int) -> bool:
+        """Whether a request waits for its turn and never had one; may be asked from any thread.
+
+        Args:
+            request: its id; one that has ended, or never was, does not wait.
+        """
+        r = self._rows.find(request)
+        return r is not None and not self._row.requests[r].admitted
+
     def step(self) -> LiveStep:
         """Plan, run and commit one step, if there is anything to run.
 

@@ -90,6 +90,14 @@ class LiveRows:
         """
         return self._row_of[request]
 
+    def find(self, request: int) -> int | None:
+        """The row of a request, None if it has left.
+
+        Args:
+            request: its id.
+        """
+        return self._row_of.get(request)
+
     def request_in(self, r: int) -> int:
         """The id of the request in a row.
 

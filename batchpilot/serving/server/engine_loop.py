@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import queue
 import threading
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -139,6 +141,29 @@ class EngineLoop:
         # Looked at after it was put among the open ones: either the thread sees it there, or this sees the thread end.
         if self.failure is not None or self._stopping.is_set():
             self._end(generation, "engine_error" if self.failure else "shutting_down")
+        self._watch(generation)
+
+    def _watch(self, generation: Generation) -> None:
+        """Look again at a request that waits when the guard gives it up, whatever step runs then."""
+        guard, event_loop = self._session.limits().ttft_guard, self._event_loop
+        deadline_s = generation.order.arrived_s + (guard or math.inf) * generation.order.ttft_target_ms / 1000.0
+        if math.isfinite(deadline_s) and event_loop is not None and not event_loop.is_closed():
+            delay_s = max(deadline_s - self._clock(), 0.0)
+            # By a weak reference: a request that is over is not kept for as long as it was promised.
+            watched = weakref.ref(generation)
+            event_loop.call_soon_threadsafe(lambda: event_loop.call_later(delay_s, self._give_up, watched))
+
+    def _give_up(self, watched: weakref.ref[Generation]) -> None:
+        """Tell the client of a request that still waits; the engine refuses it by the same rule when it looks next."""
+        generation = watched()
+        if generation is None or generation.ended:
+            return
+        order, guard = generation.order, self._session.limits().ttft_guard
+        if guard is None or self._clock() < order.arrived_s + guard * order.ttft_target_ms / 1000.0:
+            self._watch(generation)  # the guard has moved
+        elif generation.number is None or self._engine.is_waiting(generation.number):
+            generation.given_up = True
+            self._end(generation, "refused_by_guard")
 
     def cancel(self, generation: Generation, *, satisfied: bool = False) -> None:
         """Nobody wants the rest of an answer: its KV blocks are freed before the next step.
@@ -222,7 +247,7 @@ class EngineLoop:
 
     def _admit(self, generation: Generation) -> None:
         order = generation.order
-        if generation.cancelled or generation.ended:
+        if generation.cancelled or (generation.ended and not generation.given_up):
             return
         self._engine.set_limits(self._session.limits())
         waited_ms = 1000.0 * max(self._clock() - order.arrived_s, 0.0)
@@ -258,6 +283,9 @@ class EngineLoop:
         self._session.on_step_tokens(spoke)
         for number, token, finished in step.events:
             generation = self._generations[number]
+            if generation.ended and finished is None:
+                self.cancel(generation)  # given up just when its turn came
+                continue
             if token is not None:
                 if generation.first_s is None:
                     generation.first_s = now_s

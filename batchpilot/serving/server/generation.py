@@ -73,7 +73,7 @@ class Order:
     arrived_s: float
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class Generation:
     """A request in the server.
 
@@ -87,6 +87,7 @@ class Generation:
         cancelled: whether nobody wants the answer any more.
         satisfied: whether it was cut short because its client has all it asked for (a stop string).
         ended: whether its last piece has been said.
+        given_up: whether that was a refusal told before the engine looked at it; the engine refuses it too.
     """
 
     order: Order
@@ -98,3 +99,4 @@ class Generation:
     cancelled: bool = False
     satisfied: bool = False
     ended: bool = False
+    given_up: bool = False

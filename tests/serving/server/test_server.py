@@ -226,6 +226,22 @@ def test_the_ttft_guard_refuses_what_would_come_too_late(runner):
         wait_for(lambda: is_empty(service))
 
 
+def test_a_client_is_told_no_when_the_guard_gives_it_up_though_a_long_step_runs(runner):
+    gate = threading.Event()
+    with serving(runner, tuner="guarded-default") as (service, url, _), concurrent.futures.ThreadPoolExecutor(1) as pool:
+        assert ask(url).status_code == 200
+        runner.faults[:] = [gate]
+        first = pool.submit(ask, url, max_tokens=2, ttft_ms=60_000.0)
+        wait_for(lambda: not runner.faults)
+        told = ask(url, ttft_ms=200.0)
+        assert not gate.is_set()  # the step runs on
+        assert (told.status_code, told.json()["error"]["code"]) == (503, "refused_by_guard")
+        gate.set()
+        assert first.result().status_code == 200
+        wait_for(lambda: is_empty(service))
+        wait_for(lambda: sum(window["refused_by_guard"] for window in service.history.rows()) == 1)
+
+
 def test_steps_that_run_out_of_memory_are_tried_again(runner):
     with serving(runner) as (service, url, _):
         good = ask(url).json()["choices"][0]["text"]
