@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import math
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 from batchpilot.baselines.static import SERVER_DEFAULT
 from batchpilot.core import SLO, Limits, Tuner, WindowMetrics
+from batchpilot.core.slo import can_be_aimed_at, typical_target
+
+WINDOWS = 20
+"""Windows whose TPOT targets are remembered where no SLO was given."""
 
 
 class GuardedTuner(Tuner):
     """Batch 256, budget 2048, step target = TPOT target, TTFT guard = 1, shortest prompt first.
 
-    The TPOT target is the SLO's; without an SLO it is that of the first window that knows one, and until then the step
-    target is off. The guard is a multiple of each request's own TTFT target and needs no number.
+    The TPOT target is the SLO's; without an SLO it is the typical one of the last windows that know one, and until then
+    the step target is off. The guard is a multiple of each request's own TTFT target and needs no number.
 
     Args:
         slo: the promise; None takes it from the windows.
@@ -35,22 +39,24 @@ class GuardedTuner(Tuner):
         return self._limits
 
     def tell(self, metrics: WindowMetrics) -> None:
-        """Take the TPOT target from the first window that knows one, if no SLO was given.
+        """Take the TPOT target from the windows, if no SLO was given.
 
         Args:
             metrics: any window.
         """
         self._windows_heard += 1
-        if self._limits.step_target_ms is None and self._slo is None:
-            self._aim(metrics.tpot_target_ms)
+        if self._slo is None and can_be_aimed_at(metrics.tpot_target_ms):
+            self._told_ms.append(metrics.tpot_target_ms)
+            self._aim(typical_target(self._told_ms))
 
     def reset(self, seed: int | None = None) -> None:
-        """Forget the target taken from windows.
+        """Forget the targets taken from windows.
 
         Args:
             seed: unused.
         """
         self._windows_heard = 0
+        self._told_ms: deque[float] = deque(maxlen=WINDOWS)
         self._limits = self._unguarded
         if self._slo is not None:
             self._aim(self._slo.tpot_ms)
@@ -68,7 +74,12 @@ class GuardedTuner(Tuner):
 
     def state_dict(self) -> dict[str, Any]:
         """Limits and count as plain data."""
-        return {"tuner": self.name, "limits": self._limits.to_dict(), "windows_heard": self._windows_heard}
+        return {
+            "tuner": self.name,
+            "limits": self._limits.to_dict(),
+            "told_ms": list(self._told_ms),
+            "windows_heard": self._windows_heard,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state.
@@ -83,10 +94,11 @@ class GuardedTuner(Tuner):
             raise ValueError(f"this is the state of {state.get('tuner')!r}, not of {self.name}")
         try:
             limits, heard = Limits.from_dict(state["limits"]), int(state["windows_heard"])
+            told_ms = deque((float(target) for target in state["told_ms"]), maxlen=WINDOWS)
         except (KeyError, TypeError) as error:
             raise ValueError(f"the state of {self.name} is incomplete: {error!r}") from error
-        self._limits, self._windows_heard = limits, heard
+        self._limits, self._windows_heard, self._told_ms = limits, heard, told_ms
 
     def _aim(self, tpot_ms: float) -> None:
-        if math.isfinite(tpot_ms) and tpot_ms > 0:
+        if can_be_aimed_at(tpot_ms):
             self._limits = self._unguarded.replace(step_target_ms=self._share * tpot_ms)

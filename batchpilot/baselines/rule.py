@@ -9,14 +9,13 @@ import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
+from operator import attrgetter
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from batchpilot.core import Limits, Tuner, WindowMetrics
+from batchpilot.core.slo import can_be_aimed_at
 
 _COUNTS = (
-    "start_ms",
-    "duration_ms",
-    "busy_ms",
     "steps",
     "generated_tokens",
     "prefill_tokens",
@@ -26,9 +25,10 @@ _COUNTS = (
     "failures",
     "queue",
     "running",
-    "batch_size_mean",
     "kv_capacity_tokens",
 )
+_AMOUNTS = ("start_ms", "duration_ms", "busy_ms", "batch_size_mean")
+_counts, _amounts = attrgetter(*_COUNTS), attrgetter(*_AMOUNTS)
 _HUGE = 1e15
 
 
@@ -182,14 +182,14 @@ def restored(fresh: Value, data: Any) -> Value:
 
 
 def known_target(given: float | None, told: float) -> float | None:
-    """The latency target to steer by: the one given, else the windows'; None while nobody knows a finite one.
+    """The latency target to steer by: the one given, else the windows'; None while nobody knows one to aim at.
 
     Args:
         given: the operator's target in ms, if any.
         told: the window's, in ms, NaN if unknown.
     """
     target = told if given is None else given
-    return target if 0 < target < _HUGE else None
+    return target if can_be_aimed_at(target) else None
 
 
 def _kind(value: object) -> type:
@@ -200,6 +200,9 @@ def _kind(value: object) -> type:
 
 
 def _plausible(window: WindowMetrics) -> bool:
-    counts = (getattr(window, name) for name in _COUNTS)
     latencies = (window.step_ms_mean, window.ttft_ms_p50, window.tpot_ms_p50)
-    return all(0 <= count < _HUGE for count in counts) and all(not ms < 0 and not ms >= _HUGE for ms in latencies)
+    return (
+        all(count == 0 or 1 <= count < _HUGE for count in _counts(window))
+        and all(0 <= amount < _HUGE for amount in _amounts(window))
+        and all(not ms < 0 and not ms >= _HUGE for ms in latencies)
+    )

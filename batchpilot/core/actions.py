@@ -17,6 +17,7 @@ from batchpilot.core.grids import GRIDS, Grid
 from batchpilot.core.limit_arrays import LimitArrays, limit_arrays, limits_at
 from batchpilot.core.limits import DISCIPLINES, Limits
 from batchpilot.core.names import lookup
+from batchpilot.core.slo import LONGEST_TARGET_MS, SHORTEST_TARGET_MS, can_be_aimed_at
 
 MOVES = (-4, -1, 0, 1, 4)
 """Notches that a relative action can move by: a halving, a small step, none, a small step, a doubling."""
@@ -90,7 +91,7 @@ class ActionTable:
         for grid in self.grids:
             value = float(getattr(self._base, grid.field)[0])
             if grid.times_tpot_target and math.isfinite(value):
-                value /= tpot_target_ms
+                value = value / tpot_target_ms if can_be_aimed_at(tpot_target_ms) else math.inf
             notches.append(grid.nearest(value))
         return np.array(notches)
 
@@ -130,7 +131,8 @@ class ActionTable:
         for grid, values, notches in zip(self.grids, self._values, positions.T, strict=True):
             column = values[notches]
             if grid.times_tpot_target:
-                column = np.where(np.isfinite(tpot_target_ms), column * tpot_target_ms, math.inf)
+                aimed = (tpot_target_ms >= SHORTEST_TARGET_MS) & (tpot_target_ms <= LONGEST_TARGET_MS)
+                column = np.where(aimed, column * np.where(aimed, tpot_target_ms, 1.0), math.inf)
             columns[grid.field] = column
         return LimitArrays(**columns)
 

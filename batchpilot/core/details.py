@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,3 +42,54 @@ class WindowDetails:
     output_tokens: NDArray[np.int64]
     running: NDArray[Any]
     waiting: NDArray[Any]
+
+
+LONGEST_TOKENS = 2**20
+"""No prompt or output is believed to be longer."""
+
+MOST_REQUESTS = 4096
+"""So many of the newest arrivals, of the running and of the first waiting requests are believed in."""
+
+_LATEST_MS = 1e15
+
+
+def believable(details: WindowDetails) -> WindowDetails | None:
+    """Details without what cannot be: a request of no size, a time that is none, a target at or below zero.
+
+    Args:
+        details: as a server tells them.
+
+    Returns:
+        None where not even the time can be believed.
+    """
+    if not 0.0 <= details.now_ms < _LATEST_MS:
+        return None
+    steps = details.steps
+    if not np.isfinite(steps).all():
+        steps = steps[np.isfinite(steps).all(axis=1)]
+    outputs = details.output_tokens
+    return replace(
+        details,
+        steps=steps,
+        arrivals=_believable(details.arrivals, details.now_ms)[-MOST_REQUESTS:],
+        output_tokens=outputs[(outputs >= 1) & (outputs <= LONGEST_TOKENS)],
+        running=_believable(details.running, details.now_ms)[:MOST_REQUESTS],
+        waiting=_believable(details.waiting, details.now_ms)[:MOST_REQUESTS],
+    )
+
+
+def _believable(requests: NDArray[Any], now_ms: float) -> NDArray[Any]:
+    """Records that can be; targets that are none become infinite, progress stays within what there is."""
+    believed = (requests["arrival_ms"] <= now_ms) & (requests["arrival_ms"] > -_LATEST_MS)
+    for column in ("prompt_tokens", "generated_tokens"):
+        believed &= (requests[column] >= 0) & (requests[column] <= LONGEST_TOKENS)
+    requests = requests[believed]
+    for column in ("ttft_target_ms", "tpot_target_ms"):
+        requests[column][~(requests[column] > 0)] = math.inf
+    requests["computed_tokens"] = np.clip(
+        requests["computed_tokens"], 0, np.maximum(requests["prompt_tokens"] + requests["generated_tokens"] - 1, 0)
+    )
+    early = ~(requests["first_token_ms"] >= requests["arrival_ms"]) | (requests["first_token_ms"] > now_ms)
+    requests["first_token_ms"] = np.where(requests["generated_tokens"] == 0, math.nan, requests["first_token_ms"])
+    requests["first_token_ms"][early & (requests["generated_tokens"] > 0)] = now_ms
+    return requests

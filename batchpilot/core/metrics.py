@@ -63,8 +63,9 @@ class WindowMetrics:
         kv_capacity_tokens: KV tokens that fit.
         peak_tokens_per_s: the engine's estimated peak of generated tokens per second for the window's mix of prompt and
             output tokens, the reference that makes throughput commensurable; 0 when unknown.
-        ttft_target_ms: mean TTFT target of the requests that arrived (the last known one when none did).
-        tpot_target_ms: mean TPOT target, likewise.
+        ttft_target_ms: typical TTFT target (`core.slo.typical_target`) of the requests that arrived, infinite where
+            none was promised anything; the last known one when none arrived.
+        tpot_target_ms: typical TPOT target, likewise.
     """
 
     limits: Limits

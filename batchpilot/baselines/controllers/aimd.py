@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchpilot.core import SLO, Limits, Tuner, WindowMetrics
+from batchpilot.core.slo import can_be_aimed_at
 
 SAMPLES = 100
 LOW = 0.8
@@ -77,7 +78,7 @@ class AIMDTuner(Tuner):
                 return
             target = metrics.tpot_target_ms if self._target_ms is None else self._target_ms
             step_ms, steps = metrics.step_ms_mean, metrics.steps
-            if not (0 < steps < _HUGE and 0 <= step_ms < _HUGE and target > 0):
+            if not (0 < steps < _HUGE and 0 <= step_ms < _HUGE and can_be_aimed_at(target)):
                 return
             self._samples.append((step_ms, steps))
             self._trim()

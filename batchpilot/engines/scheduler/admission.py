@@ -47,10 +47,11 @@ def next_arrival_ms(s: SchedulerState) -> float:
 def count_arrival(s: SchedulerState, r: int) -> None:
     """Count a request that arrives into the window."""
     w = s.window[0]
+    k = w.arrivals % s.targets.shape[1]
+    s.targets[0, k] = s.requests[r].ttft_target_ms
+    s.targets[1, k] = s.requests[r].tpot_target_ms
     w.arrivals += 1
     w.arrived_prompt_tokens += s.requests[r].prompt
-    w.ttft_target_sum += s.requests[r].ttft_target_ms
-    w.tpot_target_sum += s.requests[r].tpot_target_ms
 
 
 @kernel

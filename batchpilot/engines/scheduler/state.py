@@ -29,6 +29,9 @@ OFF_TOKENS = 2**62
 STEP_WINDOW = 4096
 """Step times remembered within a window, for their percentile."""
 
+TARGET_WINDOW = 256
+"""Latency targets remembered within a window, those of the last arrivals."""
+
 CLOCK = np.dtype(
     [
         ("now_ms", "f8"),
@@ -114,8 +117,6 @@ WINDOW = np.dtype(
         ("prefill_tokens", "i8"),
         ("arrivals", "i8"),
         ("arrived_prompt_tokens", "i8"),
-        ("ttft_target_sum", "f8"),
-        ("tpot_target_sum", "f8"),
         ("preemptions", "i8"),
         ("recomputed_tokens", "i8"),
         ("failures", "i8"),
@@ -214,6 +215,7 @@ class SchedulerState(NamedTuple):
         user_finish: virtual finish time by user.
         noise: factors on step time, used in turn.
         step_times: step times of the window, a ring of `STEP_WINDOW`.
+        targets: TTFT and TPOT targets of those who arrived in the window, two rings of `TARGET_WINDOW`.
         step_log: rows of (start_ms, B, S, C, T_ms), or no row.
     """
 
@@ -226,6 +228,7 @@ class SchedulerState(NamedTuple):
     user_finish: NDArray[np.float64]
     noise: NDArray[np.float64]
     step_times: NDArray[np.float64]
+    targets: NDArray[np.float64]
     step_log: NDArray[np.float64]
 
 
@@ -256,6 +259,7 @@ def allocate(
         user_finish=np.zeros((simulations, max(users, 1))),
         noise=np.ones((simulations, noise)),
         step_times=np.zeros((simulations, STEP_WINDOW)),
+        targets=np.zeros((simulations, 2, TARGET_WINDOW)),
         step_log=np.zeros((simulations, step_log, 5)),
     )
 
@@ -273,5 +277,6 @@ def row(s: SchedulerState, i: int) -> SchedulerState:
         s.user_finish[i],
         s.noise[i],
         s.step_times[i],
+        s.targets[i],
         s.step_log[i],
     )

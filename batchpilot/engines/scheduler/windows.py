@@ -8,6 +8,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from batchpilot.core.slo import typical_of_sorted
 from batchpilot.engines.scheduler.decoding import close_calendars
 from batchpilot.engines.scheduler.queue import FCFS
 from batchpilot.engines.scheduler.state import SchedulerState, row
@@ -17,6 +18,8 @@ from batchpilot.latency.model.saturation import step_ms
 
 LARGEST_BATCH = 512.0
 """Batch sizes beyond this are not considered for the engine's peak."""
+
+typical = kernel(typical_of_sorted)
 
 
 @kernel
@@ -41,6 +44,17 @@ def put_in_place(values: NDArray[np.float64], n: int, k: int) -> None:
             low = i
         else:
             return
+
+
+@kernel
+def sort_in_place(values: NDArray[np.float64], n: int) -> None:
+    """Sort the first n values, few of which differ: most requests are promised the same."""
+    for k in range(1, n):
+        value, place = values[k], k
+        while place > 0 and values[place - 1] > value:
+            values[place] = values[place - 1]
+            place -= 1
+        values[place] = value
 
 
 @kernel
@@ -162,8 +176,11 @@ def summarise(s: SchedulerState, out) -> None:  # type: ignore[no-untyped-def]
     m.kv_capacity_tokens = c.total_blocks * c.block_size
     m.peak_tokens_per_s = peak_tokens_per_s(s)
     if w.arrivals > 0:
-        c.ttft_target_ms = w.ttft_target_sum / w.arrivals
-        c.tpot_target_ms = w.tpot_target_sum / w.arrivals
+        known = min(w.arrivals, s.targets.shape[1])
+        sort_in_place(s.targets[0], known)
+        sort_in_place(s.targets[1], known)
+        c.ttft_target_ms = typical(s.targets[0, :known])
+        c.tpot_target_ms = typical(s.targets[1, :known])
     m.ttft_target_ms = c.ttft_target_ms
     m.tpot_target_ms = c.tpot_target_ms
 
@@ -180,8 +197,6 @@ def open_window(s: SchedulerState) -> None:
     w.prefill_tokens = 0
     w.arrivals = 0
     w.arrived_prompt_tokens = 0
-    w.ttft_target_sum = 0.0
-    w.tpot_target_sum = 0.0
     w.preemptions = 0
     w.recomputed_tokens = 0
     w.failures = 0

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from batchpilot.core.limits import DISCIPLINES, Limits
 from batchpilot.core.metrics import METRICS, MeasuredWindows, WindowMetrics, from_record
 from batchpilot.core.names import lookup
+from batchpilot.core.slo import typical_target
 from batchpilot.engines.scheduler.controls import Controls
 from batchpilot.engines.scheduler.state import BATCHING_MODES, OFF_TOKENS, PREFILL_MODES, SchedulerState, allocate, row
 from batchpilot.engines.scheduler.windows import open_window, run_window, run_windows
@@ -175,8 +176,8 @@ def load(state: SchedulerState, i: int, config: EngineConfig, requests: RequestT
     clock.wake_ms = clock.ttft_guard = math.inf
     clock.parameter_row = 1
     clock.peak_tokens_per_s = believed.peak_tokens_per_s(config.capacity_tokens)
-    clock.ttft_target_ms = requests.ttft_target_ms.mean() if n else math.nan
-    clock.tpot_target_ms = requests.tpot_target_ms.mean() if n else math.nan
+    clock.ttft_target_ms = typical_target(requests.ttft_target_ms.tolist())
+    clock.tpot_target_ms = typical_target(requests.tpot_target_ms.tolist())
     if config.memory is not None:
         clock.fixed_mb = config.memory.fixed_mb
         clock.kv_mb_per_token = config.memory.kv_mb_per_token

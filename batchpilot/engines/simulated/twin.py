@@ -24,6 +24,15 @@ from batchpilot.latency.model.compiled import allocating, kernel, plain
 from batchpilot.latency.model.saturation import SaturationParameters
 
 _MOST_KV_TOKENS = 2**40
+
+_PARTS = 32
+"""Of a rollout, between which its work is counted."""
+
+STEP_WORK = 16
+"""What a step costs, in requests of a step."""
+
+MOST_ROLLOUT_WORK = 2_000_000
+"""Of one rollout, requests times steps; what would take more ends early and is worth what it did so far."""
 _COPIED = ("clock", "window", "requests", "slots", "parameters", "user_finish")
 
 
@@ -131,10 +140,14 @@ def doomed_tokens(s: SchedulerState) -> float:
 
 @allocating
 def roll_out(s: SchedulerState, counted_until_ms: float, until_ms: float, doomed_price, prefill_share, values) -> None:  # type: ignore[no-untyped-def]
-    """Run the first rows of a state to a time and write what came of each, shape (rows,)."""
+    """Run the first rows of a state to a time, or to the most work, and write what came of each, shape (rows,)."""
     for i in range(len(values)):
         one = row(s, i)
-        advance(one, until_ms)
+        now_ms = one.clock[0].now_ms
+        for part in range(1, _PARTS + 1):
+            advance(one, until_ms if part == _PARTS else now_ms + part * (until_ms - now_ms) / _PARTS)
+            if STEP_WORK * one.window[0].steps + one.window[0].batch_sum > MOST_ROLLOUT_WORK:
+                break
         values[i] = credited_tokens(one, counted_until_ms, prefill_share) - doomed_price * doomed_tokens(one)
 
 
@@ -143,9 +156,13 @@ class Twin:
 
     Args:
         block_size: tokens in a KV block.
+
+    Attributes:
+        work: requests times steps, `STEP_WORK` more a step, that all rollouts took so far.
     """
 
     def __init__(self, block_size: int = 16) -> None:
+        self.work = 0
         self._block_size = block_size
         self._starts = self._tries = allocate(0, 1)
 
@@ -179,6 +196,7 @@ class Twin:
         values = np.zeros(c * f)
         counted_until, until = horizon.now_ms + horizon.counted_ms, horizon.now_ms + horizon.length_ms
         roll_out(tries, counted_until, until, horizon.doomed_price, horizon.prefill_share, values)
+        self.work += int((tries.window["batch_sum"] + STEP_WORK * tries.window["steps"]).sum())
         return values.reshape(c, f)
 
     def _prepare(

@@ -14,6 +14,7 @@ import numpy as np
 from batchpilot.core.details import WindowDetails
 from batchpilot.core.limits import Limits
 from batchpilot.core.metrics import WindowMetrics
+from batchpilot.core.slo import typical_target
 from batchpilot.serving.session.engine import EngineFacts, peak_tokens_per_s
 from batchpilot.serving.session.requests import InFlight, Tracked, as_records
 
@@ -34,12 +35,13 @@ class WindowCounts:
         self.steps = self.failures = self.batch_sum = self.token_sum = self.context_sum = 0
         self.generated_tokens = self.prefill_tokens = self.recomputed_tokens = self.preemptions = 0
         self.arrivals = self.arrived_prompt_tokens = 0
-        self.ttft_target_sum = self.tpot_target_sum = 0.0
         self.completions = self.slo_met = self.slo_met_tokens = 0
         self.refused_on_arrival = self.refused_by_guard = self.failed_requests = self.cancelled_requests = 0
         self.step_times: deque[float] = deque(maxlen=MOST_TIMES)
         self.ttft_ms: deque[float] = deque(maxlen=MOST_TIMES)
         self.tpot_ms: deque[float] = deque(maxlen=MOST_TIMES)
+        self.ttft_targets_ms: deque[float] = deque(maxlen=MOST_TIMES)
+        self.tpot_targets_ms: deque[float] = deque(maxlen=MOST_TIMES)
 
 
 class WindowRecorder:
@@ -78,18 +80,18 @@ class WindowRecorder:
             now_ms: when.
             request: its id.
             prompt_tokens: its prompt.
-            ttft_target_ms: its promise, infinity for none.
+            ttft_target_ms: its promise; infinite, or no time at all, for none.
             tpot_target_ms: likewise.
         """
         if self.requests.get(request) is not None or prompt_tokens < 0:
             self.odd_events += 1
             return
-        tracked = Tracked(now_ms, prompt_tokens, ttft_target_ms, tpot_target_ms)
+        tracked = Tracked(now_ms, prompt_tokens, _promise(ttft_target_ms), _promise(tpot_target_ms))
         self.requests.arrive(request, tracked)
         self.now.arrivals += 1
         self.now.arrived_prompt_tokens += prompt_tokens
-        self.now.ttft_target_sum += ttft_target_ms
-        self.now.tpot_target_sum += tpot_target_ms
+        self.now.ttft_targets_ms.append(tracked.ttft_target_ms)
+        self.now.tpot_targets_ms.append(tracked.tpot_target_ms)
         if self.keeps_details:
             self._arrived.append(tracked)
 
@@ -270,8 +272,8 @@ class WindowRecorder:
         w, facts, requests = self.now, self.facts, self.requests
         duration_ms = now_ms - w.start_ms
         if w.arrivals:
-            self._ttft_target_ms = w.ttft_target_sum / w.arrivals
-            self._tpot_target_ms = w.tpot_target_sum / w.arrivals
+            self._ttft_target_ms = typical_target(w.ttft_targets_ms)
+            self._tpot_target_ms = typical_target(w.tpot_targets_ms)
         if estimate is not None and w.generated_tokens:
             self._peak = peak_tokens_per_s(
                 estimate,
@@ -326,6 +328,11 @@ class WindowRecorder:
             ttft_target_ms=self._ttft_target_ms,
             tpot_target_ms=self._tpot_target_ms,
         )
+
+
+def _promise(target_ms: float) -> float:
+    """A latency target; what is no time above zero promises nothing."""
+    return target_ms if target_ms > 0 else math.inf
 
 
 def quantile(ascending: Sequence[float], q: float) -> float:

@@ -23,6 +23,12 @@ they are generated, not when their request ends, and every refusal counts at onc
 
 _HUGE = 1e15
 
+MOST_VALUE, MOST_VIOLATION = 1e9, 100.0
+"""No server is worth more tokens a second, and a constraint violated further is no worse. A sampler that models values
+makes nothing of a thing beside which all others are alike, and takes long for it."""
+
+_SHORTEST_MS, _LEAST_MB = 1e-3, 1.0
+
 
 @dataclass(slots=True)
 class Measurement:
@@ -91,8 +97,8 @@ class Measurement:
         """
         attainment = self.met_slo / self.ended if self.ended else 1.0
         return {
-            "failures": self.failures,
-            "memory": self.memory_fraction - max_memory_fraction,
+            "failures": min(self.failures, MOST_VIOLATION),
+            "memory": min(self.memory_fraction - max_memory_fraction, MOST_VIOLATION),
             "slo_attainment": min_slo_attainment - attainment,
         }
 
@@ -123,9 +129,9 @@ def window_value(metrics: WindowMetrics, objective: str, board: ScoreBoard) -> f
     """
     if objective == "attained":
         kept = metrics.slo_attainment
-        return metrics.throughput_tokens_per_s * (kept if math.isfinite(kept) else 1.0)
+        return min(metrics.throughput_tokens_per_s * (kept if math.isfinite(kept) else 1.0), MOST_VALUE)
     if objective == "goodput":
-        return metrics.goodput_tokens_per_s
+        return min(metrics.goodput_tokens_per_s, MOST_VALUE)
     return 0.0 if measured_nothing(metrics) else board.score(read(metrics))
 
 
@@ -135,7 +141,7 @@ def memory_fraction(metrics: WindowMetrics) -> float:
     Args:
         metrics: a window that is not odd.
     """
-    if metrics.memory_total_mb <= 0:
+    if metrics.memory_total_mb < _LEAST_MB:
         return metrics.kv_used_fraction
     return (metrics.memory_used_mb or metrics.memory_peak_mb) / metrics.memory_total_mb
 
@@ -170,4 +176,4 @@ def is_idle(metrics: WindowMetrics) -> bool:
         metrics: a window that is not odd.
     """
     asked = metrics.arrivals or metrics.queue or metrics.running or metrics.refusals
-    return metrics.duration_ms <= 0 or not (metrics.steps or asked)
+    return metrics.duration_ms < _SHORTEST_MS or not (metrics.steps or asked)

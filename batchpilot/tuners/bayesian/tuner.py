@@ -23,6 +23,7 @@ from optuna.study import get_all_study_names
 from batchpilot.baselines import SERVER_DEFAULT
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core import SLO, Limits, Tuner, WindowMetrics
+from batchpilot.core.slo import can_be_aimed_at
 from batchpilot.tuners.bayesian.exploring import Exploration
 from batchpilot.tuners.bayesian.measuring import Measurement, is_idle, is_unusable, window_value
 from batchpilot.tuners.bayesian.settings import Settings
@@ -112,7 +113,7 @@ class OptunaTuner(Tuner):
             if is_idle(metrics):
                 self._counts["windows_held"] += 1
                 return
-            if math.isfinite(metrics.tpot_target_ms) and metrics.tpot_target_ms > 0:
+            if can_be_aimed_at(metrics.tpot_target_ms):
                 self._window_tpot_ms = metrics.tpot_target_ms
             if self._phase is Phase.STABLE_RUNNING:
                 self._watch(metrics)

@@ -44,20 +44,24 @@ def shipped_policy(track: str, setting: Setting) -> Tuner:
         track: "limits" or "guarded".
         setting: what the tuner is built for.
     """
-    return beside_an_estimate(policy_of(setting, SHIPPED_POLICIES / f"{track}.onnx"), setting, f"policy-{track}")
+    from batchpilot.tuners.planning.aiming import AimingTuner
+
+    policy = policy_of(setting, SHIPPED_POLICIES / f"{track}.onnx")
+    return beside_an_estimate(policy, setting, f"policy-{track}", rule=AimingTuner(setting.slo))
 
 
-def beside_an_estimate(tuner: Tuner, setting: Setting, name: str | None = None) -> Tuner:
+def beside_an_estimate(tuner: Tuner, setting: Setting, name: str | None = None, *, rule: Tuner | None = None) -> Tuner:
     """A tuner whose inner loop is kept true to the engine; Numba is imported here.
 
     Args:
         tuner: what sets the limits.
         setting: its latency is where the estimate begins.
         name: what tables call it; None for the tuner's name.
+        rule: as `EstimatingTuner` takes it.
     """
     from batchpilot.tuners.planning.estimating_tuner import EstimatingTuner
 
-    return EstimatingTuner(tuner, setting.latency, name=name)
+    return EstimatingTuner(tuner, setting.latency, name=name, rule=rule)
 
 
 __all__ = ["model_based", "guarded_adaptive", "shipped_policy", "beside_an_estimate"]

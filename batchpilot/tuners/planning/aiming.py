@@ -8,6 +8,7 @@ from typing import Any
 
 from batchpilot.baselines import GuardedTuner
 from batchpilot.core import SLO, Limits, Tuner, WindowMetrics
+from batchpilot.core.slo import can_be_aimed_at
 from batchpilot.tuners.planning.starting import STEP_TARGET_SHARE
 
 AIM = 0.95
@@ -30,12 +31,13 @@ class AimingTuner(Tuner):
 
     Args:
         slo: the promise; None takes it from the windows.
+        base: the limits that the guards are added to; None for what servers ship.
     """
 
     name = "guarded-adaptive"
 
-    def __init__(self, slo: SLO | None = None) -> None:
-        self._guarded = GuardedTuner(slo)
+    def __init__(self, slo: SLO | None = None, *, base: Limits | None = None) -> None:
+        self._guarded = GuardedTuner(slo, base=base)
         self._share = STEP_TARGET_SHARE
 
     def ask(self) -> Limits:
@@ -51,6 +53,8 @@ class AimingTuner(Tuner):
             metrics: any window.
         """
         self._guarded.tell(metrics)
+        if not can_be_aimed_at(metrics.tpot_target_ms):
+            return
         late = metrics.tpot_ms_p95 / (AIM * metrics.tpot_target_ms)
         if metrics.completions >= FEWEST_COMPLETIONS and math.isfinite(late) and late > 0:
             self._share = min(max(self._share * late**-GAIN, LOWEST_SHARE), STEP_TARGET_SHARE)

@@ -22,6 +22,7 @@ FIRST_GUESS = SaturationParameters(p_max=20.0, k_b=0.12, k_s=0.005, tau_0=10.0, 
 """Believed in where nobody says better: an 8B model on a card of the A100's class; steps correct it within seconds."""
 
 RECENT_STEPS, FEWEST_STEPS = 500, 30
+JUDGED_STEPS = 100
 SLOWEST = 1.5
 """A mean further above the estimate than this is not scatter; the estimate has to learn it."""
 
@@ -55,8 +56,8 @@ class Estimate:
 
     @property
     def error(self) -> float | None:
-        """Mean relative error of its latest predictions; None before any."""
-        error = float(self.adaptive.status()["mean_error"])
+        """Mean relative error of its latest predictions, each judged before it was learned from; None before any."""
+        error = self.adaptive.monitor.recent_error(JUDGED_STEPS)
         return error if math.isfinite(error) else None
 
     def hear(self, details: WindowDetails) -> None:

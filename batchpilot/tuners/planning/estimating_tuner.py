@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.core import Limits, Tuner, WindowMetrics
-from batchpilot.core.details import WindowDetails
+from batchpilot.core.details import WindowDetails, believable
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.tuners.planning.estimating import Estimate
+from batchpilot.tuners.rails.true_estimate import TrueEstimate
 
 
 class EstimatingTuner(Tuner):
@@ -22,18 +23,29 @@ class EstimatingTuner(Tuner):
         latency: estimated step latency to begin with; None for a first guess, which is told to nobody before steps
             have corrected it.
         name: what tables call it; None for the tuner's name.
+        rule: stands in for limits with a step target or a guard while the estimate that they lean on is off by more
+            than they are worth; None where the tuner is such a rule.
     """
 
     needs_details = True
 
-    def __init__(self, tuner: Tuner, latency: SaturationParameters | None = None, *, name: str | None = None) -> None:
+    def __init__(
+        self,
+        tuner: Tuner,
+        latency: SaturationParameters | None = None,
+        *,
+        name: str | None = None,
+        rule: Tuner | None = None,
+    ) -> None:
         self.name = name or tuner.name
         self._tuner = tuner
         self._estimate = Estimate(latency)
+        self._rail = TrueEstimate(lambda: self._estimate.error, rule)
+        self._limits = tuner.ask()
 
     def ask(self) -> Limits:
-        """The tuner's limits."""
-        return self._tuner.ask()
+        """The tuner's limits, or the rule's while the estimate is not to be leaned on."""
+        return self._limits
 
     def study(self, details: WindowDetails) -> None:
         """Learn what steps cost, and pass the details on.
@@ -41,7 +53,9 @@ class EstimatingTuner(Tuner):
         Args:
             details: of a window.
         """
-        self._estimate.hear(details)
+        believed = believable(details)
+        if believed is not None:
+            self._estimate.hear(believed)
         self._tuner.study(details)
 
     def tell(self, metrics: WindowMetrics) -> None:
@@ -51,6 +65,8 @@ class EstimatingTuner(Tuner):
             metrics: any window.
         """
         self._tuner.tell(metrics)
+        self._rail.hear(metrics)
+        self._limits = self._allowed()
 
     @property
     def estimate(self) -> NDArray[np.float64] | None:
@@ -65,15 +81,22 @@ class EstimatingTuner(Tuner):
         """
         self._tuner.reset(seed)
         self._estimate.forget()
+        self._rail.reset()
+        self._limits = self._allowed()
 
     def status(self) -> dict[str, Any]:
-        """The tuner's status and the error of the estimate."""
-        return {**self._tuner.status(), "estimate_error": self._estimate.error}
+        """The tuner's status, the limits in force, how far off the estimate is and whether it is believed."""
+        return {
+            **self._tuner.status(),
+            "current_batch_size": self._limits.batch_size,
+            "step_target_ms": self._limits.step_target_ms,
+            **self._rail.status(),
+        }
 
     def state_dict(self) -> dict[str, Any]:
-        """Tuner and estimate as plain data."""
-        inner, estimate = self._tuner.state_dict(), self._estimate.state_dict()
-        return {"tuner": self.name, "inner": inner, "estimate": estimate}
+        """Tuner, estimate and doubt as plain data."""
+        inner, estimate, rail = self._tuner.state_dict(), self._estimate.state_dict(), self._rail.state_dict()
+        return {"tuner": self.name, "inner": inner, "estimate": estimate, "rail": rail}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state.
@@ -86,7 +109,14 @@ class EstimatingTuner(Tuner):
         """
         if state.get("tuner") != self.name:
             raise ValueError(f"this is the state of {state.get('tuner')!r}, not of {self.name!r}")
-        if not {"inner", "estimate"} <= set(state):
-            raise ValueError(f"the state of {self.name!r} is incomplete: it lacks inner or estimate")
+        if not {"inner", "estimate", "rail"} <= set(state):
+            raise ValueError(f"the state of {self.name!r} is incomplete: it lacks inner, estimate or rail")
         self._tuner.load_state_dict(state["inner"])
         self._estimate.load_state_dict(state["estimate"])
+        self._rail.load_state_dict(state["rail"])
+        self._limits = self._allowed()
+
+    def _allowed(self) -> Limits:
+        proposed = self._tuner.ask()
+        leans = proposed.step_target_ms is not None or proposed.ttft_guard is not None
+        return self._rail.allow(proposed) if leans else proposed

@@ -56,7 +56,11 @@ class CoordinateSearch:
         self._far = [_far_notches(table, k) for k in range(len(table.fields))]
 
     def improve(
-        self, anchor: NDArray[np.int64], present: NDArray[np.int64], evaluate: Evaluate
+        self,
+        anchor: NDArray[np.int64],
+        present: NDArray[np.int64],
+        evaluate: Evaluate,
+        enough: Callable[[], bool] = lambda: False,
     ) -> tuple[NDArray[np.int64], float]:
         """One pass over all fields, from the present position if that is surely better than the anchor.
 
@@ -66,6 +70,7 @@ class CoordinateSearch:
             anchor: where to return to, shape (fields,).
             present: the position in force, shape (fields,).
             evaluate: tells values; called with each field's candidates.
+            enough: asked before each field; whether the work is to end with what has been found.
 
         Returns:
             The best position found, and its mean value.
@@ -75,6 +80,8 @@ class CoordinateSearch:
         first = self._winner(values)
         position, value = starts[first], float(values[first].mean())
         for field in range(len(self._table.fields)):
+            if enough():
+                break
             candidates = self._candidates(position, field)
             heats = evaluate(candidates, self._heats).mean(axis=1)
             better = [k for k in np.argsort(-heats, kind="stable")[:_FINALISTS] if heats[k] > heats[0]]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from batchpilot.core.details import IN_FLIGHT, WindowDetails
+from batchpilot.core.details import IN_FLIGHT, MOST_REQUESTS, WindowDetails
+from batchpilot.core.slo import typical_target
 from batchpilot.engines.scheduler.details import as_requests
 from batchpilot.engines.simulated.twin import Future
 
@@ -45,13 +47,13 @@ class Traffic:
         arrivals = np.concatenate([self.arrivals, details.arrivals])
         recent = arrivals["arrival_ms"] > details.now_ms - self._memory_ms
         recent[-self._fewest :] = True
-        self.arrivals = arrivals[recent]
+        self.arrivals = arrivals[recent][-MOST_REQUESTS:]
         self.outputs = np.concatenate([self.outputs, details.output_tokens])[-self._most_outputs :]
 
     def state_dict(self) -> dict[str, Any]:
-        """What is remembered as plain data that JSON can hold."""
+        """What is remembered as plain data that JSON can hold, a promise of nothing as None."""
         return {
-            **{name: self.arrivals[name].tolist() for name in _REMEMBERED},
+            **{name: [_finite(value) for value in self.arrivals[name].tolist()] for name in _REMEMBERED},
             "output_tokens": self.outputs.tolist(),
         }
 
@@ -67,7 +69,7 @@ class Traffic:
         """
         arrivals = np.zeros(len(state["arrival_ms"]), IN_FLIGHT)
         for name in _REMEMBERED:
-            arrivals[name] = state[name]
+            arrivals[name] = [math.inf if value is None else value for value in state[name]]
         self.arrivals, self.outputs = arrivals, np.array(state["output_tokens"], np.int64)
 
     @property
@@ -81,7 +83,7 @@ class Traffic:
         Args:
             now_ms: engine time.
         """
-        return len(self.arrivals) / max(now_ms - float(self.arrivals["arrival_ms"][0]), 1.0)
+        return len(self.arrivals) / max(now_ms - float(self.arrivals["arrival_ms"].min()), 1.0)
 
     @property
     def mean_output(self) -> float:
@@ -92,6 +94,14 @@ class Traffic:
     def mean_prompt(self) -> float:
         """Mean prompt length, at least 1."""
         return max(float(np.mean(self.arrivals["prompt_tokens"])), 1.0)
+
+    def typical_ttft_ms(self) -> float:
+        """What requests are promised, a figure that a few of them cannot set; infinite without a promise."""
+        return typical_target(self.arrivals["ttft_target_ms"].tolist())
+
+    def typical_tpot_ms(self) -> float:
+        """Likewise for each token after the first."""
+        return typical_target(self.arrivals["tpot_target_ms"].tolist())
 
     def futures(
         self, details: WindowDetails, count: int, length_ms: float, margin: float, rng: np.random.Generator
@@ -139,3 +149,7 @@ class Traffic:
         if len(self.outputs) >= _FEWEST_OUTPUTS:
             return self.outputs
         return np.concatenate([self.outputs, _PRIOR_OUTPUTS])
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

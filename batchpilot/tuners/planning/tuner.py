@@ -9,18 +9,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from batchpilot.baselines import StaticTuner
 from batchpilot.core import SLO, TRACKS, Limits, Tuner, WindowMetrics
 from batchpilot.core.actions import ActionTable
-from batchpilot.core.details import WindowDetails
+from batchpilot.core.details import WindowDetails, believable
 from batchpilot.core.grids import GRIDS, Grid
 from batchpilot.core.names import lookup
+from batchpilot.core.slo import can_be_aimed_at, within_promise
 from batchpilot.engines.simulated.twin import Horizon, Twin
 from batchpilot.latency.model.saturation import SaturationParameters
+from batchpilot.tuners.planning.aiming import AimingTuner
 from batchpilot.tuners.planning.estimating import Estimate
 from batchpilot.tuners.planning.search import CoordinateSearch
 from batchpilot.tuners.planning.starting import starting_limits
 from batchpilot.tuners.planning.traffic import Traffic
 from batchpilot.tuners.planning.worth import work_in_progress
+from batchpilot.tuners.rails.true_estimate import TrueEstimate
 
 MOVED = {"guarded": ("token_budget", "step_target_ms", "ttft_guard")}
 """Fields that plans move in a track, all of it where nothing is said. Beside the guard, a bound on the queue, another
@@ -38,6 +42,19 @@ SHORTEST_SEEN_THROUGH_MS = 3000.0
 """Requests are counted that arrive within two TTFT targets and the time a request stays, since what is let in now takes
 the place of what comes while it decodes; they are seen through for two more targets, at least three seconds."""
 
+LONGEST_COUNTED_MS, LONGEST_SEEN_THROUGH_MS = 60_000.0, 30_000.0
+"""However long the promises are; what comes so late is not known."""
+
+MOST_STEPS = 5000
+"""Of a rollout, the shortest that there are; an engine of short steps is looked at less far ahead."""
+
+MOST_WORK = 30_000_000
+"""Of all rollouts of a plan, as the twin counts it; a second of one core. Where there is much to do a plan takes a
+third of it. A search that has taken as much ends with the best that it found."""
+
+MOST_KV_TOKENS = 2**40
+"""A cache of more is none that is known."""
+
 MARGIN = 0.97
 """Share of each target that a plan aims at: the twin knows no noise; what it just meets is missed half the time."""
 
@@ -47,7 +64,8 @@ class PlanningTuner(Tuner):
 
     After each window it learns what steps cost, guesses several futures from the recent past, replays them on a copy of
     the scheduler from the present moment under candidate limits, and sets the best. Before the first arrivals it stands
-    where the latency estimate says (`starting_limits`).
+    where the latency estimate says (`starting_limits`). While the estimate is off by more than a plan is worth, a rail
+    puts the guarded rule in place of plans; in a track without step target and guard, the start.
 
     Args:
         track: the fields it moves.
@@ -82,8 +100,12 @@ class PlanningTuner(Tuner):
         self._fields = MOVED.get(track, fields)
         self._anchor_at(starting_limits(fields, base, self._estimate.parameters, slo))
         self._twin = Twin()
+        self._tpot_ms = math.inf
+        rule = AimingTuner(slo, base=base) if "step_target_ms" in self._fields else StaticTuner(self._start)
+        self._rail = TrueEstimate(lambda: self._estimate.error, rule)
         self._details: WindowDetails | None = None
         self._position: NDArray[np.int64] | None = None
+        self._planned_tokens: float | None = None
         self._limits, self._reason = self._start, ""
         self.reset()
 
@@ -97,9 +119,10 @@ class PlanningTuner(Tuner):
         Args:
             details: of the window that `tell` hears next.
         """
-        self._details = details
-        self._traffic.hear(details)
-        self._estimate.hear(details)
+        self._details = believable(details)
+        if self._details is not None:
+            self._traffic.hear(self._details)
+            self._estimate.hear(self._details)
 
     def tell(self, metrics: WindowMetrics) -> None:
         """Plan the next window.
@@ -108,10 +131,14 @@ class PlanningTuner(Tuner):
             metrics: the window; without details before it nothing changes.
         """
         self._windows_heard += 1
+        self._rail.hear(metrics)
         if self._details is None:
             self._reason = "waiting for the details of a window: this server tells only metrics"
         elif not self._traffic.known:
             self._reason = "waiting for the first requests"
+        elif self._rail.is_doubted:
+            self._position, self._planned_tokens = None, None
+            self._set(self._rail.allow(self._limits), self._rail.reason)
         else:
             self._plan(self._details, metrics)
 
@@ -129,10 +156,12 @@ class PlanningTuner(Tuner):
         self._rng = np.random.default_rng(self._seed if seed is None else seed)
         self._traffic = Traffic()
         self._estimate.forget()
+        self._rail.reset()
         self._details = self._position = None
+        self._tpot_ms = math.inf
         self._limits = self._start
         self._windows_heard = self._changes = 0
-        self._planned_tokens: float | None = None
+        self._planned_tokens = None
         self._reason = f"start: {self._start}"
 
     def status(self) -> dict[str, Any]:
@@ -143,7 +172,9 @@ class PlanningTuner(Tuner):
             "is_stabilized": False,
             "limits": str(self._limits),
             "planned_tokens": self._planned_tokens,
-            "estimate_error": self._estimate.error,
+            **self._rail.status(),
+            "rails": self._rail.name,
+            "rails_acting": self._rail.name if self._rail.is_doubted else "",
             "arrivals_remembered": len(self._traffic.arrivals),
             "changes": self._changes,
             "windows_heard": self._windows_heard,
@@ -161,6 +192,8 @@ class PlanningTuner(Tuner):
             "planned_tokens": self._planned_tokens,
             "traffic": self._traffic.state_dict(),
             "estimate": self._estimate.state_dict(),
+            "rail": self._rail.state_dict(),
+            "tpot_ms": self._tpot_ms if math.isfinite(self._tpot_ms) else None,
             "rng": self._rng.bit_generator.state,
             "windows_heard": self._windows_heard,
             "changes": self._changes,
@@ -185,7 +218,8 @@ class PlanningTuner(Tuner):
             start = Limits.from_dict(state["start"])
             position = None if state["position"] is None else np.array(state["position"], np.int64)
             heard, changes, reason = int(state["windows_heard"]), int(state["changes"]), str(state["reason"])
-            planned, estimate = state["planned_tokens"], state["estimate"]
+            planned, estimate, rail = state["planned_tokens"], state["estimate"], state["rail"]
+            tpot_ms = math.inf if state["tpot_ms"] is None else float(state["tpot_ms"])
             traffic.load_state_dict(state["traffic"])
             rng.bit_generator.state = state["rng"]
         except (KeyError, TypeError) as error:
@@ -194,7 +228,8 @@ class PlanningTuner(Tuner):
             raise ValueError(f"the state moves {', '.join(fields)}; this tuner moves {', '.join(self._fields)}")
         self._anchor_at(start)
         self._estimate.load_state_dict(estimate)
-        self._traffic, self._rng, self._details = traffic, rng, None
+        self._rail.load_state_dict(rail)
+        self._traffic, self._rng, self._details, self._tpot_ms = traffic, rng, None, tpot_ms
         self._limits, self._position, self._planned_tokens = limits, position, planned
         self._windows_heard, self._changes, self._reason = heard, changes, reason
 
@@ -205,36 +240,51 @@ class PlanningTuner(Tuner):
         self._search = CoordinateSearch(self._table, HEATS, self._futures)
 
     def _plan(self, details: WindowDetails, metrics: WindowMetrics) -> None:
-        targets = self._traffic.arrivals
-        tpot_ms, ttft_ms = float(np.mean(targets["tpot_target_ms"])), float(np.mean(targets["ttft_target_ms"]))
-        horizon = self._horizon(details, metrics, ttft_ms, tpot_ms)
+        tpot_ms, ttft_ms = self._promises()
+        kv_tokens = int(metrics.kv_capacity_tokens) if 0 < metrics.kv_capacity_tokens < MOST_KV_TOKENS else 0
+        horizon = self._horizon(details, metrics.step_ms_mean, kv_tokens, ttft_ms, tpot_ms)
         futures = self._traffic.futures(details, self._futures, horizon.length_ms, MARGIN, self._rng)
-        latency = self._estimate.parameters
+        latency, until = self._estimate.parameters, self._twin.work + MOST_WORK
 
         def evaluate(positions: NDArray[np.int64], count: int) -> NDArray[np.float64]:
             candidates = self._table.to_arrays(positions, np.full(len(positions), tpot_ms))
-            return self._twin.values(candidates, futures[:count], latency, metrics.kv_capacity_tokens, horizon)
+            return self._twin.values(candidates, futures[:count], latency, kv_tokens, horizon)
 
         anchor = self._table.start(tpot_ms)
         present = anchor if self._position is None else self._position
-        self._position, self._planned_tokens = self._search.improve(anchor, present, evaluate)
+        self._position, self._planned_tokens = self._search.improve(
+            anchor, present, evaluate, lambda: self._twin.work > until
+        )
         limits = self._table.to_limits(self._position, tpot_ms)
+        self._set(limits, f"best of the plans over {horizon.length_ms / 1000.0:.1f} s: {limits}")
+
+    def _set(self, limits: Limits, reason: str) -> None:
+        self._reason = reason
         if limits != self._limits:
             self._changes += 1
             self._limits = limits
-        self._reason = f"best of the plans over {horizon.length_ms / 1000.0:.1f} s: {limits}"
 
-    def _horizon(self, details: WindowDetails, metrics: WindowMetrics, ttft_ms: float, tpot_ms: float) -> Horizon:
-        traffic = self._traffic
-        step_ms = min(metrics.step_ms_mean, tpot_ms) if math.isfinite(metrics.step_ms_mean) else tpot_ms
+    def _promises(self) -> tuple[float, float]:
+        """TPOT and TTFT that requests are promised, near the operator's; the last TPOT where none is now."""
+        slo = self._slo
+        tpot_ms = within_promise(self._traffic.typical_tpot_ms(), None if slo is None else slo.tpot_ms)
+        if can_be_aimed_at(tpot_ms):
+            self._tpot_ms = tpot_ms
+        ttft_ms = within_promise(self._traffic.typical_ttft_ms(), None if slo is None else slo.ttft_ms)
+        return self._tpot_ms, min(ttft_ms, LONGEST_COUNTED_MS)
+
+    def _horizon(
+        self, details: WindowDetails, measured_ms: float, kv_tokens: int, ttft_ms: float, tpot_ms: float
+    ) -> Horizon:
+        traffic, latency = self._traffic, self._estimate.parameters
+        shortest_ms = latency.predict_one(1, 1, 0)
+        step_ms = min(measured_ms if measured_ms > 0 else math.inf, tpot_ms, LONGEST_COUNTED_MS)
         counted = COUNTED_TTFT_TARGETS * ttft_ms + COUNTED_RESIDENCES * traffic.mean_output * step_ms
+        counted = min(counted, LONGEST_COUNTED_MS, MOST_STEPS * shortest_ms / 2)
         seen_through = max(SEEN_THROUGH_TTFT_TARGETS * ttft_ms, SHORTEST_SEEN_THROUGH_MS)
+        seen_through = min(seen_through, LONGEST_SEEN_THROUGH_MS, MOST_STEPS * shortest_ms / 2)
         worth = work_in_progress(
-            self._estimate.parameters,
-            traffic.mean_prompt,
-            traffic.mean_output,
-            traffic.rate_per_ms(details.now_ms),
-            metrics.kv_capacity_tokens,
+            latency, traffic.mean_prompt, traffic.mean_output, traffic.rate_per_ms(details.now_ms), kv_tokens
         )
         price = traffic.mean_output / traffic.mean_prompt
         return Horizon(details.now_ms, counted, counted + seen_through, price, worth)

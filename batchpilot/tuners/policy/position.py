@@ -14,8 +14,8 @@ from itertools import pairwise
 from batchpilot.core.actions import ActionTable
 from batchpilot.core.limit_arrays import limit_arrays, limits_at
 from batchpilot.core.limits import Limits
+from batchpilot.core.slo import can_be_aimed_at
 
-_HUGE_MS = 1e15
 _Value = int | float | str | None
 
 
@@ -87,7 +87,7 @@ class Position:
         for number, field in enumerate(self._table.fields):
             value = getattr(limits, field)
             if self._aimed[number] and value is not None:
-                value = value / tpot_target_ms if _is_promised(tpot_target_ms) else None
+                value = value / tpot_target_ms if can_be_aimed_at(tpot_target_ms) else None
             if field == "discipline":
                 values = self._values[number]
                 notches.append(values.index(value) if value in values else 0)
@@ -103,7 +103,7 @@ class Position:
         Args:
             tpot_target_ms: the TPOT target; without a promise `step_target_ms` is off.
         """
-        promised = _is_promised(tpot_target_ms)
+        promised = can_be_aimed_at(tpot_target_ms)
         values_by_field = dict(self._base)
         for field, values, notch, aimed in zip(
             self._table.fields, self._values, self.notches, self._aimed, strict=True
@@ -113,10 +113,6 @@ class Position:
                 value = value * tpot_target_ms if promised and isinstance(value, float) else None
             values_by_field[field] = value
         return Limits(**values_by_field)
-
-
-def _is_promised(tpot_target_ms: float) -> bool:
-    return 0.0 < tpot_target_ms < _HUGE_MS
 
 
 def _values(table: ActionTable, number: int) -> list[_Value]:

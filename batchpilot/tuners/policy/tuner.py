@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from batchpilot.core import SLO, Limits, Tuner, WindowMetrics
+from batchpilot.core.slo import within_promise
 from batchpilot.tuners.policy.file import PolicyFile
 from batchpilot.tuners.policy.observation import Observation
 from batchpilot.tuners.policy.oddity import WindowClock
@@ -159,7 +160,7 @@ class PolicyTuner(Tuner):
             self._position.move(actions)
         else:
             self._position.move_capped(actions, self._in_force, self._target_ms)
-        target_ms = window.tpot_target_ms
+        target_ms = within_promise(window.tpot_target_ms, self._promised_ms)
         self._target_ms = self._promised_ms if math.isnan(target_ms) else target_ms
         if (self._position.notches, self._target_ms) == before:
             self._reason = "the policy holds"

@@ -46,7 +46,7 @@ class CollapseGuard:
         if self._left > 0:
             self._left -= 1
         attained = window.slo_attainment
-        if attained == attained:
+        if 0.0 <= attained <= 1.0:
             self._follow(attained, _ended(window), window.limits == self._base)
 
     def allow(self, proposed: Limits) -> Limits:

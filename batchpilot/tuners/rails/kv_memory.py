@@ -9,6 +9,8 @@ from typing import Any
 from batchpilot.core import Limits, WindowMetrics
 
 WINDOWS = 10
+MOST_REQUESTS = 2.0**31
+"""More fit into no server, whatever a window with next to no context says."""
 
 
 class KVMemory:
@@ -37,7 +39,7 @@ class KVMemory:
         """
         if window.steps > 0 and window.context_tokens_mean > 0.0 and window.kv_capacity_tokens > 0:
             fits = window.kv_capacity_tokens * window.batch_size_mean / window.context_tokens_mean
-            self._fitting.append(max(1, int(fits)))
+            self._fitting.append(max(1, int(min(fits, MOST_REQUESTS))))
 
     def allow(self, proposed: Limits) -> Limits:
         """The proposed limits with a batch size that fits.
