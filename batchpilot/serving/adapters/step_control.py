@@ -88,7 +88,9 @@ class StepControl:
             self._model.estimate = self.session.estimate
             most = self.active_requests()
             requests = max(min(requests, most), 1)
-            budget = self._model.most_tokens(requests, context_tokens, limits.step_target_ms, budget, most)
+            budget = self._model.most_tokens(
+                requests, context_tokens, self._aim_ms(limits.step_target_ms), budget, most
+            )
         return min(max(budget, decode_tokens, 1), self._most_tokens)
 
     def refuses_turn(
@@ -116,7 +118,8 @@ class StepControl:
             return False
         self._model.estimate = self.session.estimate
         left = self._uncomputed(prompt_tokens)
-        return waited_ms + self._model.prefill_ms(left, running, context_tokens, budget) > guard * ttft_target_ms
+        needed_ms = self._model.caution * self._model.prefill_ms(left, running, context_tokens, budget)
+        return waited_ms + needed_ms > guard * ttft_target_ms
 
     def _uncomputed(self, prompt_tokens: int) -> int:
         """What a prefix cache usually leaves to compute of a prompt."""
@@ -167,5 +170,11 @@ class StepControl:
         for request in finished:
             session.on_finish(request)
         if tokens:
-            self._model.hear(tokens, duration_ms)
+            self._model.hear(batch_size, tokens, context_tokens, duration_ms)
             session.on_step(batch_size, tokens, context_tokens, duration_ms, kv_used_fraction=kv_used_fraction)
+
+    def _aim_ms(self, target_ms: float) -> float:
+        """The step target, kept below the promise by the usual error of predictions."""
+        window = self.session.latest
+        promised_ms = target_ms if window is None or not window.tpot_target_ms > 0 else window.tpot_target_ms
+        return min(target_ms, promised_ms / self._model.caution)

@@ -12,6 +12,10 @@ from batchpilot.serving.session.engine import step_ms
 from batchpilot.serving.session.prediction import FEWEST_STEPS, OnlineLine
 
 _STEPS_REMEMBERED = 200.0
+_KEPT = math.exp(-1.0 / 100.0)
+
+MOST_CAUTION = 1.5
+"""Steps that take longer still are not scatter; whoever estimates has to learn them."""
 
 
 class StepModel:
@@ -19,6 +23,8 @@ class StepModel:
 
     def __init__(self) -> None:
         self._line = OnlineLine(_STEPS_REMEMBERED)
+        self._judged = 0
+        self._predicted_ms = self._taken_ms = self._error_ms = 0.0
         self.estimate: Sequence[float] | None = None
 
     @property
@@ -26,17 +32,36 @@ class StepModel:
         """Whether anything can be said yet."""
         return self.estimate is not None or self._line.points >= FEWEST_STEPS
 
-    def hear(self, tokens: int, duration_ms: float) -> None:
-        """A step ended.
+    @property
+    def caution(self) -> float:
+        """What a prediction is to be multiplied with, so that it is missed no more often than kept: the usual error.
+
+        From what the latest steps took over what was predicted of them, and how far they scatter about that.
+        """
+        if self._judged < FEWEST_STEPS:
+            return 1.0
+        return min(max((self._taken_ms + self._error_ms) / self._predicted_ms, 1.0), MOST_CAUTION)
+
+    def hear(self, batch_size: int, tokens: int, context_tokens: int, duration_ms: float) -> None:
+        """A step ended; it is held against what was predicted of it, then learned from.
 
         Args:
-            tokens: computed in it.
+            batch_size: its requests.
+            tokens: computed in it, >= 1.
+            context_tokens: read by attention.
             duration_ms: its time.
         """
+        predicted_ms = self.step_ms(max(batch_size, 1), tokens, context_tokens)
+        if 0.0 < predicted_ms < math.inf and 0.0 <= duration_ms < math.inf:
+            self._judged += 1
+            usual = self._taken_ms / self._predicted_ms if self._predicted_ms else 1.0
+            self._predicted_ms = _KEPT * self._predicted_ms + predicted_ms
+            self._taken_ms = _KEPT * self._taken_ms + duration_ms
+            self._error_ms = _KEPT * self._error_ms + abs(duration_ms - usual * predicted_ms)
         self._line.observe(tokens, duration_ms)
 
     def step_ms(self, batch_size: int, tokens: int, context_tokens: int) -> float:
-        """Latency of a step; NaN while nothing is known.
+        """Latency of a step, in the mean; NaN while nothing is known.
 
         Args:
             batch_size: its requests, >= 1.

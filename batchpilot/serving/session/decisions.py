@@ -17,6 +17,9 @@ from batchpilot.serving.session.worker import Worker
 FALLBACK = Limits(8)
 """In force while a tuner cannot even be asked: the size that the source documents start from."""
 
+LONGEST_TELL_S = 1.0
+"""A tuner that thinks longer is left to it in its thread: the last good limits stand, and the server goes on."""
+
 _KEPT = 50
 
 
@@ -46,7 +49,7 @@ class Decisions:
         tuner: decides.
         recorder: counts the windows.
         lock: the caller's.
-        background: whether the tuner thinks in a thread of its own.
+        background: whether the tuner is never waited for; else it is, up to `LONGEST_TELL_S`.
         engine: measures the windows instead of the recorder, if it is there.
 
     Attributes:
@@ -57,6 +60,7 @@ class Decisions:
         changes: how often limits changed.
         windows: how many windows were closed.
         untold: windows that ended while the tuner was still thinking.
+        late: tells that took longer than `LONGEST_TELL_S` and were not waited for.
         latest: the last window, None before the first.
     """
 
@@ -73,13 +77,14 @@ class Decisions:
         self.advice = self.tuner.advice
         self.limits = self.advice.limits
         self.log: deque[Decision] = deque(maxlen=_KEPT)
-        self.changes = self.windows = self.untold = 0
+        self.changes = self.windows = self.untold = self.late = 0
         self.latest: WindowMetrics | None = None
         self._recorder = recorder
         self._lock = lock
         self._engine = engine
         self._pending: Advice | None = None
-        self._worker = Worker("batchpilot-tuner") if background else None
+        self._background, self._overdue = background, False
+        self._worker: Worker | None = None
         recorder.keeps_details = self.tuner.needs_details
 
     def boundary(self, now_ms: float, window_ms: float) -> WindowMetrics | None:
@@ -92,6 +97,8 @@ class Decisions:
         Returns:
             The window that was closed, None for none.
         """
+        if self._overdue and self._worker is not None and not self._worker.busy:
+            self._overdue, self._pending = False, self.tuner.advice
         if self._pending is not None:
             self._adopt(now_ms, self._pending)
         if now_ms - self._recorder.now.start_ms < window_ms:
@@ -100,11 +107,18 @@ class Decisions:
         self.windows += 1
         self.latest = window
         if self._worker is None:
-            self._adopt(now_ms, self.tuner.decide(window, self._details(now_ms)))
-        elif self._worker.busy:
+            self._worker = Worker("batchpilot-tuner")
+        if self._worker.busy:
             self.untold += 1
+            return window
+        self._worker.take(self._thought(window, now_ms))
+        if self._background:
+            return window
+        if self._worker.wait(LONGEST_TELL_S):
+            self._adopt(now_ms, self.tuner.advice)
         else:
-            self._worker.take(self._thought(window, now_ms))
+            self._overdue = True
+            self.late += 1
         return window
 
     def switch(self, tuner: Tuner) -> Tuner:
@@ -165,7 +179,8 @@ class Decisions:
 
         def think() -> None:
             tuner.decide(window, details)
-            self.offer(tuner)
+            if self._background:
+                self.offer(tuner)
 
         return think
 

@@ -352,6 +352,7 @@ class TunerSession:
                 "window_ms": self._window_ms,
                 "windows": decisions.windows,
                 "windows_untold": decisions.untold,
+                "tells_late": decisions.late,
                 "limit_changes": decisions.changes,
                 "tuner_errors": tuner.errors,
                 "tuner_last_error": tuner.last_error,

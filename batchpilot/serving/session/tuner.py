@@ -13,6 +13,9 @@ from batchpilot.core.details import WindowDetails
 
 Answer = TypeVar("Answer")
 
+LONGEST_LOOK_S = 0.1
+"""Whoever asks for a status waits no longer for a tuner that thinks."""
+
 
 @dataclass(frozen=True, slots=True)
 class Advice:
@@ -50,6 +53,7 @@ class ContainedTuner:
         self.errors = self.tells = 0
         self.last_error: str | None = None
         self.tell_ms = 0.0
+        self._status: dict[str, Any] = {}
         self._lock = threading.Lock()
         self.advice = Advice(limits)
         self._ask()
@@ -89,9 +93,13 @@ class ContainedTuner:
             return answer
 
     def status(self) -> dict[str, Any]:
-        """The tuner's own status, empty if it has none to give."""
-        with self._lock:
-            return self._contain(self.tuner.status) or {}
+        """The tuner's own status, empty if it has none to give; the last one while it thinks for long."""
+        if self._lock.acquire(timeout=LONGEST_LOOK_S):
+            try:
+                self._status = self._contain(self.tuner.status) or {}
+            finally:
+                self._lock.release()
+        return dict(self._status)
 
     def _tell(self, window: WindowMetrics, details: WindowDetails | None) -> None:
         if details is not None:

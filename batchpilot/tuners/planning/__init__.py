@@ -33,8 +33,12 @@ def guarded_adaptive(setting: Setting) -> Tuner:
         setting: what the tuner is built for.
     """
     from batchpilot.tuners.planning.aiming import AimingTuner
+    from batchpilot.tuners.planning.estimating import Estimate
+    from batchpilot.tuners.planning.estimating_tuner import EstimatingTuner
 
-    return beside_an_estimate(AimingTuner(setting.slo), setting, "guarded-adaptive")
+    estimate = Estimate(setting.latency)
+    rule = AimingTuner(setting.slo, error=lambda: estimate.error)
+    return EstimatingTuner(rule, estimate, name="guarded-adaptive")
 
 
 def shipped_policy(track: str, setting: Setting) -> Tuner:
@@ -45,23 +49,26 @@ def shipped_policy(track: str, setting: Setting) -> Tuner:
         setting: what the tuner is built for.
     """
     from batchpilot.tuners.planning.aiming import AimingTuner
+    from batchpilot.tuners.planning.estimating import Estimate
+    from batchpilot.tuners.planning.estimating_tuner import EstimatingTuner
 
+    estimate = Estimate(setting.latency)
+    rule = AimingTuner(setting.slo, error=lambda: estimate.error)
     policy = policy_of(setting, SHIPPED_POLICIES / f"{track}.onnx")
-    return beside_an_estimate(policy, setting, f"policy-{track}", rule=AimingTuner(setting.slo))
+    return EstimatingTuner(policy, estimate, name=f"policy-{track}", rule=rule)
 
 
-def beside_an_estimate(tuner: Tuner, setting: Setting, name: str | None = None, *, rule: Tuner | None = None) -> Tuner:
+def beside_an_estimate(tuner: Tuner, setting: Setting, name: str | None = None) -> Tuner:
     """A tuner whose inner loop is kept true to the engine; Numba is imported here.
 
     Args:
         tuner: what sets the limits.
         setting: its latency is where the estimate begins.
         name: what tables call it; None for the tuner's name.
-        rule: as `EstimatingTuner` takes it.
     """
     from batchpilot.tuners.planning.estimating_tuner import EstimatingTuner
 
-    return EstimatingTuner(tuner, setting.latency, name=name, rule=rule)
+    return EstimatingTuner(tuner, setting.latency, name=name)
 
 
 __all__ = ["model_based", "guarded_adaptive", "shipped_policy", "beside_an_estimate"]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from batchpilot.baselines import GuardedTuner
+from batchpilot.baselines.guarded import STEP_TARGET_SHARE, GuardedTuner
 from batchpilot.core import SLO, Limits, Tuner, WindowMetrics
 from batchpilot.core.slo import can_be_aimed_at
-from batchpilot.tuners.planning.starting import STEP_TARGET_SHARE
 
 AIM = 0.95
 """Where the slowest twentieth of requests should be, as a share of the TPOT target."""
@@ -23,21 +22,39 @@ GAIN = 0.1
 FEWEST_COMPLETIONS = 5
 
 
+def share_for(error: float | None) -> float:
+    """The share of a promise that leaves room for an estimate's usual error.
+
+    Args:
+        error: mean relative error of its predictions; None for unknown.
+    """
+    return 1.0 if error is None or not error >= 0 else 1.0 / (1.0 + error)
+
+
 class AimingTuner(Tuner):
     """`guarded-default` whose step target follows the TPOT that requests have.
 
     Steps scatter, and the slowest of them come in rows; how far the step target has to stay below the promise so that
-    most requests keep it depends on the server. It begins at 0.95 and never goes above.
+    most requests keep it depends on the server. It begins at 0.95 and never goes above, nor closer to the promise than
+    the usual error of the estimate that steps are filled by, if that is told.
 
     Args:
         slo: the promise; None takes it from the windows.
         base: the limits that the guards are added to; None for what servers ship.
+        error: mean relative error of the estimate's latest predictions, None before any.
     """
 
     name = "guarded-adaptive"
 
-    def __init__(self, slo: SLO | None = None, *, base: Limits | None = None) -> None:
-        self._guarded = GuardedTuner(slo, base=base)
+    def __init__(
+        self,
+        slo: SLO | None = None,
+        *,
+        base: Limits | None = None,
+        error: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        self._guarded = GuardedTuner(slo, base=base, step_target_share=1.0)
+        self._error = error
         self._share = STEP_TARGET_SHARE
 
     def ask(self) -> Limits:
@@ -47,12 +64,13 @@ class AimingTuner(Tuner):
         return limits if target_ms is None else limits.replace(step_target_ms=self._share * target_ms)
 
     def tell(self, metrics: WindowMetrics) -> None:
-        """Correct the share a little, if enough requests have ended.
+        """Correct the share a little, if enough requests have ended; keep the estimate's error away from the promise.
 
         Args:
             metrics: any window.
         """
         self._guarded.tell(metrics)
+        self._share = min(self._share, max(share_for(self._error()), LOWEST_SHARE))
         if not can_be_aimed_at(metrics.tpot_target_ms):
             return
         late = metrics.tpot_ms_p95 / (AIM * metrics.tpot_target_ms)

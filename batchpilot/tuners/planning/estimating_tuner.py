@@ -20,7 +20,8 @@ class EstimatingTuner(Tuner):
 
     Args:
         tuner: what sets the limits.
-        latency: estimated step latency to begin with; None for a first guess, which is told to nobody before steps
+        latency: estimated step latency to begin with, or the estimate itself; None for a first guess, which is told to
+            nobody before steps
             have corrected it.
         name: what tables call it; None for the tuner's name.
         rule: stands in for limits with a step target or a guard while the estimate that they lean on is off by more
@@ -32,14 +33,14 @@ class EstimatingTuner(Tuner):
     def __init__(
         self,
         tuner: Tuner,
-        latency: SaturationParameters | None = None,
+        latency: SaturationParameters | Estimate | None = None,
         *,
         name: str | None = None,
         rule: Tuner | None = None,
     ) -> None:
         self.name = name or tuner.name
         self._tuner = tuner
-        self._estimate = Estimate(latency)
+        self._estimate = latency if isinstance(latency, Estimate) else Estimate(latency)
         self._rail = TrueEstimate(lambda: self._estimate.error, rule)
         self._limits = tuner.ask()
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from batchpilot.baselines.guarded import STEP_TARGET_SHARE
 from batchpilot.core import SLO, Limits
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.latency.planning.inverse import sla_inverse
-
-STEP_TARGET_SHARE = 0.95
-"""Of the TPOT target: an estimate that is true puts half of the steps beyond a target that it just meets."""
 
 TYPICAL_BATCH_SIZE, TYPICAL_CONTEXT_TOKENS = 32, 1000
 LARGEST_BATCH_SIZE, LARGEST_TOKEN_BUDGET, SMALLEST_TOKEN_BUDGET = 256, 8192, 128

@@ -18,7 +18,7 @@ from batchpilot.core.names import lookup
 from batchpilot.core.slo import can_be_aimed_at, within_promise
 from batchpilot.engines.simulated.twin import Horizon, Twin
 from batchpilot.latency.model.saturation import SaturationParameters
-from batchpilot.tuners.planning.aiming import AimingTuner
+from batchpilot.tuners.planning.aiming import LOWEST_SHARE, AimingTuner, share_for
 from batchpilot.tuners.planning.estimating import Estimate
 from batchpilot.tuners.planning.search import CoordinateSearch
 from batchpilot.tuners.planning.starting import starting_limits
@@ -56,7 +56,8 @@ MOST_KV_TOKENS = 2**40
 """A cache of more is none that is known."""
 
 MARGIN = 0.97
-"""Share of each target that a plan aims at: the twin knows no noise; what it just meets is missed half the time."""
+"""Share of each target that a plan aims at, at most: the twin knows no noise, and what it just meets is missed half the
+time. Where predictions are off by more, it leaves as much room as they are off."""
 
 
 class PlanningTuner(Tuner):
@@ -101,8 +102,12 @@ class PlanningTuner(Tuner):
         self._anchor_at(starting_limits(fields, base, self._estimate.parameters, slo))
         self._twin = Twin()
         self._tpot_ms = math.inf
-        rule = AimingTuner(slo, base=base) if "step_target_ms" in self._fields else StaticTuner(self._start)
-        self._rail = TrueEstimate(lambda: self._estimate.error, rule)
+        rule = (
+            AimingTuner(slo, base=base, error=self._error)
+            if "step_target_ms" in self._fields
+            else StaticTuner(self._start)
+        )
+        self._rail = TrueEstimate(self._error, rule)
         self._details: WindowDetails | None = None
         self._position: NDArray[np.int64] | None = None
         self._planned_tokens: float | None = None
@@ -243,7 +248,8 @@ class PlanningTuner(Tuner):
         tpot_ms, ttft_ms = self._promises()
         kv_tokens = int(metrics.kv_capacity_tokens) if 0 < metrics.kv_capacity_tokens < MOST_KV_TOKENS else 0
         horizon = self._horizon(details, metrics.step_ms_mean, kv_tokens, ttft_ms, tpot_ms)
-        futures = self._traffic.futures(details, self._futures, horizon.length_ms, MARGIN, self._rng)
+        margin = max(min(share_for(self._estimate.error), MARGIN), LOWEST_SHARE)
+        futures = self._traffic.futures(details, self._futures, horizon.length_ms, margin, self._rng)
         latency, until = self._estimate.parameters, self._twin.work + MOST_WORK
 
         def evaluate(positions: NDArray[np.int64], count: int) -> NDArray[np.float64]:
@@ -257,6 +263,9 @@ class PlanningTuner(Tuner):
         )
         limits = self._table.to_limits(self._position, tpot_ms)
         self._set(limits, f"best of the plans over {horizon.length_ms / 1000.0:.1f} s: {limits}")
+
+    def _error(self) -> float | None:
+        return self._estimate.error
 
     def _set(self, limits: Limits, reason: str) -> None:
         self._reason = reason

@@ -163,7 +163,7 @@ def taught():
     """A step model of 5 ms and 20 us a token."""
     model = StepModel()
     for tokens in (64, 128, 192, 256, 320, 384):
-        model.hear(tokens, 5 + 0.02 * tokens)
+        model.hear(1, tokens, 0, 5 + 0.02 * tokens)
     return model
 
 
@@ -226,3 +226,31 @@ def test_a_tuners_estimate_goes_before_what_steps_showed():
     model.estimate = (1.0, 10.0, 10.0, 0.0, 0.0, 3.0, 0.0, 0.5, 0.0)
     assert model.step_ms(1, 10, 0) == pytest.approx(8.0)
     assert math.isnan(StepModel().step_ms(1, 10, 0))
+
+
+def test_a_step_target_keeps_the_usual_error_of_predictions_from_the_promise():
+    def budget(scatter_ms):
+        control, clock = control_of(Limits(16, step_target_ms=12.0))
+        for number in range(60):
+            tokens = 64 + 64 * (number % 4)
+            duration_ms = 5 + 0.02 * tokens + (scatter_ms if number % 8 < 4 else -scatter_ms)
+            clock.pass_ms(duration_ms)
+            hear(control, tokens=tokens, duration_ms=duration_ms)
+        return control.token_budget(4, 3, 1000)
+
+    assert budget(0.0) == pytest.approx(350, abs=10)
+    assert budget(1.5) < 0.9 * budget(0.0)
+
+
+def test_a_guard_refuses_whom_the_usual_error_would_make_late():
+    def refuses(scatter_ms):
+        control, clock = control_of(Limits(16, ttft_guard=1.0))
+        for number in range(60):
+            tokens = 64 + 64 * (number % 4)
+            duration_ms = 5 + 0.02 * tokens + (scatter_ms if number % 8 < 4 else -scatter_ms)
+            clock.pass_ms(duration_ms)
+            hear(control, tokens=tokens, duration_ms=duration_ms)
+        return control.refuses_turn(waited_ms=989.0, prompt_tokens=250, ttft_target_ms=1000.0, **TURN)
+
+    assert not refuses(0.0)
+    assert refuses(2.0)

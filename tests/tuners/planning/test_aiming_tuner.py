@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchpilot.baselines import GuardedTuner
+from batchpilot.baselines.guarded import STEP_TARGET_SHARE
 from batchpilot.core import SLO, Limits, WindowMetrics
 from batchpilot.tuners.planning.aiming import AIM, FEWEST_COMPLETIONS, LOWEST_SHARE, AimingTuner
-from batchpilot.tuners.planning.starting import STEP_TARGET_SHARE
 
 PROMISE = SLO(1000.0, 40.0)
 

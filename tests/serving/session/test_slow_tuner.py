@@ -1,0 +1,59 @@
+"""A tuner that thinks for long holds nobody up: the last good limits stand until it has thought."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from adapter_tuners import Clock, ScriptedTuner
+
+from batchpilot.core import Limits
+from batchpilot.serving import TunerSession
+from batchpilot.serving.session import decisions
+
+
+class Thoughtful(ScriptedTuner):
+    """Thinks in `tell` until it is allowed to answer."""
+
+    def __init__(self, *limits: Limits) -> None:
+        super().__init__(*limits)
+        self.may_answer = threading.Event()
+
+    def tell(self, metrics):
+        """Answer when allowed.
+
+        Args:
+            metrics: any window.
+        """
+        assert self.may_answer.wait(60.0)
+        super().tell(metrics)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(decisions, "LONGEST_TELL_S", 0.05)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_last_good_limits_stand_while_a_tuner_thinks_for_long():
+    clock, tuner = Clock(), Thoughtful(Limits(4), Limits(8))
+    session = TunerSession(tuner, window_ms=100.0, clock=clock)
+    for _ in range(3):
+        clock.pass_ms(100.0)
+        session.tick()
+    assert session.limits() == Limits(4)
+    status = session.status()
+    assert (status["tells_late"], status["windows_untold"]) == (1, 2)
+    tuner.may_answer.set()
+    assert session.settle(60.0)
+    session.tick()
+    assert session.limits() == Limits(8)
+
+
+def test_a_quick_tuner_is_waited_for():
+    clock, tuner = Clock(), ScriptedTuner(Limits(4), Limits(8))
+    session = TunerSession(tuner, window_ms=100.0, clock=clock)
+    clock.pass_ms(100.0)
+    session.tick()
+    assert session.limits() == Limits(8)
+    assert session.status()["tells_late"] == 0
