@@ -227,8 +227,8 @@ def test_the_ttft_guard_refuses_what_would_come_too_late(runner):
 
 
 def test_a_client_is_told_no_when_the_guard_gives_it_up_though_a_long_step_runs(runner):
-    gate = threading.Event()
-    with serving(runner, tuner="guarded-default") as (service, url, _), concurrent.futures.ThreadPoolExecutor(1) as pool:
+    gate, pool = threading.Event(), concurrent.futures.ThreadPoolExecutor(1)
+    with serving(runner, tuner="guarded-default") as (service, url, _), pool:
         assert ask(url).status_code == 200
         runner.faults[:] = [gate]
         first = pool.submit(ask, url, max_tokens=2, ttft_ms=60_000.0)
