@@ -13,6 +13,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "ray": ("ray",),
     "litserve": ("litserve",),
     "vllm": ("vllm",),
+    "devices": ("aiconfigurator_core",),
 }
 """Modules that come with each extra of `pyproject.toml`, those they bring along included where we import them."""
 

@@ -9,6 +9,7 @@ import typer
 import batchpilot
 from batchpilot.runners import config_commands
 from batchpilot.runners.calibration.command import calibrate
+from batchpilot.runners.catalogue import build_command
 from batchpilot.runners.http.gateway_command import gateway
 from batchpilot.runners.http.load_command import load
 from batchpilot.runners.http.serve_command import serve
@@ -60,6 +61,7 @@ app.command()(load)
 app.command(name="list")(list_command)
 app.add_typer(policy_commands.app, name="policy")
 app.add_typer(config_commands.app, name="config")
+app.add_typer(build_command.app, name="catalogue")
 
 if __name__ == "__main__":
     app()

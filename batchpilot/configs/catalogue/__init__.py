@@ -2,7 +2,7 @@
 
 from batchpilot.configs.catalogue._additions import VARIABLE, Additions, add_catalogue
 from batchpilot.configs.catalogue._devices import device, devices
-from batchpilot.configs.catalogue._models import model, model_reference, models
+from batchpilot.configs.catalogue._models import model, model_facts, model_reference, models
 from batchpilot.configs.catalogue.device_spec import DeviceSpec
 from batchpilot.configs.models.spec import ModelSpec
 
@@ -15,6 +15,7 @@ __all__ = [
     "device",
     "devices",
     "model",
+    "model_facts",
     "model_reference",
     "models",
 ]

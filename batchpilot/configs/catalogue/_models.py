@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from batchpilot.configs.catalogue._additions import added
 from batchpilot.configs.catalogue._finding import SHIPPED, find, read_entries
 from batchpilot.configs.models.entries import make_model
 from batchpilot.configs.models.reading import looks_like_model, read_model
 from batchpilot.configs.models.spec import ModelSpec
+from batchpilot.configs.reading import read_yaml
 
 
 @cache
@@ -42,6 +44,16 @@ def model(name: str) -> ModelSpec:
         if not Path(name).expanduser().exists():
             raise ValueError(f"{name}: no such file or folder; {unknown}") from None
         return read_model(name)
+
+
+def model_facts(name: str) -> dict[str, Any] | None:
+    """The content of a catalogued model's `config.json`, as far as it is kept; None where its figures alone are.
+
+    Args:
+        name: in the catalogue.
+    """
+    entry = read_yaml(SHIPPED / "models.yaml").data.get(name, {})
+    return entry.get("config")
 
 
 def model_reference(name: str) -> str:

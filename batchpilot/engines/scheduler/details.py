@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from batchpilot.core.details import IN_FLIGHT, WindowDetails
 from batchpilot.engines.scheduler.executor import Executor
 from batchpilot.engines.scheduler.state import LENGTH, REQUEST, UNFINISHED
+from batchpilot.latency.model.saturation import N_PARAMETERS
 
 _COLUMNS = {
     "arrival_ms": "arrival_ms",
@@ -92,6 +93,7 @@ def believe(engine: Executor, estimate: Sequence[float]) -> None:
 
     Args:
         engine: a simulated or real engine.
-        estimate: the nine saturation parameters in their order.
+        estimate: the saturation parameters in their order, the last two left out or not.
     """
-    engine.state.parameters[0, 1:] = estimate
+    dense = (0.0, 64.0) if len(estimate) == N_PARAMETERS - 2 else ()
+    engine.state.parameters[0, 1:] = (*estimate, *dense)

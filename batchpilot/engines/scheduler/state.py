@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.latency.model.compiled import allocating
+from batchpilot.latency.model.saturation import N_PARAMETERS
 
 UNFINISHED, LENGTH, REFUSED_ARRIVAL, REFUSED_GUARD, FAILED, CANCELLED = range(6)
 FINISH_REASONS = ("unfinished", "length", "refused_on_arrival", "refused_by_guard", "failed", "cancelled")
@@ -210,7 +211,7 @@ class SchedulerState(NamedTuple):
         window: one record of `WINDOW`.
         requests: records of `REQUEST`, shape (n,).
         slots: records of `SLOT`, shape (n,).
-        parameters: rows of (start_ms, nine latency parameters): row 0 is the estimate, the others are the true ones
+        parameters: rows of (start_ms, latency parameters): row 0 is the estimate, the others are the true ones
             from their start on, ascending.
         user_finish: virtual finish time by user.
         noise: factors on step time, used in turn.
@@ -255,7 +256,7 @@ def allocate(
         window=np.zeros(simulations, WINDOW).view(np.recarray),
         requests=np.zeros((simulations, size), REQUEST).view(np.recarray),
         slots=np.zeros((simulations, size), SLOT).view(np.recarray),
-        parameters=np.full((simulations, drift_rows + 2, 10), np.inf),
+        parameters=np.full((simulations, drift_rows + 2, 1 + N_PARAMETERS), np.inf),
         user_finish=np.zeros((simulations, max(users, 1))),
         noise=np.ones((simulations, noise)),
         step_times=np.zeros((simulations, STEP_WINDOW)),

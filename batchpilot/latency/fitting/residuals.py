@@ -1,6 +1,6 @@
 """What a fit minimises: residuals of the saturation model and their Jacobian, in coordinates made for a solver.
 
-A coordinate is the logarithm of a parameter that must be positive (p_max, k_b, k_s, w_1), else the parameter in units
+A coordinate is the logarithm of a parameter that must be positive (`LOGARITHMIC`), else the parameter in units
 of the observations' medians, so that all of them are near 1. Residuals are dimensionless whatever the loss.
 """
 
@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 Residuals = Callable[[Floats, Floats], tuple[Floats, Floats]]
 
 NAMES = tuple(field.name for field in fields(SaturationParameters))
-LOGARITHMIC = ("p_max", "k_b", "k_s", "w_1")
+LOGARITHMIC = ("p_max", "k_b", "k_s", "w_1", "s_e")
 
 FEASIBLE: dict[str, tuple[float, float]] = {
     "p_max": (0.1, 1e4),
@@ -32,6 +32,8 @@ FEASIBLE: dict[str, tuple[float, float]] = {
     "tau_b": (0.0, np.inf),
     "tau_s": (0.0, np.inf),
     "tau_c": (0.0, np.inf),
+    "tau_e": (0.0, np.inf),
+    "s_e": (1.0, 1e5),
 }
 """Lowest and highest value of each parameter. Source: throughput saturation document, projection of online updates."""
 
@@ -72,7 +74,7 @@ class Problem:
 
     Attributes:
         free: places of the free parameters in field order.
-        units: what one unit of each coordinate is, 1 for the logarithmic ones, shape (9,).
+        units: what one unit of each coordinate is, 1 for the logarithmic ones, shape (11,).
         roots: square roots of the weights, shape (n,).
         points: number of the point (B, S, C) that each observation repeats, from 0, shape (n,).
     """
@@ -94,7 +96,7 @@ class Problem:
         self.free = np.array([place for place, name in enumerate(NAMES) if name not in fixed], dtype=np.intp)
         B, S, C = map(_median, (observations.batch_size, observations.tokens, observations.context_tokens))
         T = _median(observations.latency_ms)
-        self.units = np.array([1.0, 1.0, 1.0, S, 1.0, T, T / B, T / S, T / C])
+        self.units = np.array([1.0, 1.0, 1.0, S, 1.0, T, T / B, T / S, T / C, T, 1.0])
         self._target = None if base is None or pull == 0 else self.coordinates(base.as_array())
         self._pull = float(np.sqrt(pull))
 
@@ -107,7 +109,7 @@ class Problem:
         """The coordinates of parameters.
 
         Args:
-            p: in field order, shape (9,).
+            p: in field order, shape (11,).
 
         Returns:
             Shape (number of free parameters,).
@@ -118,7 +120,7 @@ class Problem:
         return free
 
     def parameters(self, u: Floats) -> Floats:
-        """The parameters at coordinates `u`, in field order, shape (9,)."""
+        """The parameters at coordinates `u`, in field order, shape (11,)."""
         scaled = np.zeros(len(NAMES))
         scaled[self.free] = u
         scaled[_LOGARITHMIC] = np.exp(scaled[_LOGARITHMIC])
@@ -155,7 +157,7 @@ class Problem:
         return latency_ms
 
     def gradient(self, p: Floats) -> Floats:
-        """dT/dtheta of every observed step, shape (9, n)."""
+        """dT/dtheta of every observed step, shape (11, n)."""
         steps = self.observations
         gradient = np.empty((len(NAMES), len(steps)))
         steps_gradient(p, steps.batch_size, steps.tokens, steps.context_tokens, gradient)

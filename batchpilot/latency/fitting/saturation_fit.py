@@ -76,6 +76,7 @@ def fit(
     weights: Floats | None = None,
     base: SaturationParameters | None = None,
     pull: float = 0.0,
+    experts: bool = False,
 ) -> Fit:
     """Fit the saturation model by bounded non-linear least squares.
 
@@ -94,6 +95,8 @@ def fit(
         base: parameters that the fit is pulled to.
         pull: strength of the pull, >= 0: what a squared distance of 1 adds to the sum of squares, where a distance of 1
             is a factor e in p_max, k_b and k_s, and a median latency's worth of another parameter.
+        experts: fit the term of a mixture of experts, tau_e and s_e, too; then w_0 is 0 unless `fixed` says otherwise,
+            since steps of few tokens cannot tell it from the other fixed times.
 
     Raises:
         ValueError: no observations, unusable ones, or an argument is outside its bound.
@@ -101,6 +104,8 @@ def fit(
     Source: throughput saturation document, fit.
     """
     fixed = _checked(observations, loss, fixed, weights, pull)
+    for name, value in (("w_0", 0.0),) if experts else (("tau_e", 0.0), ("s_e", 64.0)):
+        fixed.setdefault(name, value)
     start, base = (given and _with_work(given, fixed.get("w_1")) for given in (start, base))
     problem = Problem(observations, loss, fixed, weights, base, pull)
     outlier = OUTLIER if robust else None

@@ -1,6 +1,6 @@
 """Where a fit starts: the document's initial values, and seeded points whose linear part is solved for.
 
-Given k_b and k_s the model is linear in 1/p_max, w_0/p_max and the tau, all >= 0. So only two parameters need guessing.
+Given k_b, k_s and s_e the model is linear in 1/p_max, w_0/p_max and the tau, all >= 0. So only these need guessing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from batchpilot.latency.fitting.residuals import FEASIBLE, NAMES, Floats, Proble
 _ROWS = 400
 """Observations that a start is found on; the fit itself uses all."""
 
-_LINEAR = ("tau_0", "tau_b", "tau_s", "tau_c")
+_LINEAR = ("tau_0", "tau_b", "tau_s", "tau_c", "tau_e")
+
+_HALF_OF_EXPERTS = (8.0, 2048.0)
+"""Range of s_e that starts are drawn from."""
 
 
 def document_start(observations: Observations) -> Floats:
@@ -30,7 +33,7 @@ def document_start(observations: Observations) -> Floats:
     Source: throughput saturation document, initial values.
     """
     p_max = float(np.percentile(observations.tokens / observations.latency_ms, 95))
-    return np.array([p_max, 0.1, 0.01, 0.0, 1.0, observations.latency_ms.min() / 2, 0.0, 0.0, 0.0])
+    return np.array([p_max, 0.1, 0.01, 0.0, 1.0, observations.latency_ms.min() / 2, 0.0, 0.0, 0.0, 0.0, 64.0])
 
 
 def random_starts(problem: Problem, count: int, rng: np.random.Generator, outlier: float | None) -> list[Floats]:
@@ -39,38 +42,43 @@ def random_starts(problem: Problem, count: int, rng: np.random.Generator, outlie
     Args:
         problem: what will be fitted.
         count: how many.
-        rng: where k_b and k_s are drawn from, log-uniformly.
+        rng: where k_b, k_s and s_e are drawn from, log-uniformly.
         outlier: residuals well above this count for little; None where each counts with its square.
 
     Returns:
-        Parameters in field order, shape (9,) each; fewer than `count` where the linear part could not be solved.
+        Parameters in field order, shape (11,) each; fewer than `count` where the linear part could not be solved.
     """
     observed = problem.observations
     rows = np.unique(np.linspace(0, len(observed) - 1, min(len(observed), _ROWS)).astype(np.intp))
     few, roots = observed[rows], problem.roots[rows]
     (lowest_b, highest_b), (lowest_s, highest_s) = FEASIBLE["k_b"], FEASIBLE["k_s"]
     starts = []
-    for share_b, share_s in rng.random((count, 2)):
+    experts = "s_e" not in problem.fixed
+    for share_b, share_s, *share_e in rng.random((count, 3 if experts else 2)):
         k_b = problem.fixed.get("k_b", lowest_b * (highest_b / lowest_b) ** share_b)
         k_s = problem.fixed.get("k_s", lowest_s * (highest_s / lowest_s) ** share_s)
+        low, high = _HALF_OF_EXPERTS
+        s_e = low * (high / low) ** share_e[0] if experts else problem.fixed["s_e"]
         # SciPy's solver may give up on nearly parallel columns; the other starts do without this one.
         with suppress(RuntimeError):
-            starts.append(_solved(problem, few, roots, k_b, k_s, outlier))
+            starts.append(_solved(problem, few, roots, (k_b, k_s, s_e), outlier))
     return starts
 
 
 def _solved(
-    problem: Problem, few: Observations, roots: Floats, k_b: float, k_s: float, outlier: float | None
+    problem: Problem, few: Observations, roots: Floats, guessed: tuple[float, float, float], outlier: float | None
 ) -> Floats:
-    """The best parameters at one k_b and k_s: non-negative least squares, reweighted so that outliers do not pull."""
+    """The best parameters at guessed k_b, k_s and s_e: non-negative least squares, without the pull of outliers."""
     from scipy.optimize import nnls
 
     B, S, C, T = few.batch_size, few.tokens, few.context_tokens, few.latency_ms
+    k_b, k_s, s_e = guessed
     w_1 = problem.fixed.get("w_1", 1.0)
     per_throughput = 1.0 / (np.expm1(-k_b * B) * np.expm1(-k_s * S))
-    terms = {"tau_0": np.ones_like(T), "tau_b": B, "tau_s": S, "tau_c": C}
+    terms = {"tau_0": np.ones_like(T), "tau_b": B, "tau_s": S, "tau_c": C, "tau_e": S / (S + s_e)}
     solved_for = [name for name in _LINEAR if name not in problem.fixed]
-    columns = np.stack([w_1 * S * per_throughput, per_throughput, *(terms[name] for name in solved_for)], axis=1)
+    fixed_work = np.zeros_like(T) if problem.fixed.get("w_0") == 0 else per_throughput
+    columns = np.stack([w_1 * S * per_throughput, fixed_work, *(terms[name] for name in solved_for)], axis=1)
     target = T - sum(problem.fixed[name] * terms[name] for name in _LINEAR if name in problem.fixed)
     weights = roots * problem.residuals(T, T)[1]
     scales = np.maximum(np.abs(columns * weights[:, None]).max(axis=0), 1e-300)
@@ -85,5 +93,13 @@ def _solved(
     low, high = FEASIBLE["p_max"]
     p_max = float(np.clip(1.0 / max(solution[0], 1e-300), low, high))
     found = dict(zip(solved_for, map(float, solution[2:]), strict=True))
-    values = {"p_max": p_max, "k_b": k_b, "k_s": k_s, "w_0": float(solution[1]) * p_max, "w_1": w_1, **found}
+    values = {
+        "p_max": p_max,
+        "k_b": k_b,
+        "k_s": k_s,
+        "w_0": float(solution[1]) * p_max,
+        "w_1": w_1,
+        "s_e": s_e,
+        **found,
+    }
     return np.array([problem.fixed.get(name, values.get(name, 0.0)) for name in NAMES])

@@ -18,6 +18,7 @@ from batchpilot.configs.footprint import kv_bytes_per_token
 from batchpilot.configs.reading import YamlFile, read_yaml
 from batchpilot.core.files import write_atomic
 from batchpilot.core.names import lookup
+from batchpilot.latency.measured.finding import find_measured
 from batchpilot.latency.model.entry import LatencyEntry, Place, place_text
 from batchpilot.latency.model.roofline import LatencyEstimate, roofline
 from batchpilot.latency.model.saturation import SaturationParameters
@@ -174,15 +175,22 @@ def shipped_latencies() -> LatencyRegistry:
 
 
 def find_latency(
-    device: DeviceSpec, model: ModelSpec, tensor_parallel: int = 1, dtype: str = "fp16"
+    device: DeviceSpec,
+    model: ModelSpec,
+    tensor_parallel: int = 1,
+    dtype: str = "fp16",
+    engine: str | None = None,
+    kv_dtype: str | None = None,
 ) -> LatencyEstimate:
-    """The best known step latency: the catalogue's entry where there is one, else the roofline.
+    """The best known step latency: an entry of whole steps, else a fit to measured operators, else the roofline.
 
     Args:
         device: the device, one of `tensor_parallel` alike.
         model: the model.
         tensor_parallel: devices that share the model, >= 1.
-        dtype: type the weights are stored in: fp16, int8 or int4.
+        dtype: type the weights are stored in: fp16, fp8, int8, int4, nvfp4 or mxfp4.
+        engine: software whose operators count: vllm, sglang or trtllm; None for the first that was measured.
+        kv_dtype: type of the KV cache; None for any.
 
     Returns:
         The parameters, labelled "measured: ..." or "estimated: ...".
@@ -191,8 +199,11 @@ def find_latency(
         ValueError: as `roofline`.
     """
     entry = shipped_latencies().find(device, model, tensor_parallel, dtype)
-    if entry is not None:
+    if entry is not None and engine is None:
         return LatencyEstimate(entry.parameters, entry.provenance)
+    fitted = find_measured(device, model, tensor_parallel, dtype, engine, kv_dtype)
+    if fitted is not None:
+        return LatencyEstimate(fitted.parameters, fitted.provenance)
     return roofline(device, model, tensor_parallel, dtype)
 
 
@@ -218,4 +229,6 @@ def scaled_to(parameters: SaturationParameters, known: ModelSpec, model: ModelSp
         tau_b=parameters.tau_b,
         tau_s=parameters.tau_s * size,
         tau_c=parameters.tau_c * kv_bytes_per_token(model) / kv_bytes_per_token(known),
+        tau_e=parameters.tau_e * size,
+        s_e=parameters.s_e,
     )

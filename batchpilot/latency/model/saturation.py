@@ -18,8 +18,8 @@ from batchpilot.core.names import lookup
 from batchpilot.latency.model.compiled import kernel
 from batchpilot.latency.model.vectorised import steps_gradient, steps_ms
 
-N_PARAMETERS = 9
-_STRICTLY_POSITIVE = ("p_max", "k_b", "k_s", "w_1")
+N_PARAMETERS = 11
+_STRICTLY_POSITIVE = ("p_max", "k_b", "k_s", "w_1", "s_e")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class SaturationParameters:
     """Parameters of the step latency.
 
         Thr(B, S)  = p_max * (1 - exp(-k_b*B)) * (1 - exp(-k_s*S))
-        T(B, S, C) = tau_0 + (w_0 + w_1*S) / Thr(B, S) + tau_b*B + tau_s*S + tau_c*C
+        T(B, S, C) = tau_0 + (w_0 + w_1*S) / Thr(B, S) + tau_b*B + tau_s*S + tau_c*C + tau_e * S / (S + s_e)
 
     Attributes:
         p_max: throughput at saturation, tokens/ms when w_1 = 1, > 0.
@@ -39,6 +39,8 @@ class SaturationParameters:
         tau_b: ms per request, >= 0.
         tau_s: ms per token, >= 0.
         tau_c: ms per context token read, >= 0; ours, and 0 reproduces the documents' model.
+        tau_e: ms to read all experts of a mixture, >= 0; ours, and 0, for a dense model, leaves the term out.
+        s_e: tokens that touch half of the experts' weights, > 0.
 
     Raises:
         ValueError: a parameter is outside its bound or not finite; the message names it.
@@ -55,6 +57,8 @@ class SaturationParameters:
     tau_b: float = 0.0
     tau_s: float = 0.0
     tau_c: float = 0.0
+    tau_e: float = 0.0
+    s_e: float = 64.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -77,7 +81,7 @@ class SaturationParameters:
         Raises:
             ValueError: an argument is below its bound or not finite; the message names it.
 
-        Source: throughput saturation model, eq. T(B, S); the context term is ours.
+        Source: throughput saturation model, eq. T(B, S); the terms of context and experts are ours.
         """
         B, S, C = _checked(batch_size, tokens, context_tokens)
         latency_ms = np.empty(B.shape)
@@ -102,7 +106,8 @@ class SaturationParameters:
             )
         throughput = self.p_max * math.expm1(-self.k_b * batch_size) * math.expm1(-self.k_s * tokens)
         work = (self.w_0 + self.w_1 * tokens) / throughput
-        return self.tau_0 + work + self.tau_b * batch_size + self.tau_s * tokens + self.tau_c * context_tokens
+        experts = self.tau_e * tokens / (tokens + self.s_e)
+        return self.tau_0 + work + self.tau_b * batch_size + self.tau_s * tokens + self.tau_c * context_tokens + experts
 
     def gradient(
         self, batch_size: ArrayLike, tokens: ArrayLike, context_tokens: ArrayLike = 0.0
@@ -115,7 +120,7 @@ class SaturationParameters:
             context_tokens: tokens read by attention, >= 0.
 
         Returns:
-            Shape (9, ...), a row per parameter in field order, in ms per unit of the parameter.
+            Shape (11, ...), a row per parameter in field order, in ms per unit of the parameter.
 
         Raises:
             ValueError: an argument is below its bound or not finite; the message names it.
@@ -160,7 +165,7 @@ class SaturationParameters:
         """
         if not factor > 0 or not math.isfinite(factor):
             raise ValueError(f"latency factor is {factor}; it must be above 0")
-        names = ("w_0", "w_1", "tau_0", "tau_b", "tau_s", "tau_c")
+        names = ("w_0", "w_1", "tau_0", "tau_b", "tau_s", "tau_c", "tau_e")
         return SaturationParameters(**(asdict(self) | {name: getattr(self, name) * factor for name in names}))
 
     def perturbed(self, rng: np.random.Generator, relative_error: float) -> SaturationParameters:
@@ -175,13 +180,13 @@ class SaturationParameters:
         """
         if relative_error < 0:
             raise ValueError(f"relative_error is {relative_error}; it must be >= 0")
-        names = ("p_max", "w_0", "tau_0", "tau_b", "tau_s", "tau_c")
+        names = ("p_max", "w_0", "tau_0", "tau_b", "tau_s", "tau_c", *(("tau_e",) if self.tau_e else ()))
         factors = np.exp(relative_error * rng.standard_normal(len(names)))
         changes = {name: getattr(self, name) * float(factor) for name, factor in zip(names, factors, strict=True)}
         return SaturationParameters(**(asdict(self) | changes))
 
     def as_array(self) -> NDArray[np.float64]:
-        """The parameters in field order, shape (9,), as the kernels take them."""
+        """The parameters in field order, shape (11,), as the kernels take them."""
         return np.array([getattr(self, name) for name in self.__slots__], dtype=np.float64)
 
     def to_dict(self) -> dict[str, float]:
@@ -263,7 +268,7 @@ def _checked(
 def step_ms(p: NDArray[np.float64], B: float, S: float, C: float) -> float:
     """T(B, S, C) in ms for parameters `p` in field order; compiled, unchecked."""
     throughput = p[0] * math.expm1(-p[1] * B) * math.expm1(-p[2] * S)
-    return float(p[5] + (p[3] + p[4] * S) / throughput + p[6] * B + p[7] * S + p[8] * C)
+    return float(p[5] + (p[3] + p[4] * S) / throughput + p[6] * B + p[7] * S + p[8] * C + p[9] * S / (S + p[10]))
 
 
 @kernel
@@ -282,7 +287,7 @@ def is_reachable(p: NDArray[np.float64], target_ms: float, most_requests: int) -
 
 @kernel
 def step_gradient(p: NDArray[np.float64], B: float, S: float, C: float, out: NDArray[np.float64]) -> None:
-    """dT/dtheta of one step into `out`, shape (9,), for parameters `p` in field order; compiled, unchecked."""
+    """dT/dtheta of one step into `out`, shape (11,), for parameters `p` in field order; compiled, unchecked."""
     by_requests, by_tokens = math.expm1(-p[1] * B), math.expm1(-p[2] * S)
     throughput = p[0] * by_requests * by_tokens
     work = (p[3] + p[4] * S) / throughput
@@ -295,6 +300,8 @@ def step_gradient(p: NDArray[np.float64], B: float, S: float, C: float, out: NDA
     out[6] = B
     out[7] = S
     out[8] = C
+    out[9] = S / (S + p[10])
+    out[10] = -p[9] * S / (S + p[10]) ** 2
 
 
 @kernel
@@ -303,7 +310,8 @@ def largest_tokens(p: NDArray[np.float64], B: float, C: float, target_ms: float,
 
     Where the token throughput has saturated (exp(-k_s*S) ~ 0) T is linear in S, so its inverse there bounds the answer
     from above; below that bound a bisection finds it. T may fall with S where S is small, but it is quasi-convex in S,
-    so the set of S that fit is an interval and its upper end is what we want.
+    so the set of S that fit is an interval and its upper end is what we want. With both w_0 and
+    experts T may fall again; the answer then fits, and one more token does not.
     """
     if cap < 1:
         return 0

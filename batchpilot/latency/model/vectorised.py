@@ -33,17 +33,19 @@ def _expm1_of_negative(x: float) -> float:
 def steps_ms(p: Floats, B: Floats, S: Floats, C: Floats, out: Floats) -> None:
     """T(B, S, C) in ms of each step into `out`."""
     p_max, k_b, k_s, w_0, w_1, tau_0, tau_b, tau_s, tau_c = p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8]
+    tau_e, s_e = p[9], p[10]
     for i in range(out.size):
         throughput = p_max * _expm1_of_negative(-k_b * B[i]) * _expm1_of_negative(-k_s * S[i])
         # np.divide raises nothing on zero; the check behind `/` would keep the loop scalar.
         work = np.divide(w_0 + w_1 * S[i], throughput)
-        out[i] = tau_0 + work + tau_b * B[i] + tau_s * S[i] + tau_c * C[i]
+        out[i] = tau_0 + work + tau_b * B[i] + tau_s * S[i] + tau_c * C[i] + np.divide(tau_e * S[i], S[i] + s_e)
 
 
 @kernel
 def steps_gradient(p: Floats, B: Floats, S: Floats, C: Floats, out: Floats) -> None:
-    """dT/dtheta of each step into `out`, shape (9, n), a row per parameter in field order."""
+    """dT/dtheta of each step into `out`, shape (11, n), a row per parameter in field order."""
     p_max, k_b, k_s, w_0, w_1 = p[0], p[1], p[2], p[3], p[4]
+    tau_e, s_e = p[9], p[10]
     for i in range(B.size):
         by_requests = _expm1_of_negative(-k_b * B[i])
         by_tokens = _expm1_of_negative(-k_s * S[i])
@@ -58,3 +60,5 @@ def steps_gradient(p: Floats, B: Floats, S: Floats, C: Floats, out: Floats) -> N
         out[6, i] = B[i]
         out[7, i] = S[i]
         out[8, i] = C[i]
+        out[9, i] = np.divide(S[i], S[i] + s_e)
+        out[10, i] = np.divide(-tau_e * S[i], (S[i] + s_e) * (S[i] + s_e))

@@ -15,7 +15,7 @@ def project(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """The nearest feasible parameters.
 
     Args:
-        values: shape (9,).
+        values: shape (11,).
     """
     return np.clip(values, LOWEST, HIGHEST)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.latency.model.compiled import kernel
-from batchpilot.latency.model.saturation import step_gradient, step_ms
+from batchpilot.latency.model.saturation import N_PARAMETERS, step_gradient, step_ms
 
 Array = NDArray[np.float64]
 
@@ -27,9 +27,9 @@ def log_errors(p: Array, rows: Array, errors: Array) -> None:
 def normal_equations(
     p: Array, rows: Array, weights: Array, outlier: float, slope: Array, gradient: Array, hessian: Array
 ) -> float:
-    """Weighted mean of Huber's loss of log(predicted / measured), its gradient (9,) and Gauss-Newton Hessian (9, 9).
+    """Weighted mean of Huber's loss of log(predicted / measured), its gradient (11,) and Gauss-Newton Hessian (11, 11).
 
-    `weights`, shape (n,), sum to 1; an error beyond `outlier` counts linearly. `slope`, shape (9,), is working memory.
+    `weights`, shape (n,), sum to 1; an error beyond `outlier` counts linearly. `slope`, shape (11,), is working memory.
     """
     gradient[:] = 0.0
     hessian[:] = 0.0
@@ -46,12 +46,12 @@ def normal_equations(
             trust *= outlier / size
         else:
             loss += trust * 0.5 * error * error
-        for j in range(9):
+        for j in range(N_PARAMETERS):
             share = trust * slope[j] / predicted
             gradient[j] += error * share
             for k in range(j + 1):
                 hessian[j, k] += share * slope[k] / predicted
-    for j in range(9):
+    for j in range(N_PARAMETERS):
         for k in range(j):
             hessian[k, j] = hessian[j, k]
     return loss

@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from batchpilot.latency.model.saturation import N_PARAMETERS
 from batchpilot.latency.online.history import History
 from batchpilot.latency.online.relative_loss import PULL, Coordinates, RelativeLoss, equal_weights
 from batchpilot.latency.online.rules import UpdateRule
 
 Array = NDArray[np.float64]
+
+_WITHOUT_EXPERTS = 9
+"""Parameters that states of earlier versions hold: those before the experts' term."""
 
 _PATIENCE = 5
 _RATE_DECAY = 0.95
@@ -53,7 +57,7 @@ class Momentum(UpdateRule):
         self.batch = batch
         self.stride = stride
         self.pull = pull
-        self._velocity = np.zeros(9)
+        self._velocity = np.zeros(N_PARAMETERS)
         self._seen = 0
         self._without_gain = 0
 
@@ -77,7 +81,7 @@ class Momentum(UpdateRule):
         """Keep the velocity of a step that helped; slow down after several that did not."""
         self._without_gain = 0 if accepted else self._without_gain + 1
         if not accepted:
-            self._velocity = np.zeros(9)
+            self._velocity = np.zeros(N_PARAMETERS)
         if self._without_gain == _PATIENCE:
             self.rate *= _RATE_DECAY
             self._without_gain = 0
@@ -85,7 +89,7 @@ class Momentum(UpdateRule):
     def reset(self) -> None:
         """Stand still at the first rate; observations already seen stay seen."""
         self.rate = self._first_rate
-        self._velocity = np.zeros(9)
+        self._velocity = np.zeros(N_PARAMETERS)
         self._without_gain = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -104,6 +108,8 @@ class Momentum(UpdateRule):
             seen, without_gain = int(state["seen"]), int(state["without_gain"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is no saved momentum rule: {error!r}") from None
-        if not rate > 0.0 or velocity.shape != (9,) or not np.all(np.isfinite(velocity)):
+        if velocity.shape == (_WITHOUT_EXPERTS,):
+            velocity = np.append(velocity, np.zeros(N_PARAMETERS - _WITHOUT_EXPERTS))
+        if not rate > 0.0 or velocity.shape != (N_PARAMETERS,) or not np.all(np.isfinite(velocity)):
             raise ValueError(f"the saved momentum rule has rate {rate} and velocity {velocity}")
         self.rate, self._velocity, self._seen, self._without_gain = rate, velocity, seen, without_gain

@@ -19,10 +19,10 @@ def minimise(loss: RelativeLoss, start: Array) -> Array:
 
     Args:
         loss: what to lower.
-        start: feasible coordinates, shape (9,).
+        start: feasible coordinates, shape (11,).
 
     Returns:
-        Coordinates whose loss is not above that of the start, shape (9,).
+        Coordinates whose loss is not above that of the start, shape (11,).
 
     Raises:
         ArithmeticError: the loss is not finite at the start.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from batchpilot.latency.model.saturation import N_PARAMETERS
 from batchpilot.latency.online.feasible import HIGHEST, LOWEST, project
 from batchpilot.latency.online.kernels import log_errors, normal_equations
 
@@ -18,9 +19,10 @@ PULL = 0.01
 OUTLIER = 0.2
 """Errors beyond this share of the measured time count linearly: a glitch may not move the parameters by its square."""
 
-_N = 9
+_N = N_PARAMETERS
 _LOGS = slice(0, 3)
-_FIXED = slice(3, 5)
+_FIXED = (3, 4, 10)
+_EXPERTS = 9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,13 +30,14 @@ class Coordinates:
     """Parameters as numbers of which one unit always means about as much, so that one learning rate suits all.
 
     p_max, k_b and k_s enter by their logarithms. The others, which may be 0, are measured in the amount that changes
-    the step times at hand by 100 % (root mean square). Three kinds stay as they are: w_1, since p_max, w_0 and w_1
+    the step times at hand by 100 % (root mean square). Four kinds stay as they are: w_1, since p_max, w_0 and w_1
     count only as ratios; w_0, which steps of one size cannot tell from tau_0, while it makes a step of one token cost
-    more than one of forty; and what does not enter the steps at hand, as tau_c without context.
+    more than one of forty; what does not enter the steps at hand, as tau_c without context;
+    and s_e, with tau_e where that is 0: a dense model does not grow experts.
 
     Attributes:
-        start: parameters in field order, from which those that stay are taken, shape (9,).
-        unit: of each coordinate; 1 for logarithms, 0 for what stays; shape (9,).
+        start: parameters in field order, from which those that stay are taken, shape (11,).
+        unit: of each coordinate; 1 for logarithms, 0 for what stays; shape (11,).
     """
 
     start: Array
@@ -54,39 +57,41 @@ class Coordinates:
         effect = np.sqrt(np.diag(hessian))
         unit = np.divide(1.0, effect, out=np.zeros(_N), where=effect > 0)
         unit[_LOGS] = 1.0
-        unit[_FIXED] = 0.0
+        unit[list(_FIXED)] = 0.0
+        if start[_EXPERTS] == 0:
+            unit[_EXPERTS] = 0.0
         return cls(start, unit)
 
     @property
     def bounds(self) -> tuple[Array, Array]:
-        """The feasible set: lowest and highest value of each coordinate, shapes (9,)."""
+        """The feasible set: lowest and highest value of each coordinate, shapes (11,)."""
         return self.from_parameters(LOWEST), self.from_parameters(HIGHEST)
 
     def from_parameters(self, parameters: Array) -> Array:
-        """Coordinates of parameters, 0 for those that stay; shape (9,).
+        """Coordinates of parameters, 0 for those that stay; shape (11,).
 
         Args:
-            parameters: in field order, shape (9,).
+            parameters: in field order, shape (11,).
         """
         x = np.divide(parameters, self.unit, out=np.zeros(_N), where=self.unit > 0)
         x[_LOGS] = np.log(parameters[_LOGS])
         return x
 
     def to_parameters(self, x: Array) -> Array:
-        """Parameters of coordinates, projected into the feasible set; shape (9,).
+        """Parameters of coordinates, projected into the feasible set; shape (11,).
 
         Args:
-            x: coordinates, shape (9,).
+            x: coordinates, shape (11,).
         """
         parameters = np.where(self.unit > 0, x * self.unit, self.start)
         parameters[_LOGS] = np.exp(x[_LOGS])
         return project(parameters)
 
     def slope(self, parameters: Array) -> Array:
-        """Derivative of each parameter by its coordinate, shape (9,).
+        """Derivative of each parameter by its coordinate, shape (11,).
 
         Args:
-            parameters: in field order, shape (9,).
+            parameters: in field order, shape (11,).
         """
         slope = self.unit.copy()
         slope[_LOGS] = parameters[_LOGS]
@@ -115,10 +120,10 @@ class RelativeLoss:
         self._slope = np.empty(_N)
 
     def at(self, x: Array) -> tuple[float, Array, Array]:
-        """Loss, gradient (9,) and Gauss-Newton Hessian (9, 9).
+        """Loss, gradient (11,) and Gauss-Newton Hessian (11, 11).
 
         Args:
-            x: coordinates, shape (9,).
+            x: coordinates, shape (11,).
         """
         gradient, hessian = np.empty(_N), np.empty((_N, _N))
         parameters = self.coordinates.to_parameters(x)

@@ -25,7 +25,7 @@ class UpdateRule(ABC):
     - `reset()` forgets what it carries from one proposal to the next; it is called when the engine has changed.
     - `state_dict()` / `load_state_dict(state)` move the rule to another process as plain data.
 
-    Parameters travel in field order, shape (9,). A rule never reads a clock and draws nothing at random.
+    Parameters travel in field order, shape (11,). A rule never reads a clock and draws nothing at random.
 
     Attributes:
         name: what tables call it.

@@ -23,7 +23,7 @@ class Published:
 
     Attributes:
         parameters: as everyone reads them.
-        values: the same in field order, shape (9,), read-only, as the kernels take them.
+        values: the same in field order, shape (11,), read-only, as the kernels take them.
         version: 0 for the base, then one more with each update.
     """
 

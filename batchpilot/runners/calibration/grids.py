@@ -19,6 +19,8 @@ UNITS: dict[str, str] = {
     "tau_b": "ms/request",
     "tau_s": "ms/token",
     "tau_c": "ms/context token",
+    "tau_e": "ms",
+    "s_e": "tokens",
 }
 
 
@@ -86,7 +88,7 @@ def parameters_grid(calibration: Calibration) -> Grid:
         "Which parameters, and how sure?",
         ("Parameter", "Value", "95 % interval", "Unit", "Weight"),
         tuple(rows),
-        "T = tau_0 + (w_0 + w_1*S) / Thr + tau_b*B + tau_s*S + tau_c*C with "
+        "T = tau_0 + (w_0 + w_1*S) / Thr + tau_b*B + tau_s*S + tau_c*C + tau_e*S/(S + s_e) with "
         "Thr = p_max * (1 - exp(-k_b*B)) * (1 - exp(-k_s*S)). "
         "Weight: by how much of itself the step time changes when the parameter doubles, to first order.",
     )

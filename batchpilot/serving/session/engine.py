@@ -32,7 +32,7 @@ class EngineFacts:
         estimate: nine saturation parameters in their order, as calibrated; a tuner's own estimate goes before it.
 
     Raises:
-        ValueError: a value is negative or not finite, or the estimate has not nine numbers.
+        ValueError: a value is negative or not finite, or the estimate has neither nine nor eleven numbers.
     """
 
     kv_capacity_tokens: int = 0
@@ -47,8 +47,10 @@ class EngineFacts:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} is {value}; it must be >= 0 and finite, 0 for unknown")
-        if self.estimate is not None and len(self.estimate) != 9:
-            raise ValueError(f"estimate has {len(self.estimate)} numbers; the saturation model has 9 parameters")
+        if self.estimate is not None and len(self.estimate) not in (9, 11):
+            raise ValueError(
+                f"estimate has {len(self.estimate)} numbers; the saturation model has 9 parameters, 11 with experts"
+            )
 
 
 class MeasuringEngine(Protocol):
@@ -65,16 +67,18 @@ def step_ms(estimate: Sequence[float], batch_size: float, tokens: float, context
     """Step latency of the saturation model.
 
     Args:
-        estimate: nine parameters in their order.
+        estimate: parameters in their order, nine or, with experts, eleven.
         batch_size: requests in the step, >= 1.
         tokens: tokens computed, >= 1.
         context_tokens: tokens read by attention, >= 0.
 
-    Source: throughput saturation document, eq. T(B, S); the context term is ours.
+    Source: throughput saturation document, eq. T(B, S); the terms of context and experts are ours.
     """
-    p_max, k_b, k_s, w_0, w_1, tau_0, tau_b, tau_s, tau_c = estimate
+    p_max, k_b, k_s, w_0, w_1, tau_0, tau_b, tau_s, tau_c, *experts = estimate
+    tau_e, s_e = experts or (0.0, 1.0)
     throughput = p_max * math.expm1(-k_b * batch_size) * math.expm1(-k_s * tokens)
-    return tau_0 + (w_0 + w_1 * tokens) / throughput + tau_b * batch_size + tau_s * tokens + tau_c * context_tokens
+    linear = tau_0 + tau_b * batch_size + tau_s * tokens + tau_c * context_tokens
+    return linear + (w_0 + w_1 * tokens) / throughput + tau_e * tokens / (tokens + s_e)
 
 
 def peak_tokens_per_s(
@@ -97,7 +101,7 @@ def peak_tokens_per_s(
         context_tokens: mean context of a request in a step.
         kv_capacity_tokens: KV tokens that fit, 0 for unknown.
     """
-    p_max, _, _, _, w_1, _, tau_b, tau_s, tau_c = estimate
+    p_max, _, _, _, w_1, _, tau_b, tau_s, tau_c, *_ = estimate
     saturated_ms = (asked_prefill_tokens + generated_tokens) * (w_1 / p_max + tau_s)
     saturated_ms += generated_tokens * (tau_b + tau_c * context_tokens)
     most = kv_capacity_tokens / max(context_tokens, 1.0) if kv_capacity_tokens else LARGEST_BATCH

@@ -121,5 +121,5 @@ def slower(parameters: SaturationParameters, factor: float) -> SaturationParamet
         factor: of all times.
     """
     factor = max(factor, 1.0)
-    times = {name: factor * getattr(parameters, name) for name in ("tau_0", "tau_b", "tau_s", "tau_c")}
+    times = {name: factor * getattr(parameters, name) for name in ("tau_0", "tau_b", "tau_s", "tau_c", "tau_e")}
     return replace(parameters, p_max=parameters.p_max / factor, **times)

@@ -104,7 +104,7 @@ def test_a_start_in_other_units_of_work_is_the_same_start():
 def test_fixed_parameters_stay_where_they_are():
     found = fit(steps_of(TRUTH, 200), fixed={"tau_c": 0.0, "k_b": 10.0})
     assert (found.parameters.tau_c, found.parameters.k_b, found.parameters.w_1) == (0.0, 10.0, 1.0)
-    assert set(NAMES) - set(found.free) == {"tau_c", "k_b", "w_1"}
+    assert set(NAMES) - set(found.free) == {"tau_c", "k_b", "w_1", "tau_e", "s_e"}
 
 
 def test_without_any_context_its_cost_is_not_fitted():
@@ -218,3 +218,18 @@ def test_nothing_and_unusable_steps_are_refused():
         fit(Observations.of([], [], []))
     with pytest.raises(ValueError, match="cleaned"):
         fit(Observations.of([1], [1], [math.nan]))
+
+
+def test_a_mixture_of_experts_is_found_by_the_fit_that_knows_the_term():
+    truth = SaturationParameters(
+        p_max=20.0, k_b=10.0, k_s=0.02, tau_0=3.0, tau_b=0.02, tau_c=1e-5, tau_e=20.0, s_e=80.0
+    )
+    sizes = np.array([1, 2, 4, 8, 16, 32, 64, 128, 256] * 2 + [4] * 6)
+    tokens = np.concatenate([sizes[:18], [64, 256, 512, 1024, 2048, 8192]])
+    context = sizes * np.where(np.arange(len(sizes)) % 2, 500.0, 2000.0)
+    steps = Observations(sizes, tokens, context, truth.predict(sizes, tokens, context))
+    known, dense = fit(steps, experts=True).parameters, fit(steps).parameters
+    assert np.abs(known.predict(sizes, tokens, context) / steps.latency_ms - 1).max() < 0.01
+    assert known.w_0 == 0
+    assert dense.tau_e == 0
+    assert np.abs(dense.predict(sizes, tokens, context) / steps.latency_ms - 1).max() > 0.1

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchpilot.latency.model.compiled import plain
-from batchpilot.latency.model.saturation import SaturationParameters, step_gradient, step_ms
+from batchpilot.latency.model.saturation import N_PARAMETERS, SaturationParameters, step_gradient, step_ms
 
 NAMES = [field.name for field in fields(SaturationParameters)]
 
@@ -24,6 +24,8 @@ parameters = st.builds(
     tau_b=st.floats(0, 1),
     tau_s=st.floats(0, 1),
     tau_c=st.floats(0, 0.01),
+    tau_e=st.floats(0, 50),
+    s_e=st.floats(1, 1000),
 )
 steps = st.tuples(st.integers(1, 512), st.integers(1, 32768), st.integers(0, 10**6))
 
@@ -53,7 +55,7 @@ def test_array_scalar_and_kernel_agree(p, step):
     one = p.predict_one(*step)
     assert float(p.predict(*step)) == pytest.approx(one, rel=1e-13)
     assert step_ms(p.as_array(), B, S, C) == pytest.approx(one, rel=1e-13)
-    out = np.empty(9)
+    out = np.empty(N_PARAMETERS)
     step_gradient(p.as_array(), B, S, C, out)
     # Far into saturation exp(-x) is below what 1 - (1 - exp(-x)) resolves; that share of the latency is nothing.
     assert p.gradient(*step) == pytest.approx(out, rel=1e-9, abs=1e-10 * one)
@@ -61,7 +63,7 @@ def test_array_scalar_and_kernel_agree(p, step):
 
 def test_compiled_gradient_equals_its_plain_twin():
     p = SaturationParameters(p_max=5.0, k_b=0.3, k_s=0.01, w_0=4.0, tau_0=10.0)
-    compiled, stepped = np.empty(9), np.empty(9)
+    compiled, stepped = np.empty(N_PARAMETERS), np.empty(N_PARAMETERS)
     step_gradient(p.as_array(), 4.0, 100.0, 1000.0, compiled)
     plain(step_gradient)(p.as_array(), 4.0, 100.0, 1000.0, stepped)
     assert compiled == pytest.approx(stepped, rel=1e-12)
@@ -70,7 +72,7 @@ def test_compiled_gradient_equals_its_plain_twin():
 def test_shapes_follow_broadcasting():
     p = SaturationParameters(p_max=5.0, k_b=0.3, k_s=0.01)
     assert p.predict([1, 2], [[10], [20], [30]]).shape == (3, 2)
-    assert p.gradient([1, 2], [[10], [20], [30]]).shape == (9, 3, 2)
+    assert p.gradient([1, 2], [[10], [20], [30]]).shape == (11, 3, 2)
     assert p.predict([], []).shape == (0,)
     assert p.predict([1, 2], [[10], [20], [30]])[2, 1] == pytest.approx(p.predict_one(2, 30))
 

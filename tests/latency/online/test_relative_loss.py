@@ -26,7 +26,7 @@ def test_the_gradient_is_the_slope_of_the_loss(seed):
     x = coordinates.from_parameters(FULL.as_array())
     gradient = loss.at(x)[1]
     for place in np.flatnonzero(coordinates.unit):
-        nudge = np.zeros(9)
+        nudge = np.zeros(11)
         nudge[place] = 1e-6
         slope = (loss.at(x + nudge)[0] - loss.at(x - nudge)[0]) / 2e-6
         assert gradient[place] == pytest.approx(slope, rel=1e-4, abs=1e-8)
@@ -36,11 +36,17 @@ def test_the_gradient_of_what_stays_is_zero():
     coordinates, loss = problem(rows_of(BASE, 100) * [1, 1, 0, 1])
     _, gradient, _ = loss.at(coordinates.from_parameters(BASE.as_array()))
     stays = coordinates.unit == 0
-    assert [name for name, still in zip(BASE.to_dict(), stays, strict=True) if still] == ["w_0", "w_1", "tau_c"]
+    assert [name for name, still in zip(BASE.to_dict(), stays, strict=True) if still] == [
+        "w_0",
+        "w_1",
+        "tau_c",
+        "tau_e",
+        "s_e",
+    ]
     assert np.all(gradient[stays] == 0)
 
 
-@given(st.lists(st.floats(0, 1), min_size=9, max_size=9))
+@given(st.lists(st.floats(0, 1), min_size=11, max_size=11))
 def test_coordinates_lead_back_to_their_parameters(places):
     highest = np.where(np.isfinite(HIGHEST), HIGHEST, 100.0)
     parameters = np.array(places) * (highest - LOWEST) + LOWEST

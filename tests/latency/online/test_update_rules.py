@@ -1,6 +1,7 @@
 """Update rules: what they learn from, and how the momentum rule paces itself."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -102,3 +103,24 @@ def test_settings_outside_their_bounds_are_refused(rule, arguments):
 def test_an_unknown_rule_is_answered_with_the_closest():
     with pytest.raises(ValueError, match="did you mean 'sliding'"):
         make_update_rule("slidding")
+
+
+def test_a_dense_model_does_not_grow_experts_and_a_mixture_keeps_learning_them():
+    rng = np.random.default_rng(3)
+    B = rng.integers(1, 200, 400).astype(float)
+    S, C = B + rng.integers(0, 500, 400), 800 * B
+    mixture = replace(BASE, tau_e=20.0, s_e=80.0)
+    slower = np.stack([B, S, C, mixture.scaled(1.3).predict(B, S, C)], axis=1)
+    rule = Refit()
+    dense = SaturationParameters(*rule.propose(BASE.as_array(), BASE.as_array(), History(slower), 0))
+    learned = SaturationParameters(*rule.propose(mixture.as_array(), mixture.as_array(), History(slower), 0))
+    assert dense.tau_e == 0
+    assert learned.tau_e > mixture.tau_e
+    assert learned.s_e == mixture.s_e
+
+
+def test_the_momentum_of_a_state_from_before_the_experts_term_is_read():
+    state = Momentum().state_dict() | {"velocity": [0.1] * 9}
+    rule = Momentum()
+    rule.load_state_dict(state)
+    assert rule.state_dict()["velocity"] == [0.1] * 9 + [0.0, 0.0]

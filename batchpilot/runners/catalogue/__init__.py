@@ -1,0 +1,1 @@
+"""`batchpilot catalogue`: latencies of devices and models, built from measured operators."""
