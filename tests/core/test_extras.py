@@ -68,6 +68,7 @@ COMMANDS = {
     ("leaderboard", "--suite", "quick", "--cluster", "local", "--tuners", "static-8", "--out", "out"): "ray",
     ("train", "--config", "guarded", "--out", "out"): "rl",
     ("export", "out", "--out", "policy.onnx"): "rl",
+    ("catalogue", "build", "--device", "H200", "--model", "Qwen3-8B"): "devices",
 }
 MODULES = {
     "batchpilot.engines.torch": "torch",

@@ -53,7 +53,8 @@ def model_facts(name: str) -> dict[str, Any] | None:
         name: in the catalogue.
     """
     entry = read_yaml(SHIPPED / "models.yaml").data.get(name, {})
-    return entry.get("config")
+    facts: dict[str, Any] | None = entry.get("config")
+    return facts
 
 
 def model_reference(name: str) -> str:

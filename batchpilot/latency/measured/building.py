@@ -64,7 +64,8 @@ def build_fit(source: MeasuredOperators, kv_capacity_tokens: float, experts: boo
     predicted = parameters.predict(observed.batch_size, observed.tokens, observed.context_tokens)
     off = np.abs(predicted / times - 1)
     errors = {
-        name: float(off[kind == place].mean()) if count[place] else float("nan") for place, name in enumerate(REGIMES)
+        name: round(float(off[kind == place].mean()), 4) if count[place] else float("nan")
+        for place, name in enumerate(REGIMES)
     }
     return MeasuredFit(parameters, errors, len(steps))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from batchpilot.configs.catalogue import DeviceSpec, ModelSpec, model_facts
 from batchpilot.configs.footprint import kv_bytes_per_token, kv_type, weight_bytes, weight_type
 from batchpilot.configs.models.fields import read_json
+from batchpilot.core.extras import needing
 from batchpilot.latency.measured.building import build_fit
 from batchpilot.latency.measured.grid import GRID_VERSION
 from batchpilot.latency.measured.operators import (
@@ -157,7 +158,8 @@ def _known_as(model: ModelSpec, path: str | None, folder: str) -> str:
 
 
 def _is_known(repository: str) -> bool:
-    import aiconfigurator_core
+    with needing("a catalogue of measured devices", "devices"):
+        import aiconfigurator_core
 
     folder = Path(aiconfigurator_core.__file__).parent / "model_configs"
     return (folder / f"{repository.replace('/', '--')}_config.json").is_file()

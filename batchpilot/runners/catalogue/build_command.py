@@ -18,6 +18,9 @@ from batchpilot.latency.measured.shipping import Layout, build_entry, shipped_la
 from batchpilot.latency.measured.table import MeasuredEntry, write_table
 from batchpilot.runners.options import CatalogueOption, JsonOption, reporting_mistakes
 
+WORST = 0.25
+"""Mean relative error of a kind of step beyond which a fit is not shipped."""
+
 app = typer.Typer(help="Latencies of devices and models, from measured operators.", no_args_is_help=True)
 
 
@@ -80,6 +83,9 @@ def _built(
             if strict or isinstance(error, ImportError):
                 raise
             typer.echo(f"left out: {error}", err=True)
+            continue
+        if not strict and max(entry.errors.values()) > WORST:
+            typer.echo(f"left out, the form does not hold: {entry.provenance}", err=True)
             continue
         entries.append(entry)
         if as_json:

@@ -29,6 +29,7 @@ from batchpilot.runners.options import (
     stdout_console,
 )
 from batchpilot.runners.planning.fitting import memory_line, startup_line
+from batchpilot.runners.planning.measured import measured_or_refused
 from batchpilot.runners.planning.page import disagreement_grid, pasteable, plan_grid, verdict, write_plan_page
 from batchpilot.runners.planning.planned import FACTORS, Question, Simulated, find_draw, held_in_simulation, simulated
 from batchpilot.runners.report.tables import tables
@@ -49,6 +50,7 @@ def plan_command(
         str | None, typer.Option(help="Type of the weights: fp16, fp8, int8, int4, nvfp4, mxfp4; else as published.")
     ] = None,
     kv_dtype: Annotated[str | None, typer.Option(help="Type of the KV cache: fp16 or fp8; else as published.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Whose measured operators count: vllm, sglang or trtllm.")] = None,
     catalogue: CatalogueOption = None,
     parameters: ParametersOption = None,
     ttft_ms: Annotated[float, typer.Option(help="Promised time to first token.")] = SLO().ttft_ms,
@@ -76,6 +78,9 @@ def plan_command(
         attainment,
         kv_type(kv_dtype, served),
         parameters,
+        None
+        if parameters is not None
+        else measured_or_refused(chip, served, str(model), share, weight_type(dtype, served), engine, kv_dtype),
     )
     chosen = question.plan()
     fleet = _fleet(question, chosen, rate)

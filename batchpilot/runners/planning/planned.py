@@ -61,6 +61,7 @@ class Question:
         attainment: share of the requests to be served within both.
         kv_dtype: type the KV cache is kept in, None for what the model asks for.
         parameters: file of the step latency; None for what the catalogue knows.
+        known: the step latency where there is no file; None for the best that the catalogue knows.
     """
 
     device: DeviceSpec
@@ -73,6 +74,7 @@ class Question:
     attainment: float
     kv_dtype: str | None = None
     parameters: Path | None = None
+    known: LatencyEstimate | None = None
 
     @cached_property
     def latency(self) -> LatencyEstimate:
@@ -81,7 +83,7 @@ class Question:
             read = read_parameters(self.parameters)
             read.check(self.device, self.model, self.tensor_parallel)
             return read.estimate
-        return find_latency(self.device, self.model, self.tensor_parallel, self.dtype)
+        return self.known or find_latency(self.device, self.model, self.tensor_parallel, self.dtype)
 
     @cached_property
     def memory(self) -> MemoryModel:

@@ -103,9 +103,9 @@ def test_no_better_candidate_changes_nothing_and_is_counted():
         np.linalg.LinAlgError("singular"),
         ZeroDivisionError("by zero"),
         ValueError("no"),
-        [np.nan] * 9,
-        [12.0, 50.0, 0.01, 0, 1, 5, 0, 0, 0],
-        [-1.0] * 9,
+        [np.nan] * 11,
+        [12.0, 50.0, 0.01, 0, 1, 5, 0, 0, 0, 0, 64],
+        [-1.0] * 11,
         [1.0, 2.0],
     ],
 )
