@@ -79,11 +79,12 @@ def believable(details: WindowDetails) -> WindowDetails | None:
 
 
 def _believable(requests: NDArray[Any], now_ms: float) -> NDArray[Any]:
-    """Records that can be; targets that are none become infinite, progress stays within what there is."""
+    """Records that can be; no prompt is empty, targets that are none are infinite, progress is within what there is."""
     believed = (requests["arrival_ms"] <= now_ms) & (requests["arrival_ms"] > -_LATEST_MS)
     for column in ("prompt_tokens", "generated_tokens"):
         believed &= (requests[column] >= 0) & (requests[column] <= LONGEST_TOKENS)
     requests = requests[believed]
+    requests["prompt_tokens"] = np.maximum(requests["prompt_tokens"], 1)
     for column in ("ttft_target_ms", "tpot_target_ms"):
         requests[column][~(requests[column] > 0)] = math.inf
     requests["computed_tokens"] = np.clip(

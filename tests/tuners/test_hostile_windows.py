@@ -19,7 +19,11 @@ from batchpilot.tuners.planning import SHIPPED_POLICIES
 
 WINDOWS = int(os.environ.get("BATCHPILOT_HOSTILE_WINDOWS", "2000"))
 
-OPTIONS = {"policy": {"path": SHIPPED_POLICIES / "guarded.onnx"}, "model-based": {"futures": 2}}
+OPTIONS = {
+    "policy": {"path": SHIPPED_POLICIES / "guarded.onnx"},
+    "model-based": {"futures": 2},
+    "optuna-gp": {"windows_per_trial": 60},
+}
 
 
 @pytest.mark.parametrize("name", TUNERS)
