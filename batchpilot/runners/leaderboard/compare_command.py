@@ -120,6 +120,7 @@ def _table(rows: list[Row]) -> Table:
         "told no p95 ms",
         "vs static-8",
         "vs best static",
+        "score",
     ):
         table.add_column(column, justify="right")
     for row in rows:
@@ -134,6 +135,7 @@ def _table(rows: list[Row]) -> Table:
             number(row["refusal_p95_ms"]),
             f"{row['ratio_to_static_8']:.3f}",
             f"{row['ratio_to_best_static']:.3f}",
+            number(row["spec_score"]),
             end_section=row is rows[-1] or rows[rows.index(row) + 1]["scenario"] != row["scenario"],
         )
     return table

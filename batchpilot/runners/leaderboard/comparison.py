@@ -19,7 +19,9 @@ from batchpilot.core.tuner import Tuner
 from batchpilot.engines import run_engine
 from batchpilot.envs.backends import Backend, SimulatedBackend
 from batchpilot.envs.scenarios import PreparedRun
+from batchpilot.runners.leaderboard.convergence import convergence
 from batchpilot.runners.leaderboard.evaluation import tightest_slo
+from batchpilot.runners.report.summary import is_static_size, spec_score
 from batchpilot.runners.stated import stated
 from batchpilot.tuners import make_tuner
 
@@ -45,6 +47,7 @@ _COLUMNS = (
     "slo_attainment",
     "refusal_p50_ms",
     "refusal_p95_ms",
+    "convergence_s",
 )
 _KEY = ("scenario", "tuner")
 
@@ -70,7 +73,8 @@ def compare(
 
     Returns:
         One row a scenario and strategy: throughput (tokens/s), utilisation, end-to-end p95 (ms), success rate, share
-        within SLO, what was served where, and throughput over that of static-8 and of the best static size there.
+        within SLO, what was served where, throughput over that of static-8 and of the best static size there, and the
+        score of 0-100 whose gain is over that best size.
     """
     backend = backend or SimulatedBackend()
     rows: list[Row] = []
@@ -100,9 +104,12 @@ def compare(
         ]
         static = {row["tuner"]: row["throughput_tokens_per_s"] for row in here if row["tuner"].startswith("static")}
         best = max(static.values(), default=math.nan)
+        best_size = max((value for name, value in static.items() if is_static_size(name)), default=math.nan)
         for row in here:
             row["ratio_to_static_8"] = row["throughput_tokens_per_s"] / static.get("static-8", math.nan)
             row["ratio_to_best_static"] = row["throughput_tokens_per_s"] / best
+            gain_percent = 100.0 * (row["throughput_tokens_per_s"] / best_size - 1.0)
+            row["spec_score"] = spec_score(gain_percent, row["utilisation"], row["success_rate"], row["convergence_s"])
         rows += here
     return rows
 
@@ -118,7 +125,7 @@ def _served(run: PreparedRun, tuner: Tuner, backend: Backend) -> Figures:
     p95 = result.percentile_ms("e2e_ms", 95)
     refusals = (result.refusal_ms(q) for q in (50, 95))
     served = (result.throughput_tokens_per_s, result.utilisation, p95, result.success_rate, result.slo_attainment)
-    return *served, *refusals
+    return *served, *refusals, convergence(result.windows)[0]
 
 
 def save_baseline(path: Path, rows: Sequence[Row], config: TunerConfig, seeds: int) -> None:

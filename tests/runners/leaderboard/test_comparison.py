@@ -24,6 +24,11 @@ def test_a_batch_of_8_starves_32_clients(rows):
     assert by_tuner["static-32"]["ratio_to_static_8"] > 1.2
     assert by_tuner["static-8"]["ratio_to_static_8"] == 1.0
     assert max(row["ratio_to_best_static"] for row in rows if row["tuner"].startswith("static")) == 1.0
+    for row in rows:
+        gain = min(100 * (row["ratio_to_best_static"] - 1), 40)
+        settled = 10 if row["convergence_s"] < 60 else 5 if row["convergence_s"] < 120 else 0
+        expected = gain + 30 * row["utilisation"] + 20 * row["success_rate"] + settled
+        assert row["spec_score"] == pytest.approx(min(max(expected, 0), 100))
     assert all(row["success_rate"] == 1.0 for row in rows)
 
 

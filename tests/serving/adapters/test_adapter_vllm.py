@@ -246,7 +246,7 @@ def test_a_tuner_moves_the_batch_size_of_a_server(config):
     ("settings", "message"),
     [
         ({"tunr": "hybrid"}, "did you mean 'tuner'"),
-        ({"tuner": "hybird"}, "did you mean 'hybrid'"),
+        ({"tuner": "hybrd"}, "did you mean 'hybrid'"),
         ({"track": "guard"}, "unknown track 'guard'"),
         ({"ttft_ms": -1}, "must be above 0"),
         ("hybrid", "must be a mapping"),
