@@ -67,7 +67,7 @@ def test_requests_go_out_on_time_while_others_are_unanswered(server, steps):
 
 
 def test_refusals_and_failures_are_told_apart(server):
-    session = TunerSession(StaticTuner(Limits(1, max_queued_tokens=0)))
+    session = TunerSession(StaticTuner(Limits(1, max_queued_tokens=1)))
     with serving(Gateway(session, GatewaySettings(server))) as front:
         refused = loaded(table(10, gap_ms=0.0, output=50), front).outcome
     assert refused.count("refused_on_arrival") == 9
