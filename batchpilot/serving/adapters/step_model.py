@@ -14,6 +14,9 @@ from batchpilot.serving.session.prediction import FEWEST_STEPS, OnlineLine
 _STEPS_REMEMBERED = 200.0
 _KEPT = math.exp(-1.0 / 100.0)
 
+FEWEST_JUDGED = 30
+"""Steps before an error is called usual."""
+
 MOST_CAUTION = 1.5
 """Steps that take longer still are not scatter; whoever estimates has to learn them."""
 
@@ -38,7 +41,7 @@ class StepModel:
 
         From what the latest steps took over what was predicted of them, and how far they scatter about that.
         """
-        if self._judged < FEWEST_STEPS:
+        if self._judged < FEWEST_JUDGED:
             return 1.0
         return min(max((self._taken_ms + self._error_ms) / self._predicted_ms, 1.0), MOST_CAUTION)
 

@@ -196,7 +196,7 @@ def test_overlapping_steps_of_asynchronous_scheduling_count_each_request_once(co
 def test_windows_say_what_happened(config):
     scheduler = scheduler_under(config, Limits(16), window_ms=20.0)
     for number in range(4):
-        scheduler.add_request(make_request(str(number), 100, max_tokens=3))
+        scheduler.add_request(make_request(str(number), 100, max_tokens=40))
     scheduler.finish_requests("3", RequestStatus.FINISHED_ABORTED)
     while scheduler.requests:
         step(scheduler, device)
