@@ -19,16 +19,22 @@ LOWEST_SHARE = 0.7
 GAIN = 0.1
 """Of the correction, a window: slow against the seconds for which requests remember earlier steps."""
 
+CALM = 0.07
+"""Mean relative error of single steps below which nothing but their own scatter is left to predict."""
+
 FEWEST_COMPLETIONS = 5
 
 
 def share_for(error: float | None) -> float:
     """The share of a promise that leaves room for an estimate's usual error.
 
+    A promise is kept or missed by the mean of many steps, which scatter less than single ones: for those of a calm
+    engine there is room anyway. What is beyond `CALM` comes in rows, or is an estimate that is wrong.
+
     Args:
-        error: mean relative error of its predictions; None for unknown.
+        error: mean relative error of its predictions of single steps; None for unknown.
     """
-    return 1.0 if error is None or not error >= 0 else 1.0 / (1.0 + error)
+    return 1.0 if error is None or not error > CALM else max(1.0 + CALM - error, 0.0)
 
 
 class AimingTuner(Tuner):
