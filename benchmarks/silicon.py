@@ -37,6 +37,10 @@ SHORTEST = 0.8
 """Lengths are drawn between this share of the stated ones and all of it, as the benchmark that made the runs does."""
 
 RUNS_PER_CLIENT = 5
+
+LEAST_HELD = 0.5
+"""A run whose engine held a smaller share of its clients, though memory was there, was limited below them."""
+
 HELD_OUT_FROM = "H100-80GB"
 """Constants may be chosen on this device; the last line tells of the others."""
 
@@ -80,6 +84,12 @@ class Run:
     ttft_ms: float
     tpot_ms: float
 
+    @property
+    def held(self) -> float:
+        """Clients that the engine held at a time, by Little's law: the others waited for their first token."""
+        decoding_ms = self.tpot_ms * (self.output_tokens - 1)
+        return self.clients * decoding_ms / (self.ttft_ms + decoding_ms)
+
 
 @dataclass
 class Told:
@@ -91,6 +101,7 @@ class Told:
     peer_ttft_ms: float = float("nan")
     roofline_tpot_ms: float = float("nan")
     waiting: bool = False
+    limited: bool = False
 
 
 def published(skipped: dict[str, int]) -> Iterator[Run]:
@@ -201,6 +212,7 @@ def told_of(run: Run) -> Told:
     told = Told()
     place = (run.device, run.model.name, run.engine, run.tensor_parallel, run.expert_parallel, run.dtype)
     told.ttft_ms, told.tpot_ms, told.waiting = closed_loop(run, fitted(*place))
+    told.limited = run.held < LEAST_HELD * run.clients and not told.waiting
     with contextlib.suppress(Exception):
         ask = peer_of(run.device, run.engine, run.model_path, run.tensor_parallel, run.expert_parallel, run.dtype)
         told.peer_ttft_ms, told.peer_tpot_ms = ask(run)
@@ -266,11 +278,17 @@ def report(rows: list[tuple[Run, Told]], skipped: dict[str, int]) -> None:
         print(f"by {title}")
         for name in sorted({of(run) for run, _ in rows}):
             print(f"  {name:34s} {line([pair for pair in rows if of(pair[0]) == name])}")
-    held = [pair for pair in rows if pair[1].waiting]
-    print(f"clients that could not all be held at once: {len(held)} runs, TPOT {line(held)}")
+    for title, some in (
+        ("memory below the clients", [pair for pair in rows if pair[1].waiting]),
+        ("a limit of their own below the clients, by Little's law", [pair for pair in rows if pair[1].limited]),
+        ("all others", [pair for pair in rows if not pair[1].limited and not pair[1].waiting]),
+    ):
+        print(f"{title}: {line(some)}")
     for reason, count in sorted(skipped.items(), key=lambda item: -item[1]):
         print(f"left out: {count} ({reason})")
     test = [pair for pair in rows if pair[0].device != HELD_OUT_FROM]
+    own = [pair for pair in test if not pair[1].limited]
+    print(f"without {len(test) - len(own)} runs that were limited below their clients: {last_line(own)}")
     for engine in ("vllm", "sglang", "trtllm"):
         mine = [pair for pair in test if pair[0].engine == engine]
         if mine:
