@@ -125,7 +125,7 @@ def published(skipped: dict[str, int]) -> Iterator[Run]:
 
 def read_run(row: dict[str, str]) -> Run:
     """A row as a run; a ValueError says why it is none of ours."""
-    if row["attention_dp_size"] != "1" or row["pp_size"] != "1":
+    if row["attention_dp_size"] not in ("1", "") or row["pp_size"] not in ("1", ""):
         raise ValueError("several engines behind one address")
     name, dtype = SAME.get(row["model_path"], (row["model_path"], TYPES[row["precision"]]))
     spec = model(name)
