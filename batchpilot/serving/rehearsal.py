@@ -14,6 +14,8 @@ from batchpilot.serving.session.session import TunerSession
 
 _WINDOWS = 4
 _STEPS = 60
+_PATIENCE_S = 600.0
+"""Compiling takes longer than a tuner is waited for under load, and is what a rehearsal is for."""
 _FACTS = EngineFacts(kv_capacity_tokens=16_384)
 
 
@@ -32,7 +34,7 @@ def rehearse(tuner: Tuner) -> None:
     if not getattr(tuner, "needs_details", False):
         return
     now_s = 0.0
-    session = TunerSession(tuner, window_ms=1000.0, clock=lambda: now_s, facts=_FACTS)
+    session = TunerSession(tuner, window_ms=1000.0, clock=lambda: now_s, facts=_FACTS, longest_tell_s=_PATIENCE_S)
     ids = itertools.count()
     present: list[int] = []
     for step in range(_WINDOWS * _STEPS):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("fastapi")
+
 from batchpilot.runners.http.gateway_command import gateway
 from batchpilot.runners.http.serve_command import serve
 from batchpilot.serving.server.building import build_service

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from batchpilot.core.extras import needing
+from batchpilot.core.files import json_text
 from batchpilot.core.names import lookup
 from batchpilot.latency.measured.grid import Step
 
@@ -130,7 +130,7 @@ def write_facts(config: Mapping[str, Any], folder: str) -> str:
         folder: where it is written.
     """
     named = [_SAME_STEPS.get(name, name) for name in config.get("architectures") or ()]
-    (Path(folder) / "config.json").write_text(json.dumps({**config, "architectures": named}))
+    (Path(folder) / "config.json").write_text(json_text({**config, "architectures": named}))
     return folder
 
 

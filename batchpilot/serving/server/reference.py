@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from html import escape
 from typing import Any
+
+from batchpilot.core.files import json_text
 
 _HEAD = """<!doctype html>
 <html lang="en">
@@ -56,4 +57,4 @@ def _operation(method: str, path: str, told: Mapping[str, Any], schemas: Mapping
 
 
 def _json(what: Any) -> str:
-    return f"<code>{escape(json.dumps(what))}</code>"
+    return f"<code>{escape(json_text(what))}</code>"

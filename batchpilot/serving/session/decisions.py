@@ -49,7 +49,8 @@ class Decisions:
         tuner: decides.
         recorder: counts the windows.
         lock: the caller's.
-        background: whether the tuner is never waited for; else it is, up to `LONGEST_TELL_S`.
+        background: whether the tuner is never waited for; else it is, up to `longest_tell_s`.
+        longest_tell_s: seconds.
         engine: measures the windows instead of the recorder, if it is there.
 
     Attributes:
@@ -60,7 +61,7 @@ class Decisions:
         changes: how often limits changed.
         windows: how many windows were closed.
         untold: windows that ended while the tuner was still thinking.
-        late: tells that took longer than `LONGEST_TELL_S` and were not waited for.
+        late: tells that took longer than `longest_tell_s` and were not waited for.
         latest: the last window, None before the first.
     """
 
@@ -71,6 +72,7 @@ class Decisions:
         lock: threading.RLock,
         *,
         background: bool = False,
+        longest_tell_s: float = LONGEST_TELL_S,
         engine: MeasuringEngine | None = None,
     ) -> None:
         self.tuner = ContainedTuner(tuner, FALLBACK)
@@ -84,6 +86,7 @@ class Decisions:
         self._engine = engine
         self._pending: Advice | None = None
         self._background, self._overdue = background, False
+        self._longest_tell_s = longest_tell_s
         self._worker: Worker | None = None
         recorder.keeps_details = self.tuner.needs_details
 
@@ -114,7 +117,7 @@ class Decisions:
         self._worker.take(self._thought(window, now_ms))
         if self._background:
             return window
-        if self._worker.wait(LONGEST_TELL_S):
+        if self._worker.wait(self._longest_tell_s):
             self._adopt(now_ms, self.tuner.advice)
         else:
             self._overdue = True

@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 
 from batchpilot.core import Limits, Tuner, WindowMetrics
 from batchpilot.core.names import unknown_name
-from batchpilot.serving.session.decisions import Decision, Decisions
+from batchpilot.serving.session.decisions import LONGEST_TELL_S, Decision, Decisions
 from batchpilot.serving.session.engine import EngineFacts, MeasuringEngine
 from batchpilot.serving.session.prediction import TTFTPredictor
 from batchpilot.serving.session.window import WindowRecorder
@@ -52,6 +52,8 @@ class TunerSession:
         background: whether the tuner thinks in a thread of its own, for one that takes milliseconds. While it thinks
             the present limits stay; windows that end meanwhile go untold, their details are told with the next.
         on_window: hears every window, in the thread that closed it.
+        longest_tell_s: how long a tuner that does not think in the background is waited for; then the last good limits
+            stand until it is done.
 
     Raises:
         ValueError: window_ms is not above zero.
@@ -67,6 +69,7 @@ class TunerSession:
         engine: MeasuringEngine | None = None,
         background: bool = False,
         on_window: Callable[[WindowMetrics], None] | None = None,
+        longest_tell_s: float = LONGEST_TELL_S,
     ) -> None:
         if not (math.isfinite(window_ms) and window_ms > 0):
             raise ValueError(f"window_ms is {window_ms}; it must be above 0 ms")
@@ -74,7 +77,9 @@ class TunerSession:
         self._on_window = on_window
         self._lock = threading.RLock()
         self._recorder = WindowRecorder(facts or EngineFacts(), self.now_ms)
-        self._decisions = Decisions(tuner, self._recorder, self._lock, background=background, engine=engine)
+        self._decisions = Decisions(
+            tuner, self._recorder, self._lock, background=background, longest_tell_s=longest_tell_s, engine=engine
+        )
         self._predictor = TTFTPredictor()
         self._tells_steps = False
 

@@ -94,7 +94,6 @@ def test_the_closed_loop_is_served_by_a_real_engine(run, small):
     ("arguments", "message"),
     [
         (("leaderboard", "--backend", "toch"), "unknown backend 'toch'; did you mean 'torch'"),
-        (("leaderboard", "--dtype", "bfloat16"), "--dtype cannot be given with --backend simulated"),
         (("compare", "--threads", "1"), "--threads cannot be given with --backend simulated"),
         (("leaderboard", *TORCH, "--jobs", "2"), "--jobs above 1 cannot be given with --backend torch"),
         (("leaderboard", *TORCH, "--tensor-parallel", "2"), "--tensor-parallel cannot be given with --backend torch"),

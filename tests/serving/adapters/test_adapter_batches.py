@@ -98,4 +98,4 @@ def test_the_window_after_idle_time_begins_with_the_next_call():
 def test_batch_session_makes_any_tuner():
     assert batch_session("static-8").limits().batch_size == 8
     with pytest.raises(ValueError, match="did you mean 'hybrid'"):
-        batch_session("hybird")
+        batch_session("hybrit")

@@ -93,7 +93,7 @@ def test_clients_of_a_closed_loop_keep_their_own_pace():
         (("--url", "http://127.0.0.1:9"), "names no model"),
         (("--url", "URL", "--limits", "8"), "it runs with --compare"),
         (("--url", "URL", "--tuner", "hybrid"), "they come with --compare"),
-        (("--url", "URL", "--compare", "--tuner", "hybrd"), "hybrid"),
+        (("--url", "URL", "--compare", "--tuner", "hybrit"), "hybrid"),
         (("--url", "URL", "--compare", "--tuner", "hybrid", "--limits", "8"), "both given"),
         (("--url", "URL", "--threads", "1"), "cannot be given with --backend simulated"),
         (("--url", "URL", "--body", "{"), "no JSON"),

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchpilot.core import SLO
-from batchpilot.runners.http.load_command import _part, _promised
+from batchpilot.runners.http.load_command import _part
 from batchpilot.serving.load.prompts import Prompts
 from batchpilot.workloads.table import RequestTable
 
@@ -42,8 +42,3 @@ def test_a_part_is_cut_in_the_scenarios_own_time_before_the_rate():
 def test_impossible_rates_are_refused(rate, per_s):
     with pytest.raises(ValueError, match=r"rate|requests-per-s"):
         _part(TABLE, 0.0, None, rate, per_s)
-
-
-def test_promises_replace_only_what_is_given():
-    assert _promised(TABLE, None, 80.0).slos == (SLO(500.0, 80.0, "realtime"),)
-    assert _promised(TABLE, None, None) is TABLE

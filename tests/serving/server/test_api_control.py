@@ -27,7 +27,8 @@ class Server:
         """One window in which so many requests ended, some of them late."""
         for k in range(requests):
             self.served += 1
-            self.session.on_arrival(self.served, 10, ttft_target_ms=-1.0 if k < late else math.inf)
+            promised_ms = 1.0 if k < late else math.inf
+            self.session.on_arrival(self.served, 10, ttft_target_ms=promised_ms, waited_ms=10.0)
             self.session.on_first_token(self.served)
             self.session.on_finish(self.served, 5)
         self.ms += 100.0

@@ -6,6 +6,9 @@ import subprocess
 import time
 
 import pytest
+
+pytest.importorskip("fastapi")
+
 from live_answers import live_answer, quiet, trial, window
 from page_stub import PAGE, SILENCE, State, answering
 
