@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from batchpilot.configs.catalogue import DeviceSpec, ModelSpec, models
 from batchpilot.configs.catalogue import device as find_device
 from batchpilot.configs.catalogue import model as find_model
 from batchpilot.configs.footprint import kv_type, weight_type
+from batchpilot.core.files import json_text
 from batchpilot.latency.measured.operators import SYSTEMS
 from batchpilot.latency.measured.shipping import Layout, build_entry, shipped_layouts
 from batchpilot.latency.measured.table import MeasuredEntry, write_table
@@ -90,7 +90,7 @@ def _built(
         entries.append(entry)
         if as_json:
             errors = {name: value if value == value else None for name, value in entry.errors.items()}
-            typer.echo(json.dumps({"provenance": entry.provenance, "parameters": entry.parameters.to_dict()} | errors))
+            typer.echo(json_text({"provenance": entry.provenance, "parameters": entry.parameters.to_dict()} | errors))
         else:
             typer.echo(entry.provenance)
     return entries
