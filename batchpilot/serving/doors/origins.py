@@ -42,7 +42,7 @@ def check_binding(host: str, token: str | None) -> None:
         raise ValueError(f"the token has {len(token)} characters; it must have at least {LEAST_TOKEN_CHARACTERS}")
 
 
-def foreign(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+def foreign(headers: Iterable[tuple[bytes, bytes]], *, labels: bool = False) -> str | None:
     """Why a request may not come from this machine and its own pages, None where it does.
 
     A browser here reaches loopback for any page that it shows. The page gives itself away: by its `Origin`, or, when
@@ -50,10 +50,13 @@ def foreign(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
 
     Args:
         headers: of the request, names in lower case.
+        labels: whether a host without a dot is taken too, as clients in containers name a gateway: no page of the open
+            network has such a name, so none can be made to lead here.
     """
     hosts, origins = ([value.decode("latin-1") for name, value in headers if name == wanted] for wanted in _JUDGED)
     host = hosts[0] if len(hosts) == 1 else ", ".join(hosts)
-    if not is_loopback(_name(host)):
+    name = _name(host)
+    if not is_loopback(name) and not (labels and name.isalnum()):
         return f"the host {host!r} is not this machine; a server without a token serves only loopback"
     if any(_place(origin) != host.lower() for origin in origins):
         return f"a page of {', '.join(origins)} may not ask this server, which has no token"

@@ -52,7 +52,7 @@ def refused_at_the_door(scope: Scope, settings: GatewaySettings) -> Refusal | No
         scope: ASGI.
         settings: the upstream's address and the gateway's token.
     """
-    why = foreign(scope["headers"]) if settings.token is None else None
+    why = foreign(scope["headers"], labels=True) if settings.token is None else None
     if why is not None:
         return Refusal(403, why, "foreign_request")
     path = posixpath.normpath(f"/{urlsplit(settings.upstream).path}/{scope['path']}")
