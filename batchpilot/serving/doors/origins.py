@@ -56,7 +56,7 @@ def foreign(headers: Iterable[tuple[bytes, bytes]], *, labels: bool = False) -> 
     hosts, origins = ([value.decode("latin-1") for name, value in headers if name == wanted] for wanted in _JUDGED)
     host = hosts[0] if len(hosts) == 1 else ", ".join(hosts)
     name = _name(host)
-    if not is_loopback(name) and not (labels and name.isalnum()):
+    if not is_loopback(name) and not (labels and name and not set(name) & set(".:")):
         return f"the host {host!r} is not this machine; a server without a token serves only loopback"
     if any(_place(origin) != host.lower() for origin in origins):
         return f"a page of {', '.join(origins)} may not ask this server, which has no token"
