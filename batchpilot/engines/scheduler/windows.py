@@ -12,7 +12,7 @@ from batchpilot.core.slo import typical_of_sorted
 from batchpilot.engines.scheduler.decoding import close_calendars
 from batchpilot.engines.scheduler.queue import FCFS
 from batchpilot.engines.scheduler.state import SchedulerState, row
-from batchpilot.engines.simulated.kernel import DONE, LOG_FULL, REACHED, STUCK, advance, run_steps
+from batchpilot.engines.simulated.kernel import DONE, LOG_FULL, REACHED, STUCK, run_steps
 from batchpilot.latency.model.compiled import kernel, parallel
 from batchpilot.latency.model.saturation import step_ms
 
@@ -244,20 +244,6 @@ def run_windows(s: SchedulerState, window_ms: float, end_ms: float, out) -> tupl
     if c.decoding:
         close_calendars(s)
     return done, code
-
-
-@kernel
-def run_window(s: SchedulerState, until_ms: float, out) -> int:  # type: ignore[no-untyped-def]
-    """`advance`, then fill `out[0]` and open the next window; with a full step log only the former.
-
-    Returns:
-        What `advance` returned.
-    """
-    code = advance(s, until_ms)
-    if code != LOG_FULL:
-        summarise(s, out)
-        open_window(s)
-    return code
 
 
 @parallel

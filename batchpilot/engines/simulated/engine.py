@@ -17,7 +17,7 @@ from batchpilot.core.names import lookup
 from batchpilot.core.slo import typical_target
 from batchpilot.engines.scheduler.controls import Controls
 from batchpilot.engines.scheduler.state import BATCHING_MODES, OFF_TOKENS, PREFILL_MODES, SchedulerState, allocate, row
-from batchpilot.engines.scheduler.windows import open_window, run_window, run_windows
+from batchpilot.engines.scheduler.windows import open_window, run_windows
 from batchpilot.engines.simulated.kernel import DONE, LOG_FULL, REACHED, STUCK, advance
 from batchpilot.latency.model.compiled import plain
 from batchpilot.latency.model.saturation import SaturationParameters
@@ -291,8 +291,14 @@ class SimulatedEngine:
             RuntimeError: as `run_until`.
         """
         limits, record = self._controls.limits, self._controls.record
-        while (code := run_window(self._row, until_ms, record)) == LOG_FULL:
-            self._empty_log()
+        measured = 0
+        while measured == 0 and self.now_ms < until_ms:
+            # The same compiled code as for many windows: a second copy would take half a minute to compile.
+            measured, code = run_windows(self._row, math.inf, until_ms, record)
+            if code == LOG_FULL:
+                self._empty_log()
+        if measured == 0:
+            return self.close_window(), self.finished
         return from_record(record[0], limits), self._is_done(code)
 
     def run_windows(self, window_ms: float, end_ms: float) -> MeasuredWindows:

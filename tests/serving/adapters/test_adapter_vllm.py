@@ -203,7 +203,10 @@ def test_windows_say_what_happened(config):
     windows = scheduler.control.session.tuner.heard
     assert sum(window.steps for window in windows) >= 1
     assert all(window.limits == Limits(16) for window in windows)
-    assert all(0 < window.kv_used_fraction < 1 for window in windows if window.running)
+    # A window may end before the first step does, and knows nothing of KV then.
+    measured = [window for window in windows if window.steps and window.running]
+    assert measured
+    assert all(0 < window.kv_used_fraction < 1 for window in measured)
     assert scheduler.control.session.status()["odd_events"] == 0
 
 
