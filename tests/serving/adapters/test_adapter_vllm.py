@@ -4,6 +4,7 @@ docs/adapters.md says how to install it.
 """
 
 import importlib
+import itertools
 import time
 
 import pytest
@@ -233,13 +234,15 @@ def test_a_tuner_that_raises_leaves_the_last_limits_and_the_engine_at_work(confi
 
 
 def test_a_tuner_moves_the_batch_size_of_a_server(config):
+    names = itertools.count()
     scheduler = make_scheduler(
         config, {"tuner": "dynamic", "window_ms": 25.0, "config": {"adjustment_interval_ms": 50}}
     )
     sizes = set()
-    for number in range(300):
-        if len(scheduler.requests) < 24:
-            scheduler.add_request(make_request(str(number), 40, max_tokens=20))
+    give_up = time.monotonic() + 30.0  # a busy machine may stretch steps and with them windows
+    while len(sizes) < 2 and time.monotonic() < give_up:
+        while len(scheduler.requests) < 24:
+            scheduler.add_request(make_request(str(next(names)), 40, max_tokens=20))
         step(scheduler, device)
         sizes.add(scheduler.max_num_active_reqs)
     assert len(sizes) > 1
