@@ -63,11 +63,12 @@ def json_text(value: object, *, indent: int | None = None) -> str:
 
     Args:
         value: mappings, sequences, scalars and arrays; anything else stands as its text.
-        indent: spaces a level; None for one line.
+        indent: spaces a level; None for one line without blanks.
 
     Source: RFC 8259, section 6: NaN and infinity are no numbers; here they are null.
     """
-    return json.dumps(plain(value), indent=indent, allow_nan=False, default=str)
+    separators = (",", ":") if indent is None else None
+    return json.dumps(plain(value), indent=indent, separators=separators, allow_nan=False, default=str)
 
 
 def plain(value: Any) -> Any:
