@@ -119,6 +119,7 @@ def build_entry(device: DeviceSpec, model: ModelSpec, layout: Layout, path: str 
                 dtype=None if dtype == model.dtype else dtype,
                 kv_dtype=cache,
                 experts=bool(model.experts),
+                published_fp8=model.dtype == dtype == "fp8",
             )
         )
     fitted = build_fit(source, tokens, bool(model.experts))

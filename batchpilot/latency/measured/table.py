@@ -11,6 +11,7 @@ from pathlib import Path
 from batchpilot.configs import catalogue
 from batchpilot.core.files import write_atomic
 from batchpilot.latency.measured.grid import REGIMES
+from batchpilot.latency.measured.served import as_served
 from batchpilot.latency.model.saturation import SaturationParameters
 
 FOLDER = Path(catalogue.__file__).parent / "measured"
@@ -34,7 +35,7 @@ class MeasuredEntry:
         pipeline_parallel: stages.
         dtype: type of the weights.
         kv_dtype: type of the KV cache.
-        parameters: of the saturation model.
+        parameters: of the saturation model, for the operators alone.
         errors: mean relative error of each kind of step.
         points: steps that were fitted.
         source: package, its version, the grid, the day.
@@ -52,6 +53,11 @@ class MeasuredEntry:
     errors: dict[str, float]
     points: int
     source: str
+
+    @property
+    def served(self) -> SaturationParameters:
+        """Step latency of the engine at work: the operators' and what it adds."""
+        return as_served(self.parameters, self.engine)
 
     @property
     def provenance(self) -> str:

@@ -203,7 +203,7 @@ def find_latency(
         return LatencyEstimate(entry.parameters, entry.provenance)
     fitted = find_measured(device, model, tensor_parallel, dtype, engine, kv_dtype)
     if fitted is not None:
-        return LatencyEstimate(fitted.parameters, fitted.provenance)
+        return LatencyEstimate(fitted.served, fitted.provenance)
     return roofline(device, model, tensor_parallel, dtype)
 
 

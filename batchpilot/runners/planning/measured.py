@@ -56,4 +56,4 @@ def measured_or_refused(
         ) from None
     except ValueError:
         return found
-    return LatencyEstimate(entry.parameters, entry.provenance)
+    return LatencyEstimate(entry.served, entry.provenance)
