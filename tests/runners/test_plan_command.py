@@ -1,13 +1,18 @@
 """`batchpilot plan` as a user runs it."""
 
 import json
+import math
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from batchpilot.configs.catalogue import device, model
 from batchpilot.core.limits import Limits
+from batchpilot.core.slo import SLO
+from batchpilot.runners.planning.capacity import find_capacity
 from batchpilot.runners.planning.command import plan_command
+from batchpilot.runners.planning.planned import Question, find_draw, held_in_simulation, simulated
 from batchpilot.runners.selection import parse_limits
 
 QUICK = ("--seeds", "1", "--duration-s", "40")
@@ -50,8 +55,9 @@ def test_a_report_holds_both_charts_and_loads_nothing(run, tmp_path):
     result = run("--device", "A10", "--model", "Qwen3-0.6B", "--workload", "azure-code", "--report", page)
     assert result.exit_code == 0, result.output
     text = page.read_text()
-    assert text.count("<svg") == 2
+    assert text.count("<svg") == 3
     assert "How much can one engine take?" in text
+    assert "What does it cost, and how many devices does it take?" in text
     assert "http" not in text.split("</style>")[1]
 
 
@@ -62,16 +68,71 @@ def test_a_scenario_file_lends_its_requests(run, tiny_file):
 
 
 @pytest.mark.parametrize(
+    ("chip", "served", "workload", "slo"),
+    [
+        ("A100-80GB", "Llama-2-7B", "azure-conv", SLO(2000, 100)),
+        ("H100-80GB", "Llama-3.1-8B", "azure-conv", SLO(1000, 50)),
+        ("A10", "Qwen3-0.6B", "azure-code", SLO(2000, 100)),
+    ],
+)
+def test_capacity_and_its_own_simulation_agree_within_10_percent(chip, served, workload, slo):
+    place = device(chip), model(served)
+    draw = find_draw(workload, *place, 1)
+    question = Question(*place, 1, "fp16", workload, draw, slo, 0.95)
+    found = find_capacity(question, question.plan(), range(2), 300.0)
+    assert found.plan.rate_per_s == pytest.approx(held_in_simulation(found.curve, 0.95), rel=0.1)
+    again = simulated(question, found.plan.limits, found.plan.rate_per_s, range(7, 10), 300.0)
+    assert again.attainment > 0.93
+
+
+def test_one_deployment_is_planned_where_all_is_given(run):
+    one = ("--tensor-parallel", "1", "--dtype", "fp16")
+    told = json.loads(run("--device", "H100", "--model", "Llama-3.1-8B", *one, "--json").stdout)
+    assert told["choices"] == []
+    assert (told["tensor_parallel"], told["dtype"]) == (1, "fp16")
+
+
+def test_without_a_device_all_are_compared_and_the_cheapest_is_planned(run, tmp_path):
+    own = tmp_path / "prices.yaml"
+    own.write_text("H200: {usd_per_hour: 0.5, source: ours}\nB200: {usd_per_hour: 60}\n")
+    asked = ("--model", "Qwen3-30B-A3B", "--workload", "1024,256", "--rate", "30", "--prices", own)
+    told = json.loads(run(*asked, "--json").stdout)
+    costs = [one["usd_per_million_output_tokens"] for one in told["choices"] if one["usd_per_device_hour"] is not None]
+    assert costs == sorted(costs)
+    assert told["device"] == told["choices"][0]["device"] == "H200"
+    assert told["fleet"]["price_source"] == "ours"
+    assert {one["device"] for one in told["choices"]} >= {"H100-80GB", "H200", "B200", "MI300X", "L40S"}
+    assert {one["device"] for one in told["refused"]} >= {"T4", "A10"}
+    best = [one for one in told["choices"] if one["pareto"]]
+    assert best[0] == told["choices"][0]
+    for one in told["choices"]:
+        beaten = [
+            other
+            for other in best
+            if other["usd_per_million_output_tokens"] <= (one["usd_per_million_output_tokens"] or math.inf)
+            and other["devices"] <= one["devices"]
+        ]
+        assert beaten or one["usd_per_device_hour"] is None
+
+
+def test_a_price_of_an_unknown_device_or_below_zero_is_told_with_its_file(run, tmp_path):
+    own = tmp_path / "prices.yaml"
+    for text, message in (("H300: {usd_per_hour: 1}", "H300"), ("H200: {usd_per_hour: -1}", "must be >= 0")):
+        own.write_text(text + "\n")
+        result = run("--model", "Qwen3-8B", "--prices", own)
+        assert result.exit_code == 2
+        assert message in " ".join(result.output.split())
+        assert "prices.yaml" in result.output.replace("\n", "")
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--model", "Llama-2-7B", "--workload", "azure-con"), "azure-con"),
         (("--model", "Llama-2-7B", "--workload", "10,20,30"), "prompt,output"),
         (("--model", "Llama-2-7B", "--workload", "4000,2000"), "exceed the 4096"),
         (
-            (
-                "--model",
-                "Llama-2-70B",
-            ),
+            ("--model", "Llama-2-70B", "--tensor-parallel", "1"),
             "does not fit",
         ),
         (("--model", "Llama-2-7B", "--tpot-ms", "5"), "a step of one token takes"),

@@ -4,6 +4,7 @@ from batchpilot.configs.catalogue._additions import VARIABLE, Additions, add_cat
 from batchpilot.configs.catalogue._devices import device, devices
 from batchpilot.configs.catalogue._models import model, model_facts, model_reference, models
 from batchpilot.configs.catalogue.device_spec import DeviceSpec
+from batchpilot.configs.catalogue.prices import Price, prices
 from batchpilot.configs.models.spec import ModelSpec
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Additions",
     "DeviceSpec",
     "ModelSpec",
+    "Price",
     "add_catalogue",
     "device",
     "devices",
@@ -18,4 +20,5 @@ __all__ = [
     "model_facts",
     "model_reference",
     "models",
+    "prices",
 ]

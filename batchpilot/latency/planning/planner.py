@@ -7,7 +7,7 @@ planned limits. Times in ms, rates per second.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batchpilot.core.limits import Limits
 from batchpilot.core.slo import SLO
@@ -118,6 +118,29 @@ def plan(
         raise ValueError(_why_nothing_holds(parameters, demand, slo, attainment, max_step_tokens))
     outlook, service = max(found, key=lambda pair: pair[0].rate)
     return _planned(outlook, service, slo, attainment, kv_capacity_tokens, max_step_tokens)
+
+
+def at_rate(chosen: Plan, rate_per_s: float, parameters: SaturationParameters, demand: Demand, kv_tokens: int) -> Plan:
+    """The same limits at another rate, with the usual step there.
+
+    Args:
+        chosen: a plan for the same engine and demand.
+        rate_per_s: requests per second, > 0.
+        parameters: step latency.
+        demand: what is asked.
+        kv_tokens: KV tokens that fit.
+    """
+    usual = residents_for(parameters, demand, rate_per_s / 1000.0)
+    requests, tokens, read = (float(x) for x in demand.step_at(usual))
+    return replace(
+        chosen,
+        rate_per_s=rate_per_s,
+        batch_size=requests,
+        step_tokens=tokens,
+        context_tokens=read,
+        step_ms=float(parameters.predict(requests, tokens, read)),
+        kv_fraction=usual * demand.resident_kv[0] / kv_tokens,
+    )
 
 
 def planned_service(

@@ -1,23 +1,25 @@
-"""`batchpilot plan`: which limits, how much one device holds with them, and how many devices a rate needs."""
+"""`batchpilot plan`: which device, parallelism and type, which limits, and how many devices a rate needs."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
+from batchpilot.configs.catalogue import Price, devices
 from batchpilot.configs.catalogue import device as find_device
 from batchpilot.configs.catalogue import model as find_model
+from batchpilot.configs.catalogue import prices as find_prices
 from batchpilot.configs.footprint import kv_type, weight_type
 from batchpilot.core.files import json_text
 from batchpilot.core.provenance import provenance
 from batchpilot.core.slo import SLO
 from batchpilot.latency.model.parameter_file import read_parameters
-from batchpilot.latency.planning.planner import ATTAINMENT, Plan
+from batchpilot.latency.planning.planner import ATTAINMENT
 from batchpilot.runners.options import (
     CatalogueOption,
     DeviceOption,
@@ -28,14 +30,22 @@ from batchpilot.runners.options import (
     reporting_mistakes,
     stdout_console,
 )
+from batchpilot.runners.planning.capacity import Capacity, find_capacity
+from batchpilot.runners.planning.choices_page import choices_chart, choices_grid, refused_grid
+from batchpilot.runners.planning.choosing import Choice, Refused, compare, pareto, ways
 from batchpilot.runners.planning.fitting import memory_line, startup_line
 from batchpilot.runners.planning.measured import measured_or_refused
 from batchpilot.runners.planning.page import disagreement_grid, pasteable, plan_grid, verdict, write_plan_page
-from batchpilot.runners.planning.planned import FACTORS, Question, Simulated, find_draw, held_in_simulation, simulated
+from batchpilot.runners.planning.planned import Question, find_draw, held_in_simulation
 from batchpilot.runners.report.tables import tables
 
 SLOWER = 1.1
 """The margin is told for steps that take so many times as long as is known."""
+
+_STAND_IN = "H100-80GB"
+"""Whose requests a scenario draws where no device is given, since its load may depend on it."""
+
+_TOLD = 4
 
 
 @reporting_mistakes
@@ -52,6 +62,7 @@ def plan_command(
     kv_dtype: Annotated[str | None, typer.Option(help="Type of the KV cache: fp16 or fp8; else as published.")] = None,
     engine: Annotated[str | None, typer.Option(help="Whose measured operators count: vllm, sglang or trtllm.")] = None,
     catalogue: CatalogueOption = None,
+    prices: Annotated[Path | None, typer.Option(help="YAML of your own prices of devices an hour.")] = None,
     parameters: ParametersOption = None,
     ttft_ms: Annotated[float, typer.Option(help="Promised time to first token.")] = SLO().ttft_ms,
     tpot_ms: Annotated[float, typer.Option(help="Promised time per output token after the first.")] = SLO().tpot_ms,
@@ -62,50 +73,72 @@ def plan_command(
     report: Annotated[Path | None, typer.Option(help="Also write this HTML page.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Which limits to run with, how many requests per second a device holds, and how many devices a rate needs."""
+    """Which devices, parallelism and type serve a load at least cost, with which limits, and how many it takes.
+
+    What is given is kept: with --device, parallelism and type are searched; with these too, one deployment is planned.
+    """
     measured = {} if parameters is None else read_parameters(parameters).known_hardware()
-    chip = find_device(_named("device", device, measured))
     served = find_model(_named("model", model, measured))
-    share = tensor_parallel or int(measured.get("tensor_parallel", 1))
+    chip = None if device is None and not measured.get("device") else find_device(_named("device", device, measured))
+    share = tensor_parallel or (int(measured.get("tensor_parallel", 1)) if parameters is not None else None)
+    stand_in = chip or find_device(_STAND_IN)
+    kind = weight_type(dtype, served)
     question = Question(
-        chip,
+        stand_in,
         served,
-        share,
-        weight_type(dtype, served),
+        share or 1,
+        kind,
         workload,
-        find_draw(workload, chip, served, share),
+        find_draw(workload, stand_in, served, share or 1),
         SLO(ttft_ms, tpot_ms, "promised"),
         attainment,
         kv_type(kv_dtype, served),
         parameters,
-        None
-        if parameters is not None
-        else measured_or_refused(chip, served, str(model), share, weight_type(dtype, served), engine, kv_dtype),
     )
-    chosen = question.plan()
-    fleet = _fleet(question, chosen, rate)
-    curve = [
-        simulated(question, chosen.limits, factor * chosen.rate_per_s, range(seeds), duration_s) for factor in FACTORS
-    ]
+    known_prices = find_prices(prices)
+    choices: list[Choice] = []
+    refused: list[Refused] = []
+    if parameters is None and (chip is None or share is None or dtype is None):
+        with Console(stderr=True).status(f"planning {served.name}") as status:
+            layouts = ways(devices() if chip is None else (chip,), served, share, dtype and kind, engine)
+            named = _named("model", model, measured)
+            choices, refused = compare(question, named, layouts, known_prices, rate, engine, kv_dtype, status.update)
+        if not choices:
+            raise ValueError(_nothing_serves(refused))
+        question = choices[0].question
+    elif parameters is None:
+        known = measured_or_refused(stand_in, served, str(model), question.tensor_parallel, kind, engine, kv_dtype)
+        question = replace(question, known=known)
+    capacity = find_capacity(question, question.plan(), range(seeds), duration_s)
+    chosen, curve = capacity.plan, capacity.curve
+    fleet = _fleet(question, capacity, rate, known_prices)
     origin = provenance(0, question.stated() | {"parameters": question.latency.parameters.to_dict(), "seeds": seeds})
     grids = (
-        plan_grid(question, chosen, _facts(question, chosen, fleet, curve)),
-        disagreement_grid(question, chosen, curve[FACTORS.index(1.0)]),
+        plan_grid(question, chosen, _facts(question, capacity, fleet)),
+        disagreement_grid(question, capacity.proposed, capacity.at_proposed),
     )
+    compared = [choices_grid(choices)] if len(choices) > 1 else []
+    compared += [grid for grid in (refused_grid(refused, choices),) if grid.rows]
     if report is not None:
-        write_plan_page(report, question, chosen, curve, grids, origin)
+        chart = choices_chart(choices) if any(one.usd_per_million is not None for one in choices) else ""
+        write_plan_page(report, question, chosen, curve, (*compared, *grids), origin, chart)
     if as_json:
         figures = asdict(chosen) | question.stated() | {"fleet": fleet}
-        held = held_in_simulation(curve, attainment)
         checks = {
-            "held_in_simulation_per_s": held,
+            "closed_form_per_s": capacity.proposed.rate_per_s,
+            "held_in_simulation_per_s": held_in_simulation(curve, attainment),
             "simulated": [asdict(point) for point in curve],
+            "choices": [choice.stated() | {"pareto": choice in pareto(choices)} for choice in choices],
+            "refused": [asdict(one) for one in refused],
         }
         typer.echo(json_text(figures | checks | origin, indent=2))
         return
+    console = stdout_console()
+    for grid in compared:
+        for table in tables(grid):
+            console.print(table)
     typer.echo(verdict(question, chosen))
     typer.echo(f"limits: {pasteable(chosen.limits)}\n")
-    console = stdout_console()
     for grid in grids:
         for table in tables(grid):
             console.print(table)
@@ -121,42 +154,60 @@ def _named(what: str, typed: str | None, measured: Mapping[str, str | int]) -> s
     return str(found)
 
 
-def _fleet(question: Question, chosen: Plan, rate: float | None) -> dict[str, Any]:
-    """What the plan means for devices, and how much of it is margin."""
+def _nothing_serves(refused: Sequence[Refused]) -> str:
+    """Why no way serves the load: the ways and their reasons, a few of them."""
+    if not refused:
+        return "no device is left to plan for; give another --device, --tensor-parallel or --dtype"
+    told = [f"{one.tensor_parallel} x {one.device} ({one.dtype}): {one.reason}" for one in refused[:_TOLD]]
+    more = f"; and {len(refused) - _TOLD} more" if len(refused) > _TOLD else ""
+    return f"{'; '.join(told)}{more}"
+
+
+def _fleet(question: Question, capacity: Capacity, rate: float | None, prices: Mapping[str, Price]) -> dict[str, Any]:
+    """What the plan means for devices and money, and how much of it is margin."""
+    chosen = capacity.plan
     try:
-        slower = question.plan(SLOWER).rate_per_s
+        slower = question.plan(SLOWER).rate_per_s * chosen.rate_per_s / capacity.proposed.rate_per_s
     except ValueError:
         slower = 0.0
+    price = prices.get(question.device.name)
+    hourly = None if price is None else price.usd_per_hour
+    choice = Choice(question, chosen, simulated=True, usd_per_hour=hourly, rate_per_s=rate)
     fleet: dict[str, Any] = {
         "rate_per_device_per_s": chosen.rate_per_s / question.tensor_parallel,
         "rate_if_steps_are_slower_per_s": slower,
+        "usd_per_device_hour": hourly,
+        "price_source": None if price is None else price.source,
+        "price_read_on": None if price is None or price.read_on is None else str(price.read_on),
+        "usd_per_million_output_tokens": choice.usd_per_million,
     }
     if rate is not None:
-        engines = chosen.engines_for(rate)
         fleet |= {
             "rate_per_s": rate,
-            "engines": engines,
-            "devices": engines * question.tensor_parallel,
-            "spare": engines * chosen.rate_per_s / rate - 1,
+            "engines": choice.engines,
+            "devices": choice.devices,
+            "spare": choice.engines * chosen.rate_per_s / rate - 1,
         }
     return fleet
 
 
-def _facts(question: Question, chosen: Plan, fleet: dict[str, Any], curve: list[Simulated]) -> dict[str, str]:
+def _facts(question: Question, capacity: Capacity, fleet: dict[str, Any]) -> dict[str, str]:
+    chosen = capacity.plan
+    closed_form = capacity.proposed.rate_per_s
+    off = 100 * (closed_form / chosen.rate_per_s - 1)
     facts = {
         "memory": memory_line(question),
         "start-up": startup_line(question, chosen.limits.batch_size),
         "per device": f"{fleet['rate_per_device_per_s']:.3f} requests/s",
         "if steps take 10 % longer": f"{fleet['rate_if_steps_are_slower_per_s']:.3f} requests/s per engine",
+        "closed form alone": f"{closed_form:.3f} requests/s, {off:+.1f} % of what simulation holds",
     }
-    held = held_in_simulation(curve, question.attainment)
-    planned = curve[FACTORS.index(1.0)].rate_per_s
-    if held is None:
-        facts["simulation holds"] = f"less than {curve[0].rate_per_s:.3f} requests/s"
-    elif math.isinf(held):
-        facts["simulation holds"] = f"more than {curve[-1].rate_per_s:.3f} requests/s"
-    else:
-        facts["simulation holds"] = f"{held:.3f} requests/s, {100 * (held / planned - 1):+.1f} % of the plan"
+    if fleet["usd_per_million_output_tokens"] is not None:
+        read_on = f", {fleet['price_read_on']}" if fleet["price_read_on"] else ""
+        facts["cost"] = (
+            f"${fleet['usd_per_million_output_tokens']:.3g} a million output tokens at "
+            f"${fleet['usd_per_device_hour']:.2f} a device hour ({fleet['price_source']}{read_on})"
+        )
     if "engines" in fleet:
         facts[f"for {fleet['rate_per_s']:g} requests/s"] = (
             f"{fleet['devices']} devices in {fleet['engines']} engines, {fleet['spare']:.0%} to spare"

@@ -30,6 +30,7 @@ def write_plan_page(
     curve: Sequence[Simulated],
     tables: Sequence[Grid],
     provenance: dict[str, Any],
+    compared: str = "",
 ) -> Path:
     """Write the page.
 
@@ -40,6 +41,7 @@ def write_plan_page(
         curve: simulated rates, ascending.
         tables: what the terminal shows.
         provenance: where the figures come from.
+        compared: a picture of the ways that were compared, "" where there was one.
     """
     title = f"{question.model.name} on {question.tensor_parallel} x {question.device.name}, {question.workload}"
     return write_atomic(
@@ -49,6 +51,7 @@ def write_plan_page(
             element("h1", title),
             element("p", verdict(question, chosen), "lead"),
             definitions({"limits": pasteable(chosen.limits)}),
+            *([figure(compared)] if compared else []),
             *(table(grid) for grid in tables),
             figure(rate_chart(question, chosen, curve)),
             figure(region_chart(question, chosen)),
@@ -177,12 +180,12 @@ def plan_grid(question: Question, chosen: Plan, facts: dict[str, str]) -> Grid:
 
 
 def disagreement_grid(question: Question, chosen: Plan, check: Simulated) -> Grid:
-    """Plan against simulation at the planned rate.
+    """The closed form against simulation, at the rate that it proposes.
 
     Args:
         question: what was planned for.
-        chosen: the plan.
-        check: the simulation at the planned rate.
+        chosen: the closed form's plan.
+        check: the simulation at its rate.
     """
     predicted = question.service(chosen).facing(chosen.rate_per_s / 1000.0)
     pairs = {
@@ -204,4 +207,4 @@ def disagreement_grid(question: Question, chosen: Plan, check: Simulated) -> Gri
         f"At {chosen.rate_per_s:.3f} requests/s. Worst seed {check.worst:.3f}; TTFT p95 {check.ttft_p95_ms:.0f} ms, "
         f"TPOT p95 {check.tpot_p95_ms:.1f} ms; {check.refused:.1%} refused."
     )
-    return Grid("Plan against simulation", ("", "plan", "simulation", "plan is off by"), rows, caption)
+    return Grid("Plan against simulation", ("", "closed form", "simulation", "is off by"), rows, caption)
