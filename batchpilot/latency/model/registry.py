@@ -19,6 +19,7 @@ from batchpilot.configs.reading import YamlFile, read_yaml
 from batchpilot.core.files import write_atomic
 from batchpilot.core.names import lookup
 from batchpilot.latency.measured.finding import find_measured
+from batchpilot.latency.measured.other_types import with_fewer_bytes
 from batchpilot.latency.model.entry import LatencyEntry, Place, place_text
 from batchpilot.latency.model.roofline import LatencyEstimate, roofline
 from batchpilot.latency.model.saturation import SaturationParameters
@@ -182,7 +183,9 @@ def find_latency(
     engine: str | None = None,
     kv_dtype: str | None = None,
 ) -> LatencyEstimate:
-    """The best known step latency: an entry of whole steps, else a fit to measured operators, else the roofline.
+    """The best known step latency: an entry of whole steps, else a fit to measured operators, else an estimate.
+
+    The estimate is a 16-bit fit with fewer bytes where weights alone are of another type, else the roofline.
 
     Args:
         device: the device, one of `tensor_parallel` alike.
@@ -204,6 +207,10 @@ def find_latency(
     fitted = find_measured(device, model, tensor_parallel, dtype, engine, kv_dtype)
     if fitted is not None:
         return LatencyEstimate(fitted.served, fitted.provenance)
+    lighter = with_fewer_bytes(device, model, tensor_parallel, dtype, engine, kv_dtype)
+    if lighter is not None:
+        parameters, known = lighter
+        return LatencyEstimate(parameters, f"estimated: the bytes of {dtype} in what was {known.provenance}")
     return roofline(device, model, tensor_parallel, dtype)
 
 

@@ -41,7 +41,7 @@ def measured_or_refused(
     """
     found = find_latency(device, model, tensor_parallel, dtype, engine, kv_dtype)
     path = named if Path(named).expanduser().exists() else None
-    if found.provenance.startswith("measured") or not can_be_measured(device, model, path):
+    if "measured" in found.provenance or not can_be_measured(device, model, path):
         return found
     layout = Layout(
         engine=engine or "vllm", tensor_parallel=tensor_parallel, dtype=dtype, kv_dtype=kv_type(kv_dtype, model)
