@@ -84,6 +84,23 @@ def test_a_run_counts_once_whatever_it_is_called_and_one_of_two_stages_not_at_al
     assert left_out["stands in the sample again"] == left_out["prefill and decode apart"] == 1
 
 
+def test_a_server_has_eight_devices_whatever_the_row_multiplies_them_by():
+    run = read_run(EXPERTS | {"tp_size": "64", "moe_tp_size": "8", "moe_ep_size": "8"})
+    assert (run.tensor_parallel, run.expert_parallel) == (8, 8)
+    again = EXPERTS | {"tp_size": "8", "moe_tp_size": "1", "moe_ep_size": "8"}
+    left_out = Counter()
+    rows = [EXPERTS | {"tp_size": "64", "moe_tp_size": "8", "moe_ep_size": "8"}, again]
+    assert len(published(rows, left_out)) == 1
+    assert left_out["stands in the sample again"] == 1
+
+
+def test_the_faster_of_two_runs_of_one_set_up_drafted_tokens():
+    left_out = Counter()
+    kept = published([ROW, ROW | {"silicon_tpot_ms": "11"}, ROW | {"silicon_tpot_ms": "8"}], left_out)
+    assert [run.tpot_ms for run in kept] == [12.1, 11.0]
+    assert [count for reason, count in left_out.items() if reason.startswith("several tokens a step")] == [1]
+
+
 def test_a_file_with_a_run_beyond_its_devices_peak_is_of_several_engines():
     impossible = OWN | {"batch_size": "512", "silicon_ttft_ms": "20", "silicon_tpot_ms": "2"}
     elsewhere = OWN | {"silicon_data_source": "source_file=other.csv", "osl": "512"}
