@@ -101,7 +101,8 @@ def test_plan_needs_no_device_that_the_parameter_file_names(run, latency_file):
     assert planned["promise"].endswith("TTFT 2000 ms, TPOT 200 ms")
     assert planned["rate_per_s"] < catalogued["rate_per_s"]
     refused = run(*command)
-    assert (refused.exit_code, "--device is missing" in refused.output) == (2, True)
+    assert (refused.exit_code, "--model is missing" in refused.output) == (2, True)
+    assert "where --device is missing, all are compared" in refused.output
 
 
 def test_tune_tries_limits_on_the_measured_latency(run, tiny_file, latency_file, tmp_path):

@@ -149,7 +149,8 @@ def _named(what: str, typed: str | None, measured: Mapping[str, str | int]) -> s
     found = typed or measured.get(what)
     if found is None:
         raise ValueError(
-            f"--{what} is missing, and no parameter file names one; `batchpilot list {what}s` tells the known ones"
+            f"--{what} is missing, and no parameter file names one; `batchpilot list {what}s` tells the known ones "
+            "(where --device is missing, all are compared)"
         )
     return str(found)
 
