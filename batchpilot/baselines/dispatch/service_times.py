@@ -95,7 +95,7 @@ class ServiceTimes:
         busy, steps, requests, completions, waiting, arrivals, length = self.pooled
         if not (completions and steps and requests and busy):
             return False
-        size = requests / steps
+        size = max(requests / steps, 1.0)
         self.pooled = [0.0] * 7
         self.heard += 1
         if self.heard <= SKIPPED_SAMPLES:

@@ -54,7 +54,10 @@ def _tpe(seed: int, startup_trials: int) -> BaseSampler:
 
 
 def _gp(seed: int, startup_trials: int) -> BaseSampler:
-    import torch  # noqa: F401 (here, where a tuner is made, and not in the first tell that needs it)
+    # Optuna imports these in the first tell that needs them, which is to take no seconds more than the others.
+    import scipy.optimize
+    import scipy.stats
+    import torch  # noqa: F401
     from optuna.samplers import GPSampler
 
     sampler = GPSampler(seed=seed, n_startup_trials=startup_trials, warn_independent_sampling=False)

@@ -75,9 +75,10 @@ class PlanningTuner(Tuner):
         slo: the promise, for the start; None takes it from the windows.
         seed: of the guesses.
         futures: guesses a decision, >= 2.
+        most_work: of a plan, see `MOST_WORK`; >= 1.
 
     Raises:
-        ValueError: no such track, or too few futures.
+        ValueError: no such track, too few futures, or no work allowed.
     """
 
     name = "model-based"
@@ -92,12 +93,14 @@ class PlanningTuner(Tuner):
         slo: SLO | None = None,
         seed: int = 0,
         futures: int = FUTURES,
+        most_work: int = MOST_WORK,
     ) -> None:
-        if futures < HEATS:
-            raise ValueError(f"futures is {futures}; it must be >= {HEATS}")
+        for option, value, lowest in (("futures", futures, HEATS), ("most_work", most_work, 1)):
+            if value < lowest:
+                raise ValueError(f"{option} is {value}; it must be >= {lowest}")
         fields = lookup(TRACKS, track, "track")
         self._estimate = Estimate(latency)
-        self._slo, self._seed, self._futures = slo, seed, futures
+        self._slo, self._seed, self._futures, self._most_work = slo, seed, futures, most_work
         self._fields = MOVED.get(track, fields)
         self._anchor_at(starting_limits(fields, base, self._estimate.parameters, slo))
         self._twin = Twin()
@@ -250,7 +253,7 @@ class PlanningTuner(Tuner):
         horizon = self._horizon(details, metrics.step_ms_mean, kv_tokens, ttft_ms, tpot_ms)
         margin = max(min(share_for(self._estimate.error), MARGIN), LOWEST_SHARE)
         futures = self._traffic.futures(details, self._futures, horizon.length_ms, margin, self._rng)
-        latency, until = self._estimate.parameters, self._twin.work + MOST_WORK
+        latency, until = self._estimate.parameters, self._twin.work + self._most_work
 
         def evaluate(positions: NDArray[np.int64], count: int) -> NDArray[np.float64]:
             candidates = self._table.to_arrays(positions, np.full(len(positions), tpot_ms))

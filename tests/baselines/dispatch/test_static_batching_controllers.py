@@ -1,5 +1,7 @@
 """CORK and the online optimum: the fit of service times, and what each makes of it."""
 
+from dataclasses import replace
+
 import pytest
 
 from batchpilot.baselines.dispatch.batch_service import BatchServiceProblem
@@ -54,6 +56,13 @@ def test_cork_sheds_by_what_all_that_wait_add_to_one_batch():
     assert tuner.ask().ttft_guard == pytest.approx(0.12, abs=1e-3)
     tuner.tell(served(tuner.ask(), 5, 12, queue=1))
     assert tuner.ask().ttft_guard == 1.0
+
+
+def test_a_batch_is_never_smaller_than_a_request():
+    times = ServiceTimes(0.0, 0.0, warm_up=[])
+    for second in range(4):
+        times.add(replace(served(Limits(8), 4, second), batch_size_mean=5e-324))
+    assert [(sample[0], sample[5]) for sample in times.samples] == [(1.0, 4.0), (1.0, 4.0)]
 
 
 def test_only_fifty_samples_are_kept_and_fitted_every_five_seconds():

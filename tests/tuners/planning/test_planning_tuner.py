@@ -152,6 +152,18 @@ def test_a_plan_saves_a_server_from_its_queue():
     assert planned.count("refused_on_arrival") > 0
 
 
+def test_a_plan_that_has_taken_its_work_ends_with_what_it_has_found():
+    def planned(**options):
+        tuner = make_tuner("model-based", latency=LATENCY, slo=SLO(2000.0, 100.0), track="guarded", **options)
+        tuner.study(details(5000.0, np.arange(0.0, 5000.0, 20.0), [300] * 9, waiting=requests([4000.0] * 60)))
+        tuner.tell(WindowMetrics(limits=tuner.ask(), step_ms_mean=30.0, kv_capacity_tokens=100_000))
+        return tuner.status()["planned_tokens"]
+
+    assert 0 < planned(most_work=1) < planned()
+    with pytest.raises(ValueError, match="most_work is 0"):
+        planned(most_work=0)
+
+
 def test_equal_seeds_plan_alike_and_a_copy_goes_on_alike():
     tuner, result = run("quick-burst", "model-based", track="guarded")
     again, same = run("quick-burst", "model-based", track="guarded")
