@@ -54,3 +54,4 @@ def rehearse(tuner: Tuner) -> None:
         session.on_arrival(next(ids), prompt_tokens, ttft_target_ms=600.0, tpot_target_ms=40.0)
         tokens = len(present) + prompt_tokens * len(new)
         session.on_step(max(len(present), 1), tokens, 100 * len(present), duration_ms)
+    session.close()

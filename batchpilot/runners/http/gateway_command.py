@@ -17,6 +17,7 @@ from batchpilot.runners.http.tokens import TOKEN_VARIABLE, chosen_token
 from batchpilot.runners.leaderboard.strategies import make_strategy
 from batchpilot.runners.options import refuse, reporting_mistakes
 from batchpilot.runners.selection import chosen_tuner, find_tuner_config, parse_limits
+from batchpilot.serving.doors.bodies import MOST_MB
 from batchpilot.serving.doors.origins import check_binding
 from batchpilot.serving.gateway.settings import GatewaySettings
 from batchpilot.serving.interpreter import share_sooner
@@ -24,6 +25,9 @@ from batchpilot.serving.rehearsal import rehearse
 from batchpilot.serving.session.session import TunerSession
 from batchpilot.serving.texts import TokenCount, count_by_bytes
 from batchpilot.tuners import DEFAULT_TUNER
+
+LONGEST_TELL_S = 0.02
+"""While a tuner is waited for, no token of any stream passes."""
 
 
 @reporting_mistakes
@@ -49,6 +53,7 @@ def gateway(
     window_ms: Annotated[float, typer.Option(help="Time between two decisions of the tuner.")] = 1000.0,
     poll_s: Annotated[float, typer.Option(help="How often to read the server's /metrics, 0 for never.")] = 1.0,
     largest_body_mb: Annotated[float, typer.Option(help="A larger completion request is refused.")] = 32.0,
+    bodies_mb: Annotated[float, typer.Option(help="Bodies hold no more in memory, all together.")] = MOST_MB,
     seed: Annotated[int, typer.Option(help="Of the tuner.")] = 0,
     host: Annotated[str, typer.Option(help="Where to listen; others than loopback need a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen.")] = 8080,
@@ -66,6 +71,7 @@ def gateway(
         count_tokens=counting(tokenizer),
         poll_s=poll_s,
         largest_body_mb=largest_body_mb,
+        bodies_mb=bodies_mb,
         token=chosen_token(token_file),
     )
     check_binding(host, settings.token)
@@ -79,8 +85,17 @@ def gateway(
         setting = Setting(section, SERVER_DEFAULT, slo, seed, track, latency)
         rehearse(make_strategy(tuner, setting))
         strategy = make_strategy(tuner, setting)
-    session = TunerSession(strategy, window_ms=window_ms, background=strategy.needs_details)
-    serve(session, settings, host, port)
+    serve(gateway_session(strategy, window_ms), settings, host, port)
+
+
+def gateway_session(tuner: Tuner, window_ms: float) -> TunerSession:
+    """A session that keeps no stream waiting while its tuner thinks.
+
+    Args:
+        tuner: decides.
+        window_ms: time between two decisions.
+    """
+    return TunerSession(tuner, window_ms=window_ms, background=tuner.needs_details, longest_tell_s=LONGEST_TELL_S)
 
 
 def serve(session: TunerSession, settings: GatewaySettings, host: str, port: int) -> None:

@@ -17,6 +17,9 @@ Headers = list[tuple[bytes, bytes]]
 MOST_UNREAD_BYTES = 2**18
 """Of an answer whose client is slow; the upstream has to wait beyond that."""
 
+MOST_HEAD_BYTES = 2**16
+"""Of an answer's head, with the interim ones before it; of trailers, and of what stands between two chunks."""
+
 _LENGTHS = (b"content-length", b"transfer-encoding")
 
 
@@ -156,6 +159,10 @@ class Connection(asyncio.Protocol):
             if not self._incoming.complete:
                 self._fail(502, "upstream_broke_off", "answered what is no HTTP", error)
             self.close()
+        if self._incoming.too_large:
+            if not self._incoming.complete:
+                self._fail(502, "upstream_head_too_large", f"sent a head of more than {MOST_HEAD_BYTES} bytes")
+            self.close()
         if self._incoming.unread_bytes > MOST_UNREAD_BYTES and not self._lost:
             self._paused = True
             self._transport.pause_reading()
@@ -226,12 +233,14 @@ class _Incoming:
         headers: as they came.
         pieces: of the body, unread.
         unread_bytes: in them.
+        too_large: whether its head, its trailers, or what stands between two of its chunks are.
         told: whether the head has come.
         complete: whether everything has.
     """
 
     def __init__(self) -> None:
-        self.status = self.unread_bytes = 0
+        self.status = self.unread_bytes = self._head_bytes = 0
+        self.too_large = False
         self.headers: Headers = []
         self.pieces: list[bytes] = []
         self.told = self.complete = True
@@ -251,11 +260,13 @@ class _Incoming:
         """
         self._bodiless = bodiless
         self._keeps_alive = self.told = self.complete = False
-        self.pieces, self.unread_bytes = [], 0
+        self.pieces, self.unread_bytes, self._head_bytes = [], 0, 0
 
     def feed(self, data: bytes) -> None:
         """Read a part of the answer, cut anywhere."""
+        self._head_bytes += len(data)
         self._parser.feed_data(data)
+        self.too_large |= self._head_bytes > MOST_HEAD_BYTES
 
     def take(self) -> bytes:
         """What is unread of the body, at least one piece."""
@@ -280,10 +291,14 @@ class _Incoming:
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
         # Heads below 200 announce the answer, and are not it.
-        self.told = self.status >= 200
+        self.too_large = sum(len(name) + len(value) for name, value in self.headers) > MOST_HEAD_BYTES
+        self.told = self.status >= 200 and not self.too_large
         self.complete = self.told and self._bodiless
+        if self.told:
+            self._head_bytes = 0
 
     def on_body(self, data: bytes) -> None:
+        self._head_bytes = 0
         if not self._bodiless:
             self.pieces.append(data)
             self.unread_bytes += len(data)

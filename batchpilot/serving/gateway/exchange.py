@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 from batchpilot.core.files import json_text
 from batchpilot.serving.answers import FAILED
+from batchpilot.serving.doors.bodies import RETRY_S, Bodies, BodiesFullError, Share
 from batchpilot.serving.gateway.answers import PassingAnswer
 from batchpilot.serving.gateway.asgi import (
     LateBodyError,
@@ -45,6 +46,9 @@ class Exchange:
         gate: who may go.
         observer: hears what happens.
         now_ms: the clock.
+
+    Attributes:
+        bodies: of requests, that are held now.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Exchange:
         self._settings, self._upstream, self._gate, self._observer = settings, upstream, gate, observer
         self._now_ms = now_ms
         self._numbers = itertools.count()
+        self.bodies = Bodies(1e6 * max(settings.bodies_mb, settings.largest_body_mb))
 
     async def complete(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A request that waits at the gate.
@@ -67,8 +72,15 @@ class Exchange:
             receive: ASGI.
             send: ASGI.
         """
+        try:
+            with self.bodies.share(body_length(scope)) as share:
+                await self._complete(share, scope, receive, send)
+        except BodiesFullError as full:
+            await tell_full(send, full)
+
+    async def _complete(self, share: Share, scope: Scope, receive: Receive, send: Send) -> None:
         arrived_ms = self._now_ms()
-        body = await self._whole_body(scope, receive, send)
+        body = await self._whole_body(share, scope, receive, send)
         if body is None:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
@@ -104,12 +116,20 @@ class Exchange:
                 await tell_late(send, late)
         else:
             try:
-                pieces = body_pieces(receive, self._settings.body_s)
-                body = b"".join([piece async for piece in pieces]) if length else b""
+                with self.bodies.share(length) as share:
+                    await self._pass_whole(share, scope, receive, send)
             except LateBodyError as late:
                 await tell_late(send, late)
-                return
-            await unless_client_leaves(receive, self._straight(scope, body, send))
+            except BodiesFullError as full:
+                await tell_full(send, full)
+
+    async def _pass_whole(self, share: Share, scope: Scope, receive: Receive, send: Send) -> None:
+        pieces = []
+        if body_length(scope):
+            async for piece in body_pieces(receive, self._settings.body_s):
+                share.grow(len(piece))
+                pieces.append(piece)
+        await unless_client_leaves(receive, self._straight(scope, b"".join(pieces), send))
 
     async def _through_gate(self, ticket: Ticket, scope: Scope, body: bytes, send: Send) -> None:
         try:
@@ -178,7 +198,7 @@ class Exchange:
             answer.release()
         await send({"type": "http.response.body", "body": b""})
 
-    async def _whole_body(self, scope: Scope, receive: Receive, send: Send) -> bytes | None:
+    async def _whole_body(self, share: Share, scope: Scope, receive: Receive, send: Send) -> bytes | None:
         """The body, None when it was too large or too late and that has been told."""
         most = self._settings.largest_body_mb * 1e6
         length = body_length(scope) or 0
@@ -187,6 +207,7 @@ class Exchange:
             length = 0
             try:
                 async for piece in body_pieces(receive, self._settings.body_s):
+                    share.grow(len(piece))
                     pieces.append(piece)
                     length += len(piece)
                     if length > most:
@@ -234,6 +255,16 @@ async def tell_late(send: Send, late: LateBodyError) -> None:
     """
     content = error_content(str(late), "body_timeout", "timeout_error")
     await answer_json(send, 408, content, [(b"connection", b"close")])
+
+
+async def tell_full(send: Send, full: BodiesFullError) -> None:
+    """503, when to come again, and why.
+
+    Args:
+        send: ASGI.
+        full: why.
+    """
+    await answer_json(send, 503, error_content(str(full), "bodies_full"), [(b"retry-after", str(RETRY_S).encode())])
 
 
 async def tell_refusal(send: Send, refused: RefusedError) -> None:

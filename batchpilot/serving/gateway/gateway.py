@@ -93,6 +93,7 @@ class Gateway:
             "running": len(gate.inside),
             "waiting": len(gate.line),
             "queued_tokens": gate.queued_tokens,
+            "held_body_bytes": self._exchange.bodies.held_bytes,
             "limits_not_held": [name for name in NOT_HELD if getattr(self._session.limits(), name) is not None],
             "predicted_ttft_s": gate.predicted_ttft_ms(1) / 1000.0,
             "predicted_tpot_ms": gate.service.token_ms(gate.texts + 1),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from batchpilot.core import SLO
+from batchpilot.serving.doors.bodies import MOST_MB
 from batchpilot.serving.texts import TokenCount, count_by_bytes
 
 COMPLETION_PATHS = ("/v1/completions", "/v1/chat/completions")
@@ -26,6 +27,8 @@ class GatewaySettings:
         silence_timeout_s: how long the upstream may say nothing once a request is sent; None for ever.
         poll_s: how often the upstream's `/metrics` are read, 0 for never.
         largest_body_mb: a completion request beyond this is refused; others are not held in memory.
+        bodies_mb: what bodies hold in memory, all together, those of requests that wait included; a request for whose
+            body there is no room is refused. At least one of the largest finds room.
         body_s: a completion request's body must have come within so long; others may take as much longer as they have
             bytes, at `LEAST_BYTES_PER_S`.
         token: needed to change the tuner of an upstream of ours; None where only this machine may ask the gateway.
@@ -42,6 +45,7 @@ class GatewaySettings:
     silence_timeout_s: float | None = 600.0
     poll_s: float = 1.0
     largest_body_mb: float = 32.0
+    bodies_mb: float = MOST_MB
     body_s: float = 30.0
     token: str | None = field(default=None, repr=False)
 
@@ -59,7 +63,7 @@ class GatewaySettings:
             )
         if address.path.rstrip("/").endswith("/v1"):
             raise ValueError(f"upstream is {self.upstream!r}; leave out /v1, which is part of every request's path")
-        for name in ("connect_timeout_s", "silence_timeout_s", "largest_body_mb", "body_s"):
+        for name in ("connect_timeout_s", "silence_timeout_s", "largest_body_mb", "bodies_mb", "body_s"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} is {value}; it must be above 0")

@@ -64,7 +64,7 @@ def build_app(service: Service, device: DetectedDevice | None = None) -> FastAPI
     seconds = service.config.body_s
     bound = Bound(request_bytes(service.engine.longest), seconds)
     special = {f"{TUNER_API}/policy": Bound(LARGEST_POLICY_BYTES, 4 * seconds)}
-    app.add_middleware(Incoming, bound=bound, special=special)
+    app.add_middleware(Incoming, bound=bound, special=special, most_bytes=1e6 * service.config.bodies_mb)
     if service.config.token is None:
         app.add_middleware(LocalOnly)
     document_truly(app, bound, special, token=service.config.token is not None)

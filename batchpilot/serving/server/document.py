@@ -32,6 +32,7 @@ def document_truly(app: FastAPI, bound: Bound, special: Mapping[str, Bound], *, 
             if method == "post":
                 responses["408"] = {"description": f"The body has not come within {seconds:g} s."}
                 responses["413"] = {"description": f"The body has more than {size} bytes."}
+                responses.setdefault("503", {"description": "Other bodies hold the memory; `Retry-After` says when."})
                 responses["415"] = {"description": "The body is compressed, or no JSON where that is meant."}
             for status, response in responses.items():
                 if status >= "400" and path not in HEALTH_PATHS:

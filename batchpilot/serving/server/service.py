@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from batchpilot.core import SLO
 from batchpilot.core.slo import SLO_CLASSES
+from batchpilot.serving.doors.bodies import MOST_MB
 from batchpilot.serving.rollout.control import TunerControl
 from batchpilot.serving.server.engine_loop import EngineLoop
 from batchpilot.serving.server.history import History
@@ -26,6 +27,8 @@ class ServerConfig:
         slo: the promise of requests that name neither a class nor targets.
         timeout_s: requests that do not say are given up after so long.
         body_s: a request's body must have come within so long; a policy's within four times that.
+        bodies_mb: what bodies of requests hold in memory, all together, until their requests are answered; at least one
+            of the largest finds room.
         stall_s: the engine counts as stalled when a step takes longer.
         grace_s: after SIGTERM running requests may finish for so long.
         token: needed to change the tuner; None where only this machine can reach the server.
@@ -36,15 +39,16 @@ class ServerConfig:
     slo: SLO = field(default_factory=SLO)
     timeout_s: float = 600.0
     body_s: float = 30.0
+    bodies_mb: float = MOST_MB
     stall_s: float = 30.0
     grace_s: float = 20.0
     token: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("timeout_s", "body_s", "stall_s", "grace_s"):
+        for name in ("timeout_s", "body_s", "bodies_mb", "stall_s", "grace_s"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0 s")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
 
     def promise(self, slo: str | None, ttft_ms: float | None, tpot_ms: float | None) -> SLO:
         """The promise of a request.

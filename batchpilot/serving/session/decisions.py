@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -111,6 +112,8 @@ class Decisions:
         self.latest = window
         if self._worker is None:
             self._worker = Worker("batchpilot-tuner")
+            # A session that is dropped without being closed leaves no thread.
+            weakref.finalize(self, self._worker.close)
         if self._worker.busy:
             self.untold += 1
             return window

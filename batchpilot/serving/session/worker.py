@@ -22,8 +22,8 @@ class Worker:
 
     @property
     def busy(self) -> bool:
-        """Whether a job is waiting or running."""
-        return self._job is not None
+        """Whether it can take no job: one is waiting or running, or it is closed."""
+        return self._closed or self._job is not None
 
     def take(self, job: Callable[[], None]) -> None:
         """Run a job as soon as the thread gets to it.
@@ -66,6 +66,8 @@ class Worker:
             if job is None:
                 return
             job()
+            # What the job held is let go of while this waits for the next.
+            del job
             with self._wake:
                 self._job = None
                 self._wake.notify_all()

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import json
+import socket
 import tracemalloc
 
 import pytest
@@ -12,7 +13,7 @@ pytest.importorskip("httptools")
 pytest.importorskip("uvicorn")
 
 from gateway_scripts import ASKED, OK, before, exchanged, post, saying, speaking, status  # noqa: E402
-from gateway_servers import serving  # noqa: E402
+from gateway_servers import serving, wait_until  # noqa: E402
 
 from batchpilot import Limits  # noqa: E402
 from batchpilot.baselines import StaticTuner  # noqa: E402
@@ -97,6 +98,33 @@ def test_a_body_that_does_not_come_is_not_waited_for(path, length):
         sent = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n{length}\r\n\r\n"
         assert exchanged(gateway, sent.encode()).startswith(b"HTTP/1.1 408 ")
         assert (status(gateway)["running"], status(gateway)["ended"]) == (0, {})
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings"])
+def test_half_sent_bodies_hold_no_more_than_their_bound(path):
+    script, heard = saying(FINE)
+    size = 900_000
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {size}\r\n\r\n".encode()
+    with before(script, bodies_mb=1.0, largest_body_mb=1.0) as gateway, contextlib.ExitStack() as open_ones:
+        address = httpx.URL(gateway)
+        half_sent = open_ones.enter_context(socket.create_connection((address.host, address.port), timeout=10.0))
+        half_sent.sendall(head + b" " * (size // 2))
+        wait_until(lambda: status(gateway)["held_body_bytes"] > size // 3)
+        refused = httpx.post(f"{gateway}{path}", content=b" " * size, trust_env=False)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "bodies_full")
+        assert int(refused.headers["retry-after"]) >= 1
+        endless = head.replace(b"Content-Length: %d" % size, b"Transfer-Encoding: chunked")
+        if path == "/v1/completions":
+            chunk = b"%x\r\n%b\r\n" % (2**16, b" " * 2**16)
+            another = open_ones.enter_context(socket.create_connection((address.host, address.port), timeout=10.0))
+            another.sendall(endless + 12 * chunk)
+            assert another.recv(65536).startswith(b"HTTP/1.1 503 ")
+        assert size // 3 < status(gateway)["held_body_bytes"] < size // 2
+        assert httpx.post(f"{gateway}{path}", json=ASKED, trust_env=False).status_code == 200
+        open_ones.close()
+        wait_until(lambda: status(gateway)["held_body_bytes"] == 0)
+        assert httpx.post(f"{gateway}{path}", content=b" " * size, trust_env=False).status_code == 200
+    assert len(heard) == 2
 
 
 def test_a_redirect_of_the_upstream_leads_back_to_the_gateway():

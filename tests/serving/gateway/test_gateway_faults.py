@@ -12,8 +12,14 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("httptools")
 pytest.importorskip("uvicorn")
 
-from gateway_scripts import STREAM, WHOLE, before, chunked, post, saying, status  # noqa: E402
-from gateway_servers import wait_until  # noqa: E402
+from gateway_scripts import STREAM, WHOLE, before, chunked, post, saying, speaking, status  # noqa: E402
+from gateway_servers import serving, wait_until  # noqa: E402
+
+from batchpilot import Limits  # noqa: E402
+from batchpilot.baselines import StaticTuner  # noqa: E402
+from batchpilot.runners.http.gateway_command import gateway_session  # noqa: E402
+from batchpilot.serving.gateway import Gateway, GatewaySettings  # noqa: E402
+from batchpilot.serving.session.worker import Worker  # noqa: E402
 
 DONE = b"data: [DONE]\n\n"
 TOKEN = b'data: {"choices":[{"text":"a"}]}\n\n'
@@ -33,6 +39,36 @@ def test_what_is_no_answer_is_a_502(answer):
     with before(script) as gateway:
         for response in (post(gateway), httpx.get(f"{gateway}/v1/models", trust_env=False)):
             assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_broke_off")
+        assert (status(gateway)["ended"], status(gateway)["running"]) == ({"failed": 1}, 0)
+
+
+LONG = b"x" * 70_000
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nX: %b\r\nContent-Length: 2\r\n\r\n{}" % LONG,
+        b"HTTP/1.1 200 OK\r\nX: %b\r\nContent-Length: 0\r\n\r\n" % LONG,
+        b"HTTP/1.1 200 OK\r\n" + b"X: 1\r\n" * 20_000,
+        b"HTTP/1.1 200 " + LONG,
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000 + WHOLE,
+    ],
+    ids=["one header", "one of no body", "endless headers", "an endless line", "endless interim heads"],
+)
+def test_a_head_of_an_answer_beyond_its_bound_is_a_502(answer):
+    script, _ = saying(answer)
+    with before(script) as gateway:
+        for response in (post(gateway), httpx.get(f"{gateway}/v1/models", trust_env=False)):
+            assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_head_too_large")
+        assert (status(gateway)["ended"], status(gateway)["running"]) == ({"failed": 1}, 0)
+
+
+@pytest.mark.parametrize("tail", [b"1;" + 16 * LONG, b"0\r\nX: " + 16 * LONG, b"0\r\n" + b"X: 1\r\n" * 200_000])
+def test_what_stands_between_chunks_or_after_them_has_the_bound_too(tail):
+    script, _ = saying(BEGUN + tail)
+    with before(script) as gateway:
+        assert last_error(post(gateway))["code"] == "upstream_head_too_large"
         assert (status(gateway)["ended"], status(gateway)["running"]) == ({"failed": 1}, 0)
 
 
@@ -149,3 +185,31 @@ def test_errors_of_the_upstream_come_as_it_said_them(code, counted):
         answer = post(gateway)
         assert (answer.status_code, answer.content, answer.headers["retry-after"]) == (code, said, "7")
         assert status(gateway)["ended"] == {counted: 1}
+
+
+class Thinking(StaticTuner):
+    """Thinks in `tell` until it may go on."""
+
+    def __init__(self):
+        super().__init__(Limits(8))
+        self.may_go_on = threading.Event()
+
+    def tell(self, metrics):
+        assert self.may_go_on.wait(20)
+
+
+def test_a_tuner_that_thinks_for_long_keeps_no_stream_waiting(monkeypatch):
+    waited_s, wait = [], Worker.wait
+    monkeypatch.setattr(Worker, "wait", lambda worker, timeout_s: waited_s.append(timeout_s) or wait(worker, timeout_s))
+    script, _ = saying(WHOLE)
+    tuner = Thinking()
+    with speaking(script) as upstream:
+        session = gateway_session(tuner, 50.0)
+        with serving(Gateway(session, GatewaySettings(upstream, poll_s=0))) as gateway:
+            wait_until(lambda: status(gateway)["tells_late"])
+            assert post(gateway).status_code == 200
+            wait_until(lambda: status(gateway)["windows_untold"])
+            assert status(gateway)["tells_late"] == 1
+            tuner.may_go_on.set()
+    assert waited_s
+    assert max(waited_s) <= 0.05

@@ -66,7 +66,7 @@ def test_a_body_beyond_the_bound_is_refused_unread(server, path):
     answer = heard(url, head(path, content_length=size), until=b"}}")
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert f"the body has {size} bytes; at most {LEAST_BODY_BYTES}".encode() in answer
-    assert b'"code":"body_too_large"' in answer
+    assert b'"code": "body_too_large"' in answer
 
 
 def test_a_policy_has_a_bound_of_its_own(server):
@@ -90,6 +90,25 @@ def test_a_client_that_sends_all_before_it_listens_hears_the_413(server):
     _, url = server
     answer = httpx.post(f"{url}/v1/completions", content=b" " * 2**24, headers=JSON)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+
+
+def test_bodies_that_hold_the_memory_leave_room_for_ordinary_requests_only(runner):
+    def asked(size):
+        return httpx.post(f"{url}/v1/completions", content=BODY.ljust(size), headers=JSON)
+
+    with serving(runner, bodies_mb=1.0) as (_, url, _):
+        address = httpx.URL(url)
+        with socket.create_connection((address.host, address.port), timeout=20.0) as half_sent:
+            half_sent.sendall(head(f"{TUNER}/policy", content_length=2**26))
+            half_sent.sendall(b" " * (2**26 - 2**20))
+            wait_for(lambda: asked(2**22).status_code == 503)
+            refused = asked(2**22)
+            assert (refused.json()["error"]["code"], int(refused.headers["retry-after"]) >= 1) == ("bodies_full", True)
+            chunk = b"%x\r\n%b\r\n" % (2**16, b" " * 2**16)
+            cut_off = heard(url, head(transfer_encoding="chunked"), *[chunk] * 60, until=b"}}")
+            assert cut_off.startswith(b"HTTP/1.1 503 ")
+            assert asked(0).status_code == 200
+        wait_for(lambda: asked(2**22).status_code == 200)
 
 
 @pytest.mark.parametrize("sent", [b"", b'{"model"'])
@@ -203,7 +222,7 @@ def test_an_old_client_is_answered_and_let_go(server):
     _, url = server
     answer = heard(url, head(version="1.0", content_length=len(BODY)) + BODY, until=b"never said")
     assert answer.startswith(b"HTTP/1.1 200 ")
-    assert b'"finish_reason":"length"' in answer
+    assert b'"finish_reason": "length"' in answer
 
 
 def test_a_client_that_asks_before_it_sends_is_told_to_go_on(server):
@@ -219,8 +238,8 @@ def test_requests_in_a_row_on_one_connection_are_answered_in_their_order(server)
     service, url = server
     bodies = [BODY.replace(b'"max_tokens": 3', b'"max_tokens": %d' % length) for length in (4, 2, 3)]
     asked = b"".join(head(content_length=len(body)) + body for body in bodies)
-    answer = heard(url, asked, until=b'"total_tokens":4}')
-    places = [answer.index(b'"completion_tokens":%d' % length) for length in (4, 2, 3)]
+    answer = heard(url, asked, until=b'"total_tokens": 4}')
+    places = [answer.index(b'"completion_tokens": %d' % length) for length in (4, 2, 3)]
     assert places == sorted(places)
     wait_for(lambda: is_empty(service))
 
@@ -267,10 +286,10 @@ def test_the_document_tells_the_bounds(server):
     assert "4194304 bytes" in paths["/v1/completions"]["post"]["responses"]["413"]["description"]
     assert "67108864 bytes" in paths[f"{TUNER}/policy"]["post"]["responses"]["413"]["description"]
     posts = [methods["post"]["responses"] for methods in paths.values() if "post" in methods]
-    assert all({"408", "413", "415"} <= set(responses) for responses in posts)
+    assert all({"408", "413", "415", "503"} <= set(responses) for responses in posts)
 
 
 def test_a_good_policy_is_still_taken(server):
     _, url = server
     assert httpx.post(f"{url}{TUNER}/policy", content=make_policy_bytes()).status_code == 200
-    assert httpx.delete(f"{url}{TUNER}/policy").json() == {"withdrawn": True}
+    assert httpx.delete(f"{url}{TUNER}/policy").json()["withdrawn"]

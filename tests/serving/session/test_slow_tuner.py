@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 
 import pytest
 from adapter_tuners import Clock, ScriptedTuner
 
 from batchpilot.core import Limits
-from batchpilot.serving import TunerSession
+from batchpilot.serving import TunerSession, make_tuner, rehearse
 from batchpilot.serving.session import decisions
 
 
@@ -57,3 +58,35 @@ def test_a_quick_tuner_is_waited_for():
     session.tick()
     assert session.limits() == Limits(8)
     assert session.status()["tells_late"] == 0
+
+
+def thinking():
+    """How many threads of tuners there are."""
+    return sum(thread.name == "batchpilot-tuner" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("ending", ["closed", "dropped", "rehearsed"])
+def test_no_thread_is_left_of_a_session_that_is_over(ending):
+    gc.collect()
+    before = thinking()
+    if ending == "rehearsed":
+        rehearse(make_tuner("guarded-adaptive"))
+    else:
+        clock = Clock()
+        session = TunerSession(ScriptedTuner(Limits(4)), window_ms=100.0, clock=clock)
+        clock.pass_ms(100.0)
+        session.tick()
+        assert thinking() == before + 1
+        if ending == "closed":
+            session.close()
+            clock.pass_ms(100.0)
+            session.tick()
+            assert session.status()["windows_untold"] == 1
+        del session
+        gc.collect()
+    over = threading.Event()
+    for _ in range(200):
+        if thinking() <= before:
+            break
+        over.wait(0.02)
+    assert thinking() == before
