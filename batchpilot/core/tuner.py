@@ -21,13 +21,14 @@ class Tuner(ABC):
 
     - `ask()` returns the limits to run with. It is a field read: under a microsecond, no work, no side effect.
     - `tell(metrics)` hears one window; all work happens here. The window's own `limits` say what was measured: a tuner
-      never credits a measurement to another setting. Odd metrics (NaN, zero tokens, time going backwards) never raise:
-      they are counted and the limits hold.
+      never credits a measurement to another setting. Odd metrics (NaN, zero tokens, time going backwards) and details
+      never raise, and nothing is learned from what cannot be. It may take long: `TunerSession` waits for a time that is
+      bounded, after which the last good limits stand.
     - `reset(seed)` forgets everything learned; the seed feeds the tuner's only source of randomness.
     - `status()` is a flat dictionary for people and dashboards.
     - `state_dict()` / `load_state_dict(state)` move a running tuner to another process as plain data.
 
-    A tuner never sleeps, never blocks and never reads a clock: time comes in with the metrics.
+    A tuner never sleeps and never reads a clock: time comes in with the metrics.
 
     Two members are optional, for tuners that know a model of their engine:
 

@@ -16,15 +16,13 @@ from batchpilot.serving.rollout.shadow import Shadow
 from batchpilot.serving.rollout.staged import StagedTuner
 from batchpilot.serving.session.session import TunerSession
 from batchpilot.tuners import TUNERS, NotObeyedError, build_tuner, tuner_name
-from batchpilot.tuners.policy.file import parse_policy
+from batchpilot.tuners.policy.file import MOST_BYTES, parse_policy
 from batchpilot.tuners.policy.loading import policy_tuner
 
 if TYPE_CHECKING:
     from batchpilot.latency.model.saturation import SaturationParameters
 
 POLICY = "policy"
-LARGEST_POLICY_BYTES = 64 * 2**20
-"""A larger upload is refused unread."""
 
 
 class NotForThisTunerError(Exception):
@@ -207,8 +205,8 @@ class TunerControl:
                 (`NotObeyedError`) the tuner is disabled.
         """
         self._check_enabled("a policy's trial")
-        if len(data) > LARGEST_POLICY_BYTES:
-            raise ValueError(f"the policy has {len(data)} bytes; at most {LARGEST_POLICY_BYTES} are taken")
+        if len(data) > MOST_BYTES:
+            raise ValueError(f"the policy has {len(data)} bytes; at most {MOST_BYTES} are taken")
         policy = parse_policy(data)
         failures = self._setting.config.max_consecutive_failures
         tuner = policy_tuner(policy, slo=self._setting.slo, max_consecutive_failures=failures)

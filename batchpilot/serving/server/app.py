@@ -11,7 +11,6 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, Response
 
 from batchpilot.engines import DetectedDevice
-from batchpilot.serving.rollout.control import LARGEST_POLICY_BYTES
 from batchpilot.serving.server import errors
 from batchpilot.serving.server.authorisation import LocalOnly
 from batchpilot.serving.server.document import document_truly
@@ -23,6 +22,7 @@ from batchpilot.serving.server.reference import reference_page
 from batchpilot.serving.server.service import Service
 from batchpilot.serving.server.tuner_routes import tuner_routes
 from batchpilot.serving.server.watching import PAGE_HEADERS, watching_routes
+from batchpilot.tuners.policy.file import MOST_BYTES
 
 
 def build_app(service: Service, device: DetectedDevice | None = None) -> FastAPI:
@@ -63,7 +63,7 @@ def build_app(service: Service, device: DetectedDevice | None = None) -> FastAPI
 
     seconds = service.config.body_s
     bound = Bound(request_bytes(service.engine.longest), seconds)
-    special = {f"{TUNER_API}/policy": Bound(LARGEST_POLICY_BYTES, 4 * seconds)}
+    special = {f"{TUNER_API}/policy": Bound(MOST_BYTES, 4 * seconds)}
     app.add_middleware(Incoming, bound=bound, special=special, most_bytes=1e6 * service.config.bodies_mb)
     if service.config.token is None:
         app.add_middleware(LocalOnly)

@@ -55,7 +55,7 @@ def _tpe(seed: int, startup_trials: int) -> BaseSampler:
 
 def _gp(seed: int, startup_trials: int) -> BaseSampler:
     # Optuna imports these in the first tell that needs them, which is to take no seconds more than the others.
-    import scipy.optimize  # noqa: F401
+    import scipy.optimize
     import scipy.stats  # noqa: F401
     import torch  # noqa: F401
     from optuna.samplers import GPSampler

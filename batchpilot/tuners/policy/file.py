@@ -12,8 +12,9 @@ from batchpilot.tuners.policy.graph import read_model
 from batchpilot.tuners.policy.network import Network
 from batchpilot.tuners.policy.seal import sealed_digest
 
-MOST_BYTES = 16 * 2**20
-"""A policy of two hidden layers of 64 takes about 40 kB; this holds layers of a thousand and stops a mistaken path."""
+MOST_BYTES = 64 * 2**20
+"""Of a policy, from a file or uploaded. Two hidden layers of 64 take about 40 kB; this holds layers of thousands and
+stops a mistaken path."""
 
 
 @dataclass(frozen=True, eq=False)
