@@ -30,7 +30,7 @@ def batch_session(
     """A session for a batching function; `functools.partial(batch_session, "aimd", slo=...)` is a `SessionFactory`.
 
     Args:
-        tuner: by name.
+        tuner: by name; hybrid kept the most promises of those that move nothing but a batch size (docs/adapters.md).
         config: the `dynamic_batch_tuner` section; its `max_batch_size` is the largest batch the function can bear.
         base: limits the tuner starts from, `max_wait_ms` among them; None for the tuner's own.
         slo: the promise to a caller, for tuners that steer by latency.
