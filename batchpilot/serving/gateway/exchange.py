@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 from batchpilot.core.files import json_text
 from batchpilot.serving.answers import FAILED
@@ -32,6 +33,13 @@ RETRY_UPSTREAM_S = 2
 
 LEAST_BYTES_PER_S = 1e4
 """A body that goes through in pieces may take so long for its bytes, and `body_s` beside."""
+
+MOST_VALUES = 2**21
+"""Of JSON in a completion request, counted by commas, those in texts too: twice as many as the longest contexts have
+tokens. Parsing tens of millions, or what they would take in memory, nobody could wait for."""
+
+_READ_BESIDE = 2**18
+"""Longer bodies are read in a thread, one at a time, while streams go on."""
 
 _HELD_BYTES = 1_000_000
 """Bodies up to this are read before they are passed on, so that a client that leaves later is noticed."""
@@ -62,6 +70,7 @@ class Exchange:
         self._settings, self._upstream, self._gate, self._observer = settings, upstream, gate, observer
         self._now_ms = now_ms
         self._numbers = itertools.count()
+        self._reading = asyncio.Lock()
         self.bodies = Bodies(1e6 * max(settings.bodies_mb, settings.largest_body_mb))
 
     async def complete(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,7 +93,12 @@ class Exchange:
         if body is None:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        asked = read_completion(body, headers, self._settings.slo, self._settings.count_tokens)
+        read = partial(read_completion, body, headers, self._settings.slo, self._settings.count_tokens)
+        if len(body) > _READ_BESIDE:
+            async with self._reading:
+                asked = await asyncio.to_thread(read)
+        else:
+            asked = read()
         if asked is None:
             await unless_client_leaves(receive, self._straight(scope, body, send))
             return
@@ -203,6 +217,7 @@ class Exchange:
         most = self._settings.largest_body_mb * 1e6
         length = body_length(scope) or 0
         pieces: list[bytes] = []
+        values = 0
         if length <= most:
             length = 0
             try:
@@ -210,7 +225,8 @@ class Exchange:
                     share.grow(len(piece))
                     pieces.append(piece)
                     length += len(piece)
-                    if length > most:
+                    values += piece.count(b",")
+                    if length > most or values > MOST_VALUES:
                         break
                 else:
                     return b"".join(pieces)
@@ -218,6 +234,8 @@ class Exchange:
                 await tell_late(send, late)
                 return None
         message = f"the request has at least {length} bytes; the gateway takes {most:.0f} of a completion request"
+        if values > MOST_VALUES:
+            message = f"the request has more than {MOST_VALUES} values or commas; the gateway reads no more"
         await answer_json(send, 413, error_content(message, "request_too_large", "invalid_request_error"))
         return None
 

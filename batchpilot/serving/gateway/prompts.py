@@ -49,7 +49,7 @@ def choices(data: Mapping[str, Any]) -> int:
         data: the request's body.
     """
     prompt = data.get("prompt")
-    several = isinstance(prompt, list) and not all(whole(token) is not None for token in prompt)
+    several = isinstance(prompt, list) and not set(map(type, prompt)) <= {int}
     prompts = len(cast(list[Any], prompt)) if several else 1
     each = max(whole(data.get("n")) or 1, whole(data.get("best_of")) or 1, 1)
     return min(prompts * each, _MOST)
@@ -69,6 +69,8 @@ def _of_prompt(prompt: object, count: TokenCount) -> int:
     if isinstance(prompt, str):
         return count(prompt)
     if isinstance(prompt, list):
+        if set(map(type, prompt)) <= {int}:
+            return len(prompt)
         ids = sum(whole(part) is not None for part in prompt)
         return ids + sum(_of_prompt(part, count) for part in prompt if isinstance(part, list | str))
     return 0

@@ -127,6 +127,19 @@ def test_half_sent_bodies_hold_no_more_than_their_bound(path):
     assert len(heard) == 2
 
 
+@pytest.mark.parametrize("value", [b"1,", b"[1],"])
+def test_a_body_of_more_values_than_any_context_is_not_parsed_and_does_not_pass(value):
+    script, heard = saying(FINE)
+    few, many = (b'{"prompt":[' + value * count + b"1]}" for count in (200_000, 2**21 + 1))
+    with before(script) as gateway:
+        refused = httpx.post(f"{gateway}/v1/completions", content=many, timeout=20.0, trust_env=False)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (413, "request_too_large")
+        assert "2097152 values" in refused.json()["error"]["message"]
+        assert not heard
+        assert httpx.post(f"{gateway}/v1/completions", content=few, timeout=20.0, trust_env=False).status_code == 200
+    assert heard[0][1] == few
+
+
 def test_a_redirect_of_the_upstream_leads_back_to_the_gateway():
     def script(connection, request):
         here = ":".join(map(str, connection.getsockname()))
