@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchpilot.configs.catalogue import DeviceSpec, device, devices, model, models
+from batchpilot.configs.catalogue import DeviceSpec, device, devices, model, models, prices
 
 EXPECTED_OPTIMUM = {
     "A100-40GB": (64, 128), "A10": (32, 64), "T4": (16, 32), "M3-Ultra": (32, 64), "M3-Pro": (16, 32),
@@ -65,3 +65,17 @@ def test_a_device_with_an_impossible_figure_is_refused(field):
     figures = {"memory_gb": 1, "bandwidth_gb_per_s": 1, "peak_tflops": 1, "compute_units": 1}
     with pytest.raises(ValueError, match=f"{field} of device mine is 0; it must be above 0"):
         DeviceSpec(name="mine", vendor="nvidia", **figures | {field: 0})
+
+
+def test_every_shipped_price_has_a_source_and_a_day_and_the_users_own_comes_first(tmp_path):
+    shipped = prices()
+    assert {"H100-80GB", "H200", "B200", "L40S"} <= set(shipped)
+    for name, price in shipped.items():
+        assert device(name).name == name
+        assert price.usd_per_hour > 0
+        assert price.read_on is not None
+        assert price.source != "your own"
+    own = tmp_path / "prices.yaml"
+    own.write_text("h200: {usd_per_hour: 2.1}\n")
+    assert prices(own)["H200"].usd_per_hour == 2.1
+    assert prices(own)["B200"] == shipped["B200"]
