@@ -49,8 +49,12 @@ clean:
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
+# Kernels are compiled once and kept beside the sources.
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
 	$(INSTALL) --editable .
+	@echo "compiling kernels, a minute or two"
+	@$(BIN)/batchpilot simulate --tuner model-based > /dev/null
+	@$(BIN)/batchpilot simulate --tuner static-best > /dev/null
 	touch $@
 
 .venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
