@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from batchpilot.runners.planning.choosing import Choice, Refused, pareto
 from batchpilot.runners.report.grids import ABSENT, Cell, Grid
@@ -83,12 +83,16 @@ def choices_chart(choices: Sequence[Choice]) -> str:
         best = [(one, cost) for one, cost in priced if one in front]
         needed, costs = [one.devices for one, _ in best], [cost for _, cost in best]
         axes.plot(needed, costs, color=INK, linewidth=1, label="no other is cheaper with as few devices")
-        for one, cost in best:
+        for place, (one, cost) in enumerate(best):
             name = f"{one.question.tensor_parallel} x {one.question.device.name}, {one.question.dtype}"
-            axes.annotate(name, (one.devices, cost), (4, 4), textcoords="offset points", color=MUTED)
-        axes.set_yscale("log")
-        axes.set_xlim(0, None)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            under = (6, -12 - 14 * place)
+            axes.annotate(name, (one.devices, cost), under, textcoords="offset points", color=MUTED)
+        axes.set(xscale="log", yscale="log")
+        axes.margins(y=0.2)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_locator(NullLocator())
         axes.set_xlabel("Devices needed")
         axes.set_ylabel("$ per million output tokens")
         axes.set_title(title := "What does it cost, and how many devices does it take?")
