@@ -10,6 +10,7 @@ pytest.importorskip("fastapi")
 
 from batchpilot.runners.http.gateway_command import gateway
 from batchpilot.runners.http.serve_command import serve
+from batchpilot.runners.selection import chosen_tuner, find_tuner_config
 from batchpilot.serving.server.building import build_service
 from batchpilot.tuners import DEFAULT_TUNER
 
@@ -32,6 +33,11 @@ def test_what_is_shown_listens_on_loopback(path):
             assert "127.0.0.1" in line
 
 
-@pytest.mark.parametrize("command", [serve, gateway, build_service])
-def test_what_serves_starts_with_one_default(command):
-    assert inspect.signature(command).parameters["tuner"].default == DEFAULT_TUNER
+def test_what_serves_starts_with_one_default():
+    assert chosen_tuner(None, None, find_tuner_config(None), DEFAULT_TUNER) == DEFAULT_TUNER
+    assert inspect.signature(build_service).parameters["tuner"].default == DEFAULT_TUNER
+
+
+@pytest.mark.parametrize("command", [serve, gateway])
+def test_no_command_that_serves_has_a_default_of_its_own(command):
+    assert inspect.signature(command).parameters["tuner"].default is None

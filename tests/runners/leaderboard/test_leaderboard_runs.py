@@ -109,8 +109,10 @@ def test_a_damaged_cell_is_named_and_run_anew(board, tmp_path, damage):
 
 def test_a_cell_with_one_figure_changed_is_damaged(tiny):
     text = run_cell(Task(tiny, 0, "batch", ("static-8",))).to_json()
+    changed = text.replace('"seed":0', '"seed":1')
+    assert changed != text
     with pytest.raises(ValueError, match="not a whole"):
-        Cell.from_json(text.replace('"seed": 0', '"seed": 1'))
+        Cell.from_json(changed)
 
 
 def test_an_undefined_figure_is_null_in_a_cells_file_and_nan_again(tiny):
