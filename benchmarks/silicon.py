@@ -19,7 +19,7 @@ import logging
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from batchpilot.engines import memory_model, simulate
 from batchpilot.latency.measured.operators import SYSTEMS
 from batchpilot.latency.measured.served import OVERHEADS, Overheads
 from batchpilot.latency.measured.shipping import Layout, build_entry
-from batchpilot.latency.model.roofline import roofline
+from batchpilot.latency.model.roofline import Attainable, roofline_of
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.workloads import RequestTable
 
@@ -174,9 +174,25 @@ def told_of(run: Run, kept: Cache) -> Told:
         told.peer_ttft_ms, told.peer_tpot_ms = ask(run)
     except Exception as error:  # noqa: BLE001 - the package raises its own, unrelated to each other
         print(f"no estimate of the package for {place}: {error!s:.80}", file=sys.stderr)
-    known = roofline(device(run.device), run.model, run.tensor_parallel, run.dtype).parameters
+    known = before(run)
     told.roofline_tpot_ms = closed_loop(run, known, room, limit)[1]
     return told
+
+
+def before(run: Run) -> SaturationParameters:
+    """The roofline before it was fitted to measured systems: all weights read and computed, launches of every layer."""
+    dense = replace(run.model, active_parameters=None, experts=0, experts_per_token=0)
+    old = Attainable(
+        compute=0.5,
+        expert_compute=0.5,
+        bandwidth=0.8,
+        layer_ms=0.11,
+        request_ms=0.02,
+        hop_ms=0.01,
+        link=0.8,
+        slow_link=0.8,
+    )
+    return roofline_of(device(run.device), dense, old, run.tensor_parallel, run.dtype)
 
 
 def error_of(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:

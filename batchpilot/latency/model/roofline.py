@@ -5,6 +5,7 @@ An estimate for devices nobody has measured here, and labelled so wherever it is
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from batchpilot.configs.catalogue import DeviceSpec, ModelSpec
@@ -14,11 +15,12 @@ from batchpilot.latency.model.saturation import SaturationParameters
 K_B = 10.0
 """A roofline saturates in tokens, not in requests: exp(-10) leaves the throughput as it is at B = 1."""
 
-REQUEST_OVERHEAD_MS = 0.02
-"""Host time per request of a step: scheduling, sampling, detokenisation."""
-
 P_MAX_RANGE = (0.1, 10_000.0)
-"""Feasible set of the saturation document, tokens/ms."""
+K_S_RANGE = (1e-4, 1.0)
+"""Feasible set of the saturation document."""
+
+SLOW_LINK = 64.0
+"""GB/s up to which a link goes through the host, as PCIe does."""
 
 _ACTIVATION_BYTES = 2
 _ALL_REDUCES_PER_LAYER = 2
@@ -26,31 +28,43 @@ _ALL_REDUCES_PER_LAYER = 2
 
 @dataclass(frozen=True, slots=True)
 class Attainable:
-    """What software gets out of a vendor's devices: one set for all of them, not fitted per point.
+    """What software gets out of devices: one set for many of them, not fitted per point.
 
     Attributes:
         compute: share of the peak throughput that large matrix products reach.
-        bandwidth: share of the peak bandwidth that reading weights and cache reaches, links included.
-        layer_launch_ms: host and launch time per layer that does not overlap with the device's work.
+        expert_compute: share of it that the experts of a mixture reach, whose products are smaller.
+        bandwidth: share of the peak bandwidth that reading weights and cache reaches.
+        layer_ms: time of a layer that is neither: small kernels, attention, what CUDA graphs leave of launches.
+        request_ms: host time per request of a step: scheduling, sampling, detokenisation.
         hop_ms: latency of passing a message to a neighbour.
+        link: share of the bandwidth to a neighbour that all-reduces reach.
+        slow_link: the same through the host.
     """
 
     compute: float
+    expert_compute: float
     bandwidth: float
-    layer_launch_ms: float
-    hop_ms: float = 0.0
+    layer_ms: float
+    request_ms: float = 0.01
+    hop_ms: float = 0.00023
+    link: float = 0.32
+    slow_link: float = 0.46
 
+
+FITTED = Attainable(compute=0.72, expert_compute=0.25, bandwidth=0.92, layer_ms=0.059)
+"""Fitted to the measured catalogue, ten devices of two vendors, by `benchmarks/rooflines.py`, which leaves each out."""
 
 ATTAINABLE: dict[str, Attainable] = {
-    "nvidia": Attainable(compute=0.50, bandwidth=0.80, layer_launch_ms=0.11, hop_ms=0.010),
-    "amd": Attainable(compute=0.40, bandwidth=0.70, layer_launch_ms=0.15, hop_ms=0.015),
-    "apple": Attainable(compute=0.70, bandwidth=0.85, layer_launch_ms=0.03),
-    "intel": Attainable(compute=0.35, bandwidth=0.65, layer_launch_ms=0.20, hop_ms=0.020),
-    "cpu": Attainable(compute=0.50, bandwidth=0.70, layer_launch_ms=0.02),
+    "nvidia": FITTED,
+    "intel": FITTED,
+    "amd": FITTED,
+    "apple": Attainable(compute=0.70, expert_compute=0.20, bandwidth=0.85, layer_ms=0.03),
+    "cpu": Attainable(compute=0.50, expert_compute=0.14, bandwidth=0.70, layer_ms=0.02),
 }
-"""By vendor. NVIDIA: chosen once against the A100 and H100 steps of Llama-2-70B published with Splitwise (Patel et al.,
-ISCA 2024), measured without CUDA graphs. Apple: llama.cpp's published F16 rates of a 7B model on M-series devices, near
-0.85 of the bandwidth and 0.7 of the compute. AMD, Intel and CPU: assumed, without a measurement of ours behind them."""
+"""By vendor. AMD: a guess, that its software attains what the measured systems do. Apple: llama.cpp's published F16
+rates of a 7B model on M-series devices, near 0.85 of the bandwidth and 0.7 of the compute; its experts a guess. CPU: a
+guess. Groups of more than two devices over PCIe: a guess, as measured all-reduces there differ by ten times from server
+to server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +84,10 @@ def roofline(device: DeviceSpec, model: ModelSpec, tensor_parallel: int = 1, dty
     """Estimate the step latency of a model on a device.
 
     With w_0 = 0 the saturation model's middle term is S / (p_max * (1 - exp(-k_s*S))): many tokens take S / p_max, the
-    compute bound, and few take 1 / (p_max * k_s), which is set to the time of reading the weights, the memory bound.
-    To that come the launches and message latencies of each layer (tau_0), host time per request (tau_b), the data of
-    the all-reduces (tau_s) and the KV cache read (tau_c).
+    compute bound, and few take 1 / (p_max * k_s), which is set to the time of reading the weights that every step
+    reads, the memory bound; the experts' follow with the tokens of the step (tau_e). To that come the layers' own time
+    and message latencies (tau_0), host time per request (tau_b), the data of the all-reduces (tau_s) and the KV cache
+    read (tau_c).
 
     Attention's own operations are left out: they matter from about 8,000 tokens of context on.
 
@@ -92,38 +107,70 @@ def roofline(device: DeviceSpec, model: ModelSpec, tensor_parallel: int = 1, dty
     """
     if tensor_parallel < 1:
         raise ValueError(f"tensor_parallel is {tensor_parallel}; it must be >= 1")
-    attainable = ATTAINABLE[device.vendor]
+    return LatencyEstimate(
+        roofline_of(device, model, ATTAINABLE[device.vendor], tensor_parallel, dtype),
+        f"estimated: roofline of {model.name} ({dtype}) on {tensor_parallel} x {device.name}",
+    )
+
+
+def roofline_of(
+    device: DeviceSpec, model: ModelSpec, attainable: Attainable, tensor_parallel: int = 1, dtype: str = "fp16"
+) -> SaturationParameters:
+    """The roofline with given constants.
+
+    Args:
+        device: the device, one of `tensor_parallel` alike.
+        model: the model.
+        attainable: what software gets out of it.
+        tensor_parallel: devices that share the model, >= 1.
+        dtype: type the weights are stored in.
+
+    Raises:
+        ValueError: an unknown `dtype`, or a `tensor_parallel` above 1 on a device without a link.
+    """
     bandwidth_bytes_per_ms = device.bandwidth_gb_per_s * 1e6 * attainable.bandwidth
-    operations_per_ms = tensor_parallel * device.peak_tflops * 1e9 * attainable.compute
-    tokens_per_ms = operations_per_ms / (2 * model.parameters)
-    weights_ms = weight_bytes(model, dtype) / tensor_parallel / bandwidth_bytes_per_ms
-    latency_ms, per_token_ms = _all_reduce(device, model, tensor_parallel)
+    share = attainable.expert_compute if model.experts else attainable.compute
+    tokens_per_ms = tensor_parallel * device.peak_tflops * 1e9 * share / (2 * model.active)
+    always, experts = _read_bytes(model, dtype)
+    always_ms = always / tensor_parallel / bandwidth_bytes_per_ms
+    latency_ms, per_token_ms = _all_reduce(device, model, attainable, tensor_parallel)
 
     # p_max and w_1 count only as a ratio: where the rate itself would leave the feasible set, w_1 takes the rest.
     p_max = min(max(tokens_per_ms, P_MAX_RANGE[0]), P_MAX_RANGE[1])
-    parameters = SaturationParameters(
+    return SaturationParameters(
         p_max=p_max,
         k_b=K_B,
-        k_s=1 / (tokens_per_ms * weights_ms),
+        k_s=min(max(1 / (tokens_per_ms * always_ms), K_S_RANGE[0]), K_S_RANGE[1]),
         w_1=p_max / tokens_per_ms,
-        tau_0=model.layers * attainable.layer_launch_ms + latency_ms,
-        tau_b=REQUEST_OVERHEAD_MS,
+        tau_0=model.layers * attainable.layer_ms + latency_ms,
+        tau_b=attainable.request_ms,
         tau_s=per_token_ms,
         tau_c=kv_bytes_per_token(model, tensor_parallel) / bandwidth_bytes_per_ms,
-    )
-    return LatencyEstimate(
-        parameters, f"estimated: roofline of {model.name} ({dtype}) on {tensor_parallel} x {device.name}"
+        tau_e=experts / tensor_parallel / bandwidth_bytes_per_ms,
+        s_e=math.log(2) * model.experts / model.experts_per_token if model.experts else 64.0,
     )
 
 
-def _all_reduce(device: DeviceSpec, model: ModelSpec, tensor_parallel: int) -> tuple[float, float]:
+def _read_bytes(model: ModelSpec, dtype: str) -> tuple[float, float]:
+    """Bytes of the weights that every step reads, and of the experts, which a step of few tokens reads in part."""
+    total = weight_bytes(model, dtype)
+    if not model.experts:
+        return total, 0.0
+    unused = 1 - model.experts_per_token / model.experts
+    experts = total * (model.parameters - model.active) / model.parameters / unused if unused > 0 else 0.0
+    return total - experts, experts
+
+
+def _all_reduce(
+    device: DeviceSpec, model: ModelSpec, attainable: Attainable, tensor_parallel: int
+) -> tuple[float, float]:
     """What a step's ring all-reduces cost: ms whatever its size, and ms per token."""
     if tensor_parallel == 1:
         return 0.0, 0.0
     if device.link_gb_per_s is None:
         raise ValueError(f"tensor_parallel is {tensor_parallel}, but {device.name} has no link to share a model over")
-    attainable = ATTAINABLE[device.vendor]
+    share = attainable.slow_link if device.link_gb_per_s <= SLOW_LINK else attainable.link
     calls = _ALL_REDUCES_PER_LAYER * model.layers
     hops = 2 * (tensor_parallel - 1)
     token_bytes = model.hidden_size * _ACTIVATION_BYTES * hops / tensor_parallel
-    return calls * hops * attainable.hop_ms, calls * token_bytes / (device.link_gb_per_s * 1e6 * attainable.bandwidth)
+    return calls * hops * attainable.hop_ms, calls * token_bytes / (device.link_gb_per_s * 1e6 * share)
