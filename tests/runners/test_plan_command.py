@@ -135,7 +135,7 @@ def test_a_price_of_an_unknown_device_or_below_zero_is_told_with_its_file(run, t
             ("--model", "Llama-2-70B", "--tensor-parallel", "1"),
             "does not fit",
         ),
-        (("--model", "Llama-2-7B", "--tpot-ms", "5"), "a step of one token takes"),
+        (("--model", "Llama-2-7B", "--tpot-ms", "2"), "a step of one token takes"),
     ],
 )
 def test_what_cannot_be_planned_is_told_in_one_line(run, arguments, message):
