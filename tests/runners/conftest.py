@@ -15,7 +15,7 @@ TINY = {
         "phases": [
             {
                 "duration_s": 20,
-                "arrivals": {"kind": "poisson", "rate_per_s": 12.0},
+                "arrivals": {"kind": "poisson", "rate_per_s": 20.0},
                 "lengths": {"kind": "azure-conv", "max_prompt_tokens": 2000, "max_output_tokens": 200},
                 "slo_mix": {"interactive": 1.0},
             }
