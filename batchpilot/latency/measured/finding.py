@@ -15,7 +15,7 @@ def find_measured(
     engine: str | None = None,
     kv_dtype: str | None = None,
 ) -> MeasuredEntry | None:
-    """The shipped entry of a deployment, None where there is none.
+    """The shipped entry of a deployment, None where there is none; models of the same sizes take the same steps.
 
     Args:
         device: the device.
@@ -27,12 +27,13 @@ def find_measured(
     """
     if device.name not in SYSTEMS:
         return None
-    name = catalogued_name(model)
+    names = _same_steps(model)
     order = list(ENGINES)
     alike = [
         entry
         for entry in measured_entries(device.name)
-        if (entry.model, entry.tensor_parallel, entry.dtype) == (name, tensor_parallel, dtype)
+        if entry.model in names
+        and (entry.tensor_parallel, entry.dtype) == (tensor_parallel, dtype)
         and entry.pipeline_parallel == 1
         and engine in (None, entry.engine)
         and kv_dtype in (None, entry.kv_dtype)
@@ -65,6 +66,12 @@ def can_be_measured(device: DeviceSpec, model: ModelSpec, path: str | None = Non
     return device.name in SYSTEMS and (path is not None or model_facts(model.name) is not None)
 
 
+def _same_steps(model: ModelSpec) -> set[str]:
+    """Names of the models whose steps are this one's: its own, and those of the same sizes."""
+    return {model.name} | {one.name for one in models() if _sizes(one) == _sizes(model)}
+
+
 def _sizes(model: ModelSpec) -> tuple[object, ...]:
-    shape = (model.layers, model.hidden_size, model.heads, model.kv_heads, model.head_dim, model.vocab_size)
-    return (*shape, model.parameters, model.experts, model.experts_per_token)
+    """What steps depend on; of the parameters four digits, as published counts and ours differ by a norm."""
+    shape = (model.layers, model.hidden_size, model.intermediate_size, model.heads, model.kv_heads, model.head_dim)
+    return (*shape, model.vocab_size, f"{model.parameters:.3e}", model.experts, model.experts_per_token)

@@ -50,6 +50,12 @@ def test_a_model_read_from_a_file_is_known_by_its_sizes():
     assert found.model == "Llama-3.1-70B"
 
 
+def test_a_model_of_the_same_sizes_takes_the_same_steps():
+    found = find_measured(device("H100-80GB"), model("Llama-3-8B"))
+    assert found is not None
+    assert found.model == "Llama-3.1-8B"
+
+
 def test_a_table_is_read_back_as_it_was_written(tmp_path):
     entries = measured_entries("H200")[:3]
     path = write_table(tmp_path / "H200.csv", reversed(entries))

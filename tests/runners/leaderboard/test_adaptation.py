@@ -57,7 +57,7 @@ def test_a_tuner_that_stands_right_needs_none_and_one_that_never_moves_never_arr
 
 
 def test_reaction_counts_from_the_shift(tmp_path):
-    moved = shifting(phase(0.2, 50), phase(0.7, 50))
+    moved = shifting(phase(0.2, 50), phase(0.5, 50))
     assert reaction(moved, 0, late(tmp_path, 26), "batch").decisions == pytest.approx(6, abs=1)
     assert reaction(moved, 0, "static-64", "batch").decisions == 0
 

@@ -4,9 +4,11 @@ from itertools import combinations
 
 import pytest
 
+from batchpilot.configs.catalogue import device, model
 from batchpilot.configs.recordings import recording_of, recordings, with_recording
 from batchpilot.configs.scenario import scenario, suite
 from batchpilot.configs.seeds import BLOCK, seeds_of, suite_seeds
+from batchpilot.latency.model.registry import find_latency
 from batchpilot.runners.chosen import first_seed, left_out_notes, scenarios_of
 
 APART = ("train", "validation", "held-out")
@@ -117,3 +119,10 @@ def test_seeds_are_counted_within_a_suite_and_taken_as_typed_for_single_scenario
     assert first_seed("held-out", 4, 3, whole_suite=True) == suite_seeds("held-out")[4]
     assert first_seed("quick", 4, 3, whole_suite=True) == 4
     assert first_seed("held-out", 4, 3, whole_suite=False) == 4
+
+
+@pytest.mark.parametrize("name", ["quick", "standard"])
+def test_quick_and_standard_stand_on_measured_entries(name):
+    for one in suite(name):
+        found = find_latency(device(one.device), model(one.model), one.tensor_parallel, one.dtype)
+        assert found.provenance.startswith("measured: "), f"{one.name}: {found.provenance}"

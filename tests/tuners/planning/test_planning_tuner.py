@@ -146,8 +146,8 @@ def run(name, tuner, seed=0, **options):
 
 
 def test_a_plan_saves_a_server_from_its_queue():
-    _, planned = run("quick-chat", "model-based")
-    _, shipped = run("quick-chat", "static-default")
+    _, planned = run("overload-1.3-a100", "model-based")
+    _, shipped = run("overload-1.3-a100", "static-default")
     assert planned.goodput_tokens_per_s > 1.3 * shipped.goodput_tokens_per_s
     assert planned.count("refused_on_arrival") > 0
 
