@@ -57,6 +57,15 @@ def recording_of(scenario: Scenario) -> str | None:
     return next((name for name, found in recordings().items() if scenario.name in found.scenarios), None)
 
 
+def is_recorded(scenario: Scenario) -> bool:
+    """Whether a scenario replays a published trace, be its file named by now or not.
+
+    Args:
+        scenario: catalogued or loaded.
+    """
+    return any(scenario.name in found.scenarios for found in recordings().values())
+
+
 def with_recording(scenario: Scenario, folder: str | Path) -> Scenario:
     """The scenario with its trace looked for in a folder; unchanged where it needs no published trace.
 

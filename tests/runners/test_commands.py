@@ -1,6 +1,7 @@
 """The command line, run as a user runs it."""
 
 import csv
+import datetime
 import json
 import shutil
 import subprocess
@@ -41,6 +42,28 @@ def test_results_are_not_overwritten_without_being_told(run, tiny_file):
     assert "--overwrite or --resume" in refused.output
     assert run(*command, "--resume").exit_code == 0
     assert run(*command, "--overwrite").exit_code == 0
+
+
+def test_a_folder_of_published_traces_lets_a_scenario_replay_its_own(run, tmp_path):
+    start = datetime.datetime(2023, 11, 16, 18, 15, 46)
+    lines = [f"{start + datetime.timedelta(seconds=10.5 * i)},{100 + i},{5 + i % 7}" for i in range(330)]
+    text = "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "\n".join(lines) + "\n"
+    (tmp_path / "AzureLLMInferenceTrace_conv.csv").write_text(text)
+    scenario = (
+        "leaderboard",
+        "--scenario",
+        "held-trace-conv-h100",
+        "--seeds",
+        1,
+        "--tuners",
+        "static-8",
+        "--out",
+        "out",
+    )
+    result = run(*scenario, "--traces", tmp_path)
+    assert result.exit_code == 0, result.output
+    rows = list(csv.DictReader((tmp_path / "out/results.csv").open()))
+    assert [row["scenario"] for row in rows] == ["held-trace-conv-h100"]
 
 
 def test_a_trace_is_replayed_faster_and_on_another_device(run, tmp_path):

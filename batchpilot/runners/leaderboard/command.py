@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from batchpilot.configs.recordings import recording_of
+from batchpilot.configs.recordings import is_recorded
 from batchpilot.configs.scenario import Scenario
 from batchpilot.core.files import json_text
 from batchpilot.core.limits import TRACKS
@@ -131,7 +131,7 @@ def leaderboard(
         named = [replay_of(trace, **replay)]
     else:
         named = scenarios_of(suite_name, scenarios, traces)
-    if traces is not None and not any(recording_of(one) for one in named):
+    if traces is not None and not any(is_recorded(one) for one in named):
         refuse(context, "where no scenario replays a published trace", "traces")
     changes = Changes(device, model, tensor_parallel, dtype, parameters) if server is None else Changes()
     changes = replace(changes, ttft_ms=ttft_ms, tpot_ms=tpot_ms)
