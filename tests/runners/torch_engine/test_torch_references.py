@@ -28,7 +28,7 @@ def run(tiny):
 
 
 def test_of_settings_equal_in_simulation_the_one_that_bears_a_slower_engine_comes_first(run):
-    settings = [Limits(size, token_budget=2048) for size in (24, 32, 64, 128)]
+    settings = [Limits(size, token_budget=2048) for size in (48, 64, 96, 128)]
     assert all(goodput_of(run, limits) == 1.0 for limits in settings)
     first = robust_settings(run, settings, 1)[0]
     slow = replace(run, engine=replace(run.engine, latency=run.engine.latency.scaled(1.6)))
