@@ -65,14 +65,27 @@ def load_of(run: PreparedRun) -> str:
         run: the run.
     """
     requests = run.requests
-    if requests.concurrency:
-        return f"{requests.concurrency} clients, {len(requests)} requests"
-    if requests.duration_ms <= 0:
-        return f"{len(requests)} requests"
-    rate = 1000.0 * (len(requests) - 1) / requests.duration_ms
+    if requests.concurrency or requests.duration_ms <= 0:
+        return offered(requests)
     prompt, output = float(requests.prompt_tokens.mean()), float(requests.output_tokens.mean())
     capacity = capacity_per_s(run.engine.believed_latency(), run.engine.capacity_tokens, prompt, output)
-    return f"{rate:.3g} requests/s, {rate / capacity:.2f} of the estimated capacity"
+    return f"{offered(requests)}, {_rate(requests) / capacity:.2f} of the estimated capacity"
+
+
+def offered(requests: RequestTable) -> str:
+    """How much was asked, whoever serves it.
+
+    Args:
+        requests: of a run.
+    """
+    if requests.concurrency:
+        return f"{requests.concurrency} clients, {len(requests)} requests"
+    return f"{_rate(requests):.3g} requests/s" if requests.duration_ms > 0 else f"{len(requests)} requests"
+
+
+def _rate(requests: RequestTable) -> float:
+    """Requests per second."""
+    return 1000.0 * (len(requests) - 1) / requests.duration_ms
 
 
 def stated_grid(rows: Sequence[Mapping[str, Any]]) -> Grid:

@@ -20,6 +20,7 @@ from batchpilot.runners.http.load_columns import Columns
 from batchpilot.runners.report.grids import ABSENT, Cell, Grid, number, percent
 from batchpilot.runners.report.page import definitions, element, figure, items, page, table
 from batchpilot.runners.report.svg import MUTED, drawing, to_svg
+from batchpilot.runners.stated import offered, promise_of
 from batchpilot.serving.load.files import TOO_MANY
 from batchpilot.serving.load.flight import LoadResult
 
@@ -161,6 +162,8 @@ def findings(columns: Columns, asked: Mapping[str, Any], seed: int) -> dict[str,
         "column": columns.name,
         "interrupted": columns.interrupted,
         "planned_requests": result.planned,
+        "promise": promise_of(result.outcome.requests),
+        "load": offered(result.outcome.requests),
         "served_model": result.model,
         "server": result.server,
         "bytes_per_token": result.bytes_per_token,
@@ -231,6 +234,8 @@ def write_load(folder: Path, title: str, columns: Columns, asked: Mapping[str, A
         f"{number(outcome.goodput_tokens_per_s)} a second."
     )
     origin = provenance(seed, asked) | {
+        "promise": promise_of(outcome.requests),
+        "load": offered(outcome.requests),
         "server": asked["url"] or "started by this command",
         "served model": columns.result.model,
         **{f"server's {name}": value for name, value in columns.result.server.items()},

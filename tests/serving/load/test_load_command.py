@@ -145,9 +145,14 @@ SAYS = {"/version": {"version": "0.33.0"}, "/props": {"version": "not asked", "t
 def test_the_reports_origin_is_what_the_server_says_and_no_catalogues(tmp_path):
     with threaded(obliging, SAYS) as address:
         told("--url", address, "--duration-s", "2", "--rate", "2", "--out", tmp_path)
-    assert json.loads((tmp_path / "results.json").read_text())["server"] == {"version": "0.33.0", "total_slots": 4}
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["server"] == {"version": "0.33.0", "total_slots": 4}
     page = (tmp_path / "report.html").read_text()
     assert "0.33.0" in page
+    assert found["promise"] == "TTFT 2000 ms, TPOT 100 ms"
+    assert found["load"].endswith(" requests/s")
+    assert found["promise"] in page
+    assert found["load"] in page
     assert "estimated" not in page
     assert "A10" not in page
 
