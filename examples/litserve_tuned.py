@@ -35,7 +35,7 @@ class Doubling(LitAPI):
         return answer
 
 
-def make_server(tuner: str = "hybrid") -> LitServer:
+def make_server(tuner: str = "dynamic") -> LitServer:
     """A server whose every worker has a tuner of its own."""
     loop = TunedLoop(partial(batch_session, tuner, window_ms=250.0))
     return LitServer(Doubling(max_batch_size=8, batch_timeout=0.002, loop=loop), accelerator="cpu")

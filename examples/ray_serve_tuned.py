@@ -1,6 +1,6 @@
 """Ray Serve with a tuner: `python examples/ray_serve_tuned.py` calls a model whose batches of n take 10 + 0.5 n ms.
 
-`python examples/ray_serve_tuned.py policy.onnx` imports a policy instead of the tuner "hybrid".
+`python examples/ray_serve_tuned.py policy.onnx` imports a policy instead of the tuner "dynamic".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from batchpilot.serving.adapters.batches import batch_session
 from batchpilot.serving.adapters.ray_serve import tuned_batch
 
 
-def deployment(tuner: str = "hybrid", **options: object) -> serve.Deployment:
+def deployment(tuner: str = "dynamic", **options: object) -> serve.Deployment:
     """A deployment whose every replica has a tuner of its own."""
 
     @serve.deployment(max_ongoing_requests=512)
