@@ -17,8 +17,8 @@ from batchpilot.serving.adapters.batches import batch_session
 from batchpilot.serving.adapters.ray_serve import tuned_batch
 
 
-def deployment(tuner: str = "dynamic", **options: object) -> serve.Deployment:
-    """A deployment whose every replica has a tuner of its own."""
+def deployment(tuner: str = "dynamic", slower: float = 1.0, **options: object) -> serve.Deployment:
+    """A deployment whose every replica has a tuner of its own, and a model that takes `slower` times as long."""
 
     @serve.deployment(max_ongoing_requests=512)
     class Doubling:
@@ -27,7 +27,7 @@ def deployment(tuner: str = "dynamic", **options: object) -> serve.Deployment:
         @tuned_batch(partial(batch_session, tuner, window_ms=250.0, **options), batch_wait_timeout_s=0.002)
         async def __call__(self, batch: list[float]) -> list[tuple[float, int]]:
             """The answers to a batch."""
-            await asyncio.sleep((10 + 0.5 * len(batch)) / 1000)  # the model
+            await asyncio.sleep(slower * (10 + 0.5 * len(batch)) / 1000)  # the model
             return [(2 * value, len(batch)) for value in batch]
 
         def status(self) -> dict[str, object]:

@@ -23,12 +23,21 @@ POLICY = ROOT / "batchpilot/tuners/policy/shipped/limits.onnx"
 @pytest.fixture(scope="module")
 def cluster():
     """A cluster whose workers find the tests' modules and the examples."""
-    path = ":".join(map(str, (HELPERS, EXAMPLES)))
+    path = ":".join(map(str, (HELPERS, EXAMPLES, Path(__file__).parent)))
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": path}})
     serve.start(proxy_location="Disabled")
     yield
     serve.shutdown()
     ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _no_application_is_left(request):
+    """One that a failed test leaves would make the next ones fail."""
+    yield
+    if "cluster" in request.fixturenames:
+        for name in serve.status().applications:
+            serve.delete(name)
 
 
 def broken_session():
@@ -60,9 +69,10 @@ async def ask(handle, values):
 def test_a_tuner_moves_the_batch_size_of_a_deployment(cluster, monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
     example = importlib.import_module("ray_serve_tuned")
-    handle = serve.run(example.deployment().bind(), name="example")
+    # So slow that larger batches pay on a busy machine too, where a call costs milliseconds.
+    handle = serve.run(example.deployment(slower=4.0).bind(), name="example")
     sizes = []
-    for _ in range(20):
+    for _ in range(40):
         sizes += [size for _, size in asyncio.run(example.load(handle, 1.0, callers=48))]
         if max(sizes) > 8:
             break
@@ -70,7 +80,6 @@ def test_a_tuner_moves_the_batch_size_of_a_deployment(cluster, monkeypatch):
     assert max(sizes) > 8
     status = handle.status.remote().result()
     assert status["odd_events"] == 0
-    serve.delete("example")
 
 
 def test_a_policy_file_is_imported_into_a_deployment(cluster, monkeypatch):
@@ -83,7 +92,6 @@ def test_a_policy_file_is_imported_into_a_deployment(cluster, monkeypatch):
     assert status["tuner"] == "policy"
     assert status["windows"] > 1
     assert (status["tuner_errors"], status["odd_events"]) == (0, 0)
-    serve.delete("policy")
 
 
 def test_a_tuner_that_raises_leaves_the_last_limits_and_the_callers_served(cluster):
@@ -100,7 +108,6 @@ def test_a_tuner_that_raises_leaves_the_last_limits_and_the_callers_served(clust
     assert asyncio.run(ask(handle, [4.0]))[0][0] == 0.25
     status = handle.status.remote().result()
     assert (status["running"], status["waiting"], status["odd_events"]) == (0, 0, 0)
-    serve.delete("broken")
 
 
 def test_an_unknown_version_is_refused_on_import(monkeypatch):
