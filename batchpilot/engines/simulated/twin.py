@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.core.limit_arrays import LimitArrays
+from batchpilot.engines.scheduler.decoding import close_calendars
 from batchpilot.engines.scheduler.lifecycle import blocks_for
 from batchpilot.engines.scheduler.queue import key_on_arrival, push
 from batchpilot.engines.scheduler.state import LENGTH, OFF_TOKENS, UNFINISHED, SchedulerState, allocate, row
 from batchpilot.engines.scheduler.windows import open_window
-from batchpilot.engines.simulated.kernel import advance
+from batchpilot.engines.simulated.kernel import run_steps
 from batchpilot.latency.model.compiled import allocating, kernel, plain
 from batchpilot.latency.model.saturation import SaturationParameters
 
@@ -33,7 +34,10 @@ STEP_WORK = 16
 
 MOST_ROLLOUT_WORK = 2_000_000
 """Of one rollout, requests times steps; what would take more ends early and is worth what it did so far."""
+
 _COPIED = ("clock", "window", "requests", "slots", "parameters", "user_finish")
+_PER_REQUEST = ("requests", "slots")
+"""Of these, no more than the futures have: there is room for more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,9 +149,11 @@ def roll_out(s: SchedulerState, counted_until_ms: float, until_ms: float, doomed
         one = row(s, i)
         now_ms = one.clock[0].now_ms
         for part in range(1, _PARTS + 1):
-            advance(one, until_ms if part == _PARTS else now_ms + part * (until_ms - now_ms) / _PARTS)
+            run_steps(one, until_ms if part == _PARTS else now_ms + part * (until_ms - now_ms) / _PARTS)
             if STEP_WORK * one.window[0].steps + one.window[0].batch_sum > MOST_ROLLOUT_WORK:
                 break
+        if one.clock[0].decoding:
+            close_calendars(one)
         values[i] = credited_tokens(one, counted_until_ms, prefill_share) - doomed_price * doomed_tokens(one)
 
 
@@ -189,9 +195,12 @@ class Twin:
         c, f = len(candidates.batch_size), len(futures)
         starts = self._prepare(futures, latency, kv_capacity_tokens, horizon.now_ms, c * f)
         tries = _first(self._tries, c * f)
+        longest = max(len(future.requests) for future in futures)
         for name in _COPIED:
-            start, copies = getattr(starts, name), getattr(tries, name)
-            np.copyto(copies.reshape(c, *start.shape), start)
+            start = getattr(starts, name)
+            copies = getattr(tries, name).reshape(c, *start.shape)
+            some = (..., slice(longest)) if name in _PER_REQUEST else ...
+            np.copyto(copies[some], start[some])
         _write(candidates, tries.limits.reshape(c, f))
         values = np.zeros(c * f)
         counted_until, until = horizon.now_ms + horizon.counted_ms, horizon.now_ms + horizon.length_ms
