@@ -127,9 +127,9 @@ def closed_loop(run: Run, latency: SaturationParameters, kv_capacity_tokens: int
 
 @cache
 def peer_of(
-    chip: str, engine: str, name: str, tensor: int, groups: int, dtype: str
+    chip: str, engine: str, name: str, tensor: int, groups: int, dtype: str, cached: str
 ) -> Callable[[Run], tuple[float, float]]:
-    """The package's own estimate of aggregated serving, for runs of one deployment."""
+    """The package's own estimate of aggregated serving, for runs of one deployment with the same cache as ours."""
     from aiconfigurator_core.sdk.backends.factory import get_backend
     from aiconfigurator_core.sdk.config import RuntimeConfig
     from aiconfigurator_core.sdk.config_builders import build_model_config
@@ -141,7 +141,7 @@ def peer_of(
     given = None if dtype == spec.dtype else quant
     config = build_model_config(
         tensor, 1, 1, tensor // groups if spec.experts else 1, groups, gemm_quant_mode=given,
-        moe_quant_mode=given if spec.experts else None, kvcache_quant_mode="bfloat16", fmha_quant_mode="bfloat16",
+        moe_quant_mode=given if spec.experts else None, kvcache_quant_mode=cached, fmha_quant_mode="bfloat16",
     )  # fmt: skip
     repository = next(alias for alias in spec.aliases if "/" in alias)
     made, backend = get_model(repository, config, engine), get_backend(engine)
@@ -169,11 +169,13 @@ def told_of(run: Run, kept: Cache) -> Told:
     place = (run.device, run.model.name, run.engine, run.tensor_parallel, run.expert_parallel, run.dtype)
     told.ttft_ms, told.tpot_ms = closed_loop(run, built(*place, kept[0] or "fp16"), room, limit)
     told.ttft_ms += OVERHEADS.get(run.engine, Overheads()).front_ms
-    try:
-        ask = peer_of(run.device, run.engine, run.model.name, run.tensor_parallel, run.expert_parallel, run.dtype)
-        told.peer_ttft_ms, told.peer_tpot_ms = ask(run)
-    except Exception as error:  # noqa: BLE001 - the package raises its own, unrelated to each other
-        print(f"no estimate of the package for {place}: {error!s:.80}", file=sys.stderr)
+    where = (run.device, run.engine, run.model.name, run.tensor_parallel, run.expert_parallel, run.dtype)
+    for cached in ("fp8", "bfloat16") if kept[0] == "fp8" else ("bfloat16",):
+        try:
+            told.peer_ttft_ms, told.peer_tpot_ms = peer_of(*where, cached)(run)
+            break
+        except Exception as error:  # noqa: BLE001 - the package raises its own, unrelated to each other
+            print(f"no estimate of the package for {place}, {cached}: {error!s:.80}", file=sys.stderr)
     known = before(run)
     told.roofline_tpot_ms = closed_loop(run, known, room, limit)[1]
     return told

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from batchpilot.configs.catalogue import device, model
 from batchpilot.core.limits import Limits
 from batchpilot.core.slo import SLO
+from batchpilot.runners.planning import choosing
 from batchpilot.runners.planning.capacity import find_capacity
 from batchpilot.runners.planning.command import plan_command
 from batchpilot.runners.planning.planned import Question, find_draw, held_in_simulation, simulated
@@ -100,6 +101,7 @@ def test_without_a_device_all_are_compared_and_the_cheapest_is_planned(run, tmp_
     costs = [one["usd_per_million_output_tokens"] for one in told["choices"] if one["usd_per_device_hour"] is not None]
     assert costs == sorted(costs)
     assert told["device"] == told["choices"][0]["device"] == "H200"
+    assert told["choices"][0]["simulated"]
     assert told["fleet"]["price_source"] == "ours"
     assert {one["device"] for one in told["choices"]} >= {"H100-80GB", "H200", "B200", "MI300X", "L40S"}
     assert {one["device"] for one in told["refused"]} >= {"T4", "A10"}
@@ -113,6 +115,24 @@ def test_without_a_device_all_are_compared_and_the_cheapest_is_planned(run, tmp_
             and other["devices"] <= one["devices"]
         ]
         assert beaten or one["usd_per_device_hour"] is None
+
+
+def test_what_simulation_holds_at_no_rate_is_refused_and_the_next_is_planned(run, monkeypatch):
+    cheapest = []
+
+    def holds_nothing_on_the_cheapest(question, *arguments):
+        cheapest.append(question.device.name)
+        if question.device.name == cheapest[0]:
+            raise ValueError("95% within the targets is held at no rate")
+        return find_capacity(question, *arguments)
+
+    monkeypatch.setattr(choosing, "find_capacity", holds_nothing_on_the_cheapest)
+    told = json.loads(run("--model", "Qwen3-30B-A3B", "--workload", "1024,256", "--rate", "30", "--json").stdout)
+    of_the_cheapest = [one for one in told["refused"] if one["device"] == cheapest[0] and "at no rate" in one["reason"]]
+    assert len(of_the_cheapest) == cheapest.count(cheapest[0])
+    assert told["choices"][0]["simulated"]
+    assert sum(one["simulated"] for one in told["choices"]) >= choosing.SIMULATED
+    assert told["device"] != cheapest[0]
 
 
 def test_a_price_of_an_unknown_device_or_below_zero_is_told_with_its_file(run, tmp_path):

@@ -17,7 +17,7 @@ from batchpilot.runners.planning.measured import measured_or_refused
 from batchpilot.runners.planning.planned import Question
 
 SIMULATED = 4
-"""The cheapest so many are simulated before one is taken; the others are told by the closed form."""
+"""At least so many of the cheapest are simulated, and whichever is cheapest then; the closed form tells the others."""
 
 _SEEDS, _DURATION_S, _FACTORS = (0, 1), 120.0, (0.85, 1.0, 1.15)
 
@@ -165,15 +165,24 @@ def compare(
         price = prices.get(device.name)
         hourly = None if price is None else price.usd_per_hour
         choices.append(Choice(question, plan, simulated=False, usd_per_hour=hourly, rate_per_s=rate_per_s))
-    choices.sort(key=lambda choice: choice.order)
-    for place, choice in enumerate(choices[:SIMULATED]):
-        on_progress(f"simulating {choice.question.tensor_parallel} x {choice.question.device.name}")
+    return _held(choices, refused, on_progress), refused
+
+
+def _held(choices: list[Choice], refused: list[Refused], on_progress: Callable[[str], None]) -> list[Choice]:
+    """The choices in order, the cheapest of them simulated: what simulation holds at no rate is refused."""
+    done: list[Choice] = []
+    waiting = sorted(choices, key=lambda choice: choice.order)
+    while waiting and (len(done) < SIMULATED or waiting[0].order < min(done, key=lambda one: one.order).order):
+        choice = waiting.pop(0)
+        question = choice.question
+        on_progress(f"simulating {question.tensor_parallel} x {question.device.name}")
         try:
-            held = find_capacity(choice.question, choice.plan, _SEEDS, _DURATION_S, _FACTORS).plan
-        except ValueError:
-            continue
-        choices[place] = replace(choice, plan=held, simulated=True)
-    return sorted(choices, key=lambda choice: choice.order), refused
+            plan = find_capacity(question, choice.plan, _SEEDS, _DURATION_S, _FACTORS).plan
+        except ValueError as error:
+            refused.append(Refused(question.device.name, question.tensor_parallel, question.dtype, str(error)))
+        else:
+            done.append(replace(choice, plan=plan, simulated=True))
+    return sorted([*done, *waiting], key=lambda choice: choice.order)
 
 
 def pareto(choices: Sequence[Choice]) -> list[Choice]:
