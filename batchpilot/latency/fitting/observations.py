@@ -126,8 +126,11 @@ class Observations:
     @property
     def points(self) -> NDArray[np.intp]:
         """For each observation the number of its point: repeats of one (B, S, C) have one number, shape (n,)."""
-        steps = np.stack([self.batch_size, self.tokens, self.context_tokens])
-        return np.unique(steps, axis=1, return_inverse=True)[1].reshape(-1)
+        numbers = np.zeros(len(self), dtype=np.intp)
+        order = np.lexsort((self.context_tokens, self.tokens, self.batch_size))
+        steps = np.stack([self.batch_size, self.tokens, self.context_tokens])[:, order]
+        numbers[order[1:]] = np.cumsum(np.any(np.diff(steps), axis=0))
+        return numbers
 
     @property
     def usable(self) -> bool:

@@ -2,11 +2,16 @@
 
 A coordinate is the logarithm of a parameter that must be positive (`LOGARITHMIC`), else the parameter in units
 of the observations' medians, so that all of them are near 1. Residuals are dimensionless whatever the loss.
+
+The model is computed once for each different step (B, S, C), however often it was observed, and products of matrices as
+tall as the observations are made in blocks, which linear algebra libraries leave to one thread: on tall and thin ones
+more threads cost more than they bring, and on a busy machine a hundred times more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 
 import numpy as np
@@ -18,6 +23,9 @@ from batchpilot.latency.model.vectorised import steps_gradient, steps_ms
 
 Floats = NDArray[np.float64]
 Residuals = Callable[[Floats, Floats], tuple[Floats, Floats]]
+
+_BLOCK = 800
+"""Rows of a block: what is done with them and eleven columns is below where OpenBLAS starts threads."""
 
 NAMES = tuple(field.name for field in fields(SaturationParameters))
 LOGARITHMIC = ("p_max", "k_b", "k_s", "w_1", "s_e")
@@ -61,6 +69,28 @@ def residuals_of(loss: str, measured_ms: Floats) -> Residuals:
     return lambda predicted, measured: ((predicted - measured) * per_ms, np.full(len(measured), per_ms))
 
 
+def blocks(columns: int) -> Iterator[slice]:
+    """Parts of a tall matrix that are small enough for one thread.
+
+    Args:
+        columns: how many there are together.
+    """
+    return (slice(start, start + _BLOCK) for start in range(0, columns, _BLOCK))
+
+
+def product(a: Floats, b: Floats) -> Floats:
+    """The product a b' of two matrices that are wide and low, in one thread.
+
+    Args:
+        a: shape (i, n).
+        b: shape (j, n).
+
+    Returns:
+        Shape (i, j).
+    """
+    return sum((a[:, part] @ b[:, part].T for part in blocks(a.shape[1])), np.zeros((len(a), len(b))))
+
+
 class Problem:
     """One least-squares problem: observations, a loss, and which parameters are free.
 
@@ -89,7 +119,7 @@ class Problem:
         pull: float = 0.0,
     ) -> None:
         self.observations = observations
-        self.points = observations.points
+        self._number_points(observations.points)
         self.fixed = dict(fixed)
         self.residuals = residuals_of(loss, observations.latency_ms)
         self.roots = np.ones(len(observations)) if weights is None else np.sqrt(weights)
@@ -99,6 +129,18 @@ class Problem:
         self.units = np.array([1.0, 1.0, 1.0, S, 1.0, T, T / B, T / S, T / C, T, 1.0])
         self._target = None if base is None or pull == 0 else self.coordinates(base.as_array())
         self._pull = float(np.sqrt(pull))
+
+    def part(self, rows: NDArray[np.intp]) -> Problem:
+        """The same problem with some of the observations, in the same units; a pull weighs as much as beside all.
+
+        Args:
+            rows: their indices.
+        """
+        part = copy.copy(self)
+        part.observations, part.roots = self.observations[rows], self.roots[rows]
+        part._number_points(part.observations.points)
+        part._pull = self._pull * float(np.sqrt(len(rows) / len(self.observations)))
+        return part
 
     def bounds(self) -> tuple[Floats, Floats]:
         """Lowest and highest coordinates of the free parameters."""
@@ -144,6 +186,44 @@ class Problem:
             rows = np.vstack([rows, self._pull * np.eye(len(u))])
         return rows
 
+    def loss(self, u: Floats, outlier: float | None) -> float:
+        """What is minimised.
+
+        Args:
+            u: where.
+            outlier: scale beyond which a residual counts linearly; None for squares alone.
+        """
+        off = self.residual_vector(u)
+        return float(np.sum(off**2) / 2 if outlier is None else np.sum(_soft(off, outlier)))
+
+    def normal_equations(self, u: Floats, outlier: float | None) -> tuple[float, Floats, Floats]:
+        """The loss, its slope and its curvature as far as first derivatives of the model tell it.
+
+        Args:
+            u: where.
+            outlier: as of `loss`.
+
+        Returns:
+            The loss, its derivative, shape (free,), and its second, shape (free, free).
+        """
+        p = self.parameters(u)
+        slopes = self._gradient_of_steps(p)
+        # The latency is linear in these parameters, so their derivatives give it back.
+        predicted = np.einsum("i,ij->j", p[3:10], slopes[3:10])
+        off, by_prediction = self.residuals(self._of_observations(predicted), self.observations.latency_ms)
+        off, by_prediction = off * self.roots, by_prediction * self.roots
+        loss, first, second = _influence(off, outlier)
+        first, second = self._of_steps(first * by_prediction), self._of_steps(second * by_prediction**2)
+        slopes = slopes[self.free] * self.per_coordinate(p)[:, None]
+        both = product(np.vstack([slopes * second, first]), slopes)
+        curvature, slope = both[:-1], both[-1]
+        if self._target is not None:
+            more, first, second = _influence(self._pull * (u - self._target), outlier)
+            loss += more
+            slope = slope + self._pull * first
+            curvature = curvature + np.diag(self._pull**2 * second)
+        return loss, slope, curvature
+
     def per_coordinate(self, p: Floats) -> Floats:
         """Derivative of each free parameter by its coordinate."""
         change: Floats = np.where(_LOGARITHMIC, p, self.units)[self.free]
@@ -151,17 +231,49 @@ class Problem:
 
     def predict(self, p: Floats) -> Floats:
         """Latency of every observed step in ms."""
-        steps = self.observations
+        steps = self._steps
         latency_ms = np.empty(len(steps))
         steps_ms(p, steps.batch_size, steps.tokens, steps.context_tokens, latency_ms)
-        return latency_ms
+        return self._of_observations(latency_ms)
 
     def gradient(self, p: Floats) -> Floats:
         """dT/dtheta of every observed step, shape (11, n)."""
-        steps = self.observations
+        return self._of_observations(self._gradient_of_steps(p))
+
+    def _number_points(self, points: NDArray[np.intp]) -> None:
+        self.points = points
+        repeats = int(points.max()) + 1 < len(points)
+        self._steps = self.observations[np.unique(points, return_index=True)[1]] if repeats else self.observations
+        self._repeats = repeats
+
+    def _gradient_of_steps(self, p: Floats) -> Floats:
+        steps = self._steps
         gradient = np.empty((len(NAMES), len(steps)))
         steps_gradient(p, steps.batch_size, steps.tokens, steps.context_tokens, gradient)
         return gradient
+
+    def _of_observations(self, of_steps: Floats) -> Floats:
+        """What holds of different steps for each observation."""
+        return of_steps[..., self.points] if self._repeats else of_steps
+
+    def _of_steps(self, of_observations: Floats) -> Floats:
+        """The sum over each step's observations."""
+        if not self._repeats:
+            return of_observations
+        sums: Floats = np.bincount(self.points, of_observations, len(self._steps)).astype(np.float64, copy=False)
+        return sums
+
+
+def _soft(off: Floats, outlier: float) -> Floats:
+    return outlier**2 * (np.sqrt(1.0 + (off / outlier) ** 2) - 1.0)
+
+
+def _influence(off: Floats, outlier: float | None) -> tuple[float, Floats, Floats]:
+    """The loss of residuals, and its first and second derivatives by each."""
+    if outlier is None:
+        return float(np.sum(off * off)) / 2, off, np.ones_like(off)
+    root = np.sqrt(1.0 + (off / outlier) ** 2)
+    return float(np.sum(root - 1.0)) * outlier**2, off / root, root**-3.0
 
 
 _FEASIBLE = np.array([FEASIBLE[name] for name in NAMES]).T

@@ -13,6 +13,7 @@ from batchpilot.core.names import lookup
 from batchpilot.latency.fitting.diagnosis import notes_on, problems_of
 from batchpilot.latency.fitting.observations import Observations
 from batchpilot.latency.fitting.residuals import FEASIBLE, LOSSES, NAMES, Floats, Problem
+from batchpilot.latency.fitting.solver import minimum
 from batchpilot.latency.fitting.starting import document_start, random_starts
 from batchpilot.latency.fitting.uncertainty import at_bounds, covariance, intervals, sensitivity
 from batchpilot.latency.model.saturation import SaturationParameters
@@ -20,8 +21,20 @@ from batchpilot.latency.model.saturation import SaturationParameters
 OUTLIER = 0.05
 """Residual beyond which the robust loss grows slowly: 5 % of the latency, or of the median latency if absolute."""
 
-_FINISHED = 3
+_FINISHED = 10
 """Of the random starts, how many are followed to their minimum: the best."""
+
+_AGREEING = 4
+"""No further start is followed once so many have led to the lowest minimum."""
+
+_ROWS = 2000
+"""Observations that starts are followed on; where there are more, all of them decide from the minima found there."""
+
+_EQUAL = 1e-4
+"""Relative difference within which two losses are one."""
+
+_SAME = 1e-3
+"""Distance in coordinates within which two minima are one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,16 +122,23 @@ def fit(
     start, base = (given and _with_work(given, fixed.get("w_1")) for given in (start, base))
     problem = Problem(observations, loss, fixed, weights, base, pull)
     outlier = OUTLIER if robust else None
+    rows = np.unique(np.linspace(0, len(observations) - 1, min(len(observations), _ROWS)).astype(np.intp))
+    few = problem if len(rows) == len(observations) else problem.part(rows)
     starts = [document_start(observations)] if start is None or random else []
     if start is not None:
         starts.append(start.as_array())
-    found = random_starts(problem, random, np.random.default_rng(seed), outlier)
-    starts += sorted(found, key=lambda p: _cost(problem, p, outlier))[:_FINISHED]
-    best_cost, best = math.inf, starts[0]
-    for p in starts:
-        cost, minimum = _followed(problem, p, outlier)
-        if cost < best_cost:
-            best_cost, best = cost, minimum
+    found = [problem.coordinates(p) for p in random_starts(few, random, np.random.default_rng(seed), outlier)]
+    found = sorted(found, key=lambda u: few.loss(u, outlier))[:_FINISHED]
+    minima: list[tuple[float, Floats]] = []
+    for u in [*map(problem.coordinates, starts), *found]:
+        minima.append(minimum(few, u, outlier))
+        lowest_loss = min(value for value, _ in minima)
+        if sum(value <= (1 + _EQUAL) * lowest_loss for value, _ in minima) == _AGREEING:
+            break
+    if few is not problem:
+        minima = [minimum(problem, u, outlier) for u in _different([u for _, u in minima])]
+    best_cost, u = min(minima, key=lambda found: found[0])
+    best = problem.parameters(u)
     lowest, highest = at_bounds(problem, best)
     low, high = problem.bounds()
     best = problem.parameters(np.where(lowest, low, np.where(highest, high, problem.coordinates(best))))
@@ -181,27 +201,10 @@ def _with_work(parameters: SaturationParameters, w_1: float | None) -> Saturatio
     return replace(parameters, p_max=parameters.p_max * ratio, w_0=parameters.w_0 * ratio, w_1=w_1)
 
 
-def _cost(problem: Problem, p: Floats, outlier: float | None) -> float:
-    """The loss at parameters `p`, as the solver counts it."""
-    off = problem.residual_vector(problem.coordinates(p))
-    return float(np.sum(off**2) / 2 if outlier is None else outlier**2 * np.sum(np.sqrt(1 + (off / outlier) ** 2) - 1))
-
-
-def _followed(problem: Problem, p: Floats, outlier: float | None) -> tuple[float, Floats]:
-    """The minimum that a start leads to: its loss and the parameters in field order."""
-    from scipy.optimize import least_squares
-
-    if not problem.free.size:
-        return _cost(problem, p, outlier), problem.parameters(np.empty(0))
-    low, high = problem.bounds()
-    inside = np.clip(problem.coordinates(p), low, high)
-    solution = least_squares(
-        problem.residual_vector,
-        inside,
-        jac=problem.jacobian,
-        bounds=(low, high),
-        loss="linear" if outlier is None else "soft_l1",
-        f_scale=outlier or 1.0,
-        max_nfev=200,
-    )
-    return float(solution.cost), problem.parameters(solution.x)
+def _different(points: list[Floats]) -> list[Floats]:
+    """The points that are not the same as an earlier one."""
+    kept: list[Floats] = []
+    for u in points:
+        if all(np.max(np.abs(u - other), initial=0.0) > _SAME for other in kept):
+            kept.append(u)
+    return kept

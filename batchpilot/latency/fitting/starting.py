@@ -15,6 +15,9 @@ from batchpilot.latency.fitting.residuals import FEASIBLE, NAMES, Floats, Proble
 _ROWS = 400
 """Observations that a start is found on; the fit itself uses all."""
 
+_ROUNDING = 1e-12
+"""Relative error of a product that keeps products of nearly parallel columns from having no triangle."""
+
 _LINEAR = ("tau_0", "tau_b", "tau_s", "tau_c", "tau_e")
 
 _HALF_OF_EXPERTS = (8.0, 2048.0)
@@ -59,8 +62,8 @@ def random_starts(problem: Problem, count: int, rng: np.random.Generator, outlie
         k_s = problem.fixed.get("k_s", lowest_s * (highest_s / lowest_s) ** share_s)
         low, high = _HALF_OF_EXPERTS
         s_e = low * (high / low) ** share_e[0] if experts else problem.fixed["s_e"]
-        # SciPy's solver may give up on nearly parallel columns; the other starts do without this one.
-        with suppress(RuntimeError):
+        # Solvers may give up on nearly parallel columns; the other starts do without this one.
+        with suppress(RuntimeError, np.linalg.LinAlgError):
             starts.append(_solved(problem, few, roots, (k_b, k_s, s_e), outlier))
     return starts
 
@@ -82,11 +85,17 @@ def _solved(
     target = T - sum(problem.fixed[name] * terms[name] for name in _LINEAR if name in problem.fixed)
     weights = roots * problem.residuals(T, T)[1]
     scales = np.maximum(np.abs(columns * weights[:, None]).max(axis=0), 1e-300)
+    both = np.column_stack([columns / scales, target])
     factors = np.ones_like(T)
     solution = np.zeros(columns.shape[1])
     for _ in range(1 if outlier is None else 4):
         by_row = (weights * factors)[:, None]
-        solution = nnls(columns * by_row / scales, target * weights * factors)[0] / scales
+        # Columns and target with few rows and the same products have the same solution, near enough for a start.
+        weighted = both * by_row
+        products = weighted.T @ weighted
+        products[np.diag_indices_from(products)] *= 1.0 + _ROUNDING
+        triangle = np.linalg.cholesky(products).T
+        solution = nnls(triangle[:, :-1], triangle[:, -1])[0] / scales
         if outlier is not None:
             off = (columns @ solution - target) * weights
             factors = 1.0 / np.sqrt(1.0 + (off / outlier) ** 2)

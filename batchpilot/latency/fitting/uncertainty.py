@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from batchpilot.latency.fitting.residuals import FEASIBLE, LOGARITHMIC, NAMES, Floats, Problem
+from batchpilot.latency.fitting.residuals import FEASIBLE, LOGARITHMIC, NAMES, Floats, Problem, blocks, product
 
 _FLAT = 1e-7
 """Of the steepest direction's slope: what is flatter than this the observations do not determine at all."""
@@ -61,13 +61,12 @@ def covariance(problem: Problem, p: Floats, outlier: float | None) -> Floats:
     off, slopes = problem.residual_vector(u)[:n], problem.jacobian(u)[:, inner]
     influence = np.ones(n) if outlier is None else 1.0 / np.sqrt(1.0 + (off / outlier) ** 2)
     bread, flat = _inverse(np.vstack([slopes[:n] * np.sqrt(influence)[:, None], slopes[n:]]))
-    scores = np.zeros((int(problem.points.max()) + 1, inner.size))
-    np.add.at(scores, problem.points, slopes[:n] * (off * influence)[:, None])
+    scores = np.array([np.bincount(problem.points, of_one * off * influence) for of_one in slopes[:n].T])
     # What a point would be off by, had it not been fitted: else a point that decides a parameter seems exact.
-    leverage = np.bincount(problem.points, influence * np.sum((slopes[:n] @ bread) * slopes[:n], axis=1))
-    scores /= np.maximum(1.0 - leverage, _LEAST_LEFT)[:, None]
+    moved = np.concatenate([np.sum((slopes[part] @ bread) * slopes[part], axis=1) for part in blocks(n)])[:n]
+    scores /= np.maximum(1.0 - np.bincount(problem.points, influence * moved), _LEAST_LEFT)
     unit = problem.per_coordinate(p)[inner]
-    spread = bread @ (scores.T @ scores) @ bread + flat
+    spread = bread @ product(scores, scores) @ bread + flat
     result[np.ix_(inner, inner)] = spread * np.outer(unit, unit)
     return result
 
@@ -114,8 +113,11 @@ def sensitivity(problem: Problem, p: Floats) -> dict[str, float]:
 
 def _inverse(slopes: Floats) -> tuple[Floats, Floats]:
     """(J'J)^-1 over the directions that the observations determine, and an enormous variance in the others."""
-    unknowns = slopes.shape[1]
-    _, singular, directions = np.linalg.svd(np.vstack([slopes, np.zeros((unknowns, unknowns))]), full_matrices=False)
+    # The triangle of a QR decomposition has the singular values and directions of what it comes from.
+    triangle: Floats = np.zeros((slopes.shape[1], slopes.shape[1]))
+    for part in blocks(len(slopes)):
+        triangle = np.asarray(np.linalg.qr(np.vstack([triangle, slopes[part]]), mode="r"))
+    _, singular, directions = np.linalg.svd(triangle)
     steep = singular > _FLAT * max(singular[0], 1e-300)
     inverse: Floats = (directions[steep].T / singular[steep] ** 2) @ directions[steep]
     flat: Floats = _ANYTHING * directions[~steep].T @ directions[~steep]
