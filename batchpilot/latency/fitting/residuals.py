@@ -273,7 +273,7 @@ def _influence(off: Floats, outlier: float | None) -> tuple[float, Floats, Float
     if outlier is None:
         return float(np.sum(off * off)) / 2, off, np.ones_like(off)
     root = np.sqrt(1.0 + (off / outlier) ** 2)
-    return float(np.sum(root - 1.0)) * outlier**2, off / root, root**-3.0
+    return float(np.sum(root - 1.0)) * outlier**2, off / root, 1.0 / (root * root * root)
 
 
 _FEASIBLE = np.array([FEASIBLE[name] for name in NAMES]).T

@@ -93,7 +93,7 @@ def _solved(
         # Columns and target with few rows and the same products have the same solution, near enough for a start.
         weighted = both * by_row
         products = weighted.T @ weighted
-        products[np.diag_indices_from(products)] *= 1.0 + _ROUNDING
+        products.flat[:: len(products) + 1] *= 1.0 + _ROUNDING
         triangle = np.linalg.cholesky(products).T
         solution = nnls(triangle[:, :-1], triangle[:, -1])[0] / scales
         if outlier is not None:
