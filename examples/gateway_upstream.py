@@ -134,6 +134,8 @@ class App:
             running, waiting = len(self.engine.running), len(self.engine.waiting)
             page = f"vllm:num_requests_running {running}\nvllm:num_requests_waiting {waiting}\n"
             await _whole(send, 200, page.encode(), b"text/plain")
+        elif scope["path"] == "/health":
+            await _whole(send, 200, b"{}")
         elif scope["path"] == "/v1/models":
             listed = {"object": "list", "data": [{"id": "steps", "object": "model"}]}
             await _whole(send, 200, json.dumps(listed).encode())
@@ -147,11 +149,11 @@ class App:
             body, more = body + message.get("body", b""), message.get("more_body", False)
         try:
             asked = json.loads(body)
-            text = asked["prompt"] if "prompt" in asked else "".join(part["content"] for part in asked["messages"])
+            text = asked["prompt"] if "prompt" in asked else "".join(_said(part) for part in asked["messages"])
         except (ValueError, KeyError, TypeError):
             await _whole(send, 400, b'{"error": {"message": "neither prompt nor messages", "code": "bad_request"}}')
             return
-        output = int(asked.get("max_tokens") or 16)
+        output = int(asked.get("max_tokens") or asked.get("max_completion_tokens") or 16)
         prompt = max(-(-len(text) // 4), 1)
         request = Request(prompt, output)
         usage = {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output}
@@ -164,6 +166,11 @@ class App:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await speaking
+
+
+def _said(message: dict[str, Any]) -> str:
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
 
 async def _speak(request: Request, send: Any, usage: dict[str, int], chat: bool, streams: bool) -> None:

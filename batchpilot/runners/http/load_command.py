@@ -16,6 +16,7 @@ from batchpilot.core.files import json_text
 from batchpilot.core.limits import TRACKS, Limits
 from batchpilot.core.tuner import Tuner
 from batchpilot.envs.scenarios import PreparedRun, prepare
+from batchpilot.runners.http.importing import Imported
 from batchpilot.runners.http.load_columns import run_columns
 from batchpilot.runners.http.load_report import column_grid, findings, notes, write_load
 from batchpilot.runners.http.own_engine import OwnEngine, OwnTuner
@@ -104,11 +105,21 @@ def load(
     parameters: ParametersOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder for results.json and report.html.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the results in the folder.")] = False,
+    imported: Annotated[
+        list[Path] | None,
+        typer.Option("--import", help="Send nothing: read result files of this or another load generator."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Send a scenario's requests to a server at their own times and tell what became of them."""
-    if out is not None and (out / "results.json").exists() and not overwrite:
+    written = "imported.json" if imported else "results.json"
+    if out is not None and (out / written).exists() and not overwrite:
         raise ValueError(f"{out} holds results already; --overwrite replaces them")
+    if imported:
+        others = set(context.params) - {"imported", "ttft_ms", "tpot_ms", "out", "overwrite", "as_json"}
+        refuse(context, "with --import", *sorted(others))
+        _show(Imported.of(imported, ttft_ms, tpot_ms), out, as_json=as_json)
+        return
     server = chosen_server(
         backend,
         model=model,
@@ -171,6 +182,17 @@ def load(
             console.print(note, highlight=False)
     if columns.interrupted:
         raise typer.Exit(130)
+
+
+def _show(found: Imported, out: Path | None, *, as_json: bool) -> None:
+    files = found.write(out) if out is not None else []
+    if as_json:
+        typer.echo(json_text(found.results(), indent=2))
+        return
+    console = stdout_console()
+    console.print(*tables(found.grid))
+    for line in [*found.notes, *map(str, files)]:
+        console.print(line, highlight=False)
 
 
 def _check_choices(url: str | None, *, compare: bool, tuner: str | None, limits: str | None, own: bool) -> None:

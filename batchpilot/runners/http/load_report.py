@@ -182,7 +182,15 @@ def column_grid(columns: Columns) -> Grid:
     Args:
         columns: what came of the requests.
     """
-    told = {name: figures(outcome) | _late(columns, name) for name, outcome in columns.outcomes.items()}
+    return figure_grid({name: figures(outcome) | _late(columns, name) for name, outcome in columns.outcomes.items()})
+
+
+def figure_grid(told: Mapping[str, Mapping[str, float]]) -> Grid:
+    """Figures side by side.
+
+    Args:
+        told: as `figures` has them, by column; what a column lacks stands as absent.
+    """
     rows = []
     for key, name in _ROWS.items():
         values = [column.get(key, math.nan) for column in told.values()]
@@ -287,10 +295,10 @@ def latency_chart(columns: Mapping[str, SimulationResult]) -> str:
 
 
 def _shown(key: str, value: float) -> str:
-    if key == "requests" or key.startswith("ended_"):
-        return f"{value:,}"
     if math.isnan(value):
         return ABSENT
+    if key == "requests" or key.startswith("ended_"):
+        return f"{value:,.0f}"
     if "fraction" in key or "attainment" in key or key.startswith("refused_q"):
         return percent(value)
     return number(value, 1)
@@ -306,6 +314,7 @@ def _per_request(result: LoadResult) -> dict[str, list[Any]]:
         "due_ms": outcome.requests.arrival_ms,
         "late_ms": result.late_ms,
         "prompt_tokens": outcome.requests.prompt_tokens,
+        "wanted_tokens": outcome.requests.output_tokens,
         "output_tokens": outcome.generated_tokens,
         "ttft_ms": outcome.ttft_ms,
         "tpot_ms": outcome.tpot_ms,

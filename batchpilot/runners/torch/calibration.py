@@ -242,5 +242,5 @@ def write_steps(path: Path, steps: Observations) -> Path:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("batch_size", "tokens", "context_tokens", "latency_ms"))
     rows = zip(steps.batch_size, steps.tokens, steps.context_tokens, steps.latency_ms, strict=True)
-    writer.writerows((int(B), int(S), int(C), f"{T:.4f}") for B, S, C, T in rows)
+    writer.writerows((f"{B:.10g}", f"{S:.10g}", f"{C:.10g}", f"{T:.4f}") for B, S, C, T in rows)
     return write_atomic(path, text.getvalue())
