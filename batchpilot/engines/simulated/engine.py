@@ -176,8 +176,8 @@ def load(state: SchedulerState, i: int, config: EngineConfig, requests: RequestT
     clock.wake_ms = clock.ttft_guard = math.inf
     clock.parameter_row = 1
     clock.peak_tokens_per_s = believed.peak_tokens_per_s(config.capacity_tokens)
-    clock.ttft_target_ms = typical_target(requests.ttft_target_ms.tolist())
-    clock.tpot_target_ms = typical_target(requests.tpot_target_ms.tolist())
+    clock.ttft_target_ms = typical_target(requests.ttft_target_ms)
+    clock.tpot_target_ms = typical_target(requests.tpot_target_ms)
     if config.memory is not None:
         clock.fixed_mb = config.memory.fixed_mb
         clock.kv_mb_per_token = config.memory.kv_mb_per_token

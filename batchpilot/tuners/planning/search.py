@@ -12,8 +12,8 @@ from batchpilot.core.actions import ActionTable
 from batchpilot.core.limits import DISCIPLINES
 
 Values = NDArray[np.float64]
-Evaluate = Callable[[NDArray[np.int64], int], Values]
-"""(positions of shape (n, fields), number of futures k) -> values of shape (n, k); the first k futures are the same."""
+Evaluate = Callable[[NDArray[np.int64], int, int], Values]
+"""(positions of shape (n, fields), first future, the one after the last) -> values of shape (n, futures)."""
 
 NEAR = (-2, -1, 1, 2)
 """Notches around the present one that are always tried."""
@@ -75,20 +75,21 @@ class CoordinateSearch:
         Returns:
             The best position found, and its mean value.
         """
+        known = _Known(evaluate)
         starts = np.stack([anchor, present])
-        values = evaluate(starts, self._finals)
+        values = known.values(starts, self._finals)
         first = self._winner(values)
         position, value = starts[first], float(values[first].mean())
         for field in range(len(self._table.fields)):
             if enough():
                 break
             candidates = self._candidates(position, field)
-            heats = evaluate(candidates, self._heats).mean(axis=1)
+            heats = known.values(candidates, self._heats).mean(axis=1)
             better = [k for k in np.argsort(-heats, kind="stable")[:_FINALISTS] if heats[k] > heats[0]]
             if not better:
                 continue
             finalists = candidates[[0, *better]]
-            values = evaluate(finalists, self._finals)
+            values = known.values(finalists, self._finals)
             winner = self._winner(values)
             position, value = finalists[winner], float(values[winner].mean())
         return position, value
@@ -110,6 +111,32 @@ class CoordinateSearch:
         candidates = np.tile(position, (len(notches), 1))
         candidates[:, field] = list(notches)
         return candidates
+
+
+class _Known:
+    """Values of one pass: the same position in the same future is worth the same, so each is told once.
+
+    Args:
+        evaluate: tells values.
+    """
+
+    def __init__(self, evaluate: Evaluate) -> None:
+        self._evaluate = evaluate
+        self._values: dict[bytes, Values] = {}
+
+    def values(self, positions: NDArray[np.int64], futures: int) -> Values:
+        """What positions of shape (n, fields) are worth in the first futures, shape (n, futures)."""
+        keys = [position.tobytes() for position in positions]
+        by_known: dict[int, dict[bytes, int]] = {}
+        for place, key in enumerate(keys):
+            have = len(self._values.setdefault(key, np.empty(0)))
+            if have < futures:
+                by_known.setdefault(have, {})[key] = place
+        for have, places in by_known.items():
+            told = self._evaluate(positions[list(places.values())], have, futures)
+            for key, value in zip(places, told, strict=True):
+                self._values[key] = np.concatenate([self._values[key], value])
+        return np.stack([self._values[key][:futures] for key in keys])
 
 
 def _far_notches(table: ActionTable, field: int) -> list[int]:

@@ -97,11 +97,11 @@ class Traffic:
 
     def typical_ttft_ms(self) -> float:
         """What requests are promised, a figure that a few of them cannot set; infinite without a promise."""
-        return typical_target(self.arrivals["ttft_target_ms"].tolist())
+        return typical_target(self.arrivals["ttft_target_ms"])
 
     def typical_tpot_ms(self) -> float:
         """Likewise for each token after the first."""
-        return typical_target(self.arrivals["tpot_target_ms"].tolist())
+        return typical_target(self.arrivals["tpot_target_ms"])
 
     def futures(
         self, details: WindowDetails, count: int, length_ms: float, margin: float, rng: np.random.Generator

@@ -253,11 +253,12 @@ class PlanningTuner(Tuner):
         horizon = self._horizon(details, metrics.step_ms_mean, kv_tokens, ttft_ms, tpot_ms)
         margin = max(min(share_for(self._estimate.error), MARGIN), LOWEST_SHARE)
         futures = self._traffic.futures(details, self._futures, horizon.length_ms, margin, self._rng)
-        latency, until = self._estimate.parameters, self._twin.work + self._most_work
+        self._twin.look(futures, self._estimate.parameters, kv_tokens, horizon)
+        until = self._twin.work + self._most_work
 
-        def evaluate(positions: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+        def evaluate(positions: NDArray[np.int64], first: int, end: int) -> NDArray[np.float64]:
             candidates = self._table.to_arrays(positions, np.full(len(positions), tpot_ms))
-            return self._twin.values(candidates, futures[:count], latency, kv_tokens, horizon)
+            return self._twin.values(candidates, first, end)
 
         anchor = self._table.start(tpot_ms)
         present = anchor if self._position is None else self._position

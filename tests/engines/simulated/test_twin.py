@@ -42,6 +42,12 @@ def true_future(engine, details):
     return Future(np.concatenate([known, coming]), len(details.running), len(details.waiting))
 
 
+def values(candidates, futures, kv_tokens, horizon, twin=None):
+    twin = twin or Twin()
+    twin.look(futures, LATENCY, kv_tokens, horizon)
+    return twin.values(candidates)
+
+
 @pytest.mark.parametrize("limits", [*SETTINGS, GUARDED])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_with_the_true_future_the_twin_foretells_what_the_engine_does(limits, seed):
@@ -53,7 +59,7 @@ def test_with_the_true_future_the_twin_foretells_what_the_engine_does(limits, se
     future = true_future(engine, details)
     in_flight_before = set(np.concatenate([engine.state.slots["running"][: engine.state.clock[0].n_running]]).tolist())
     horizon = Horizon(engine.now_ms, 1e9, 1e9)
-    told = Twin().values(limit_arrays([limits]), [future], LATENCY, KV_TOKENS, horizon)[0, 0]
+    told = values(limit_arrays([limits]), [future], KV_TOKENS, horizon)[0, 0]
 
     ended_before = engine.state.clock[0].n_ended
     engine.set_limits(limits)
@@ -77,12 +83,14 @@ def test_every_candidate_meets_the_same_futures_and_order_does_not_matter():
     shorter = Future(future.requests[: details.running.size + details.waiting.size + 5], future.running, future.waiting)
     horizon = Horizon(engine.now_ms, 4000.0, 8000.0, doomed_price=0.1)
     twin = Twin()
-    together = twin.values(limit_arrays(SETTINGS), [future, shorter], LATENCY, KV_TOKENS, horizon)
-    backwards = twin.values(limit_arrays(SETTINGS[::-1]), [shorter, future], LATENCY, KV_TOKENS, horizon)
-    alone = [Twin().values(limit_arrays([one]), [future], LATENCY, KV_TOKENS, horizon)[0, 0] for one in SETTINGS]
+    together = values(limit_arrays(SETTINGS), [future, shorter], KV_TOKENS, horizon, twin)
+    backwards = values(limit_arrays(SETTINGS[::-1]), [shorter, future], KV_TOKENS, horizon, twin)
+    alone = [values(limit_arrays([one]), [future], KV_TOKENS, horizon)[0, 0] for one in SETTINGS]
+    last = twin.values(limit_arrays(SETTINGS[:2]), 1)
     assert together.shape == (4, 2)
     assert np.array_equal(together, backwards[::-1, ::-1])
     assert np.array_equal(together[:, 0], alone)
+    assert np.array_equal(last, together[:2, :1])
 
 
 def test_doomed_prompts_have_their_price():
@@ -90,13 +98,10 @@ def test_doomed_prompts_have_their_price():
     late["prompt"], late["output"], late["arrival_ms"] = 5000, 10, -60_000.0
     late["ttft_target_ms"], late["tpot_target_ms"], late["first_ms"] = 1000.0, 100.0, np.nan
     one = limit_arrays([Limits(1, 16)])
-    values = [
-        Twin().values(one, [Future(late, 0, 1)], LATENCY, 0, Horizon(0.0, 1.0, 1.0, price))[0, 0]
-        for price in (0.0, 0.5)
-    ]
+    told = [values(one, [Future(late, 0, 1)], 0, Horizon(0.0, 1.0, 1.0, price))[0, 0] for price in (0.0, 0.5)]
     computed = 16  # the one step that fits
-    assert values[0] == 0.0
-    assert values[1] == -0.5 * (5000 - computed)
+    assert told[0] == 0.0
+    assert told[1] == -0.5 * (5000 - computed)
 
 
 def test_details_tell_every_arrival_step_and_output_once():

@@ -98,14 +98,20 @@ def test_the_search_finds_a_peak_beyond_a_plateau():
     table = ActionTable(TRACKS["limits"], Limits(256, 2048), "absolute")
     goal = table.to_limits(np.array([20, 12, 16]), 100.0)
 
-    def evaluate(positions, count):
+    asked = set()
+
+    def evaluate(positions, first, end):
+        for place in ((*position.tolist(), future) for position in positions for future in range(first, end)):
+            assert place not in asked, "a position in a future is tried once a pass"
+            asked.add(place)
         far = np.abs(positions - [20, 12, 16])
         flat = far[:, 2] > 8  # unbounded queues are all alike
         value = np.where(flat, 0.0, 100.0 - far.sum(axis=1))
-        return np.repeat(value[:, None], count, axis=1)
+        return np.repeat(value[:, None], end - first, axis=1)
 
     anchor = position = table.start(100.0)
     for _ in range(4):
+        asked.clear()
         position, value = CoordinateSearch(table).improve(anchor, position, evaluate)
     assert table.to_limits(position, 100.0) == goal
     assert value == 100.0
@@ -116,7 +122,7 @@ def test_the_search_returns_to_its_anchor_where_nothing_is_better():
     anchor = table.start(100.0)
     wandered = anchor + 1
     wandered[-1] = 0
-    alike = lambda positions, count: np.ones((len(positions), count))  # noqa: E731
+    alike = lambda positions, first, end: np.ones((len(positions), end - first))  # noqa: E731
     found, value = CoordinateSearch(table).improve(anchor, wandered, alike)
     assert np.array_equal(found, anchor)
     assert value == 1.0
