@@ -6,7 +6,7 @@ Times in ms. Requests bring promises of their own, so a figure over them is one 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,16 +63,17 @@ def can_be_aimed_at(target_ms: float) -> bool:
     return SHORTEST_TARGET_MS <= target_ms <= LONGEST_TARGET_MS
 
 
-def typical_target(targets: Iterable[float]) -> float:
+def typical_target(targets: Sequence[float] | NDArray[np.float64]) -> float:
     """One figure for the latency targets of many requests, which a few of them cannot set.
 
     Args:
-        targets: in ms; infinite is no promise, and what is not above zero is no target.
+        targets: in ms, shape (n,); infinite is no promise, and what is not above zero is no target.
 
     Returns:
         `typical_of_sorted`; NaN without targets.
     """
-    return typical_of_sorted(sorted(target for target in targets if target > 0))
+    told = np.asarray(targets, np.float64)
+    return float(typical_of_sorted(np.sort(told[told > 0]).tolist()))
 
 
 def typical_of_sorted(ascending: Sequence[float] | NDArray[np.float64]) -> float:
@@ -94,6 +95,8 @@ def typical_of_sorted(ascending: Sequence[float] | NDArray[np.float64]) -> float
         n -= 1
     if n == 0:
         return math.inf
+    if ascending[n // 4] == ascending[n - n // 4 - 1]:
+        return ascending[n // 4]
     median = 0.5 * ascending[(n - 1) // 2] + 0.5 * ascending[n // 2]
     total = 0.0
     for k in range(n // 4, n - n // 4):

@@ -10,9 +10,12 @@ import math
 from collections.abc import Iterable
 from itertools import product
 
+import numpy as np
+
 from batchpilot.baselines.static import SERVER_DEFAULT
 from batchpilot.core.limits import TRACKS, Limits
 from batchpilot.core.names import lookup
+from batchpilot.engines.scheduler.state import LENGTH, UNFINISHED
 from batchpilot.engines.simulated.engine import SimulatedEngine
 from batchpilot.engines.simulated.simulation import run_engine
 from batchpilot.envs.scenarios import PreparedRun
@@ -23,6 +26,12 @@ _TOKEN_BUDGETS = (256, 512, 1024, 2048, 4096, 8192)
 _QUEUED_TOKENS = (1000, 2000, 4000, 8000, 16000, 32000, 64000, None)
 _STEP_TARGETS = (None, 0.5, 0.75, 1.0, 1.5)
 _GUARDS = (0.7, 0.85, 1.0, 1.2, None)
+
+_SPREAD, _LOOKS = 40, 16
+"""Every so many settings are tried first, so that a good one is known soon; a run is looked at so often."""
+
+_ROUNDING = 1.0 + 1e-9
+"""A promise missed by less may be a rounding error."""
 
 
 def track_grid(track: str, tpot_ms: float) -> list[Limits]:
@@ -93,10 +102,45 @@ def best_statics(run: PreparedRun, settings: Iterable[Limits], count: int) -> tu
     Raises:
         ValueError: nothing to try.
     """
-    scored = sorted(((goodput_of(run, limits), limits) for limits in settings), key=lambda pair: -pair[0])
-    if not scored:
+    settings = list(settings)
+    if not settings:
         raise ValueError("no settings to choose from")
-    return [limits for _, limits in scored[:count]], scored[0][0]
+    best: list[tuple[float, int]] = []
+    for place in sorted(range(len(settings)), key=lambda place: place % _SPREAD):
+        bar = best[count - 1] if len(best) >= count else (math.inf, place)
+        share = _goodput_above(run, settings[place], place, bar)
+        if share is not None:
+            best = sorted([*best, (-share, place)])[:count]
+    return [settings[place] for _, place in best], -best[0][0]
+
+
+def _goodput_above(run: PreparedRun, limits: Limits, place: int, bar: tuple[float, int]) -> float | None:
+    """`goodput_of`, or None as soon as what cannot be met any more puts the setting behind the bar."""
+    engine = SimulatedEngine(run.engine, run.requests)
+    engine.set_limits(limits)
+    offered = float(run.requests.output_tokens.sum())
+    for look in range(_LOOKS if offered and run.horizon_ms is not None else 0):
+        engine.run_until((run.horizon_ms or 0.0) * look / _LOOKS)
+        if (-(offered - missed_tokens(engine)) / offered, place) > bar:
+            return None
+    return run_engine(engine, limits, window_ms=1e12, horizon_ms=run.horizon_ms).goodput_fraction
+
+
+def missed_tokens(engine: SimulatedEngine) -> int:
+    """Output tokens of the requests that have missed their promise, or will, whatever comes.
+
+    Args:
+        engine: a run under way.
+    """
+    s = engine.state
+    arrived = s.requests[: s.clock[0].next_arrival]
+    under_way, now_ms = arrived["reason"] == UNFINISHED, engine.now_ms
+    first_ms = np.where(np.isnan(arrived["first_ms"]), now_ms, arrived["first_ms"])
+    end_ms = np.where(under_way, now_ms, arrived["finish_ms"])
+    late = first_ms - arrived["arrival_ms"] > arrived["ttft_target_ms"] * _ROUNDING
+    slow = end_ms - first_ms > arrived["tpot_target_ms"] * (arrived["output"] - 1) * _ROUNDING
+    turned_away = ~under_way & (arrived["reason"] != LENGTH)
+    return int(arrived["output"][turned_away | late | slow].sum())
 
 
 def tightest_tpot_ms(run: PreparedRun) -> float:

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from batchpilot.baselines.references.static_best import best_static, goodput_of, track_grid
+from batchpilot.baselines.references.static_best import best_static, best_statics, goodput_of, track_grid
+from batchpilot.configs.scenario import scenario
 from batchpilot.core import Limits
 from batchpilot.envs import prepare
 from batchpilot.runners.leaderboard import jobs
@@ -130,6 +131,16 @@ def test_static_best_is_the_best_of_its_grid_on_the_same_requests(tiny):
     assert goodput == max(goodput_of(run, setting) for setting in grid) == goodput_of(run, limits)
     with pytest.raises(ValueError, match="no settings"):
         best_static(run, [])
+
+
+@pytest.mark.parametrize("name", ["quick-burst", "quick-night", "closed-loop-8", "held-slo-mix-h100"])
+def test_settings_that_are_given_up_early_were_not_among_the_best(name):
+    run = prepare(scenario(name).model_copy(update={"duration_s": 30.0}), 1)
+    grid = track_grid("guarded", 100.0)[::9]
+    shares = [goodput_of(run, setting) for setting in grid]
+    order = sorted(range(len(grid)), key=lambda k: -shares[k])
+    assert best_statics(run, grid, 3) == ([grid[k] for k in order[:3]], max(shares))
+    assert best_static(run, grid) == (grid[order[0]], max(shares))
 
 
 def test_grids_are_nested_so_that_a_larger_track_never_loses():
