@@ -1,7 +1,8 @@
 """vLLM with a tuner: `python examples/vllm_tuned.py MODEL TUNER [options of vllm serve]`.
 
 TUNER is a name, as `guarded-adaptive`, or a policy file, as `policy.onnx`. Needs a vLLM that the adapter knows (extra
-`vllm`). `--max-num-seqs` and `--max-num-batched-tokens` are ceilings for the tuner: give generous ones.
+`vllm`), which is looked at before minutes of loading. `--max-num-seqs` and `--max-num-batched-tokens` are ceilings for
+the tuner: give generous ones.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import json
 import os
 import sys
 from pathlib import Path
+
+from batchpilot.serving.adapters.versions import check_installed
 
 SCHEDULER = "batchpilot.serving.adapters.vllm_scheduler.TunedScheduler"
 
@@ -27,4 +30,6 @@ def command(model: str, tuner: str, *options: str, ttft_ms: float = 1000.0, tpot
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit(__doc__)
+    for unknown in filter(None, check_installed(["vllm"]).values()):
+        sys.exit(unknown)
     os.execvp("vllm", command(*sys.argv[1:]))

@@ -10,6 +10,7 @@ import batchpilot
 from batchpilot.runners import config_commands
 from batchpilot.runners.calibration.command import calibrate
 from batchpilot.runners.catalogue import build_command
+from batchpilot.runners.doctor_command import doctor
 from batchpilot.runners.http.gateway_command import gateway
 from batchpilot.runners.http.load_command import load
 from batchpilot.runners.http.serve_command import serve
@@ -58,6 +59,7 @@ app.command()(export)
 app.command()(serve)
 app.command()(gateway)
 app.command()(load)
+app.command()(doctor)
 app.command(name="list")(list_command)
 app.add_typer(policy_commands.app, name="policy")
 app.add_typer(config_commands.app, name="config")

@@ -59,9 +59,10 @@ class EngineCoreOutput:
     request_id: str
     new_token_ids: list
     finish_reason: FinishReason | None = None
+    stop_reason: str | None = None
     events: list | None = None
     trace_headers: dict | None = None
-    error: RequestError | None = None
+    error: RequestError | None = None  # from 0.33 on
 
 
 @dataclass

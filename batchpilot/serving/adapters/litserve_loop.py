@@ -22,11 +22,7 @@ with needing("the LitServe adapter", "litserve"):
     from litserve.loops.simple_loops import BatchedLoop
     from litserve.utils import LitAPIStatus
 
-
-KNOWN_VERSIONS = ("0.2.13", "0.3")
-"""First known version, and first that is not."""
-
-check_version("litserve", litserve.__version__, *KNOWN_VERSIONS)
+check_version("litserve", litserve.__version__)
 
 
 class TunedLoop(BatchedLoop):  # type: ignore[misc] # litserve carries no types

@@ -27,11 +27,7 @@ with needing("the Ray Serve adapter", "ray"):
     import ray
     from ray import serve
 
-
-KNOWN_VERSIONS = ("2.30", "3")
-"""First known version, and first that is not."""
-
-check_version("ray", ray.__version__, *KNOWN_VERSIONS)
+check_version("ray", ray.__version__)
 
 Handler = Callable[..., Awaitable[list[Any]]]
 """An async function, or method, from a list of inputs to as many answers."""

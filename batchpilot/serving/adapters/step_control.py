@@ -21,11 +21,14 @@ class StepControl:
         session: hears of requests and steps, and holds the limits.
         most_requests: requests in a step that the server was started with; limits above it stop there.
         most_tokens: tokens in a step, likewise.
+        known: step latency as calibrated, nine saturation parameters or eleven; None for what steps will show.
     """
 
-    def __init__(self, session: TunerSession, most_requests: int, most_tokens: int) -> None:
+    def __init__(
+        self, session: TunerSession, most_requests: int, most_tokens: int, *, known: Sequence[float] | None = None
+    ) -> None:
         self.session = session
-        self._most_requests, self._most_tokens = most_requests, most_tokens
+        self._most_requests, self._most_tokens, self._known = most_requests, most_tokens, known
         self._model = StepModel()
         self._uncached = 1.0
         self._hopeless = Hopeless(lambda prompt_tokens: self._model.fastest_ms(self._uncomputed(prompt_tokens)))
@@ -68,7 +71,7 @@ class StepControl:
         """
         step_ms = 0.0
         if tokens and self._model.is_known:
-            self._model.estimate = self.session.estimate
+            self._model.estimate = self.session.estimate or self._known
             step_ms = self._model.step_ms(batch_size, tokens, context_tokens)
         return self._hopeless.take(self.session.limits().ttft_guard, self.session.now_ms, step_ms)
 
@@ -85,7 +88,7 @@ class StepControl:
         limits = self.session.limits()
         budget = min(limits.token_budget or self._most_tokens, self._most_tokens)
         if limits.step_target_ms is not None:
-            self._model.estimate = self.session.estimate
+            self._model.estimate = self.session.estimate or self._known
             most = self.active_requests()
             requests = max(min(requests, most), 1)
             budget = self._model.most_tokens(
@@ -116,7 +119,7 @@ class StepControl:
         guard = self.session.limits().ttft_guard
         if guard is None:
             return False
-        self._model.estimate = self.session.estimate
+        self._model.estimate = self.session.estimate or self._known
         left = self._uncomputed(prompt_tokens)
         needed_ms = self._model.caution * self._model.prefill_ms(left, running, context_tokens, budget)
         return waited_ms + needed_ms > guard * ttft_target_ms

@@ -81,7 +81,8 @@ class StepModel:
         """Most tokens of a step that keeps a target at its batch size; the budget where the target is no guide.
 
         As in the simulated scheduler: a step that is too long because its batch is small, not large, may grow as long
-        as it takes no more time, and a target that no batch size keeps is ignored.
+        as it takes no more time, and a target that no batch size keeps is ignored. Of a batch that is too large as
+        many requests as keep it have room; the others wait.
 
         Args:
             batch_size: its requests, >= 1.
@@ -100,7 +101,20 @@ class StepModel:
         so_far_ms = self.step_ms(batch_size - 1, batch_size - 1, context_tokens)
         if batch_size <= budget and self.step_ms(batch_size, batch_size, context_tokens) <= so_far_ms:
             return self._largest(batch_size, context_tokens, so_far_ms, budget)
-        return min(batch_size, budget)
+        return min(self._most_requests_within(batch_size, context_tokens, target_ms), budget)
+
+    def _most_requests_within(self, batch_size: int, context_tokens: int, target_ms: float) -> int:
+        """Requests, one token each, whose step keeps a target that the whole batch misses: as many as there may be."""
+        sizes = reversed(_sizes(batch_size - 1))
+        fits = next((size for size in sizes if self.step_ms(size, size, context_tokens) <= target_ms), 1)
+        exceeds = batch_size
+        while exceeds - fits > 1:
+            middle = (fits + exceeds) // 2
+            if self.step_ms(middle, middle, context_tokens) <= target_ms:
+                fits = middle
+            else:
+                exceeds = middle
+        return fits
 
     def _largest(self, batch_size: int, context_tokens: int, target_ms: float, budget: int) -> int:
         """Most tokens within a target that one token each keeps."""
@@ -119,8 +133,7 @@ class StepModel:
 
     def _is_reachable(self, target_ms: float, most_requests: int) -> bool:
         """Whether steps of one token a request keep a target at some batch size."""
-        sizes = [2**k for k in range(most_requests.bit_length()) if 2**k < most_requests] + [most_requests]
-        return any(self.step_ms(size, size, 0) <= target_ms for size in sizes)
+        return any(self.step_ms(size, size, 0) <= target_ms for size in _sizes(most_requests))
 
     def fastest_ms(self, prompt_tokens: int) -> float:
         """The least time to a first token, whatever runs beside it; 0 while nothing is known.
@@ -130,7 +143,7 @@ class StepModel:
         """
         if self.estimate is None:
             return self._line.predict(prompt_tokens) if self.is_known else 0.0
-        p_max, _, _, w_0, w_1, tau_0, tau_b, tau_s, _ = self.estimate
+        p_max, _, _, w_0, w_1, tau_0, tau_b, tau_s, *_ = self.estimate
         return tau_0 + tau_b + w_0 / p_max + prompt_tokens * (w_1 / p_max + tau_s)
 
     def prefill_ms(self, prompt_tokens: int, running: int, context_tokens: int, full_step: int) -> float:
@@ -146,3 +159,8 @@ class StepModel:
         whole, last = divmod(prompt_tokens, room)
         time_ms = whole * self.step_ms(running + 1, running + room, context_tokens) if whole else 0.0
         return time_ms + (self.step_ms(running + 1, running + last, context_tokens) if last else 0.0)
+
+
+def _sizes(most: int) -> list[int]:
+    """Batch sizes to try: the powers of two below the largest, and the largest."""
+    return [2**k for k in range(most.bit_length()) if 2**k < most] + [most]

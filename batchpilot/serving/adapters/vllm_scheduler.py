@@ -4,7 +4,8 @@ r"""vLLM: a scheduler class whose limits a tuner sets at every step.
         --additional-config '{"batchpilot": {"tuner": "guarded-default", "ttft_ms": 1000, "tpot_ms": 60}}'
 
 The class runs in vLLM's engine core process and overrides five methods of its asynchronous scheduler; scheduling itself
-stays vLLM's. A request may name its SLO class: `"vllm_xargs": {"slo": "realtime"}`.
+stays vLLM's, and so do its limits where our code fails. A request may name its SLO class:
+`"vllm_xargs": {"slo": "realtime"}`.
 """
 
 from __future__ import annotations
@@ -17,23 +18,21 @@ from typing import Any
 from batchpilot.core import SLO
 from batchpilot.core.extras import needing
 from batchpilot.core.slo import SLO_CLASSES
+from batchpilot.serving.adapters.containment import Containment
 from batchpilot.serving.adapters.step_control import StepControl
 from batchpilot.serving.adapters.versions import check_version
+from batchpilot.serving.adapters.vllm_refusals import check_answerable, refusal
 from batchpilot.serving.adapters.vllm_settings import VLLMSettings
 
 with needing("the vLLM adapter", "vllm"):
     import vllm
-    from vllm.outputs import RequestError
     from vllm.v1.core.sched.async_scheduler import AsyncScheduler
     from vllm.v1.core.sched.interface import PauseState
-    from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
+    from vllm.v1.engine import EngineCoreOutputs, FinishReason
     from vllm.v1.request import RequestStatus
 
 
-KNOWN_VERSIONS = ("0.33", "0.34")
-"""First known version, and first that is not: the scheduler interface is not public and changes between them."""
-
-check_version("vllm", vllm.__version__, *KNOWN_VERSIONS)
+check_version("vllm", vllm.__version__)
 
 _NOT_BEGUN = (RequestStatus.WAITING, RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR)
 
@@ -62,7 +61,8 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
     - `ttft_guard` is applied as soon as a waiting request is hopeless, before its turn or when it comes.
     - `discipline` stays vLLM's `--scheduling-policy`.
 
-    A refused request ends with vLLM's retryable error: HTTP 503 before anything was streamed.
+    A refused request ends with HTTP 503 before anything was streamed. What fails in our code is contained: vLLM's own
+    limits are in force until a later step goes well.
 
     Args:
         *arguments: as vLLM's scheduler.
@@ -70,6 +70,7 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
 
     Raises:
         ValueError: the settings in `--additional-config` are not valid; the server does not start then.
+        RuntimeError: clients could not be told of refusals; likewise.
     """
 
     max_num_active_reqs: int
@@ -77,18 +78,21 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        check_answerable(vllm.__version__)
         settings = VLLMSettings.from_additional_config(self.vllm_config.additional_config)
-        most_tokens = self.max_num_scheduled_tokens
+        self._own_limits = self.max_num_active_reqs, self.max_num_scheduled_tokens
+        self.contained = Containment(self._stand_aside)
+        most_requests, most_tokens = self._own_limits
         kv_capacity_tokens = self.kv_cache_config.num_blocks * self.block_size
-        session = settings.session(self.max_num_active_reqs, most_tokens, kv_capacity_tokens)
-        self.control = StepControl(session, self.max_num_active_reqs, most_tokens)
+        session = settings.session(most_requests, most_tokens, kv_capacity_tokens)
+        self.control = StepControl(session, most_requests, most_tokens, known=settings.known_estimate)
         # A prompt, or an image in it, that must be computed in one step would wait for ever under a smaller budget.
         self._may_split = (
             self.scheduler_config.enable_chunked_prefill and not self.scheduler_config.disable_chunked_mm_input
         )
         self._promise = settings.slo
         self._planned: dict[int, _PlannedStep] = {}
-        self._refused: list[tuple[int, EngineCoreOutput]] = []
+        self._refused: list[tuple[int, Any]] = []
         self._last_output = 0.0
 
     def add_request(self, request: Any) -> None:
@@ -99,8 +103,72 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
         """
         is_new = request.request_id not in self.requests
         super().add_request(request)
-        if not is_new:
-            return
+        if is_new:
+            with self.contained:
+                self._hear_arrival(request)
+
+    def schedule(self, throttle_prefills: bool = False) -> Any:
+        """Plan a step under the tuner's present limits.
+
+        Args:
+            throttle_prefills: as vLLM's scheduler.
+        """
+        goes_on = self.pause_state == PauseState.UNPAUSED
+        with self.contained:
+            self._set_limits(goes_on)
+        began = time.perf_counter()
+        output = super().schedule(throttle_prefills)
+        with self.contained:
+            planned = self._planned[id(output)] = self._remember(began, output)
+            if goes_on:
+                self._refuse_hopeless(planned)
+        return output
+
+    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> dict[int, Any]:
+        """Hear what a step computed, and send refusals on their way.
+
+        Args:
+            scheduler_output: the step as planned.
+            model_runner_output: what came of it.
+        """
+        outputs: dict[int, Any] = super().update_from_output(scheduler_output, model_runner_output)
+        planned = self._planned.pop(id(scheduler_output), None)
+        if planned is not None:
+            with self.contained:
+                self._tell(planned, [output for client in outputs.values() for output in client.outputs])
+        for client, refused in self._refused:
+            outputs.setdefault(client, EngineCoreOutputs()).outputs.append(refused)
+        self._refused = []
+        return outputs
+
+    def finish_requests(self, request_ids: str | Iterable[str] | None, finished_status: Any) -> list[Any]:
+        """End requests from outside: their client is gone or they failed.
+
+        Args:
+            request_ids: one, several, or None for all.
+            finished_status: as what.
+        """
+        ended: list[Any] = super().finish_requests(request_ids, finished_status)
+        with self.contained:
+            failed = finished_status == RequestStatus.FINISHED_ERROR
+            end = self.control.session.on_failure if failed else self.control.session.on_cancel
+            for request in ended:
+                self.control.hear_begun(request.request_id)
+                end(request.request_id)
+        return ended
+
+    def shutdown(self) -> None:
+        """End the session with the scheduler."""
+        with self.contained:
+            self.control.session.close()
+        super().shutdown()
+
+    def _stand_aside(self) -> None:
+        """Put the limits in force that vLLM was started with."""
+        self.max_num_active_reqs, self.max_num_scheduled_tokens = self._own_limits
+
+    def _hear_arrival(self, request: Any) -> None:
+        """Tell of a new request, and refuse it while too many prompt tokens wait."""
         session, promise = self.control.session, self._promised(request)
         if len(self.requests) == 1:
             session.tick()
@@ -119,64 +187,17 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
                 request.request_id, request.num_prompt_tokens, promise.ttft_ms, _waited_ms(request)
             )
 
-    def schedule(self, throttle_prefills: bool = False) -> Any:
-        """Plan a step under the tuner's present limits.
-
-        Args:
-            throttle_prefills: as vLLM's scheduler.
-        """
+    def _set_limits(self, goes_on: bool) -> None:
+        """The tuner's present limits, and an end to those who wait in vain unless the scheduler is paused."""
         context_tokens = sum(request.num_computed_tokens for request in self.running)
         decode_tokens = len(self.running) * (1 + self.num_spec_tokens)
         requests = len(self.running) + len(self.waiting)
         self.max_num_active_reqs = self.control.active_requests()
         if self._may_split:
             self.max_num_scheduled_tokens = self.control.token_budget(requests, decode_tokens, context_tokens)
-        goes_on = self.pause_state == PauseState.UNPAUSED
         if goes_on:
             self._refuse_hopeless()
             self._refuse_late(decode_tokens, context_tokens)
-        began = time.perf_counter()
-        output = super().schedule(throttle_prefills)
-        planned = self._planned[id(output)] = self._remember(began, output)
-        if goes_on:
-            self._refuse_hopeless(planned)
-        return output
-
-    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> dict[int, Any]:
-        """Hear what a step computed, and send refusals on their way.
-
-        Args:
-            scheduler_output: the step as planned.
-            model_runner_output: what came of it.
-        """
-        outputs: dict[int, Any] = super().update_from_output(scheduler_output, model_runner_output)
-        planned = self._planned.pop(id(scheduler_output), None)
-        if planned is not None:
-            self._tell(planned, [output for client in outputs.values() for output in client.outputs])
-        for client, refusal in self._refused:
-            outputs.setdefault(client, EngineCoreOutputs()).outputs.append(refusal)
-        self._refused = []
-        return outputs
-
-    def finish_requests(self, request_ids: str | Iterable[str] | None, finished_status: Any) -> list[Any]:
-        """End requests from outside: their client is gone or they failed.
-
-        Args:
-            request_ids: one, several, or None for all.
-            finished_status: as what.
-        """
-        ended: list[Any] = super().finish_requests(request_ids, finished_status)
-        failed = finished_status == RequestStatus.FINISHED_ERROR
-        end = self.control.session.on_failure if failed else self.control.session.on_cancel
-        for request in ended:
-            self.control.hear_begun(request.request_id)
-            end(request.request_id)
-        return ended
-
-    def shutdown(self) -> None:
-        """End the session with the scheduler."""
-        self.control.session.close()
-        super().shutdown()
 
     def _promised(self, request: Any) -> SLO:
         """The SLO of the class that a request names, the default for an unknown one or none."""
@@ -187,7 +208,9 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
         """Refuse waiting requests that are hopeless now, or will be when the planned step has ended."""
         step = (planned.batch_size, planned.tokens, planned.context_tokens) if planned else ()
         for request_id in self.control.hopeless(*step):
-            self._refuse(self.requests[request_id], "refused_by_guard", "its first token would have come too late")
+            request = self.requests.get(request_id)
+            if request is not None and request.status in _NOT_BEGUN:
+                self._refuse(request, "refused_by_guard", "its first token would have come too late")
 
     def _refuse_late(self, decode_tokens: int, context_tokens: int) -> None:
         """Refuse waiting requests whose turn comes in this step and would come too late."""
@@ -217,19 +240,11 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
             self._refuse(request, "refused_by_guard", "its first token would have come too late")
 
     def _refuse(self, request: Any, reason: str, message: str) -> None:
+        told = refusal(request, reason, f"The server is busy: {message}. Please retry.")  # whoever ends must be told
         super().finish_requests(request.request_id, RequestStatus.FINISHED_ERROR)
+        self._refused.append((request.client_index, told))
         self.control.hear_begun(request.request_id)
         self.control.session.on_reject(request.request_id, reason)
-        error = RequestError(code=reason, message=f"The server is busy: {message}. Please retry.", retryable=True)
-        refusal = EngineCoreOutput(
-            request.request_id,
-            [],
-            finish_reason=FinishReason.ERROR,
-            events=request.take_events(),
-            trace_headers=request.trace_headers,
-            error=error,
-        )
-        self._refused.append((request.client_index, refusal))
 
     def _remember(self, began: float, output: Any) -> _PlannedStep:
         scheduled: dict[str, int] = output.num_scheduled_tokens

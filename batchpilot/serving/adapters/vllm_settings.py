@@ -11,6 +11,8 @@ from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core import SLO, Limits, Tuner
 from batchpilot.core.limits import TRACKS
 from batchpilot.core.names import lookup
+from batchpilot.latency.model.parameter_file import read_parameters
+from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.serving.rehearsal import rehearse
 from batchpilot.serving.session.engine import EngineFacts
 from batchpilot.serving.session.session import TunerSession
@@ -29,6 +31,8 @@ class VLLMSettings:
         track: which limits a tuner that searches may move.
         options: further arguments of that tuner, `{"path": "policy.onnx"}` for a policy.
         config: keys of the `dynamic_batch_tuner` section.
+        parameters: step latency as calibrated, a file that `batchpilot calibrate --out` wrote or its parameters by
+            name; None for what steps will show.
         window_ms: length of a measurement window, > 0.
         ttft_ms: TTFT target of a request that names no SLO class, > 0.
         tpot_ms: its TPOT target, > 0.
@@ -36,12 +40,14 @@ class VLLMSettings:
 
     Raises:
         ValueError: an unknown track, or a bound is violated.
+        OSError: the file of parameters cannot be read.
     """
 
     tuner: str = "guarded-default"
     track: str = "guarded"
     options: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    parameters: str | Mapping[str, Any] | None = None
     window_ms: float = 1000.0
     ttft_ms: float = 2000.0
     tpot_ms: float = 100.0
@@ -49,12 +55,19 @@ class VLLMSettings:
 
     def __post_init__(self) -> None:
         lookup(TRACKS, self.track, "track")
-        _ = self.slo
+        _ = self.slo, self.latency
 
     @property
     def slo(self) -> SLO:
         """The promise to a request that names no class."""
         return SLO(self.ttft_ms, self.tpot_ms, "default")
+
+    @property
+    def latency(self) -> SaturationParameters | None:
+        """What is believed of the engine's step latency, None for nothing."""
+        if self.parameters is None or isinstance(self.parameters, Mapping):
+            return None if self.parameters is None else SaturationParameters.from_dict(self.parameters)
+        return read_parameters(self.parameters).parameters
 
     @classmethod
     def from_additional_config(cls, additional_config: object) -> VLLMSettings:
@@ -89,9 +102,15 @@ class VLLMSettings:
             ValueError: no such tuner, or its configuration or options are out of bounds.
         """
         rehearse(self._tuner(most_requests, most_tokens))
-        facts = EngineFacts(kv_capacity_tokens=kv_capacity_tokens)
+        facts = EngineFacts(kv_capacity_tokens=kv_capacity_tokens, estimate=self.known_estimate)
         tuner = self._tuner(most_requests, most_tokens)
         return TunerSession(tuner, window_ms=self.window_ms, facts=facts, background=self.background)
+
+    @property
+    def known_estimate(self) -> tuple[float, ...] | None:
+        """The same as numbers in their order."""
+        latency = self.latency
+        return None if latency is None else tuple(latency.as_array().tolist())
 
     def _tuner(self, most_requests: int, most_tokens: int) -> Tuner:
         smallest = {name: min(TunerConfig().to_dict()[name], most_requests) for name in _SIZES}
@@ -99,7 +118,9 @@ class VLLMSettings:
         base = Limits(most_requests, most_tokens)
         if self.tuner == GuardedTuner.name:  # by name it guards what servers ship, here what this one was started with
             return GuardedTuner(self.slo, base=base, **self.options)
-        return make_tuner(self.tuner, config, base=base, slo=self.slo, track=self.track, **self.options)
+        return make_tuner(
+            self.tuner, config, base=base, slo=self.slo, track=self.track, latency=self.latency, **self.options
+        )
 
 
 _SIZES = ("min_batch_size", "initial_batch_size")

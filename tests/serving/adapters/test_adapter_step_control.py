@@ -254,3 +254,37 @@ def test_a_guard_refuses_whom_the_usual_error_would_make_late():
 
     assert not refuses(0.0)
     assert refuses(2.0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.1])
+@pytest.mark.parametrize("running", [0, 10, 50])
+def test_a_crowd_that_waits_does_not_lengthen_steps_beyond_their_target(running, scale):
+    """Steps of 22 ms and 1.4 ms a token, as on a small processor: 128 requests with a token each would take 200 ms."""
+    control, clock = control_of(Limits(128, step_target_ms=140.0 * scale), most_requests=128, most_tokens=2048)
+    for number in range(60):
+        tokens = 20 + 20 * (number % 4)
+        clock.pass_ms(scale * (22 + 1.4 * tokens))
+        hear(control, tokens=tokens, duration_ms=scale * (22 + 1.4 * tokens))
+    assert control.token_budget(running + 200, running, 0) == pytest.approx((140 - 22) / 1.4, abs=2)
+
+
+@given(batch_size=st.integers(2, 512), target_ms=st.floats(1.0, 1000.0), tau_b=st.floats(0.0, 2.0))
+def test_requests_that_a_step_has_room_for_keep_its_target_where_any_number_can(batch_size, target_ms, tau_b):
+    model = StepModel()
+    model.estimate = (20.0, 0.12, 0.005, 0.0, 1.4, 9.4, tau_b, 0.0, 0.0)
+    most = model.most_tokens(batch_size, 0, target_ms, 4096, batch_size)
+    usual_sizes = [size for size in (2**k for k in range(10)) if size < batch_size]
+    if any(model.step_ms(size, size, 0) <= target_ms for size in usual_sizes):
+        assert min(model.step_ms(size, most, 0) for size in range(1, min(batch_size, most) + 1)) <= target_ms + 1e-6
+
+
+def test_a_known_estimate_goes_before_what_steps_showed_and_after_the_tuners_own():
+    class Believer(ScriptedTuner):
+        estimate = np.array([1.0, 10.0, 10.0, 0.0, 0.0, 3.0, 0.0, 0.5, 0.0])
+
+    known = (1.0, 10.0, 10.0, 0.0, 0.0, 3.0, 0.0, 0.25, 0.0, 0.0, 1.0)
+    limits = Limits(16, step_target_ms=53.0)
+    for tuner, tokens in ((ScriptedTuner(limits), 200), (Believer(limits), 100)):
+        control = StepControl(TunerSession(tuner, clock=Clock()), 16, 512, known=known)
+        assert control.token_budget(4, 3, 0) == tokens
+        assert control.hopeless() == []

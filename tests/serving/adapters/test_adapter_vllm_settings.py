@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.serving.adapters.vllm_settings import VLLMSettings
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -72,3 +73,19 @@ def test_a_wrong_setting_is_named(settings, message):
 def test_a_wrong_tuner_is_named():
     with pytest.raises(ValueError, match="did you mean 'hybrid'"):
         VLLMSettings(tuner="hybrd").session(48, 4096, 100_000)
+
+
+def test_what_is_known_of_step_times_is_taken_from_a_file_or_by_name(tmp_path):
+    known = SaturationParameters(20.0, 0.12, 0.005)
+    by_file = VLLMSettings(tuner="model-based", parameters=str(known.to_yaml(tmp_path / "latency.yaml")))
+    by_name = VLLMSettings(parameters={"p_max": 20.0, "k_b": 0.12, "k_s": 0.005})
+    assert by_file.latency == by_name.latency == known
+    assert VLLMSettings().known_estimate is None
+    with by_file.session(48, 4096, 100_000) as session:
+        assert session.estimate[:3] == pytest.approx(known.as_array()[:3])
+
+
+@pytest.mark.parametrize("parameters", [{"p_max": 20.0}, {"p_mx": 1.0}, {"p_max": "x", "k_b": 1, "k_s": 1}])
+def test_wrong_parameters_are_named(parameters):
+    with pytest.raises(ValueError, match="latency parameter"):
+        VLLMSettings(parameters=parameters)
