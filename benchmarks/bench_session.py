@@ -26,9 +26,9 @@ def play(tuner, requests):
             said[entered] = 0
             session.on_arrival(entered, 200, ttft_target_ms=2000.0, tpot_target_ms=100.0)
         now_ms += STEP_MS
+        session.on_step_tokens(said)
         for request in list(said):
             said[request] += 1
-            session.on_tokens(request)
             if said[request] == 100:
                 del said[request]
                 session.on_finish(request)

@@ -18,9 +18,9 @@ async def serve(session: TunerSession, queue: asyncio.Queue, requests: int) -> N
             running[queue.get_nowait()] = 0
         started, batch_size = time.perf_counter(), len(running)
         await asyncio.sleep(0.002 + 0.00025 * batch_size)
+        session.on_step_tokens(running)
         for request in list(running):
             running[request] += 1
-            session.on_tokens(request)
             if running[request] == 10:
                 del running[request]
                 session.on_finish(request)

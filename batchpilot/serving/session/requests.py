@@ -1,9 +1,13 @@
-"""The requests that a server has told of and not yet ended: who waits, who runs, with how many tokens. Times in ms."""
+"""The requests that a server has told of and not yet ended: who waits, who runs, with how many tokens. Times in ms.
+
+A step costs what changes in it. Requests that decode together share a count of tokens said, so that a step of the same
+requests as the last one's adds one number; sums over requests are kept as they come and go.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -26,8 +30,9 @@ class Tracked:
         ahead_tokens: prompt tokens to be computed when it came, its own included.
         prefill_told: whether the server tells its prefill in parts.
         computed_tokens: its tokens in the KV cache, as far as told.
-        generated_tokens: output tokens so far.
+        generated_tokens: output tokens so far; `InFlight` brings it up to date whenever it hands a request out.
         first_token_ms: time of its first token, NaN before.
+        joined: the shared count of those that decode together, when this was last brought up to date; None beside them.
     """
 
     __slots__ = (
@@ -36,6 +41,7 @@ class Tracked:
         "computed_tokens",
         "first_token_ms",
         "generated_tokens",
+        "joined",
         "prefill_told",
         "prompt_tokens",
         "tpot_target_ms",
@@ -50,6 +56,7 @@ class Tracked:
         self.prefill_told = False
         self.ahead_tokens = self.computed_tokens = self.generated_tokens = 0
         self.first_token_ms = math.nan
+        self.joined: int | None = None
 
     @property
     def tokens_to_compute(self) -> int:
@@ -74,12 +81,18 @@ class InFlight:
         waiting: requests by id in order of arrival.
         running: requests by id in order of admission.
         queued_tokens: prompt tokens of those that wait.
+        unanswered_tokens: prompt tokens of requests without a first token: what `max_queued_tokens` bounds.
+        held_tokens: tokens that running requests hold in the KV cache when a server reserves whole prompts.
     """
 
     def __init__(self) -> None:
         self.waiting: dict[Hashable, Tracked] = {}
         self.running: dict[Hashable, Tracked] = {}
-        self.queued_tokens = 0
+        self.queued_tokens = self.unanswered_tokens = self.held_tokens = 0
+        self._begun_tokens = 0
+        self._decoding: set[Hashable] = set()
+        self._said = 0
+        self._told: list[Hashable] = []
 
     def __len__(self) -> int:
         return len(self.waiting) + len(self.running)
@@ -90,7 +103,12 @@ class InFlight:
         Args:
             request: its id.
         """
-        return self.running.get(request) or self.waiting.get(request)
+        tracked = self.running.get(request)
+        if tracked is None:
+            return self.waiting.get(request)
+        if tracked.joined is not None:
+            self._update(tracked)
+        return tracked
 
     def arrive(self, request: Hashable, tracked: Tracked) -> None:
         """A request comes and waits.
@@ -101,6 +119,7 @@ class InFlight:
         """
         self.waiting[request] = tracked
         self.queued_tokens += tracked.prompt_tokens
+        self.unanswered_tokens += tracked.prompt_tokens
         tracked.ahead_tokens = self.tokens_to_compute()
 
     def start(self, request: Hashable) -> Tracked | None:
@@ -112,12 +131,84 @@ class InFlight:
         Returns:
             The request, None when there is none.
         """
+        tracked = self.running.get(request)
+        if tracked is not None:
+            if tracked.joined is not None:
+                self._update(tracked)
+            return tracked
         tracked = self.waiting.pop(request, None)
         if tracked is None:
-            return self.running.get(request)
+            return None
         self.queued_tokens -= tracked.prompt_tokens
         self.running[request] = tracked
+        self._begun_tokens += tracked.tokens_to_compute
+        self.held_tokens += tracked.prompt_tokens + tracked.generated_tokens
         return tracked
+
+    def compute(self, tracked: Tracked, tokens: int) -> None:
+        """A step computed part of a running request's prompt.
+
+        Args:
+            tracked: the request, as `start` returned it.
+            tokens: how many.
+        """
+        before = tracked.tokens_to_compute
+        tracked.computed_tokens += tokens
+        self._begun_tokens += tracked.tokens_to_compute - before
+
+    def emit(self, tracked: Tracked, tokens: int) -> None:
+        """A running request says tokens by itself.
+
+        Args:
+            tracked: the request, as `start` returned it.
+            tokens: how many, >= 1.
+        """
+        if tracked.generated_tokens == 0:
+            self._begun_tokens -= tracked.tokens_to_compute
+            self.unanswered_tokens -= tracked.prompt_tokens
+        self.held_tokens += tokens
+        tracked.generated_tokens += tokens
+        # The last token of an output is not computed on yet.
+        tracked.computed_tokens = tracked.prompt_tokens + tracked.generated_tokens - 1
+
+    def decode(self, told: list[Hashable], tokens: int) -> Sequence[Hashable]:
+        """A step's requests say tokens: those that decoded together before do it here.
+
+        Args:
+            told: their ids.
+            tokens: how many each.
+
+        Returns:
+            Those that do not decode with them, in order; they are to `emit` by themselves, and may `join`.
+        """
+        known = len(self._told)
+        if known == len(self._decoding) and told[:known] == self._told:
+            fresh = told[known:]
+            if fresh and (len(set(fresh)) < len(fresh) or not self._decoding.isdisjoint(fresh)):
+                return told
+        elif self._part_absent(told):
+            fresh = [request for request in told if request not in self._decoding]
+        else:
+            return told
+        if tokens < 1:
+            return told
+        self._said += tokens
+        self.held_tokens += tokens * len(self._decoding)
+        return fresh
+
+    def join(self, told: list[Hashable], fresh: Iterable[Hashable]) -> None:
+        """Requests that have said a token decode together with the others from now on.
+
+        Args:
+            told: the ids of the step; it is kept.
+            fresh: those that `decode` returned.
+        """
+        for request in fresh:
+            tracked = self.running.get(request)
+            if tracked is not None and tracked.generated_tokens:
+                tracked.joined = self._said
+                self._decoding.add(request)
+        self._told = told if len(told) == len(self._decoding) else []
 
     def put_back(self, request: Hashable) -> Tracked | None:
         """A running request is preempted: it waits again and has nothing computed.
@@ -128,7 +219,7 @@ class InFlight:
         Returns:
             The request, None when none such runs.
         """
-        tracked = self.running.pop(request, None)
+        tracked = self._stop(request)
         if tracked is not None:
             self.waiting[request] = tracked
             self.queued_tokens += tracked.prompt_tokens
@@ -143,23 +234,53 @@ class InFlight:
         Returns:
             The request, None when there is none.
         """
-        tracked = self.running.pop(request, None)
+        tracked = self._stop(request)
         if tracked is None and (tracked := self.waiting.pop(request, None)) is not None:
             self.queued_tokens -= tracked.prompt_tokens
+        if tracked is not None and tracked.generated_tokens == 0:
+            self.unanswered_tokens -= tracked.prompt_tokens
         return tracked
+
+    def update(self) -> None:
+        """Bring every request up to date, for who looks at all of them."""
+        for request in self._decoding:
+            self._update(self.running[request])
 
     def tokens_to_compute(self) -> int:
         """Prompt tokens that wait, and what is left of the prompts of running requests."""
-        return self.queued_tokens + sum(tracked.tokens_to_compute for tracked in self.running.values())
+        return self.queued_tokens + self._begun_tokens
 
-    def unanswered_tokens(self) -> int:
-        """Prompt tokens of requests without a first token: what `max_queued_tokens` bounds."""
-        in_flight = (*self.waiting.values(), *self.running.values())
-        return sum(tracked.prompt_tokens for tracked in in_flight if not tracked.generated_tokens)
+    def _stop(self, request: Hashable) -> Tracked | None:
+        tracked = self.running.pop(request, None)
+        if tracked is not None:
+            self._part(request, tracked)
+            self._begun_tokens -= tracked.tokens_to_compute
+            self.held_tokens -= tracked.prompt_tokens + tracked.generated_tokens
+        return tracked
 
-    def held_tokens(self) -> int:
-        """Tokens that running requests hold in the KV cache when a server reserves whole prompts."""
-        return sum(tracked.prompt_tokens + tracked.generated_tokens for tracked in self.running.values())
+    def _part_absent(self, told: list[Hashable]) -> bool:
+        """Part those that decode and were not told; False where a step is no reason to: told twice, or a small part."""
+        here = set(told)
+        gone = self._decoding - here
+        if len(here) < len(told) or len(gone) > len(here):
+            return False
+        for request in gone:
+            self._part(request, self.running[request])
+        return True
+
+    def _part(self, request: Hashable, tracked: Tracked) -> None:
+        if tracked.joined is not None:
+            self._update(tracked)
+            tracked.joined = None
+            self._decoding.discard(request)
+            if self._told:
+                self._told.remove(request)
+
+    def _update(self, tracked: Tracked) -> None:
+        if tracked.joined is not None and tracked.joined != self._said:
+            tracked.generated_tokens += self._said - tracked.joined
+            tracked.computed_tokens = tracked.prompt_tokens + tracked.generated_tokens - 1
+            tracked.joined = self._said
 
     def oldest_wait_ms(self, now_ms: float) -> float:
         """Age of the longest waiting request, 0 without one.

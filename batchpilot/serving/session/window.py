@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
@@ -113,7 +113,7 @@ class WindowRecorder:
         tracked = self._known(self.requests.start(request))
         if tracked is not None and tokens > 0:
             tracked.prefill_told = True
-            tracked.computed_tokens += tokens
+            self.requests.compute(tracked, tokens)
             self.now.prefill_tokens += tokens
 
     def emit(self, now_ms: float, request: Hashable, tokens: int) -> Tracked | None:
@@ -136,11 +136,28 @@ class WindowRecorder:
             self.now.ttft_ms.append(now_ms - tracked.arrival_ms)
             if not tracked.prefill_told:
                 self.now.prefill_tokens += tracked.prompt_tokens
-        tracked.generated_tokens += tokens
-        # The last token of an output is not computed on yet.
-        tracked.computed_tokens = tracked.prompt_tokens + tracked.generated_tokens - 1
+        self.requests.emit(tracked, tokens)
         self.now.generated_tokens += tokens
         return tracked if first else None
+
+    def emit_together(self, now_ms: float, requests: Iterable[Hashable], tokens: int) -> list[Tracked]:
+        """Each of a step's requests emits output tokens, as by `emit`.
+
+        Args:
+            now_ms: when.
+            requests: their ids.
+            tokens: how many each, >= 1.
+
+        Returns:
+            Those for which it was the first token.
+        """
+        told = list(requests)
+        fresh = self.requests.decode(told, tokens)
+        self.now.generated_tokens += tokens * (len(told) - len(fresh))
+        emitted = [self.emit(now_ms, request, tokens) for request in fresh]
+        if fresh is not told:
+            self.requests.join(told, fresh)
+        return [tracked for tracked in emitted if tracked is not None]
 
     def preempt(self, request: Hashable) -> None:
         """A running request goes back into the queue.
@@ -223,7 +240,7 @@ class WindowRecorder:
         counts.context_sum += context_tokens
         counts.step_times.append(duration_ms)
         if kv_used_fraction is None:
-            held = self.requests.held_tokens() / facts.kv_capacity_tokens if facts.kv_capacity_tokens else 0.0
+            held = self.requests.held_tokens / facts.kv_capacity_tokens if facts.kv_capacity_tokens else 0.0
             kv_used_fraction = min(held, 1.0)
         kv_mb = kv_used_fraction * facts.kv_capacity_tokens * facts.kv_mb_per_token
         memory_mb = facts.fixed_mb + kv_mb + tokens * facts.activation_mb_per_token
@@ -251,6 +268,7 @@ class WindowRecorder:
         Args:
             now_ms: the present.
         """
+        self.requests.update()
         details = WindowDetails(
             now_ms=now_ms,
             steps=np.array(self._steps, np.float64).reshape(-1, 5),

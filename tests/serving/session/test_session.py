@@ -240,6 +240,55 @@ def test_tokens_told_a_step_at_a_time_count_as_those_told_one_by_one():
     assert repr(windows[0]) == repr(windows[1])
 
 
+STEP_EVENTS = st.one_of(
+    st.tuples(st.just("say"), st.lists(st.integers(0, 7), min_size=1, max_size=10), st.integers(0, 2)),
+    st.tuples(
+        st.sampled_from(["arrive", "prefill", "token", "preempt", "finish", "cancel", "step"]),
+        st.integers(0, 7),
+        st.integers(0, 9),
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(STEP_EVENTS, max_size=60))
+def test_whoever_decodes_together_counts_as_if_alone(events):
+    clock, told = Clock(), []
+    sessions = [
+        TunerSession(Scripted(Limits(8)), window_ms=40.0, clock=clock, facts=EngineFacts(1000)) for _ in range(2)
+    ]
+    for kind, who, number in [*((("arrive", k, 20)) for k in range(6)), *events, ("step", 1, 1)]:
+        clock.ms += 3.0
+        for session, together in zip(sessions, (True, False), strict=True):
+            if kind == "say" and together:
+                session.on_step_tokens(who, number)
+            elif kind == "say":
+                for request in who:
+                    session.on_tokens(request, number)
+            elif kind == "step":
+                session.on_step(who, number, number, 5.0)
+            elif kind in ("arrive", "prefill", "token"):
+                {"arrive": session.on_arrival, "prefill": session.on_prefill, "token": session.on_tokens}[kind](
+                    who, number
+                )
+            else:
+                {"preempt": session.on_preempt, "finish": session.on_finish, "cancel": session.on_cancel}[kind](who)
+        recorders = [session._recorder for session in sessions]
+        told.append([(r.requests.held_tokens, r.requests.tokens_to_compute(), r.odd_events) for r in recorders])
+        assert told[-1][0] == told[-1][1]
+    for recorder in (session._recorder for session in sessions):
+        requests, details = recorder.requests, recorder.take_details(clock.ms)
+        in_flight = [*requests.running.values(), *requests.waiting.values()]
+        assert requests.held_tokens == sum(r.prompt_tokens + r.generated_tokens for r in requests.running.values())
+        assert requests.unanswered_tokens == sum(r.prompt_tokens for r in in_flight if not r.generated_tokens)
+        left = sum(tracked.tokens_to_compute for tracked in requests.running.values())
+        assert requests.tokens_to_compute() == requests.queued_tokens + left
+        told.append((details.running.tolist(), details.waiting.tolist()))
+    assert repr(told[-2]) == repr(told[-1])
+    heard = [[window.to_dict() for window in session.tuner.heard] for session in sessions]
+    assert repr(heard[0]) == repr(heard[1])
+
+
 def test_an_arrival_within_a_step_does_not_end_the_window():
     clock, tuner = Clock(), Scripted(Limits(1))
     session = TunerSession(tuner, window_ms=100.0, clock=clock)
