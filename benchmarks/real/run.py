@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -123,7 +125,7 @@ class Measurement:
         self._measured.write_text(json.dumps({"settings": settings, "steps": str(steps)}))
         body = json.dumps({"model": SERVED, "prompt": f"{time.time_ns()}", "max_tokens": 2}).encode()
         request = urllib.request.Request(f"{address}/v1/completions", body, {"content-type": "application/json"})
-        with urllib.request.urlopen(request, timeout=300) as answer:
+        with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(request, timeout=300) as answer:
             answer.read()
 
     def _send(self, address: str, server: str, load: float, seconds: float, of: str) -> dict[str, Any]:
