@@ -49,7 +49,12 @@ def test_a_part_that_was_built_is_not_built_again(room, tmp_path, monkeypatch):
 def run_of(way, tuner, load, repeat, goodput):
     """A run as the file of runs has it."""
     times = dict.fromkeys(("ttft_p95_ms", "tpot_p95_ms", "refusal_ms_p95"), 100.0)
-    shares = {"goodput_fraction": goodput, "slo_attainment": goodput, "refused_fraction": 1 - goodput, "ended_failed": 0}
+    shares = {
+        "goodput_fraction": goodput,
+        "slo_attainment": goodput,
+        "refused_fraction": 1 - goodput,
+        "ended_failed": 0,
+    }
     busy = {"load_average_before": 1.0, "load_average": 2.5}
     known = {"server": "vllm", "version": "0.32.0", "model": "a model"}
     return {"way": way, "tuner": tuner, "load": load, "repeat": repeat, **known, **times, **shares, **busy}

@@ -5,10 +5,12 @@ Plain numbers in and out, so that it knows no server. Times in ms.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 
 from batchpilot.serving.adapters.hopeless import Hopeless
-from batchpilot.serving.adapters.step_model import StepModel
+from batchpilot.serving.adapters.promise_errors import PromiseErrors
+from batchpilot.serving.adapters.step_model import MOST_CAUTION, StepModel
 from batchpilot.serving.session.session import TunerSession
 
 _UNCACHED_MEMORY = 0.05
@@ -30,6 +32,7 @@ class StepControl:
         self.session = session
         self._most_requests, self._most_tokens, self._known = most_requests, most_tokens, known
         self._model = StepModel()
+        self._errors = PromiseErrors()
         self._uncached = 1.0
         self._hopeless = Hopeless(lambda prompt_tokens: self._model.fastest_ms(self._uncomputed(prompt_tokens)))
 
@@ -51,15 +54,25 @@ class StepControl:
             ttft_target_ms: its promise.
             waited_ms: how long ago it came.
         """
+        self._errors.hear_handover(waited_ms)
         self._hopeless.add(request, self.session.now_ms - waited_ms, prompt_tokens, ttft_target_ms)
 
     def hear_begun(self, request: Hashable) -> None:
-        """A request waits no longer: it was let in, or has ended.
+        """A request waits no longer: it was let in.
 
         Args:
             request: its id.
         """
         self._hopeless.discard(request)
+
+    def hear_ended(self, request: Hashable) -> None:
+        """A request has ended without having said everything.
+
+        Args:
+            request: its id.
+        """
+        self._hopeless.discard(request)
+        self._errors.forget(request)
 
     def hopeless(self, batch_size: int = 0, tokens: int = 0, context_tokens: int = 0) -> list[Hashable]:
         """Waiting requests that `ttft_guard` refuses before their turn: at the end of a step it would be too late.
@@ -73,7 +86,8 @@ class StepControl:
         if tokens and self._model.is_known:
             self._model.estimate = self.session.estimate or self._known
             step_ms = self._model.step_ms(batch_size, tokens, context_tokens)
-        return self._hopeless.take(self.session.limits().ttft_guard, self.session.now_ms, step_ms)
+        told_ms = self.session.now_ms + self._errors.handover_ms
+        return self._hopeless.take(self.session.limits().ttft_guard, told_ms, step_ms)
 
     def token_budget(self, requests: int, decode_tokens: int, context_tokens: int) -> int:
         """Tokens that a step may compute: the token budget, cut to what keeps `step_target_ms`.
@@ -98,6 +112,7 @@ class StepControl:
 
     def refuses_turn(
         self,
+        request: Hashable,
         *,
         waited_ms: float,
         prompt_tokens: int,
@@ -109,6 +124,7 @@ class StepControl:
         """Whether `ttft_guard` refuses a request whose turn has come; never while nothing is known of step times.
 
         Args:
+            request: its id.
             waited_ms: since it came.
             prompt_tokens: its prompt.
             ttft_target_ms: its promise.
@@ -121,8 +137,16 @@ class StepControl:
             return False
         self._model.estimate = self.session.estimate or self._known
         left = self._uncomputed(prompt_tokens)
-        needed_ms = self._model.caution * self._model.prefill_ms(left, running, context_tokens, budget)
-        return waited_ms + needed_ms > guard * ttft_target_ms
+        prefill_ms = self._model.prefill_ms(left, running, context_tokens, budget)
+        if math.isnan(prefill_ms):
+            return False
+        lateness_ms = self._errors.lateness_ms
+        unknown = math.isnan(lateness_ms)
+        needed_ms = self._model.caution * prefill_ms if unknown else prefill_ms + lateness_ms
+        if waited_ms + needed_ms + self._errors.handover_ms > guard * ttft_target_ms:
+            return True
+        self._errors.expect(request, self.session.now_ms + prefill_ms)
+        return False
 
     def _uncomputed(self, prompt_tokens: int) -> int:
         """What a prefix cache usually leaves to compute of a prompt."""
@@ -164,6 +188,9 @@ class StepControl:
             finished: requests that have said everything.
         """
         session = self.session
+        if tokens:
+            self._model.hear(batch_size, tokens, context_tokens, duration_ms)
+        self._learn(prefills, emitted, finished)
         for request in preempted:
             session.on_preempt(request)
         for request, computed in prefills:
@@ -173,11 +200,29 @@ class StepControl:
         for request in finished:
             session.on_finish(request)
         if tokens:
-            self._model.hear(batch_size, tokens, context_tokens, duration_ms)
             session.on_step(batch_size, tokens, context_tokens, duration_ms, kv_used_fraction=kv_used_fraction)
 
+    def _learn(
+        self,
+        prefills: Sequence[tuple[Hashable, int]],
+        emitted: Sequence[tuple[Hashable, int]],
+        finished: Sequence[Hashable],
+    ) -> None:
+        """Hold first tokens and whole texts against what was predicted of them."""
+        if not (prefills or finished):
+            return
+        now_ms, predicted_ms = self.session.now_ms, self._model.predicted_total_ms
+        spoke = {request for request, _ in emitted} if prefills else ()
+        for request, _ in prefills:
+            if request in spoke:
+                self._errors.hear_first(request, now_ms, predicted_ms)
+        for request in finished:
+            self._errors.hear_finish(request, now_ms, predicted_ms)
+
     def _aim_ms(self, target_ms: float) -> float:
-        """The step target, kept below the promise by the usual error of predictions."""
+        """The step target, kept below the promise by the usual error: of texts, of steps while none has ended."""
         window = self.session.latest
         promised_ms = target_ms if window is None or not window.tpot_target_ms > 0 else window.tpot_target_ms
-        return min(target_ms, promised_ms / self._model.caution)
+        pace = self._errors.pace
+        caution = self._model.caution if math.isnan(pace) else min(max(pace, 1.0), MOST_CAUTION)
+        return min(target_ms, promised_ms / caution)

@@ -22,12 +22,18 @@ MOST_CAUTION = 1.5
 
 
 class StepModel:
-    """Step latency by a tuner's estimate where it has one, else by a line through the steps seen."""
+    """Step latency by a tuner's estimate where it has one, else by a line through the steps seen.
+
+    Attributes:
+        estimate: of a tuner, None for none.
+        predicted_total_ms: of all steps heard, what was predicted of each before; its time where nothing was.
+    """
 
     def __init__(self) -> None:
         self._line = OnlineLine(_STEPS_REMEMBERED)
         self._judged = 0
         self._predicted_ms = self._taken_ms = self._error_ms = 0.0
+        self.predicted_total_ms = 0.0
         self.estimate: Sequence[float] | None = None
 
     @property
@@ -55,6 +61,7 @@ class StepModel:
             duration_ms: its time.
         """
         predicted_ms = self.step_ms(max(batch_size, 1), tokens, context_tokens)
+        self.predicted_total_ms += predicted_ms if 0.0 < predicted_ms < math.inf else duration_ms
         if 0.0 < predicted_ms < math.inf and 0.0 <= duration_ms < math.inf:
             self._judged += 1
             usual = self._taken_ms / self._predicted_ms if self._predicted_ms else 1.0

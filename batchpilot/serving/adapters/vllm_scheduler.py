@@ -153,7 +153,7 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
             failed = finished_status == RequestStatus.FINISHED_ERROR
             end = self.control.session.on_failure if failed else self.control.session.on_cancel
             for request in ended:
-                self.control.hear_begun(request.request_id)
+                self.control.hear_ended(request.request_id)
                 end(request.request_id)
         return ended
 
@@ -225,6 +225,7 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
                 request.status in _NOT_BEGUN
                 and request.num_preemptions == 0
                 and self.control.refuses_turn(
+                    request.request_id,
                     waited_ms=_waited_ms(request),
                     prompt_tokens=request.num_prompt_tokens,
                     ttft_target_ms=self._promised(request).ttft_ms,
@@ -243,7 +244,7 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
         told = refusal(request, reason, f"The server is busy: {message}. Please retry.")  # whoever ends must be told
         super().finish_requests(request.request_id, RequestStatus.FINISHED_ERROR)
         self._refused.append((request.client_index, told))
-        self.control.hear_begun(request.request_id)
+        self.control.hear_ended(request.request_id)
         self.control.session.on_reject(request.request_id, reason)
 
     def _remember(self, began: float, output: Any) -> _PlannedStep:

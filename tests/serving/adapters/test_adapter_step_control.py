@@ -109,14 +109,14 @@ def test_a_guard_that_comes_later_looks_at_those_that_wait():
 def test_no_guard_refuses_nobody():
     control, clock = control_of(Limits(16))
     teach(control, clock)
-    assert not control.refuses_turn(waited_ms=1e9, prompt_tokens=100, ttft_target_ms=1.0, **TURN)
+    assert not control.refuses_turn("a", waited_ms=1e9, prompt_tokens=100, ttft_target_ms=1.0, **TURN)
 
 
 def test_guard_refuses_what_waited_and_prefill_together_make_late():
     control, clock = control_of(Limits(16, ttft_guard=1.0))
     teach(control, clock)  # 512 tokens a step of 15.2 ms; 1024 take two of them
-    assert not control.refuses_turn(waited_ms=65.0, prompt_tokens=1024, ttft_target_ms=100.0, **TURN)
-    assert control.refuses_turn(waited_ms=75.0, prompt_tokens=1024, ttft_target_ms=100.0, **TURN)
+    assert not control.refuses_turn("a", waited_ms=65.0, prompt_tokens=1024, ttft_target_ms=100.0, **TURN)
+    assert control.refuses_turn("a", waited_ms=75.0, prompt_tokens=1024, ttft_target_ms=100.0, **TURN)
 
 
 def test_guard_counts_what_a_prefix_cache_saves():
@@ -124,12 +124,12 @@ def test_guard_counts_what_a_prefix_cache_saves():
     teach(control, clock)
     for _ in range(200):
         control.hear_cached(1000, 900)
-    assert not control.refuses_turn(waited_ms=75.0, prompt_tokens=1024, ttft_target_ms=100.0, **TURN)
+    assert not control.refuses_turn("a", waited_ms=75.0, prompt_tokens=1024, ttft_target_ms=100.0, **TURN)
 
 
 def test_guard_refuses_nobody_while_no_step_was_seen():
     control, _ = control_of(Limits(16, ttft_guard=1.0))
-    assert not control.refuses_turn(waited_ms=1e9, prompt_tokens=1, ttft_target_ms=1.0, **TURN)
+    assert not control.refuses_turn("a", waited_ms=1e9, prompt_tokens=1, ttft_target_ms=1.0, **TURN)
 
 
 def test_a_tuner_that_raises_leaves_the_last_limits_in_force():
@@ -250,7 +250,7 @@ def test_a_guard_refuses_whom_the_usual_error_would_make_late():
             duration_ms = 5 + 0.02 * tokens + (scatter_ms if number % 8 < 4 else -scatter_ms)
             clock.pass_ms(duration_ms)
             hear(control, tokens=tokens, duration_ms=duration_ms)
-        return control.refuses_turn(waited_ms=989.0, prompt_tokens=250, ttft_target_ms=1000.0, **TURN)
+        return control.refuses_turn("a", waited_ms=989.0, prompt_tokens=250, ttft_target_ms=1000.0, **TURN)
 
     assert not refuses(0.0)
     assert refuses(2.0)
@@ -288,3 +288,76 @@ def test_a_known_estimate_goes_before_what_steps_showed_and_after_the_tuners_own
         control = StepControl(TunerSession(tuner, clock=Clock()), 16, 512, known=known)
         assert control.token_budget(4, 3, 0) == tokens
         assert control.hopeless() == []
+
+
+def serve(control, clock, requests, *, gap_ms=0.0, held_up_ms=0.0, output=12, waited_ms=0.0):
+    """Requests one after another in steps of 5 ms and 20 us a token, with a gap after each step; the first is late."""
+    for number in range(requests):
+        name = f"request {number}"
+        control.session.on_arrival(name, 200, ttft_target_ms=1000.0, tpot_target_ms=15.0, waited_ms=waited_ms)
+        control.hear_waiting(name, 200, 1000.0, waited_ms)
+        control.refuses_turn(name, waited_ms=waited_ms, prompt_tokens=200, ttft_target_ms=1000.0, **TURN)
+        control.hear_begun(name)
+        clock.pass_ms(held_up_ms)
+        for token in range(output):
+            tokens = 1 if token else 200
+            clock.pass_ms(5 + 0.02 * tokens + gap_ms)
+            prefills = [] if token else [(name, 200)]
+            finished = [name] if token == output - 1 else []
+            said = {"prefills": prefills, "emitted": [(name, 1)], "finished": finished}
+            hear(control, batch_size=1, tokens=tokens, duration_ms=5 + 0.02 * tokens, **said)
+
+
+def test_a_guard_refuses_whom_what_held_up_the_others_would_make_late():
+    def refuses(held_up_ms):
+        control, clock = control_of(Limits(16, ttft_guard=1.0))
+        teach(control, clock)
+        serve(control, clock, 20, held_up_ms=held_up_ms)
+        return control.refuses_turn("last", waited_ms=950.0, prompt_tokens=200, ttft_target_ms=1000.0, **TURN)
+
+    assert not refuses(0.0)
+    assert refuses(60.0)  # whom steps alone would serve within 960 ms
+
+
+def test_a_guard_leaves_time_for_the_way_out_which_is_as_long_as_the_way_in():
+    def refuses(waited_ms):
+        control, clock = control_of(Limits(16, ttft_guard=1.0))
+        teach(control, clock)
+        serve(control, clock, 200, waited_ms=waited_ms)
+        return control.refuses_turn("last", waited_ms=950.0, prompt_tokens=200, ttft_target_ms=1000.0, **TURN)
+
+    assert not refuses(0.0)
+    assert refuses(80.0)
+
+
+def test_whoever_waits_hears_of_a_refusal_while_the_promise_stands():
+    control, clock = control_of(Limits(16, ttft_guard=1.0))
+    teach(control, clock)
+    serve(control, clock, 200, waited_ms=80.0)
+    control.hear_waiting("late", 200, 1000.0, 0.0)
+    clock.pass_ms(905.0)
+    assert control.hopeless() == []
+    clock.pass_ms(10.0)
+    assert control.hopeless() == ["late"]  # told now it hears after 995 ms
+
+
+def test_a_step_target_leaves_room_for_what_an_engine_does_between_steps():
+    def budget(gap_ms):
+        control, clock = control_of(Limits(16, step_target_ms=14.0))
+        teach(control, clock)
+        serve(control, clock, 20, gap_ms=gap_ms)
+        return control.token_budget(4, 3, 0)
+
+    assert budget(0.0) == pytest.approx((14.0 - 5.0) / 0.02, abs=2)
+    assert budget(1.0) == pytest.approx((15.0 / (1 + 1 / 5.02) - 5.0) / 0.02, rel=0.1)
+
+
+def test_requests_that_ended_leave_nothing_behind():
+    control, clock = control_of(Limits(16, ttft_guard=1.0))
+    teach(control, clock)
+    serve(control, clock, 5)
+    control.hear_waiting("gone", 200, 1000.0, 0.0)
+    control.refuses_turn("gone", waited_ms=0.0, prompt_tokens=200, ttft_target_ms=1000.0, **TURN)
+    control.hear_ended("gone")
+    assert not control._errors._expected
+    assert not control._errors._speaking
