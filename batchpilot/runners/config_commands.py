@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +12,16 @@ import yaml
 from batchpilot.configs.checking import check_file, file_kind, load_plain
 from batchpilot.configs.tuner_files import SECTION, load_tuner_config, preset, presets, to_yaml
 from batchpilot.core.files import json_text
+from batchpilot.core.limits import Limits
+from batchpilot.core.names import lookup
+from batchpilot.runners.selection import looks_like_file, parse_limits
+from batchpilot.runners.tuning.files import limits_yaml
+from batchpilot.serving.formats.flags import SERVERS, Started, named_in
+from batchpilot.serving.formats.flags.manifests import MANIFESTS
 
-app = typer.Typer(help="Show and check tuner configurations and scenario files.", no_args_is_help=True)
+app = typer.Typer(
+    help="Show and check configurations; read and write the limits that servers start with.", no_args_is_help=True
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
@@ -51,6 +60,71 @@ def validate(
             typer.echo(f"{check.path}: a valid {check.kind} configuration")
     if not check.valid:
         raise typer.Exit(1)
+
+
+@app.command()
+def limits(
+    command: Annotated[
+        str, typer.Argument(metavar="COMMAND|FILE", help="A server's command line in quotes, or its YAML of options.")
+    ],
+    server: Annotated[str | None, typer.Option(help=f"Whose FILE it is: {', '.join(SERVERS)}.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the limits that a server is started with, as a file for `--limits`."""
+    try:
+        started = _started(command, server)
+    except (ValueError, OSError) as error:
+        typer.secho(str(error), err=True, fg=typer.colors.RED)
+        raise typer.Exit(1) from None
+    if as_json:
+        told = {"server": started.server, "model": started.model, "limits": started.limits.to_dict()}
+        typer.echo(json_text({**told, "assumed": started.assumed, "facts": started.facts}, indent=2))
+        return
+    assumed = [f"{started.server} without a flag: {', '.join(started.assumed)}"] if started.assumed else []
+    facts = [f"{name}: {value}" for name, value in started.facts.items()]
+    typer.echo(limits_yaml(started.limits, [*assumed, *facts]), nl=False)
+
+
+@app.command()
+def flags(
+    limits: Annotated[str, typer.Argument(metavar="LIMITS", help="As in --limits: batch_size=64, or a file.")],
+    server: Annotated[str | None, typer.Option(help=f"For whom: {', '.join(SERVERS)}.")] = None,
+    command: Annotated[
+        str | None, typer.Option("--command", help="The command line as it is, in quotes; its limits are replaced.")
+    ] = None,
+    manifest: Annotated[
+        str | None, typer.Option("--as", help=f"A patch instead of flags: {', '.join(MANIFESTS)}.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the service, container or worker in the patch.")] = None,
+) -> None:
+    """Print limits as a server's flags, or as a patch of the manifest that starts it."""
+    try:
+        typer.echo(_flags(parse_limits(limits), server, command, manifest, name))
+    except (ValueError, OSError) as error:
+        typer.secho(str(error), err=True, fg=typer.colors.RED)
+        raise typer.Exit(1) from None
+
+
+def _started(command: str, name: str | None) -> Started:
+    if looks_like_file(command) and len(command.split()) == 1:
+        return lookup(SERVERS, name or "vllm", "server").read_file(Path(command))
+    return (lookup(SERVERS, name, "server") if name else named_in(command)).read(command)
+
+
+def _flags(limits: Limits, name: str | None, command: str | None, manifest: str | None, part: str | None) -> str:
+    if manifest is not None and command is None:
+        raise ValueError("--as needs --command: a patch replaces the whole command line, its other flags as they are")
+    server = lookup(SERVERS, name, "server") if name else named_in(command) if command else SERVERS["vllm"]
+    missing = server.missing(limits)
+    if missing:
+        typer.secho(f"{server.name} has no flag for {', '.join(missing)}", err=True, fg=typer.colors.YELLOW)
+    if command is None:
+        return shlex.join(server.flags(limits))
+    started = server.read(command)
+    if manifest is None:
+        return shlex.join(server.command(started, limits))
+    patch = lookup(MANIFESTS, manifest, "manifest")(part or server.name, server, started, limits)
+    return yaml.safe_dump(patch, sort_keys=False).rstrip()
 
 
 def _is_file(source: str) -> bool:

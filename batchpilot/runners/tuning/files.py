@@ -1,4 +1,4 @@
-"""Limits as servers read them: a file for batchpilot's own server, one for vLLM, and vLLM's flags."""
+"""Limits as servers read them: a file for batchpilot's own server, and one for vLLM."""
 
 from __future__ import annotations
 
@@ -7,13 +7,7 @@ from typing import Any
 import yaml
 
 from batchpilot.core.limits import Limits
-
-VLLM_FLAGS = {
-    "batch_size": "max-num-seqs",
-    "token_budget": "max-num-batched-tokens",
-    "max_queued_tokens": "max-num-queued-tokens",
-}
-"""What vLLM 0.33 calls the limits that it has."""
+from batchpilot.serving.formats.flags.vllm import VLLM
 
 
 def limits_yaml(limits: Limits, remarks: list[str]) -> str:
@@ -34,42 +28,10 @@ def vllm_yaml(limits: Limits, remarks: list[str]) -> str:
         limits: what was found.
         remarks: comments on top, one a line.
     """
-    missing = without_flag(limits)
+    missing = VLLM.missing(limits)
     if missing:
         remarks = [*remarks, f"vLLM has no flag for {', '.join(missing)}: without them the figures above do not hold"]
-    return _commented(remarks) + yaml.safe_dump(vllm_options(limits), sort_keys=False)
-
-
-def vllm_options(limits: Limits) -> dict[str, int]:
-    """Options of vLLM by name.
-
-    Args:
-        limits: what was found. vLLM wants a token budget of at least the batch size, which would hold as many in a step
-            in any case: each request takes a token or more.
-    """
-    given = limits.to_dict()
-    if limits.token_budget is not None:
-        given["batch_size"] = min(limits.batch_size, limits.token_budget)
-    return {flag: given[name] for name, flag in VLLM_FLAGS.items() if given[name] is not None}
-
-
-def vllm_flags(limits: Limits) -> str:
-    """The same as flags.
-
-    Args:
-        limits: what was found.
-    """
-    return " ".join(f"--{name} {value}" for name, value in vllm_options(limits).items())
-
-
-def without_flag(limits: Limits) -> list[str]:
-    """The limits that are on but that vLLM has no flag for.
-
-    Args:
-        limits: what was found.
-    """
-    given = {name: value for name, value in _given(limits).items() if name not in VLLM_FLAGS}
-    return [name for name, value in given.items() if (name, value) != ("discipline", "fcfs")]
+    return _commented(remarks) + yaml.safe_dump(VLLM.options(limits), sort_keys=False)
 
 
 def _given(limits: Limits) -> dict[str, Any]:

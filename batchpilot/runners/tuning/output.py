@@ -11,10 +11,11 @@ from typing import Any
 
 from batchpilot.core.files import write_atomic, write_json
 from batchpilot.runners.report.grids import Grid
-from batchpilot.runners.tuning.files import limits_yaml, vllm_flags, vllm_yaml, without_flag
+from batchpilot.runners.tuning.files import limits_yaml, vllm_yaml
 from batchpilot.runners.tuning.page import comparison_grid, write_tune_page
 from batchpilot.runners.tuning.result import CLOSE, DEFAULT, STATIC_BEST, TUNED, Tuned
 from batchpilot.runners.tuning.search import Search
+from batchpilot.serving.formats.flags.vllm import VLLM
 from batchpilot.tuners.bayesian.studies import redacted
 
 
@@ -54,7 +55,7 @@ def finish(
         OSError: a file cannot be written.
     """
     told, notes = verdict(found, objective), notes_on(search, found)
-    pasted = {"limits": str(found.limits), "vllm serve": vllm_flags(found.limits)}
+    pasted = {"limits": str(found.limits), "vllm serve": shlex.join(VLLM.flags(found.limits))}
     command = shlex.join(["batchpilot", *(redacted(part) for part in sys.argv[1:])])
     origin = {**origin, "command": command, "storage": redacted(search.storage)}
     remarks = [told, command]
@@ -108,7 +109,7 @@ def notes_on(search: Search, found: Tuned) -> list[str]:
         )
     if not found.feasible:
         notes.append("No trial keeps every constraint; these limits violate them least.")
-    missing = without_flag(found.limits)
+    missing = VLLM.missing(found.limits)
     if missing:
         notes.append(f"vLLM has no flag for {', '.join(missing)}: without them the figures do not hold there.")
     if search.seeds == search.seeds[:1]:
