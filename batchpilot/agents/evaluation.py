@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.core.actions import ActionTable
-from batchpilot.core.features import features
 from batchpilot.envs.rows import SimulationRows
 from batchpilot.envs.scenarios import PreparedRun
 
@@ -99,7 +98,7 @@ def _play(
             break
         played += ~over
         if decide is not None:
-            positions = table.move(positions, decide(features(rows.metrics, limits)))
+            positions = table.move(positions, decide(rows.observations.copy()))
         until = np.where(over, rows.now_ms, np.minimum(rows.now_ms + intervals, horizons))
     tokens = np.array(windows[1:]).reshape(-1, n)
     offered = [float(run.requests.output_tokens.sum()) for run in runs]

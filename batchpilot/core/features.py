@@ -17,8 +17,9 @@ its neutral value, so the vector is always finite and within its bounds.
 from __future__ import annotations
 
 import math
+from collections.abc import MutableSequence
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,46 +120,26 @@ ENDED = ("completions", "refused_on_arrival", "refused_by_guard", "failed_reques
 DERIVED = ("one", "thousand", "shortest_first", "ended", *RATIOS)
 
 _ROWS = {name: row for row, name in enumerate((*METRIC_NAMES, *LimitArrays._fields, *DERIVED))}
-_METRICS_END, _LIMITS_END = len(METRIC_NAMES), len(METRIC_NAMES) + len(LimitArrays._fields)
-_RATIOS_START = len(_ROWS) - len(RATIOS)
-_X, _Y, _Z = np.array([[_ROWS[name] for name in ratio] for ratio in RATIOS.values()]).T
-_ENDED_ROWS = np.array([_ROWS[name] for name in ENDED])
 
-_A = np.array([_ROWS[feature.a] for feature in FEATURES])
-_B = np.array([_ROWS[feature.b] for feature in FEATURES])
-_AGAINST = np.array([i for i, feature in enumerate(FEATURES) if feature.kind == "against"])
-_LEVEL = np.array([i for i, feature in enumerate(FEATURES) if feature.kind == "level"])
-_LEVEL_A = _A[_LEVEL]
-_NEUTRAL = np.array([feature.neutral for feature in FEATURES])[:, None]
-_LOW, _HIGH = np.array([BOUNDS[feature.kind] for feature in FEATURES]).T[..., None]
+QUANTITIES = len(_ROWS)
+"""Numbers that `fill_features` works on: the metrics, the limits, and what is derived from them."""
 
 _metrics_of = attrgetter(*METRIC_NAMES)
 
-# The same tables for one window at a time.
-_ENTRIES = [
-    (feature.kind, int(a), int(b), feature.neutral, *BOUNDS[feature.kind])
-    for feature, a, b in zip(FEATURES, _A, _B, strict=True)
-]
-_RATIO_LIST = [tuple(_ROWS[name] for name in ratio) for ratio in RATIOS.values()]
-_ENDED_LIST = [_ROWS[name] for name in ENDED]
+_SHARE, _FILL, _AGAINST, _LEVEL = range(len(BOUNDS))
+_ENTRIES = tuple(
+    (list(BOUNDS).index(feature.kind), _ROWS[feature.a], _ROWS[feature.b], feature.neutral, *BOUNDS[feature.kind])
+    for feature in FEATURES
+)
+_RATIO_ROWS = tuple((_ROWS[name], *(_ROWS[of] for of in ratio)) for name, ratio in RATIOS.items())
+_ENDED_ROWS = tuple(_ROWS[name] for name in ENDED)
 _PEAK, _DISCIPLINE = _ROWS["peak_tokens_per_s"], _ROWS["discipline"]
+_ONE, _THOUSAND, _SHORTEST_FIRST, _ENDED = (_ROWS[name] for name in ("one", "thousand", "shortest_first", "ended"))
 _MEMORY_TOTAL, _MEMORY_FRACTION, _KV_USED = (
     _ROWS[name] for name in ("memory_total_mb", "memory_fraction", "kv_used_fraction")
 )
-_SHORTEST_FIRST = (DISCIPLINES["spf"], DISCIPLINES["sjf"])
-
-
-def features(metrics: NDArray[Any], limits: LimitArrays) -> NDArray[np.float32]:
-    """The feature vectors of many windows.
-
-    Args:
-        metrics: records of `core.metrics.METRICS`, shape (n,).
-        limits: the limits in force in each window, arrays of shape (n,).
-
-    Returns:
-        Features in the order of `FEATURE_NAMES`, finite, between `FEATURE_LOW` and `FEATURE_HIGH`, shape (n, F).
-    """
-    return _features(np.ascontiguousarray(metrics).view(np.float64).reshape(len(metrics), _METRICS_END), limits)
+_SPF, _SJF = DISCIPLINES["spf"], DISCIPLINES["sjf"]
+_DERIVED_ZEROS = [0.0] * len(DERIVED)
 
 
 def window_features(window: WindowMetrics) -> NDArray[np.float32]:
@@ -168,74 +149,56 @@ def window_features(window: WindowMetrics) -> NDArray[np.float32]:
         window: any window; odd numbers give neutral values or bounds.
 
     Returns:
-        Shape (F,), equal to `features` of the window's record.
+        In the order of `FEATURE_NAMES`, finite, between `FEATURE_LOW` and `FEATURE_HIGH`, shape (F,).
     """
     quantity = [float(value) for value in _metrics_of(window)]
     quantity += limit_numbers(window.limits)
-    if quantity[_PEAK] <= 0:
+    quantity += _DERIVED_ZEROS
+    values = [0.0] * len(FEATURES)
+    fill_features(quantity, values)
+    return np.array(values, np.float32)
+
+
+def fill_features(quantity: MutableSequence[float], out: MutableSequence[float]) -> None:
+    """Fill a feature vector. Plain enough to be compiled.
+
+    Args:
+        quantity: `METRICS` and `LimitArrays` of one window as numbers, and room for what is derived, shape
+            (`QUANTITIES`,).
+        out: where the features are written, shape (F,).
+    """
+
+    def divided(a: float, b: float) -> float:
+        if b != 0.0:
+            return a / b
+        return math.nan if a == 0.0 or a != a else math.copysign(math.inf, a) * math.copysign(1.0, b)
+
+    if quantity[_PEAK] <= 0.0:
         quantity[_PEAK] = math.nan
-    quantity += (1.0, 1000.0, float(quantity[_DISCIPLINE] in _SHORTEST_FIRST))
-    quantity.append(sum(quantity[row] for row in _ENDED_LIST))
-    for x, y, z in _RATIO_LIST:
-        quantity.append(_over(quantity[x] * quantity[y], quantity[z]))
-    if quantity[_MEMORY_TOTAL] <= 0:
+    quantity[_ONE] = 1.0
+    quantity[_THOUSAND] = 1000.0
+    quantity[_SHORTEST_FIRST] = 1.0 if quantity[_DISCIPLINE] == _SPF or quantity[_DISCIPLINE] == _SJF else 0.0
+    ended = 0.0
+    for row in _ENDED_ROWS:
+        ended += quantity[row]
+    quantity[_ENDED] = ended
+    for row, x, y, z in _RATIO_ROWS:
+        quantity[row] = divided(quantity[x] * quantity[y], quantity[z])
+    if quantity[_MEMORY_TOTAL] <= 0.0:
         quantity[_MEMORY_FRACTION] = quantity[_KV_USED]
-    return np.array([_value(quantity, *entry) for entry in _ENTRIES], np.float32)
-
-
-def _value(quantity: list[float], kind: str, a: int, b: int, neutral: float, low: float, high: float) -> float:
-    """One feature of one window, as `_features` has it; divisions stand in line, since calls are what it would cost."""
-    over, under = quantity[a], quantity[b]
-    value = over / under if under else _over(over, under)
-    if kind == "against":
-        inverse = 1.0 + (1.0 / value if value else _over(1.0, value))
-        value = 1.0 / inverse if inverse else _over(1.0, inverse)
-    elif kind == "level":
-        value = 1.0 if over == math.inf else _log2(value) / LEVEL_DOUBLINGS
-    if value != value:
-        return neutral
-    return low if value < low else high if value > high else value
-
-
-def _over(a: float, b: float) -> float:
-    """A / b as arrays have it: infinite or NaN over zero."""
-    if b:
-        return a / b
-    return math.nan if a == 0 or a != a else math.copysign(math.inf, a) * math.copysign(1.0, b)
-
-
-def _log2(value: float) -> float:
-    """log2 as arrays have it."""
-    if value > 0:
-        return math.log2(value)
-    return -math.inf if value == 0 else math.nan
-
-
-def _features(metrics: NDArray[np.float64], limits: LimitArrays) -> NDArray[np.float32]:
-    """`features` with the metrics as a matrix, shape (n, number of metrics)."""
-    with np.errstate(all="ignore"):
-        quantities = _quantities(metrics, limits)
-        values = quantities[_A] / quantities[_B]
-        values[_AGAINST] = 1.0 / (1.0 + 1.0 / values[_AGAINST])
-        level = np.log2(values[_LEVEL]) / LEVEL_DOUBLINGS
-        values[_LEVEL] = np.where(quantities[_LEVEL_A] == np.inf, 1.0, level)
-        values = np.where(np.isnan(values), _NEUTRAL, values)
-    clipped = np.minimum(np.maximum(values, _LOW), _HIGH)
-    return np.ascontiguousarray(clipped.T, dtype=np.float32)
-
-
-def _quantities(metrics: NDArray[np.float64], limits: LimitArrays) -> NDArray[np.float64]:
-    """Every quantity that a feature may name, shape (quantities, n); NaN where it is not known."""
-    table = np.empty((len(_ROWS), len(metrics)))
-    table[:_METRICS_END] = metrics.T
-    table[_METRICS_END:_LIMITS_END] = limits
-    peak = table[_ROWS["peak_tokens_per_s"]]
-    peak[peak <= 0] = np.nan
-    table[_ROWS["one"]] = 1.0
-    table[_ROWS["thousand"]] = 1000.0
-    table[_ROWS["shortest_first"]] = np.isin(limits.discipline, _SHORTEST_FIRST)
-    table[_ROWS["ended"]] = np.add.reduce(table[_ENDED_ROWS])
-    table[_RATIOS_START:] = table[_X] * table[_Y] / table[_Z]
-    unknown = table[_ROWS["memory_total_mb"]] <= 0
-    np.copyto(table[_ROWS["memory_fraction"]], table[_ROWS["kv_used_fraction"]], where=unknown)
-    return table
+    for i, (kind, a, b, neutral, low, high) in enumerate(_ENTRIES):
+        over, under = quantity[a], quantity[b]
+        value = over / under if under != 0.0 else divided(over, under)
+        if kind == _AGAINST:
+            inverse = 1.0 + (1.0 / value if value != 0.0 else divided(1.0, value))
+            value = 1.0 / inverse if inverse != 0.0 else divided(1.0, inverse)
+        elif kind == _LEVEL:
+            if over == math.inf:
+                value = 1.0
+            elif value > 0.0:
+                value = math.log2(value) / LEVEL_DOUBLINGS
+            else:
+                value = -math.inf if value == 0.0 else math.nan
+        if value != value:
+            value = neutral
+        out[i] = min(max(value, low), high)

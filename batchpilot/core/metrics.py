@@ -170,9 +170,17 @@ def from_record(record: np.void, limits: Limits) -> WindowMetrics:
         record: one record of `METRICS`.
         limits: the limits in force during the window.
     """
+    return WindowMetrics(limits=limits, **plain_record(record))
+
+
+def plain_record(record: np.void) -> dict[str, Any]:
+    """A record as plain data: counts as whole numbers, by name.
+
+    Args:
+        record: one record of `METRICS`.
+    """
     values = zip(_CONVERTERS, record.item(), strict=True)
-    plain: dict[str, Any] = {name: convert(value) for (name, convert), value in values}
-    return WindowMetrics(limits=limits, **plain)
+    return {name: convert(value) for (name, convert), value in values}
 
 
 class MeasuredWindows(Sequence[WindowMetrics]):

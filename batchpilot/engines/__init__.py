@@ -3,7 +3,8 @@
 from batchpilot.engines.detection.detect import DetectedDevice, detect_device
 from batchpilot.engines.memory import MemoryModel, memory_model
 from batchpilot.engines.scheduler.state import FINISH_REASONS
-from batchpilot.engines.simulated.engine import EngineConfig, SimulatedEngine
+from batchpilot.engines.simulated.config import EngineConfig
+from batchpilot.engines.simulated.engine import SimulatedEngine
 from batchpilot.engines.simulated.simulation import SimulationResult, run_engine, simulate
 
 __all__ = [

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.core.actions import ActionTable
-from batchpilot.core.features import window_features
+from batchpilot.core.features import FEATURE_NAMES, QUANTITIES
 from batchpilot.core.limits import Limits
-from batchpilot.core.metrics import WindowMetrics, to_record
+from batchpilot.core.metrics import from_record, plain_record
 from batchpilot.envs.backends import SIMULATED
+from batchpilot.envs.observing import observe
 from batchpilot.envs.rendering import RENDER_MODES, History
 from batchpilot.envs.scenarios import PreparedRun
 from batchpilot.envs.task import ScenarioLike, Task
@@ -99,6 +100,7 @@ class BatchingEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         self.render_mode = render_mode
         self._history = None if render_mode is None else History(render_mode)
         self._run: PreparedRun | None = None
+        self._quantities = np.zeros((1, QUANTITIES))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -117,12 +119,12 @@ class BatchingEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         self._engine = self.task.backend.start(self._run)
         self._interval_ms = self.task.interval_ms(self._run)
         self._horizon_ms = math.inf if self._run.horizon_ms is None else self._run.horizon_ms
-        self._tpot_target_ms = float(self._engine.state.clock[0].tpot_target_ms)
-        self._position = self.table.start(self._tpot_target_ms)
+        self._tpot_ms = float(self._engine.state.clock[0].tpot_target_ms)
+        self._position = self.table.start(self._tpot_ms)
         if self._history is not None:
             self._history.begin(self._run.scenario.name)
-        window = self._measure()
-        return window_features(window), self._info(window)
+        record, _ = self._measure()
+        return self._observed(record), self._info(record)
 
     def step(self, action: NDArray[np.int64]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Set limits and run one decision interval.
@@ -142,35 +144,36 @@ class BatchingEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         action = np.asarray(action)
         self.task.check_actions(action, self._position.shape)
         self._position = self.table.move(self._position, action)
-        window = self._measure(self._interval_ms)
-        reward = float(self.task.reward(to_record(window))[0])
-        terminated = self._engine.finished
+        record, terminated = self._measure(self._interval_ms)
+        reward = float(self.task.reward(record)[0])
         truncated = not terminated and self._engine.now_ms >= self._horizon_ms
         if self._history is not None:
-            self._history.add(window)
-        return window_features(window), reward, terminated, truncated, self._info(window)
+            self._history.add(from_record(record[0], self._limits))
+        return self._observed(record), reward, terminated, truncated, self._info(record)
 
     def render(self) -> Any:
         """The episode so far, as the render mode says: a string, or an image of shape (H, W, 3); None without one."""
         return None if self._history is None else self._history.render()
 
-    def _measure(self, interval_ms: float = 0.0) -> WindowMetrics:
-        """Put the position's limits into force, run for an interval and close the window."""
+    def _measure(self, interval_ms: float = 0.0) -> tuple[NDArray[Any], bool]:
+        """Put the position's limits into force, run for an interval, measure it; whether every request has ended."""
         engine = self._engine
-        engine.set_limits(self.table.to_limits(self._position, self._tpot_target_ms))
-        if interval_ms > 0:
-            engine.run_until(min(engine.now_ms + interval_ms, self._horizon_ms))
-        window = engine.close_window()
-        self._tpot_target_ms = window.tpot_target_ms
-        return window
+        self._limits, self._numbers, self._told_limits = self.task.setting(self._position, self._tpot_ms)
+        engine.set_limits(self._limits)
+        record, done = engine.run_record(min(engine.now_ms + interval_ms, self._horizon_ms))
+        self._tpot_ms = float(record[0]["tpot_target_ms"])
+        return record, done
 
-    def _info(self, window: WindowMetrics) -> dict[str, Any]:
+    def _observed(self, record: NDArray[Any]) -> NDArray[np.float32]:
+        observations: NDArray[np.float32] = np.empty((1, len(FEATURE_NAMES)), np.float32)
+        observe(record.view(np.float64).reshape(1, -1), self._numbers, self._quantities, observations, 0)
+        return observations.reshape(-1)
+
+    def _info(self, record: NDArray[Any]) -> dict[str, Any]:
         assert self._run is not None
-        metrics = window.to_dict()
-        limits = metrics.pop("limits")
         return {
-            "metrics": {name: value for name, value in metrics.items() if not math.isnan(value)},
-            "limits": {name: value for name, value in limits.items() if value is not None},
+            "metrics": {name: value for name, value in plain_record(record[0]).items() if value == value},
+            "limits": self._told_limits.copy(),
             "scenario": self._run.scenario.name,
             "seed": self._run.seed,
         }

@@ -12,13 +12,15 @@ import numpy as np
 from numba import get_num_threads, set_num_threads
 from numpy.typing import NDArray
 
+from batchpilot.core.features import FEATURE_NAMES, QUANTITIES
 from batchpilot.core.limit_arrays import NO_DISCIPLINE, LimitArrays
 from batchpilot.core.limits import DISCIPLINES
 from batchpilot.core.metrics import METRICS
 from batchpilot.engines.scheduler.state import OFF_TOKENS, SchedulerState, allocate, row
-from batchpilot.engines.scheduler.windows import open_window, summarise, summarise_many
-from batchpilot.engines.simulated.engine import NOISE_TABLE, load
-from batchpilot.engines.simulated.kernel import STUCK, advance_many
+from batchpilot.engines.scheduler.windows import open_window, summarise
+from batchpilot.engines.simulated.kernel import STUCK
+from batchpilot.engines.simulated.loading import NOISE_TABLE, load
+from batchpilot.envs.observing import observe, run_rows
 from batchpilot.envs.scenarios import PreparedRun
 from batchpilot.latency.model.compiled import plain
 
@@ -36,6 +38,7 @@ class SimulationRows:
 
     Attributes:
         metrics: the last window of each row, records of `METRICS`, shape (n,).
+        observations: its features, shape (n, F), float32; written anew by every window.
 
     Raises:
         ValueError: more threads than Numba has, or none.
@@ -47,6 +50,9 @@ class SimulationRows:
             raise ValueError(f"threads is {threads}; it must be from 1 to {most}, or None for a choice by rows")
         self._threads = threads or max(1, min(n // ROWS_PER_THREAD, most // 2))
         self.metrics = np.zeros(n, METRICS)
+        self.observations = np.zeros((n, len(FEATURE_NAMES)), np.float32)
+        self._quantities = np.zeros((n, QUANTITIES))
+        self._in_force = np.zeros((n, len(LimitArrays._fields)))
         self._records = self.metrics.view(np.recarray)
         self._codes = np.zeros(n, np.int64)
         self._discipline = np.zeros(n)
@@ -97,6 +103,7 @@ class SimulationRows:
         Args:
             limits: arrays of shape (n,).
         """
+        self._in_force[:] = np.stack(limits, axis=1)
         record = self._limits
         record["batch_size"] = limits.batch_size
         record["token_budget"] = np.minimum(limits.token_budget, OFF_TOKENS)
@@ -118,8 +125,10 @@ class SimulationRows:
         previous = get_num_threads()
         set_num_threads(self._threads)
         try:
-            advance_many(self._state, until_ms, self._codes)
-            summarise_many(self._state, self._records)
+            run_rows(
+                self._state, until_ms, self._codes, self._records, self._numbers, self._in_force, self._quantities,
+                self.observations,
+            )  # fmt: skip
         finally:
             set_num_threads(previous)
         if (self._codes == STUCK).any():
@@ -127,7 +136,7 @@ class SimulationRows:
             raise RuntimeError(f"the scheduler of row {stuck} is stuck at {self.now_ms[stuck]} ms")
 
     def measure(self, i: int) -> None:
-        """Measure one row's window and open the next.
+        """Measure and observe one row's window and open the next.
 
         Args:
             i: the row.
@@ -135,6 +144,12 @@ class SimulationRows:
         one = plain(row)(self._state, i)
         summarise(one, self._records[i : i + 1])
         open_window(one)
+        observe(self._numbers, self._in_force, self._quantities, self.observations, i)
+
+    @property
+    def _numbers(self) -> NDArray[np.float64]:
+        """The windows as a matrix over the same memory, shape (n, number of metrics)."""
+        return self.metrics.view(np.float64).reshape(len(self.metrics), -1)
 
     def _use(self, state: SchedulerState) -> None:
         """Take a state into use, with plain views of the records that every step reads."""

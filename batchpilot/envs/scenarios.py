@@ -9,7 +9,7 @@ import numpy as np
 from batchpilot.configs.catalogue import ModelSpec, device, model
 from batchpilot.configs.scenario import ModelSwitch, Scenario
 from batchpilot.engines.memory import memory_model
-from batchpilot.engines.simulated.engine import EngineConfig
+from batchpilot.engines.simulated.config import EngineConfig
 from batchpilot.latency.model.parameter_file import read_parameters
 from batchpilot.latency.model.registry import find_latency, scaled_to
 from batchpilot.latency.model.roofline import LatencyEstimate

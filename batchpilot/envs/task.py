@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
@@ -15,6 +15,7 @@ from batchpilot.configs.scenario import Scenario, scenario_names, suite, suites
 from batchpilot.configs.scenario import scenario as catalogued
 from batchpilot.core.actions import ActionTable
 from batchpilot.core.features import FEATURE_HIGH, FEATURE_LOW
+from batchpilot.core.limit_arrays import limit_numbers
 from batchpilot.core.limits import TRACKS, Limits
 from batchpilot.core.names import lookup, unknown_name
 from batchpilot.envs.backends import SIMULATED, make_backend
@@ -26,7 +27,24 @@ ScenarioLike = str | Scenario | Sequence[str | Scenario]
 REMEMBERED_RUNS = 256
 """Prepared runs kept where seeds come from a list; a run of a few thousand requests takes some hundred kilobytes."""
 
+REMEMBERED_SETTINGS = 1024
+"""Positions of which is remembered what they mean."""
+
 _OPTIONS = ("scenario", "workload_seed")
+
+
+class Setting(NamedTuple):
+    """A position of an action table.
+
+    Attributes:
+        limits: what it means.
+        numbers: these as numbers, shape (1, fields of `LimitArrays`).
+        told: these by name, without those that are off; to be copied, not changed.
+    """
+
+    limits: Limits
+    numbers: NDArray[np.float64]
+    told: dict[str, Any]
 
 
 class Task:
@@ -81,22 +99,27 @@ class Task:
         self.scenarios = _resolve(scenario)
         moved = lookup(TRACKS, track, "track") if fields is None else tuple(fields)
         self.table = table or ActionTable(moved, base or SERVER_DEFAULT, action_mode)
+        self._sizes = np.array(self.table.sizes)
         self.reward: Reward = lookup(REWARDS, reward, "reward")
         self.observation_space = spaces.Box(FEATURE_LOW, FEATURE_HIGH, dtype=np.float32)
         self.action_space = spaces.MultiDiscrete(list(self.table.sizes))
         self._decision_interval_ms = decision_interval_ms
         self._seeds = None if seeds is None else tuple(int(seed) for seed in seeds)
         self.backend = make_backend(backend, backend_options)
-        self._remembered = lru_cache(REMEMBERED_RUNS)(self._prepared)
+        self._remember()
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the remembered runs, which are prepared again when they are wanted."""
-        return {name: value for name, value in self.__dict__.items() if name != "_remembered"}
+        """All but what is remembered, which is prepared again when it is wanted."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_remembered", "_settings")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Go on from a copy."""
         self.__dict__.update(state)
+        self._remember()
+
+    def _remember(self) -> None:
         self._remembered = lru_cache(REMEMBERED_RUNS)(self._prepared)
+        self._settings = lru_cache(REMEMBERED_SETTINGS)(self._setting)
 
     def draw(self, rng: np.random.Generator, options: Mapping[str, Any] | None = None) -> PreparedRun:
         """The run of the next episode.
@@ -130,6 +153,20 @@ class Task:
         """
         return run.window_ms if self._decision_interval_ms is None else self._decision_interval_ms
 
+    def setting(self, position: NDArray[np.int64], tpot_target_ms: float) -> Setting:
+        """What a position of the table means.
+
+        Args:
+            position: notches, shape (fields,).
+            tpot_target_ms: the server's TPOT target.
+        """
+        return self._settings(tuple(position.tolist()), tpot_target_ms)
+
+    def _setting(self, position: tuple[int, ...], tpot_target_ms: float) -> Setting:
+        limits = self.table.to_limits(np.array(position), tpot_target_ms)
+        told = {name: value for name, value in limits.to_dict().items() if value is not None}
+        return Setting(limits, np.array([limit_numbers(limits)], np.float64), told)
+
     def check_actions(self, actions: NDArray[Any], shape: tuple[int, ...]) -> None:
         """Refuse what no action space would hold.
 
@@ -140,8 +177,8 @@ class Task:
         Raises:
             ValueError: a wrong shape, type or index.
         """
-        whole = np.issubdtype(actions.dtype, np.integer)
-        if actions.shape != shape or not whole or (actions < 0).any() or (actions >= self.table.sizes).any():
+        whole = actions.dtype.kind in "iu"
+        if actions.shape != shape or not whole or ((actions < 0) | (actions >= self._sizes)).any():
             raise ValueError(
                 f"actions must be whole numbers of shape {shape}, each from 0 and below {self.table.sizes} "
                 f"for {', '.join(self.table.fields)}; given: {actions}"

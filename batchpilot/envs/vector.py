@@ -13,7 +13,6 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from batchpilot.core.actions import ActionTable
-from batchpilot.core.features import features
 from batchpilot.core.limit_arrays import LimitArrays, limits_at
 from batchpilot.core.limits import Limits
 from batchpilot.core.metrics import from_record
@@ -140,7 +139,7 @@ class BatchingVectorEnv(VectorEnv[Observations, NDArray[np.int64], NDArray[Any]]
             self._begin(i, options)
         limits = self._run(self._rows.now_ms.copy())
         self._ended[:] = False
-        return features(self._rows.metrics, limits), self._infos(limits, self._every_row)
+        return self._rows.observations.copy(), self._infos(limits, self._every_row)
 
     def step(self, actions: NDArray[np.int64]) -> StepResult:
         """Set limits and run one decision interval in every row.
@@ -170,7 +169,7 @@ class BatchingVectorEnv(VectorEnv[Observations, NDArray[np.int64], NDArray[Any]]
         truncated = (self._rows.now_ms >= self._horizon_ms) & ~terminated & ~fresh
         self._remember(limits, ~fresh)
         ended = terminated | truncated
-        observations = features(self._rows.metrics, limits)
+        observations = self._rows.observations.copy()
         if self._same_step and ended.any():
             infos = self._begin_at_once(ended, observations, limits)
         else:
@@ -227,7 +226,7 @@ class BatchingVectorEnv(VectorEnv[Observations, NDArray[np.int64], NDArray[Any]]
         self._rows.set_limits(limits)
         for i in np.flatnonzero(ended).tolist():
             self._rows.measure(i)
-        observations[ended] = features(self._rows.metrics, limits)[ended]
+        observations[ended] = self._rows.observations[ended]
         return self._infos(limits, self._every_row) | {
             "final_obs": final_observations,
             "_final_obs": ended.copy(),

@@ -12,11 +12,12 @@ from batchpilot.core.features import (
     FEATURE_LOW,
     FEATURE_NAMES,
     FEATURES,
-    features,
+    QUANTITIES,
     window_features,
 )
 from batchpilot.core.limit_arrays import limit_arrays
 from batchpilot.core.metrics import to_record
+from batchpilot.envs.observing import observe
 
 BUSY = WindowMetrics(
     limits=Limits(batch_size=16, token_budget=512, max_queued_tokens=4096, step_target_ms=50.0, ttft_guard=2.0),
@@ -94,7 +95,11 @@ def test_features_are_finite_and_within_their_bounds_whatever_a_server_reports(w
 @given(st.lists(windows(), min_size=1, max_size=4))
 def test_a_servers_window_and_an_environments_record_give_the_same_features(several):
     records = np.concatenate([to_record(window) for window in several])
-    together = features(records, limit_arrays([window.limits for window in several]))
+    limits = np.stack(limit_arrays([window.limits for window in several]), axis=1)
+    together = np.zeros((len(several), len(FEATURES)), np.float32)
+    quantities = np.zeros((len(several), QUANTITIES))
+    for i in range(len(several)):
+        observe(records.view(np.float64).reshape(len(several), -1), limits, quantities, together, i)
     apart = np.stack([window_features(window) for window in several])
     np.testing.assert_array_equal(together, apart)
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from batchpilot.core.limits import Limits
 from batchpilot.engines.scheduler.controls import write_limits
 from batchpilot.engines.scheduler.state import LIMITS, SchedulerState, allocate, row
-from batchpilot.engines.simulated.engine import NOISE_TABLE, load
 from batchpilot.engines.simulated.kernel import DONE, STUCK, advance
+from batchpilot.engines.simulated.loading import NOISE_TABLE, load
 from batchpilot.envs.scenarios import PreparedRun
 from batchpilot.latency.model.compiled import kernel, plain
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -89,6 +90,7 @@ def find(entries: Mapping[str, Entry], name: str, kind: str) -> Entry:
     return by_spelling.get(_plain(name)) or lookup(entries, name, kind)
 
 
+@lru_cache(4096)
 def _plain(name: str) -> str:
     return re.sub(r"[\s_-]+", "", name).lower()
 

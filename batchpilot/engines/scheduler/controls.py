@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from batchpilot.core.limits import DISCIPLINES, Limits
 from batchpilot.core.metrics import METRICS, WindowMetrics, from_record
@@ -23,14 +25,15 @@ def write_limits(state: SchedulerState, i: int, limits: Limits, discipline: str)
         limits: what the tuner asked for.
         discipline: who is next where the limits do not say.
     """
-    record = state.limits[i]
-    record.batch_size = limits.batch_size
-    record.token_budget = OFF_TOKENS if limits.token_budget is None else limits.token_budget
-    record.max_queued_tokens = OFF_TOKENS if limits.max_queued_tokens is None else limits.max_queued_tokens
-    record.max_wait_ms = 0.0 if limits.max_wait_ms is None else limits.max_wait_ms
-    record.step_target_ms = math.inf if limits.step_target_ms is None else limits.step_target_ms
-    record.ttft_guard = math.inf if limits.ttft_guard is None else limits.ttft_guard
-    record.discipline = DISCIPLINES[limits.discipline or discipline]
+    state.limits.view(np.ndarray)[i] = (
+        limits.batch_size,
+        OFF_TOKENS if limits.token_budget is None else limits.token_budget,
+        OFF_TOKENS if limits.max_queued_tokens is None else limits.max_queued_tokens,
+        0.0 if limits.max_wait_ms is None else limits.max_wait_ms,
+        math.inf if limits.step_target_ms is None else limits.step_target_ms,
+        math.inf if limits.ttft_guard is None else limits.ttft_guard,
+        DISCIPLINES[limits.discipline or discipline],
+    )
 
 
 class Controls:
@@ -122,9 +125,13 @@ class Controls:
             RuntimeError: no limits were set.
         """
         limits = self.limits
+        return from_record(self.measure()[0], limits)
+
+    def measure(self) -> NDArray[Any]:
+        """`close_window`, but for the `WindowMetrics`: `record`, written anew."""
         summarise(self.row, self.record)
         open_window(self.row)
-        return from_record(self.record[0], limits)
+        return self.record
 
     def stuck(self) -> RuntimeError:
         """The error to raise where waiting requests can never run (a defect of the scheduler)."""

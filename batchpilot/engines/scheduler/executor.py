@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,9 @@ class Executor(Protocol):
 
     def run_window(self, until_ms: float) -> tuple[WindowMetrics, bool]:
         """Run until a time, close the window; its measurements, and whether every request has ended."""
+
+    def run_record(self, until_ms: float) -> tuple[NDArray[Any], bool]:
+        """`run_window` as one record of `core.metrics.METRICS`, shape (1,), valid until the next window."""
 
     def close_window(self) -> WindowMetrics:
         """Measurements since the last call, and the start of a new window."""

@@ -7,7 +7,7 @@ never move, only queues of ids do. Columns become records here because a step vi
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -281,3 +281,12 @@ def row(s: SchedulerState, i: int) -> SchedulerState:
         s.targets[i],
         s.step_log[i],
     )
+
+
+def as_bytes(array: NDArray[Any]) -> NDArray[Any]:
+    """A view of records, or of numbers, as plain bytes: numpy copies records field by field, fifty times slower.
+
+    Args:
+        array: of any type without references.
+    """
+    return array.view(np.ndarray).view(f"V{array.dtype.itemsize}")

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from batchpilot.core.slo import typical_of_sorted
 from batchpilot.engines.scheduler.decoding import close_calendars
 from batchpilot.engines.scheduler.queue import FCFS
-from batchpilot.engines.scheduler.state import SchedulerState, row
+from batchpilot.engines.scheduler.state import SchedulerState
 from batchpilot.engines.simulated.kernel import DONE, LOG_FULL, REACHED, STUCK, run_steps
-from batchpilot.latency.model.compiled import kernel, parallel
+from batchpilot.latency.model.compiled import kernel
 from batchpilot.latency.model.saturation import step_ms
 
 LARGEST_BATCH = 512.0
@@ -244,12 +243,3 @@ def run_windows(s: SchedulerState, window_ms: float, end_ms: float, out) -> tupl
     if c.decoding:
         close_calendars(s)
     return done, code
-
-
-@parallel
-def summarise_many(s: SchedulerState, out) -> None:  # type: ignore[no-untyped-def]
-    """`summarise`, then `open_window`, for every row in parallel threads; `out` holds one record a row."""
-    for i in prange(len(out)):
-        one = row(s, i)
-        summarise(one, out[i : i + 1])
-        open_window(one)

@@ -1,10 +1,8 @@
-"""The simulated executor: plan, T(B, S, C), commit, in one compiled loop over one or many simulations."""
+"""The simulated executor: plan, T(B, S, C), commit, in one compiled loop."""
 
 from __future__ import annotations
 
 import math
-
-from numba import prange
 
 from batchpilot.engines.scheduler.admission import admit_arrivals, next_arrival_ms
 from batchpilot.engines.scheduler.commit import commit, commit_failure, count_step
@@ -17,9 +15,9 @@ from batchpilot.engines.scheduler.decoding import (
     plan_by_calendar,
 )
 from batchpilot.engines.scheduler.plan import is_guarded, plan
-from batchpilot.engines.scheduler.state import STATIC, SchedulerState, row
+from batchpilot.engines.scheduler.state import STATIC, SchedulerState
 from batchpilot.engines.scheduler.static_batching import commit_static, plan_static
-from batchpilot.latency.model.compiled import inlined, kernel, parallel
+from batchpilot.latency.model.compiled import inlined, kernel
 from batchpilot.latency.model.saturation import step_ms
 
 REACHED, DONE, LOG_FULL, STUCK = range(4)
@@ -148,16 +146,3 @@ def advance(s: SchedulerState, until_ms: float) -> int:
     if s.clock[0].decoding:
         close_calendars(s)
     return code
-
-
-@parallel
-def advance_many(s: SchedulerState, until_ms, codes) -> None:  # type: ignore[no-untyped-def]
-    """`advance` for every row in parallel threads; rows share nothing, so the thread count changes no number.
-
-    Args:
-        s: state with a leading axis of simulations, n rows.
-        until_ms: times to reach, shape (n,).
-        codes: where the outcomes are written, shape (n,), int64.
-    """
-    for i in prange(len(until_ms)):
-        codes[i] = advance(row(s, i), until_ms[i])

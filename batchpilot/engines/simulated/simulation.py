@@ -27,7 +27,8 @@ from batchpilot.engines.scheduler.state import (
     REFUSED_GUARD,
     UNFINISHED,
 )
-from batchpilot.engines.simulated.engine import EngineConfig, EngineMemory, SimulatedEngine
+from batchpilot.engines.simulated.config import EngineConfig, EngineMemory
+from batchpilot.engines.simulated.engine import SimulatedEngine
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.workloads.table import RequestTable
 

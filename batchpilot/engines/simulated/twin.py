@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.core.limit_arrays import LimitArrays
-from batchpilot.engines.scheduler.state import OFF_TOKENS, SchedulerState, allocate
+from batchpilot.engines.scheduler.state import OFF_TOKENS, SchedulerState, allocate, as_bytes
 from batchpilot.engines.simulated.rollout import STEP_WORK, begin, roll_out
 from batchpilot.latency.model.saturation import SaturationParameters
 
@@ -113,7 +113,7 @@ class Twin:
         state.parameters[:, :, 1:] = latency.as_array()
         state.user_finish[:] = 0.0
         for i, future in enumerate(futures):
-            _bytes(state.requests)[i, : len(future.requests)] = _bytes(future.requests)
+            as_bytes(state.requests)[i, : len(future.requests)] = as_bytes(future.requests)
         begin(
             state,
             np.array([future.running for future in futures]),
@@ -138,8 +138,8 @@ class Twin:
             self._tries = _allocate(c * f, self._starts.requests.shape[1])
         tries = _rows(self._tries, 0, c * f)
         for name in _COPIED:
-            start = _bytes(getattr(starts, name))
-            copies = _bytes(getattr(tries, name)).reshape(c, *start.shape)
+            start = as_bytes(getattr(starts, name))
+            copies = as_bytes(getattr(tries, name)).reshape(c, *start.shape)
             some = (..., slice(self._longest)) if name in _PER_REQUEST else ...
             np.copyto(copies[some], start[some])
         _write(candidates, tries.limits.reshape(c, f))
@@ -159,11 +159,6 @@ def _allocate(simulations: int, requests: int) -> SchedulerState:
 def _rows(state: SchedulerState, first: int, end: int) -> SchedulerState:
     """Views of some rows of a state."""
     return SchedulerState._make(array[first:end] for array in state)
-
-
-def _bytes(array: NDArray[Any]) -> NDArray[Any]:
-    """A view of records, or of numbers, as plain bytes: numpy copies records field by field, fifty times slower."""
-    return array.view(f"V{array.dtype.itemsize}")
 
 
 def _write(candidates: LimitArrays, limits: NDArray[Any]) -> None:

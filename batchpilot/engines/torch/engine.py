@@ -6,17 +6,18 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from batchpilot.core.limits import Limits
-from batchpilot.core.metrics import WindowMetrics
+from batchpilot.core.metrics import WindowMetrics, to_record
 from batchpilot.engines.scheduler.admission import admit_arrivals, next_arrival_ms
 from batchpilot.engines.scheduler.controls import Controls
 from batchpilot.engines.scheduler.state import SchedulerState, allocate
-from batchpilot.engines.simulated.engine import EngineConfig, load
+from batchpilot.engines.simulated.config import EngineConfig
+from batchpilot.engines.simulated.loading import load
 from batchpilot.engines.torch.cache import BlockTables
 from batchpilot.engines.torch.execution import Execution
 from batchpilot.engines.torch.runner import ModelRunner
@@ -234,6 +235,21 @@ class TorchEngine:
         """
         done = self.run_until(until_ms)
         return self.close_window(), done
+
+    def run_record(self, until_ms: float) -> tuple[NDArray[Any], bool]:
+        """`run_window` as a record.
+
+        Args:
+            until_ms: engine time.
+
+        Returns:
+            One record of `core.metrics.METRICS`, shape (1,), and whether every request has ended.
+
+        Raises:
+            RuntimeError: as `run_until`.
+        """
+        window, done = self.run_window(until_ms)
+        return to_record(window), done
 
     def close_window(self) -> WindowMetrics:
         """Measurements since the last call, and the start of a new window.

@@ -21,7 +21,7 @@ from batchpilot.engines.scheduler.admission import admit, count_arrival
 from batchpilot.engines.scheduler.controls import Controls
 from batchpilot.engines.scheduler.lifecycle import end_request
 from batchpilot.engines.scheduler.state import CANCELLED, FINISH_REASONS, REFUSED_ARRIVAL, SchedulerState, allocate
-from batchpilot.engines.simulated.engine import load
+from batchpilot.engines.simulated.loading import load
 from batchpilot.engines.torch.cache import BlockTables
 from batchpilot.engines.torch.engine import TorchEngineConfig
 from batchpilot.engines.torch.execution import Execution

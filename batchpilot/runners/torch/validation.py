@@ -12,7 +12,8 @@ import numpy as np
 
 from batchpilot.configs.scenario import Scenario
 from batchpilot.core.limits import Limits
-from batchpilot.engines.simulated.engine import EngineConfig, SimulatedEngine
+from batchpilot.engines.simulated.config import EngineConfig
+from batchpilot.engines.simulated.engine import SimulatedEngine
 from batchpilot.engines.simulated.simulation import SimulationResult, run_engine
 from batchpilot.engines.simulated.step_design import steps_of
 from batchpilot.envs.scenarios import capacity_per_s, keeping_promise

@@ -7,7 +7,8 @@ from batchpilot.core.limit_arrays import limit_arrays
 from batchpilot.core.limits import Limits
 from batchpilot.core.slo import SLO
 from batchpilot.engines.scheduler.details import DetailsReader, as_requests
-from batchpilot.engines.simulated.engine import EngineConfig, SimulatedEngine
+from batchpilot.engines.simulated.config import EngineConfig
+from batchpilot.engines.simulated.engine import SimulatedEngine
 from batchpilot.engines.simulated.twin import Future, Horizon, Twin
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.workloads.table import RequestTable

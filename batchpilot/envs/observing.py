@@ -1,0 +1,56 @@
+"""A window run, measured and observed in compiled code, for one engine or for many rows in threads. Times in ms."""
+
+from __future__ import annotations
+
+import math
+
+from numba import prange
+
+from batchpilot.core.features import fill_features
+from batchpilot.engines.scheduler.state import SchedulerState, row
+from batchpilot.engines.scheduler.windows import open_window, run_windows, summarise
+from batchpilot.latency.model.compiled import kernel, parallel
+
+_fill = kernel(fill_features)
+
+
+@kernel
+def observe(metrics, limits, quantities, observations, i: int) -> None:  # type: ignore[no-untyped-def]
+    """The features of row `i`.
+
+    Args:
+        metrics: windows, shape (n, fields of `core.metrics.METRICS`).
+        limits: the limits in force, shape (n, fields of `LimitArrays`).
+        quantities: room to work, shape (n, `core.features.QUANTITIES`).
+        observations: where the features are written, shape (n, F), float32.
+        i: the row.
+    """
+    measured = metrics.shape[1]
+    for k in range(measured):
+        quantities[i, k] = metrics[i, k]
+    for k in range(limits.shape[1]):
+        quantities[i, measured + k] = limits[i, k]
+    _fill(quantities[i], observations[i])
+
+
+@parallel
+def run_rows(s: SchedulerState, until_ms, codes, records, metrics, limits, quantities, observations) -> None:  # type: ignore[no-untyped-def]
+    """Run, measure and observe every row; rows share nothing, so the number of threads changes no number.
+
+    Args:
+        s: state with a leading axis of simulations, n rows.
+        until_ms: times to reach, shape (n,); a row that is there already measures an empty window.
+        codes: where it is written how each `advance` ended, shape (n,), int64.
+        records: the windows as records of `core.metrics.METRICS`, shape (n,).
+        metrics: the same memory as numbers, see `observe`, like the rest.
+        limits: in force.
+        quantities: room to work.
+        observations: of the windows.
+    """
+    for i in prange(len(until_ms)):
+        one = row(s, i)
+        done, codes[i] = run_windows(one, math.inf, until_ms[i], records[i : i + 1])
+        if done == 0:
+            summarise(one, records[i : i + 1])
+            open_window(one)
+        observe(metrics, limits, quantities, observations, i)
