@@ -181,7 +181,7 @@ def vllm_step(root: Path, _: Path) -> Run:
     sys.path.insert(0, str(root / "tests" / ("helpers" if (root / "tests/helpers").exists() else "serving")))
     steps = importlib.import_module("adapter_vllm_steps")
     folder = Path(tempfile.mkdtemp())
-    tuned = steps.make_scheduler(vllm_config(steps, folder), {"tuner": "static-256"}, num_blocks=10_000)
+    tuned = steps.make_scheduler(vllm_config(steps, folder), {"tuner": "static-default"}, num_blocks=10_000)
     plain = type(tuned).__mro__[1](tuned.vllm_config, tuned.kv_cache_config, block_size=tuned.block_size)
 
     def seconds(scheduler: Any) -> float:

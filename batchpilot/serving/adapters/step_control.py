@@ -6,7 +6,7 @@ Plain numbers in and out, so that it knows no server. Times in ms.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from batchpilot.serving.adapters.hopeless import Hopeless
 from batchpilot.serving.adapters.promise_errors import PromiseErrors
@@ -89,7 +89,7 @@ class StepControl:
         told_ms = self.session.now_ms + self._errors.handover_ms
         return self._hopeless.take(self.session.limits().ttft_guard, told_ms, step_ms)
 
-    def token_budget(self, requests: int, decode_tokens: int, context_tokens: int) -> int:
+    def token_budget(self, requests: int, decode_tokens: int, context_tokens: int, *, prompts: bool = True) -> int:
         """Tokens that a step may compute: the token budget, cut to what keeps `step_target_ms`.
 
         Never less than requests that run need for their next tokens: a smaller budget would starve the last of them.
@@ -98,10 +98,11 @@ class StepControl:
             requests: that could be in the step, those that wait among them, >= 1; limits cut them to what may be.
             decode_tokens: what those that run need.
             context_tokens: what attention reads for them.
+            prompts: whether any prompt is left to compute; else there is nothing to cut.
         """
         limits = self.session.limits()
         budget = min(limits.token_budget or self._most_tokens, self._most_tokens)
-        if limits.step_target_ms is not None:
+        if limits.step_target_ms is not None and prompts:
             self._model.estimate = self.session.estimate or self._known
             most = self.active_requests()
             requests = max(min(requests, most), 1)
@@ -171,7 +172,7 @@ class StepControl:
         kv_used_fraction: float,
         prefills: Sequence[tuple[Hashable, int]],
         preempted: Sequence[Hashable],
-        emitted: Sequence[tuple[Hashable, int]],
+        emitted: Mapping[int, Sequence[Hashable]],
         finished: Sequence[Hashable],
     ) -> None:
         """A step ended.
@@ -184,7 +185,7 @@ class StepControl:
             kv_used_fraction: KV blocks in use, 0-1.
             prefills: requests with prompt tokens computed in it.
             preempted: requests that went back into the queue for it.
-            emitted: requests with the tokens they emitted.
+            emitted: requests by how many tokens each emitted.
             finished: requests that have said everything.
         """
         session = self.session
@@ -195,8 +196,8 @@ class StepControl:
             session.on_preempt(request)
         for request, computed in prefills:
             session.on_prefill(request, computed)
-        for request, count in emitted:
-            session.on_tokens(request, count)
+        for count, requests in emitted.items():
+            session.on_step_tokens(requests, count)
         for request in finished:
             session.on_finish(request)
         if tokens:

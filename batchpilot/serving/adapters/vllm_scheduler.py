@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from batchpilot.core import SLO
@@ -23,6 +23,7 @@ from batchpilot.serving.adapters.step_control import StepControl
 from batchpilot.serving.adapters.versions import check_version
 from batchpilot.serving.adapters.vllm_refusals import check_answerable, refusal
 from batchpilot.serving.adapters.vllm_settings import VLLMSettings
+from batchpilot.serving.adapters.vllm_steps import PlannedStep, StepReader, by_tokens
 
 with needing("the vLLM adapter", "vllm"):
     import vllm
@@ -36,17 +37,9 @@ check_version("vllm", vllm.__version__)
 
 _NOT_BEGUN = (RequestStatus.WAITING, RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR)
 
+_SAID_ALL = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.REPETITION)
 
-@dataclass(slots=True)
-class _PlannedStep:
-    """What a step was planned to compute, remembered until its output comes."""
-
-    began: float
-    batch_size: int
-    tokens: int
-    context_tokens: int
-    prefills: list[tuple[str, int]] = field(default_factory=list)
-    preempted: list[str] = field(default_factory=list)
+_finish_reason = attrgetter("finish_reason")
 
 
 class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not installed where types are checked
@@ -91,7 +84,8 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
             self.scheduler_config.enable_chunked_prefill and not self.scheduler_config.disable_chunked_mm_input
         )
         self._promise = settings.slo
-        self._planned: dict[int, _PlannedStep] = {}
+        self._reader = StepReader(self)
+        self._planned: dict[int, PlannedStep] = {}
         self._refused: list[tuple[int, Any]] = []
         self._last_output = 0.0
 
@@ -103,9 +97,11 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
         """
         is_new = request.request_id not in self.requests
         super().add_request(request)
-        if is_new:
-            with self.contained:
+        with self.contained:
+            if is_new:
                 self._hear_arrival(request)
+            else:
+                self._reader.expect([request.request_id])
 
     def schedule(self, throttle_prefills: bool = False) -> Any:
         """Plan a step under the tuner's present limits.
@@ -120,7 +116,7 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
         output = super().schedule(throttle_prefills)
         with self.contained:
             planned = self._planned[id(output)] = self._remember(began, output)
-            if goes_on:
+            if goes_on and len(self.requests) > len(self.running):
                 self._refuse_hopeless(planned)
         return output
 
@@ -189,13 +185,15 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
 
     def _set_limits(self, goes_on: bool) -> None:
         """The tuner's present limits, and an end to those who wait in vain unless the scheduler is paused."""
-        context_tokens = sum(request.num_computed_tokens for request in self.running)
-        decode_tokens = len(self.running) * (1 + self.num_spec_tokens)
-        requests = len(self.running) + len(self.waiting)
         self.max_num_active_reqs = self.control.active_requests()
+        decode_tokens = len(self.running) * (1 + self.num_spec_tokens)
+        prompts = not self._reader.all_decode
+        context_tokens = self._reader.context_tokens() if prompts else 0
         if self._may_split:
-            self.max_num_scheduled_tokens = self.control.token_budget(requests, decode_tokens, context_tokens)
-        if goes_on:
+            self.max_num_scheduled_tokens = self.control.token_budget(
+                len(self.running) + len(self.waiting), decode_tokens, context_tokens, prompts=prompts
+            )
+        if goes_on and prompts:
             self._refuse_hopeless()
             self._refuse_late(decode_tokens, context_tokens)
 
@@ -204,7 +202,7 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
         named = getattr(request.sampling_params, "extra_args", None) or {}
         return SLO_CLASSES.get(str(named.get("slo")), self._promise)
 
-    def _refuse_hopeless(self, planned: _PlannedStep | None = None) -> None:
+    def _refuse_hopeless(self, planned: PlannedStep | None = None) -> None:
         """Refuse waiting requests that are hopeless now, or will be when the planned step has ended."""
         step = (planned.batch_size, planned.tokens, planned.context_tokens) if planned else ()
         for request_id in self.control.hopeless(*step):
@@ -247,30 +245,21 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
         self.control.hear_ended(request.request_id)
         self.control.session.on_reject(request.request_id, reason)
 
-    def _remember(self, began: float, output: Any) -> _PlannedStep:
-        scheduled: dict[str, int] = output.num_scheduled_tokens
-        step = _PlannedStep(began, len(scheduled), output.total_num_scheduled_tokens, 0)
-        step.preempted = sorted(output.preempted_req_ids or ())
+    def _remember(self, began: float, output: Any) -> PlannedStep:
         for new in output.scheduled_new_reqs:
             prompt_tokens = self.requests[new.req_id].num_prompt_tokens
             self.control.hear_cached(prompt_tokens, min(new.num_computed_tokens, prompt_tokens))
             self.control.hear_begun(new.req_id)
             self.control.session.on_start(new.req_id)
-        for request_id, tokens in scheduled.items():
-            request = self.requests[request_id]
-            computed = request.num_computed_tokens - tokens  # vLLM has counted this step's tokens already
-            step.context_tokens += computed
-            # A request that lacks more than its last token is prefilled, for the first time or after a preemption.
-            if computed < max(request.num_prompt_tokens, request.num_tokens - 1):
-                step.prefills.append((request_id, tokens))
-        return step
+        return self._reader.read(began, output)
 
-    def _tell(self, planned: _PlannedStep, outputs: list[Any]) -> None:
+    def _tell(self, planned: PlannedStep, outputs: list[Any]) -> None:
         ended = time.perf_counter()
         # Steps overlap: this one could not begin on the device before the last one's output had come.
         duration_ms = 1000.0 * (ended - max(planned.began, self._last_output))
         self._last_output = ended
-        said_all = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.REPETITION)
+        reasons = list(map(_finish_reason, outputs))
+        some_ended = reasons.count(None) < len(reasons)
         self.control.hear_step(
             batch_size=planned.batch_size,
             tokens=planned.tokens,
@@ -279,8 +268,10 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
             kv_used_fraction=self.get_kv_cache_usage(),
             prefills=planned.prefills,
             preempted=planned.preempted,
-            emitted=[(output.request_id, len(output.new_token_ids)) for output in outputs if output.new_token_ids],
-            finished=[output.request_id for output in outputs if output.finish_reason in said_all],
+            emitted=by_tokens(outputs),
+            finished=[output.request_id for output in outputs if output.finish_reason in _SAID_ALL]
+            if some_ended
+            else [],
         )
 
 

@@ -34,7 +34,7 @@ def teach(control, clock, steps=20):
 def hear(control, **changes):
     """A step without requests' events."""
     plain = {"batch_size": 4, "tokens": 4, "context_tokens": 0, "duration_ms": 5.0, "kv_used_fraction": 0.0}
-    nothing = {"prefills": [], "preempted": [], "emitted": [], "finished": []}
+    nothing = {"prefills": [], "preempted": [], "emitted": {}, "finished": []}
     control.hear_step(**{**plain, **nothing, **changes})
 
 
@@ -147,9 +147,9 @@ def test_a_request_through_the_steps_becomes_a_window():
     clock.pass_ms(20.0)
     hear(control, tokens=200, prefills=[("a", 200)])
     clock.pass_ms(20.0)
-    hear(control, tokens=100, prefills=[("a", 100)], emitted=[("a", 1)])
+    hear(control, tokens=100, prefills=[("a", 100)], emitted={1: ["a"]})
     clock.pass_ms(10.0)
-    hear(control, tokens=1, emitted=[("a", 1)], finished=["a"])
+    hear(control, tokens=1, emitted={1: ["a"]}, finished=["a"])
     clock.pass_ms(60.0)
     control.session.tick()
     window = control.session.latest
