@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -39,7 +40,7 @@ _NOT_BEGUN = (RequestStatus.WAITING, RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT
 
 _SAID_ALL = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.REPETITION)
 
-_finish_reason = attrgetter("finish_reason")
+_outputs = attrgetter("outputs")
 
 
 class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not installed where types are checked
@@ -127,11 +128,13 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
             scheduler_output: the step as planned.
             model_runner_output: what came of it.
         """
+        before = len(self.running), len(self.requests)
         outputs: dict[int, Any] = super().update_from_output(scheduler_output, model_runner_output)
         planned = self._planned.pop(id(scheduler_output), None)
         if planned is not None:
             with self.contained:
-                self._tell(planned, [output for client in outputs.values() for output in client.outputs])
+                told = list(chain.from_iterable(map(_outputs, outputs.values())))
+                self._tell(planned, told, some_ended=(len(self.running), len(self.requests)) != before)
         for client, refused in self._refused:
             outputs.setdefault(client, EngineCoreOutputs()).outputs.append(refused)
         self._refused = []
@@ -253,13 +256,11 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
             self.control.session.on_start(new.req_id)
         return self._reader.read(began, output)
 
-    def _tell(self, planned: PlannedStep, outputs: list[Any]) -> None:
+    def _tell(self, planned: PlannedStep, outputs: list[Any], *, some_ended: bool) -> None:
         ended = time.perf_counter()
         # Steps overlap: this one could not begin on the device before the last one's output had come.
         duration_ms = 1000.0 * (ended - max(planned.began, self._last_output))
         self._last_output = ended
-        reasons = list(map(_finish_reason, outputs))
-        some_ended = reasons.count(None) < len(reasons)
         self.control.hear_step(
             batch_size=planned.batch_size,
             tokens=planned.tokens,
@@ -268,7 +269,7 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
             kv_used_fraction=self.get_kv_cache_usage(),
             prefills=planned.prefills,
             preempted=planned.preempted,
-            emitted=by_tokens(outputs),
+            emitted=by_tokens(outputs, 1 + self.num_spec_tokens),
             finished=[output.request_id for output in outputs if output.finish_reason in _SAID_ALL]
             if some_ended
             else [],

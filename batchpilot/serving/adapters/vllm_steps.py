@@ -46,6 +46,7 @@ class StepReader:
     def __init__(self, scheduler: Any) -> None:
         self._scheduler = scheduler
         self._prefilling: dict[str, None] = {}
+        self._ran, self._computed_tokens = 0, 0
 
     @property
     def all_decode(self) -> bool:
@@ -74,21 +75,37 @@ class StepReader:
         """
         scheduled: dict[str, int] = output.num_scheduled_tokens
         step = PlannedStep(began, len(scheduled), output.total_num_scheduled_tokens)
-        step.preempted = sorted(output.preempted_req_ids or ())
-        self.expect(step.preempted)
-        self.expect(new.req_id for new in output.scheduled_new_reqs)
-        step.prefills = self._prefills(scheduled)
+        if output.preempted_req_ids:
+            step.preempted = sorted(output.preempted_req_ids)
+            self.expect(step.preempted)
+        if output.scheduled_new_reqs:
+            self.expect(new.req_id for new in output.scheduled_new_reqs)
+        if self._prefilling:
+            step.prefills = self._prefills(scheduled)
         decoding = step.batch_size - len(step.prefills)
         decode_tokens = step.tokens - sum(tokens for _, tokens in step.prefills)
         if decode_tokens > decoding * (1 + self._scheduler.num_spec_tokens):
             # More than decoding needs: vLLM has lost what some had computed, as when a KV transfer failed.
             self.expect(scheduled)
             step.prefills = self._prefills(scheduled)
-        # vLLM has counted this step's tokens as computed already.
-        requests, running = self._scheduler.requests, self._scheduler.running
-        computing = running if len(running) == len(scheduled) else [requests[name] for name in scheduled]
-        step.context_tokens = sum(map(_computed_tokens, computing)) - step.tokens
+        step.context_tokens = self._context_of(step, scheduled)
         return step
+
+    def _context_of(self, step: PlannedStep, scheduled: dict[str, int]) -> int:
+        """What attention reads in a step: as much as all have computed before it."""
+        scheduler = self._scheduler
+        if len(scheduled) < len(scheduler.running):
+            self._ran = 0
+            computed: int = sum(map(_computed_tokens, map(scheduler.requests.__getitem__, scheduled)))
+            return computed - step.tokens
+        if step.prefills or len(scheduled) != self._ran or scheduler.num_spec_tokens:
+            # vLLM has counted this step's tokens as computed already.
+            self._ran, self._computed_tokens = len(scheduled), self.context_tokens()
+            return self._computed_tokens - step.tokens
+        # As many as in the last step and nobody new: they are the same, each with all that they computed then.
+        context_tokens = self._computed_tokens
+        self._computed_tokens += step.tokens
+        return context_tokens
 
     def _prefills(self, scheduled: dict[str, int]) -> list[tuple[str, int]]:
         """Who is prefilled in a step, with how many tokens; those with all of it are forgotten."""
@@ -106,17 +123,17 @@ class StepReader:
         return prefills
 
 
-def by_tokens(outputs: Sequence[Any]) -> dict[int, list[str]]:
+def by_tokens(outputs: Sequence[Any], most: int) -> dict[int, list[str]]:
     """Requests by how many tokens each emitted; those that emitted none are left out.
 
     Args:
         outputs: vLLM's outputs of a step.
+        most: tokens that a request can emit in a step.
     """
-    requests, counts = list(map(_request_id, outputs)), list(map(len, map(_new_tokens, outputs)))
-    if counts.count(1) == len(counts):
-        return {1: requests}
+    if most == 1 and all(map(_new_tokens, outputs)):
+        return {1: list(map(_request_id, outputs))}
     emitted: dict[int, list[str]] = {}
-    for request, count in zip(requests, counts, strict=True):
-        if count:
-            emitted.setdefault(count, []).append(request)
+    for output in outputs:
+        if output.new_token_ids:
+            emitted.setdefault(len(output.new_token_ids), []).append(output.request_id)
     return emitted

@@ -182,7 +182,10 @@ class InFlight:
             Those that do not decode with them, in order; they are to `emit` by themselves, and may `join`.
         """
         known = len(self._told)
-        if known == len(self._decoding) and told[:known] == self._told:
+        fresh: list[Hashable] = []
+        if told == self._told and known == len(self._decoding):
+            pass
+        elif known == len(self._decoding) and told[:known] == self._told:
             fresh = told[known:]
             if fresh and (len(set(fresh)) < len(fresh) or not self._decoding.isdisjoint(fresh)):
                 return told

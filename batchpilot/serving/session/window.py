@@ -154,6 +154,8 @@ class WindowRecorder:
         told = list(requests)
         fresh = self.requests.decode(told, tokens)
         self.now.generated_tokens += tokens * (len(told) - len(fresh))
+        if not fresh:
+            return []
         emitted = [self.emit(now_ms, request, tokens) for request in fresh]
         if fresh is not told:
             self.requests.join(told, fresh)

@@ -5,6 +5,7 @@ docs/adapters.md says how to install it.
 
 import importlib
 import itertools
+import random
 import time
 
 import pytest
@@ -192,6 +193,30 @@ def test_a_preempted_request_is_not_refused(config):
     scheduler.reset_prefix_cache(reset_running_requests=True)
     assert scheduler.requests["a"].status == RequestStatus.PREEMPTED
     assert step(scheduler)[1]["a"].new_token_ids == [7]
+
+
+def test_a_step_is_read_as_if_every_request_were_asked(config):
+    scheduler = scheduler_under(config, Limits(6, 200))
+    rng = random.Random(0)
+    for number in range(40):
+        scheduler.add_request(make_request(str(number), rng.randrange(1, 400), max_tokens=rng.randrange(1, 20)))
+    seen = []
+    while scheduler.requests:
+        if len(seen) % 17 == 16:
+            scheduler.reset_prefix_cache(reset_running_requests=True)
+        planned = plan_step(scheduler)
+        step_read = scheduler._planned[id(planned[0])]
+        asked = {name: scheduler.requests[name] for name in planned[0].num_scheduled_tokens}
+        done = {name: r.num_computed_tokens - planned[0].num_scheduled_tokens[name] for name, r in asked.items()}
+        prefilled = [name for name, r in asked.items() if done[name] < max(r.num_prompt_tokens, r.num_tokens - 1)]
+        assert step_read.context_tokens == sum(done.values())
+        assert sorted(name for name, _ in step_read.prefills) == sorted(prefilled)
+        seen.append((bool(prefilled), bool(step_read.preempted), len(asked) - len(prefilled)))
+        finish_step(scheduler, planned)
+    assert {prefills for prefills, _, _ in seen} == {True, False}
+    assert any(preempted for _, preempted, _ in seen)
+    assert scheduler.control.session._recorder.now.completions == 40
+    assert scheduler.contained.faults == 0
 
 
 def test_overlapping_steps_of_asynchronous_scheduling_count_each_request_once(config):
