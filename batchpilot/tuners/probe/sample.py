@@ -8,7 +8,7 @@ load does not fill behaves alike: such a window is neither an improvement nor a 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -182,32 +182,41 @@ def combine(samples: Sequence[Sample]) -> Sample:
     """
     if len(samples) == 1:
         return samples[0]
-    duration_ms = sum(sample.duration_ms for sample in samples)
-    busy_ms = sum(sample.busy_ms for sample in samples)
-    steps = sum(sample.steps for sample in samples)
-    generated_tokens = sum(sample.generated_tokens for sample in samples)
-
-    def mean(values: Iterable[float]) -> float:
-        weighted = zip(values, samples, strict=True)
-        return sum(value * sample.duration_ms for value, sample in weighted) / duration_ms
-
-    # The time an engine at its peak would have taken, as far as every window knows its peak.
-    known = all(sample.peak_tokens_per_s > 0 for sample in samples)
-    ideal_s = sum(sample.generated_tokens / sample.peak_tokens_per_s for sample in samples) if known else math.inf
-
-    return samples[-1]._replace(
+    duration_ms = busy_ms = ideal_s = utilisation = memory_efficiency = batch_size = 0.0
+    memory_fraction = memory_peak_mb = 0.0
+    steps = generated_tokens = prefill_tokens = arrivals = 0
+    for sample in samples:
+        time_ms, tokens, peak = sample.duration_ms, sample.generated_tokens, sample.peak_tokens_per_s
+        duration_ms += time_ms
+        busy_ms += sample.busy_ms
+        steps += sample.steps
+        generated_tokens += tokens
+        prefill_tokens += sample.prefill_tokens
+        arrivals += sample.arrivals
+        # The time an engine at its peak would have taken, as far as every window knows its peak.
+        ideal_s += tokens / peak if peak > 0 else math.inf
+        utilisation += sample.utilisation * time_ms
+        memory_efficiency += sample.memory_efficiency * time_ms
+        batch_size += sample.batch_size_mean * time_ms
+        memory_fraction = max(memory_fraction, sample.memory_fraction)
+        memory_peak_mb = max(memory_peak_mb, sample.memory_peak_mb)
+    last = samples[-1]
+    return Sample(
+        evidence=last.evidence,
+        end_ms=last.end_ms,
         duration_ms=duration_ms,
         busy_ms=busy_ms,
         steps=steps,
         generated_tokens=generated_tokens,
-        prefill_tokens=sum(sample.prefill_tokens for sample in samples),
-        arrivals=sum(sample.arrivals for sample in samples),
+        prefill_tokens=prefill_tokens,
         step_ms=busy_ms / steps,
         throughput_tokens_per_s=min(1000.0 * generated_tokens / busy_ms, _HUGE),
         peak_tokens_per_s=min(generated_tokens / ideal_s, _HUGE),
-        utilisation=mean(sample.utilisation for sample in samples),
-        memory_efficiency=mean(sample.memory_efficiency for sample in samples),
-        memory_fraction=max(sample.memory_fraction for sample in samples),
-        memory_peak_mb=max(sample.memory_peak_mb for sample in samples),
-        batch_size_mean=mean(sample.batch_size_mean for sample in samples),
+        utilisation=utilisation / duration_ms,
+        memory_efficiency=memory_efficiency / duration_ms,
+        memory_fraction=memory_fraction,
+        memory_peak_mb=memory_peak_mb,
+        memory_total_mb=last.memory_total_mb,
+        arrivals=arrivals,
+        batch_size_mean=batch_size / duration_ms,
     )
