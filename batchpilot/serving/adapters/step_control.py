@@ -206,14 +206,14 @@ class StepControl:
     def _learn(
         self,
         prefills: Sequence[tuple[Hashable, int]],
-        emitted: Sequence[tuple[Hashable, int]],
+        emitted: Mapping[int, Sequence[Hashable]],
         finished: Sequence[Hashable],
     ) -> None:
         """Hold first tokens and whole texts against what was predicted of them."""
         if not (prefills or finished):
             return
         now_ms, predicted_ms = self.session.now_ms, self._model.predicted_total_ms
-        spoke = {request for request, _ in emitted} if prefills else ()
+        spoke = set().union(*emitted.values()) if prefills else set[Hashable]()
         for request, _ in prefills:
             if request in spoke:
                 self._errors.hear_first(request, now_ms, predicted_ms)

@@ -184,7 +184,7 @@ def combine(samples: Sequence[Sample]) -> Sample:
         return samples[0]
     duration_ms = busy_ms = ideal_s = utilisation = memory_efficiency = batch_size = 0.0
     memory_fraction = memory_peak_mb = 0.0
-    steps = generated_tokens = prefill_tokens = arrivals = 0
+    steps = generated_tokens = prefill_tokens = arrivals = 0.0
     for sample in samples:
         time_ms, tokens, peak = sample.duration_ms, sample.generated_tokens, sample.peak_tokens_per_s
         duration_ms += time_ms

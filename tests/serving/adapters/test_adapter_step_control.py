@@ -304,7 +304,7 @@ def serve(control, clock, requests, *, gap_ms=0.0, held_up_ms=0.0, output=12, wa
             clock.pass_ms(5 + 0.02 * tokens + gap_ms)
             prefills = [] if token else [(name, 200)]
             finished = [name] if token == output - 1 else []
-            said = {"prefills": prefills, "emitted": [(name, 1)], "finished": finished}
+            said = {"prefills": prefills, "emitted": {1: [name]}, "finished": finished}
             hear(control, batch_size=1, tokens=tokens, duration_ms=5 + 0.02 * tokens, **said)
 
 
