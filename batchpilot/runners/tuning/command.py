@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,7 @@ from batchpilot.core.limits import TRACKS
 from batchpilot.core.names import lookup
 from batchpilot.core.provenance import config_hash, provenance, versions
 from batchpilot.envs.backends import SIMULATED
+from batchpilot.envs.scenarios import prepare
 from batchpilot.latency.model.parameter_file import read_parameters
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.options import (
@@ -40,6 +42,9 @@ from batchpilot.runners.torch.backends import BackendOption, chosen_server
 from batchpilot.runners.torch.calibration import labels_of
 from batchpilot.runners.torch.options import KvOption, ThreadsOption
 from batchpilot.runners.tuning.bench import OBJECTIVES, Bench, SimulatedBench, TorchBench
+from batchpilot.runners.tuning.live.command import Asked, tune_server
+from batchpilot.runners.tuning.live.study import Bounds
+from batchpilot.servers import KINDS as SERVERS
 from batchpilot.tuners.bayesian import SAMPLERS, make_sampler
 from batchpilot.workloads.readers import READERS
 
@@ -48,6 +53,16 @@ if TYPE_CHECKING:
     from batchpilot.tuners.bayesian.exploring import Exploration
 
 _TORCH_SCENARIO = "quick-chat"
+
+MOST_STARTS = 16
+"""Of a server, where --trials does not say."""
+
+_SEARCHED = (
+    *("backend", "sampler", "objective", "min_attainment", "max_memory", "seeds", "check_seeds", "grid", "jobs"),
+    *("storage", "device", "catalogue", "model", "tensor_parallel", "dtype", "threads", "kv_capacity_tokens"),
+    *("parameters", "requests"),
+)
+"""Options of a search on an engine of ours."""
 
 
 @reporting_mistakes
@@ -94,6 +109,17 @@ def tune(
     tpot_ms: TpotOption = None,
     requests: Annotated[int, typer.Option(min=1, help="Torch: how many requests each run serves, at most.")] = 60,
     out: Annotated[Path | None, typer.Option(help="Folder for results; reports/tune-NAME-TRACK when left out.")] = None,
+    server_name: Annotated[
+        str | None,
+        typer.Option("--server", help=f"Start this server with each setting instead: {', '.join(SERVERS)}."),
+    ] = None,
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- COMMAND ...]", help="--server: how it is started.")
+    ] = None,
+    minutes: Annotated[float, typer.Option(min=0.0, help="--server: begin no start that would end later.")] = math.inf,
+    start_timeout_s: Annotated[float, typer.Option(min=0.1, help="--server: how long a start may take.")] = 900.0,
+    grace_s: Annotated[float, typer.Option(min=0.1, help="--server: wait for answers after the last request.")] = 60.0,
+    served_model: Annotated[str | None, typer.Option(help="--server: what requests name; its first model.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the trials that the study holds.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace the study and the results.")] = False,
     as_json: JsonOption = False,
@@ -101,6 +127,31 @@ def tune(
     """Find the best fixed limits, hold them against references, also on seeds not tuned on, and write what to paste."""
     if trace is None:
         refuse(context, "without --trace", "trace_format", "rate", "start_s", "duration_s")
+    how = {"format": trace_format, "rate": rate, "start_s": start_s, "duration_s": duration_s}
+    if server_name is not None:
+        refuse(context, "with --server", *_SEARCHED)
+        load = _named(scenario_name, None if trace is None else replay_of(trace, **how), backend)
+        run = prepare(Changes(ttft_ms=ttft_ms, tpot_ms=tpot_ms).of(load), first_seed)
+        asked = Asked(
+            server=server_name,
+            command=command or [],
+            requests=run.requests,
+            load=run.scenario.content(),
+            track=track,
+            bounds=Bounds(trials if was_given(context, "trials") else MOST_STARTS, minutes),
+            start_s=start_timeout_s,
+            grace_s=grace_s,
+            seed=first_seed,
+            model=served_model,
+            folder=out or Path("reports") / f"tune-{server_name}-{trace.stem if trace else load.name}",
+            resume=resume,
+            overwrite=overwrite,
+        )
+        tune_server(asked, as_json=as_json)
+        return
+    refuse(context, "without --server", "minutes", "start_timeout_s", "grace_s", "served_model")
+    if command:
+        raise ValueError(f"{' '.join(command)!r} is no option; a server's command line comes with --server")
     server = chosen_server(
         backend,
         model=model,
@@ -121,7 +172,6 @@ def tune(
     make_sampler(sampler, first_seed)
     if resume and overwrite:
         raise ValueError("--resume and --overwrite are both given; a study is either kept or replaced")
-    how = {"format": trace_format, "rate": rate, "start_s": start_s, "duration_s": duration_s}
     named = _named(scenario_name, None if trace is None else replay_of(trace, **how), backend)
     if server is not None:
         chosen, grid = Changes(ttft_ms=ttft_ms, tpot_ms=tpot_ms).of(named), False

@@ -43,7 +43,7 @@ def kubernetes(name: str, server: ServerFlags, started: Started, limits: Limits)
 
 
 def llm_d(name: str, server: ServerFlags, started: Started, limits: Limits) -> dict[str, Any]:
-    """Values of llm-d's `llm-d-modelservice` chart, which writes `vllm serve MODEL` and the port itself.
+    """Values of llm-d's `llm-d-modelservice` chart, which writes the program, the model and the port itself.
 
     Args:
         name: of the container.

@@ -1,4 +1,4 @@
-"""vLLM: `vllm serve MODEL --max-num-seqs 64`, and the YAML file of its `--config`."""
+"""vLLM: `vllm serve ... --max-num-seqs 64`, and the YAML file of its `--config`."""
 
 from __future__ import annotations
 
