@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from batchpilot.core.limits import Limits
-from batchpilot.engines.simulated.engine import EngineConfig, SimulatedEngine
+from batchpilot.engines import EngineConfig, SimulatedEngine
 from batchpilot.engines.simulated.simulation import run_engine
 from batchpilot.latency.fitting.observations import Observations
 from batchpilot.latency.fitting.saturation_fit import fit
