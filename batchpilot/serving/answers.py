@@ -247,7 +247,7 @@ class AnswerReader:
             self.tokens = max(self.tokens, by_text)
 
     def _failed(self, error: object, beside: Mapping[str, Any] | None = None) -> None:
-        self._busy, self._no_room = is_busy(error, beside), bool(_NO_ROOM.search(str(error)))
+        self._busy, self._no_room = is_busy(error, beside), is_out_of_room(str(error))
         if isinstance(error, Mapping):
             error = error.get("message") or error
         self.error = str(error)[:_MOST_TOLD]
@@ -279,13 +279,22 @@ def refusal(status: int, told: str) -> str:
         `REFUSED`, `REFUSED_BY_GUARD` or `FAILED`.
     """
     if status not in REFUSALS:
-        return REFUSED if _NO_ROOM.search(told) and status >= 500 else FAILED
+        return REFUSED if is_out_of_room(told) and status >= 500 else FAILED
     data = parsed(told.encode())
     error = data.get("error") if isinstance(data, dict) else None
     code = error.get("code") if isinstance(error, dict) else None
     if isinstance(code, str) and code.startswith("upstream_"):
         return FAILED
     return REFUSED_BY_GUARD if REFUSED_BY_GUARD in told else REFUSED
+
+
+def is_out_of_room(told: str) -> bool:
+    """Whether a server says that what its requests hold together no longer fits into its KV cache.
+
+    Args:
+        told: its words.
+    """
+    return bool(_NO_ROOM.search(told))
 
 
 def shown(told: str) -> str:

@@ -54,6 +54,9 @@ def gateway(
     poll_s: Annotated[float, typer.Option(help="How often to read the server's /metrics, 0 for never.")] = 1.0,
     largest_body_mb: Annotated[float, typer.Option(help="A larger completion request is refused.")] = 32.0,
     bodies_mb: Annotated[float, typer.Option(help="Bodies hold no more in memory, all together.")] = MOST_MB,
+    cache_tokens: Annotated[
+        int | None, typer.Option(help="The server's KV cache, if it fails when that is full: llama.cpp's --ctx-size.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the tuner.")] = 0,
     host: Annotated[str, typer.Option(help="Where to listen; others than loopback need a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen.")] = 8080,
@@ -72,6 +75,7 @@ def gateway(
         poll_s=poll_s,
         largest_body_mb=largest_body_mb,
         bodies_mb=bodies_mb,
+        cache_tokens=cache_tokens,
         token=chosen_token(token_file),
     )
     check_binding(host, settings.token)

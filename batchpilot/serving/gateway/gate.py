@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from batchpilot.core import Limits
 from batchpilot.serving.gateway.backlog import Backlog
+from batchpilot.serving.gateway.cache_room import CacheRoom
 from batchpilot.serving.gateway.service import ServiceModel
 from batchpilot.serving.gateway.stalls import Stalls
 from batchpilot.serving.gateway.waiting import RefusedError, Ticket, WaitingLine
@@ -31,6 +32,7 @@ class Gate:
     Args:
         limits: the limits in force.
         now_ms: the clock.
+        cache_tokens: what the upstream's KV cache holds, None for unknown.
 
     Attributes:
         line: who waits.
@@ -38,14 +40,18 @@ class Gate:
         texts: how many they have generated at once: what a batch size counts.
         service: what is predicted of the upstream.
         stalls: when nothing can be learned of it.
+        cache: room in the upstream's KV cache.
     """
 
-    def __init__(self, limits: Callable[[], Limits], now_ms: Callable[[], float]) -> None:
+    def __init__(
+        self, limits: Callable[[], Limits], now_ms: Callable[[], float], cache_tokens: int | None = None
+    ) -> None:
         self.line = WaitingLine()
         self.inside: dict[Ticket, None] = {}
         self.texts = 0
         self.service = ServiceModel()
         self.stalls = Stalls()
+        self.cache = CacheRoom(cache_tokens)
         self._limits, self._now_ms = limits, now_ms
         self._backlog = Backlog()
         self._gap_ms, self._left_ms = 0.0, math.nan
@@ -83,6 +89,7 @@ class Gate:
             del self.inside[ticket]
             self.texts -= ticket.completion.choices
             self._backlog.computed(ticket)
+            self.cache.leave(ticket)
             self._count_departure()
         self.move()
 
@@ -116,6 +123,10 @@ class Gate:
             return
         if self.stalls.awake_since(first_ms, now_ms):
             self.service.hear_answer(ticket.crowd / ticket.spoken_tokens, (now_ms - first_ms) / (each - 1.0))
+
+    def hear_overflow(self) -> None:
+        """The upstream has run out of room in its KV cache."""
+        self.cache.hear_overflow(self.inside, self._now_ms())
 
     def move(self) -> None:
         """Let go whoever may, and tell those no who can no longer be served in time."""
@@ -167,7 +178,7 @@ class Gate:
         if not self.inside:
             return True
         texts = self.texts + ticket.completion.choices
-        if texts > limits.batch_size:
+        if texts > limits.batch_size or not self.cache.fits(ticket.completion, self.line.usual_output_tokens):
             return False
         return limits.step_target_ms is None or self.service.keeps_pace(texts, limits.step_target_ms)
 
@@ -220,6 +231,7 @@ class Gate:
             return
         asked, now_ms = ticket.completion, self._now_ms()
         self.inside[ticket] = None
+        self.cache.enter(ticket, self.line.usual_output_tokens)
         self.texts += asked.choices
         ticket.sent_ms = self._sent_ms = now_ms
         ticket.ahead_tokens = self._backlog.tokens(now_ms) + asked.prompt_tokens

@@ -51,7 +51,7 @@ class Gateway:
         self.draining = False
         self._session, self._settings = session, settings
         self._upstream = Upstream(settings)
-        self._gate = Gate(self._limits, self._now_ms)
+        self._gate = Gate(self._limits, self._now_ms, settings.cache_tokens)
         self._observer = Observer(session, self._gate)
         self._exchange = Exchange(settings, self._upstream, self._gate, self._observer, self._now_ms)
         self._reading: UpstreamMetrics | None = None
@@ -93,6 +93,7 @@ class Gateway:
             "running": len(gate.inside),
             "waiting": len(gate.line),
             "queued_tokens": gate.queued_tokens,
+            "cache_tokens": gate.cache.capacity_tokens if math.isfinite(gate.cache.capacity_tokens) else None,
             "held_body_bytes": self._exchange.bodies.held_bytes,
             "limits_not_held": [name for name in NOT_HELD if getattr(self._session.limits(), name) is not None],
             "predicted_ttft_s": gate.predicted_ttft_ms(1) / 1000.0,

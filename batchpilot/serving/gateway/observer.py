@@ -6,7 +6,7 @@ import math
 from collections import Counter
 
 from batchpilot.core import SLO
-from batchpilot.serving.answers import FAILED, SERVED, AnswerReader
+from batchpilot.serving.answers import FAILED, SERVED, AnswerReader, is_out_of_room
 from batchpilot.serving.gateway.answers import INVALID, UNREAD
 from batchpilot.serving.gateway.completions import Completion, unstreamed_slo
 from batchpilot.serving.gateway.figures import Figures
@@ -106,6 +106,8 @@ class Observer:
         elif outcome == FAILED:
             self.failed(ticket, why)
         else:
+            if is_out_of_room(why):
+                self._gate.hear_overflow()
             self.refused(ticket, "refused_on_arrival", "refused_upstream")
 
     def refused(self, ticket: Ticket, code: str, where: str | None = None) -> None:

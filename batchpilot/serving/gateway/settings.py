@@ -31,6 +31,8 @@ class GatewaySettings:
             body there is no room is refused. At least one of the largest finds room.
         body_s: a completion request's body must have come within so long; others may take as much longer as they have
             bytes, at `LEAST_BYTES_PER_S`.
+        cache_tokens: what the upstream's KV cache holds, for one that ends its requests with an error when it is full:
+            llama.cpp's `--ctx-size` with a unified cache. None to learn it the first time.
         token: needed to change the tuner of an upstream of ours; None where only this machine may ask the gateway.
 
     Raises:
@@ -47,6 +49,7 @@ class GatewaySettings:
     largest_body_mb: float = 32.0
     bodies_mb: float = MOST_MB
     body_s: float = 30.0
+    cache_tokens: int | None = None
     token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -67,5 +70,7 @@ class GatewaySettings:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} is {value}; it must be above 0")
+        if self.cache_tokens is not None and self.cache_tokens < 1:
+            raise ValueError(f"cache_tokens is {self.cache_tokens}; it must be >= 1, or left out to be learned")
         if not (math.isfinite(self.poll_s) and self.poll_s >= 0):
             raise ValueError(f"poll_s is {self.poll_s}; it must be >= 0 s, 0 for never")
