@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable
 
-_MEMORY = 50.0
+_MEMORY = 20.0
 """Requests after which one counts for 1/e."""
 
 FEWEST_REQUESTS = 5

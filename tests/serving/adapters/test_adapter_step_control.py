@@ -334,8 +334,8 @@ def test_whoever_waits_hears_of_a_refusal_while_the_promise_stands():
     control, clock = control_of(Limits(16, ttft_guard=1.0))
     teach(control, clock)
     serve(control, clock, 200, waited_ms=80.0)
-    control.hear_waiting("late", 200, 1000.0, 0.0)
-    clock.pass_ms(905.0)
+    control.hear_waiting("late", 200, 1000.0, 80.0)
+    clock.pass_ms(825.0)
     assert control.hopeless() == []
     clock.pass_ms(10.0)
     assert control.hopeless() == ["late"]  # told now it hears after 995 ms
