@@ -23,6 +23,7 @@ class Setting:
         seed: seeds random draws, if the tuner makes any.
         track: the fields that a tuner which searches may move, one of `TRACKS`.
         latency: what is believed of the engine's step latency, from a calibration or the catalogue; None for nothing.
+        not_held: limits that the server cannot hold, which nobody who plans should count on.
     """
 
     config: TunerConfig = field(default_factory=TunerConfig)
@@ -31,6 +32,7 @@ class Setting:
     seed: int = 0
     track: str = "limits"
     latency: SaturationParameters | None = None
+    not_held: tuple[str, ...] = ()
 
     def limits(self, batch_size: int) -> Limits:
         """The base limits with another batch size.

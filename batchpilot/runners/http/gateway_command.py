@@ -19,7 +19,7 @@ from batchpilot.runners.options import refuse, reporting_mistakes
 from batchpilot.runners.selection import chosen_tuner, find_tuner_config, parse_limits
 from batchpilot.serving.doors.bodies import MOST_MB
 from batchpilot.serving.doors.origins import check_binding
-from batchpilot.serving.gateway.settings import GatewaySettings
+from batchpilot.serving.gateway.settings import NOT_HELD, GatewaySettings
 from batchpilot.serving.interpreter import share_sooner
 from batchpilot.serving.rehearsal import rehearse
 from batchpilot.serving.session.session import TunerSession
@@ -86,7 +86,7 @@ def gateway(
         latency = None if parameters is None else SaturationParameters.from_yaml(parameters)
         section = find_tuner_config(config)
         tuner = chosen_tuner(tuner, config, section, DEFAULT_TUNER)
-        setting = Setting(section, SERVER_DEFAULT, slo, seed, track, latency)
+        setting = Setting(section, SERVER_DEFAULT, slo, seed, track, latency, not_held=NOT_HELD)
         rehearse(make_strategy(tuner, setting))
         strategy = make_strategy(tuner, setting)
     serve(gateway_session(strategy, window_ms), settings, host, port)

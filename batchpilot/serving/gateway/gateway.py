@@ -16,7 +16,7 @@ from batchpilot.serving.gateway.exchange import Exchange
 from batchpilot.serving.gateway.exposition import exposition
 from batchpilot.serving.gateway.gate import Gate
 from batchpilot.serving.gateway.observer import Observer
-from batchpilot.serving.gateway.settings import GatewaySettings
+from batchpilot.serving.gateway.settings import NOT_HELD, GatewaySettings
 from batchpilot.serving.gateway.upstream import Upstream
 from batchpilot.serving.gateway.upstream_metrics import UpstreamMetrics, read_upstream_metrics
 from batchpilot.serving.session.session import TunerSession
@@ -28,9 +28,6 @@ MOST_METRICS_BYTES = 2**24
 
 SWEEP_S = 0.05
 """How often windows are closed and those who wait without a chance are told no."""
-
-NOT_HELD = ("token_budget", "max_wait_ms")
-"""Limits that a gateway cannot hold: they belong to the upstream's steps."""
 
 
 class Gateway:

@@ -6,6 +6,7 @@ Calibrated by every request that passes, so nothing needs to be known of the ups
 from __future__ import annotations
 
 import math
+from collections import deque
 
 from batchpilot.serving.session.prediction import OnlineLine
 
@@ -22,6 +23,9 @@ TOO_BLEAK, IN_A_ROW = 2.0, 3
 """So many first tokens in a row that came in half the predicted time: what was learned is of another server or of a
 hiccup, and is forgotten. Without it a guard that refuses everybody would never hear that it is wrong."""
 
+WITNESSES, FEWEST_WITNESSES = 20, 3
+"""Latest answers that are asked whether so many requests kept the pace, and how many of them must know."""
+
 ALWAYS = 4
 """So many always go: of fewer requests nobody learns what more would cost, and small batches are not always quicker."""
 
@@ -37,6 +41,7 @@ class ServiceModel:
         self._first_error_ms = self._token_error_ms = 0.0
         self._widest = self._usual = 0.0
         self._bleak = 0
+        self._answers: deque[tuple[float, float]] = deque(maxlen=WITNESSES)
 
     def hear_first_token(self, prompt_tokens: int, taken_ms: float) -> None:
         """A request got its first token from the upstream.
@@ -79,6 +84,7 @@ class ServiceModel:
             crowd: mean number of requests at the upstream while it spoke.
             tpot_ms: its mean time per token after the first.
         """
+        self._answers.append((crowd, tpot_ms))
         if self._step.points >= FEWEST:
             error_ms = abs(tpot_ms - self._step.predict(crowd))
             self._token_error_ms += (error_ms - self._token_error_ms) / _REQUESTS
@@ -110,7 +116,9 @@ class ServiceModel:
     def keeps_pace(self, requests: int, target_ms: float) -> bool:
         """Whether so many requests at the upstream leave the time per token within a target.
 
-        `ALWAYS` always do. Beyond the concurrency that was seen it grows by a quarter at a time.
+        `ALWAYS` always do. Beyond the concurrency that was seen it grows by a quarter at a time. Where the line through
+        steps says no, answers that had nearly as many beside them are asked: a step that computes a prompt is long and
+        has one request more, so at light load the line is too steep, and would keep itself from ever seeing more.
 
         Args:
             requests: how many.
@@ -120,4 +128,12 @@ class ServiceModel:
             return True
         if requests > _BEYOND * self._widest + 1.0:
             return False
-        return not self.token_ms(requests) > target_ms
+        return not self.token_ms(requests) > target_ms or self._was_kept(requests, target_ms)
+
+    def _was_kept(self, requests: int, target_ms: float) -> bool:
+        """Whether answers with at most a quarter fewer at the upstream kept the target, their usual error added."""
+        known = [tpot_ms for crowd, tpot_ms in self._answers if _BEYOND * crowd + 1.0 >= requests]
+        if len(known) < FEWEST_WITNESSES:
+            return False
+        mean_ms = sum(known) / len(known)
+        return mean_ms + sum(abs(tpot_ms - mean_ms) for tpot_ms in known) / len(known) <= target_ms

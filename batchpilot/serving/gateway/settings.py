@@ -13,6 +13,9 @@ from batchpilot.serving.texts import TokenCount, count_by_bytes
 COMPLETION_PATHS = ("/v1/completions", "/v1/chat/completions")
 """Requests that wait at the gate; everything else goes straight through."""
 
+NOT_HELD = ("token_budget", "max_wait_ms")
+"""Limits that a gateway cannot hold: they belong to the upstream's steps."""
+
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:

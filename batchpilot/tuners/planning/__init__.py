@@ -22,7 +22,13 @@ def model_based(setting: Setting, **options: Any) -> Tuner:
     from batchpilot.tuners.planning.tuner import PlanningTuner
 
     return PlanningTuner(
-        setting.track, setting.base, latency=setting.latency, slo=setting.slo, seed=setting.seed, **options
+        setting.track,
+        setting.base,
+        latency=setting.latency,
+        slo=setting.slo,
+        seed=setting.seed,
+        not_held=setting.not_held,
+        **options,
     )
 
 

@@ -34,6 +34,9 @@ STEP_TARGETS = (0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.1, 1.25, 
 GRIDS_OF_PLANS = GRIDS | {"step_target_ms": Grid("step_target_ms", STEP_TARGETS, times_tpot_target=True)}
 """Step targets lie closer where they matter, just below the promise."""
 
+WITHIN_PROMISE = Grid("step_target_ms", tuple(share for share in STEP_TARGETS if share <= 1.0), times_tpot_target=True)
+"""Of a server that holds no token budget, a gateway's: without a step target nothing would bound its steps."""
+
 FUTURES = 8
 HEATS = 2
 
@@ -76,9 +79,10 @@ class PlanningTuner(Tuner):
         seed: of the guesses.
         futures: guesses a decision, >= 2.
         most_work: of a plan, see `MOST_WORK`; >= 1.
+        not_held: limits that the server cannot hold: what a plan expects of them would not come true.
 
     Raises:
-        ValueError: no such track, too few futures, or no work allowed.
+        ValueError: no such track, too few futures, no work allowed, or nothing left to move.
     """
 
     name = "model-based"
@@ -94,14 +98,18 @@ class PlanningTuner(Tuner):
         seed: int = 0,
         futures: int = FUTURES,
         most_work: int = MOST_WORK,
+        not_held: tuple[str, ...] = (),
     ) -> None:
         for option, value, lowest in (("futures", futures, HEATS), ("most_work", most_work, 1)):
             if value < lowest:
                 raise ValueError(f"{option} is {value}; it must be >= {lowest}")
-        fields = lookup(TRACKS, track, "track")
+        fields = tuple(name for name in lookup(TRACKS, track, "track") if name not in not_held)
         self._estimate = Estimate(latency)
         self._slo, self._seed, self._futures, self._most_work = slo, seed, futures, most_work
-        self._fields = MOVED.get(track, fields)
+        self._fields = tuple(name for name in MOVED.get(track, fields) if name not in not_held)
+        if not self._fields:
+            raise ValueError(f"track {track!r} moves only what the server cannot hold ({', '.join(not_held)})")
+        self._grids = GRIDS_OF_PLANS | ({"step_target_ms": WITHIN_PROMISE} if "token_budget" in not_held else {})
         self._anchor_at(starting_limits(fields, base, self._estimate.parameters, slo))
         self._twin = Twin()
         self._tpot_ms = math.inf
@@ -242,7 +250,7 @@ class PlanningTuner(Tuner):
         self._windows_heard, self._changes, self._reason = heard, changes, reason
 
     def _anchor_at(self, start: Limits) -> None:
-        grids = [GRIDS_OF_PLANS[name] for name in self._fields]
+        grids = [self._grids[name] for name in self._fields]
         self._start = start
         self._table = ActionTable(self._fields, start, "absolute", grids=grids)
         self._search = CoordinateSearch(self._table, HEATS, self._futures)

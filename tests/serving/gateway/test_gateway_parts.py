@@ -494,3 +494,29 @@ def test_any_other_page_says_nothing(page):
 def test_an_upstream_must_be_an_address(upstream):
     with pytest.raises(ValueError, match=r"must be the address of a server|leave out /v1"):
         GatewaySettings(upstream)
+
+
+def lightly_loaded(answers):
+    """A server of 50 ms a step, of whose steps each eighth computes a prompt of another request and takes 190 ms."""
+    model = ServiceModel()
+    for number in range(200):
+        model.hear_step(3 + (number % 8 == 0), 190.0 if number % 8 == 0 else 50.0)
+    for crowd, tpot_ms in answers:
+        model.hear_answer(crowd, tpot_ms)
+    return model
+
+
+def test_prompts_at_light_load_do_not_keep_a_fifth_request_out():
+    assert lightly_loaded([]).token_ms(5) > 105.0
+    assert not lightly_loaded([(3.6, 70.0)] * 2).keeps_pace(5, 105.0)  # too few to know
+    assert lightly_loaded([(3.6, 70.0)] * 5).keeps_pace(5, 105.0)
+
+
+def test_answers_that_were_slow_or_had_few_beside_them_are_no_proof():
+    assert not lightly_loaded([(3.6, 110.0)] * 20).keeps_pace(5, 105.0)
+    assert not lightly_loaded([(3.6, 70.0), (3.6, 140.0)] * 5).keeps_pace(5, 105.0)
+    assert not lightly_loaded([(2.0, 55.0)] * 20).keeps_pace(5, 105.0)
+
+
+def test_what_answers_prove_still_grows_a_quarter_at_a_time():
+    assert not lightly_loaded([(40.0, 55.0)] * 20).keeps_pace(8, 105.0)

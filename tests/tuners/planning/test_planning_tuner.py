@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchpilot.baselines import Setting
 from batchpilot.configs.scenario import scenario
 from batchpilot.core.actions import ActionTable
 from batchpilot.core.details import IN_FLIGHT, WindowDetails
@@ -22,6 +23,7 @@ from batchpilot.tuners import make_tuner
 from batchpilot.tuners.planning.search import CoordinateSearch
 from batchpilot.tuners.planning.starting import starting_limits
 from batchpilot.tuners.planning.traffic import Traffic
+from batchpilot.tuners.registry import build_tuner
 
 LATENCY = SaturationParameters(p_max=20.0, k_b=0.12, k_s=0.005, tau_0=10.0, tau_b=0.02, tau_c=1e-4)
 
@@ -214,3 +216,31 @@ def test_a_state_of_another_track_is_refused():
     state = make_tuner("model-based", track="guarded").state_dict()
     with pytest.raises(ValueError, match="ttft_guard"):
         make_tuner("model-based", track="limits").load_state_dict(state)
+
+
+def behind_a_door(prepared, **changes):
+    """A planner of a server that holds no token budget, as a gateway's."""
+    slo = SLO(float(prepared.requests.ttft_target_ms.min()), float(prepared.requests.tpot_target_ms.min()))
+    setting = Setting(base=Limits(256, 2048), slo=slo, track="guarded", latency=prepared.engine.believed_latency())
+    return build_tuner("model-based", replace(setting, **changes))
+
+
+def test_plans_leave_alone_what_the_server_cannot_hold_and_never_take_the_step_target_off():
+    prepared = prepare(scenario("overload-1.3-a100"), 0)
+    assert "token_budget" in behind_a_door(prepared).state_dict()["fields"]
+    tuner = behind_a_door(prepared, not_held=("token_budget",))
+    assert tuner.state_dict()["fields"] == ["step_target_ms", "ttft_guard"]
+    asked = []
+    tell = tuner.tell
+    tuner.tell = lambda metrics: (tell(metrics), asked.append(tuner.ask()))
+    engine = SimulatedEngine(prepared.engine, prepared.requests, record_steps=True)
+    run_engine(engine, tuner, window_ms=1000.0, horizon_ms=20_000.0)
+    promised_ms = float(prepared.requests.tpot_target_ms.max())
+    assert len({limits.step_target_ms for limits in asked}) > 1
+    assert {limits.token_budget for limits in asked} == {2048}
+    assert all(limits.step_target_ms <= promised_ms for limits in asked)
+
+
+def test_a_track_of_which_the_server_holds_nothing_is_refused():
+    with pytest.raises(ValueError, match="cannot hold"):
+        behind_a_door(prepare(scenario("quick-chat"), 0), track="batch", not_held=TRACKS["batch"])
