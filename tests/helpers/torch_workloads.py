@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +17,9 @@ POOL = 40
 LONGEST_OUTPUT = 16
 torch.set_num_threads(1)  # Tiny models: more threads only wait for one another.
 
+DEVICE = os.environ.get("BATCHPILOT_TORCH_DEVICE", "cpu")
+"""Where the engine runs; `benchmarks/gpu_check.py` asks for others. The model's own answers are the processor's."""
+
 
 def runner(name="tiny-llama", dtype="float32"):
     return _runner(name, dtype)
@@ -23,7 +27,7 @@ def runner(name="tiny-llama", dtype="float32"):
 
 @lru_cache
 def _runner(name, dtype):
-    return ModelRunner(name, dtype=dtype, kv_capacity_tokens=1024, block_size=BLOCK, step_tokens=256)
+    return ModelRunner(name, device=DEVICE, dtype=dtype, kv_capacity_tokens=1024, block_size=BLOCK, step_tokens=256)
 
 
 def own_model(name="tiny-llama", dtype="float32"):
