@@ -214,9 +214,12 @@ class Problem:
         off, by_prediction = off * self.roots, by_prediction * self.roots
         loss, first, second = _influence(off, outlier)
         first, second = self._of_steps(first * by_prediction), self._of_steps(second * by_prediction**2)
-        slopes = slopes[self.free] * self.per_coordinate(p)[:, None]
-        both = product(np.vstack([slopes * second, first]), slopes)
-        curvature, slope = both[:-1], both[-1]
+        slopes, per_coordinate = slopes[self.free], self.per_coordinate(p)
+        weighted = np.empty((len(slopes) + 1, slopes.shape[1]))
+        np.multiply(slopes, second, out=weighted[:-1])
+        weighted[-1] = first
+        both = product(weighted, slopes) * per_coordinate
+        curvature, slope = both[:-1] * per_coordinate[:, None], both[-1]
         if self._target is not None:
             more, first, second = _influence(self._pull * (u - self._target), outlier)
             loss += more

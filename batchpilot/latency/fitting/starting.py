@@ -81,24 +81,23 @@ def _solved(
     terms = {"tau_0": np.ones_like(T), "tau_b": B, "tau_s": S, "tau_c": C, "tau_e": S / (S + s_e)}
     solved_for = [name for name in _LINEAR if name not in problem.fixed]
     fixed_work = np.zeros_like(T) if problem.fixed.get("w_0") == 0 else per_throughput
-    columns = np.stack([w_1 * S * per_throughput, fixed_work, *(terms[name] for name in solved_for)], axis=1)
+    columns = np.stack([w_1 * S * per_throughput, fixed_work, *(terms[name] for name in solved_for)])
     target = T - sum(problem.fixed[name] * terms[name] for name in _LINEAR if name in problem.fixed)
     weights = roots * problem.residuals(T, T)[1]
-    scales = np.maximum(np.abs(columns * weights[:, None]).max(axis=0), 1e-300)
-    both = np.column_stack([columns / scales, target])
-    factors = np.ones_like(T)
-    solution = np.zeros(columns.shape[1])
-    for _ in range(1 if outlier is None else 4):
-        by_row = (weights * factors)[:, None]
+    scales = np.maximum(np.abs(columns * weights).max(axis=1), 1e-300)
+    both = np.vstack([columns / scales[:, None], target])
+    weighted = both * weights
+    solution = np.zeros(len(columns))
+    for again in range(1 if outlier is None else 4):
+        if again:
+            off = (solution @ both[:-1] - target) * weights
+            weighted = both * (weights / np.sqrt(1.0 + (off / outlier) ** 2))
         # Columns and target with few rows and the same products have the same solution, near enough for a start.
-        weighted = both * by_row
-        products = weighted.T @ weighted
+        products = weighted @ weighted.T
         products.flat[:: len(products) + 1] *= 1.0 + _ROUNDING
         triangle = np.linalg.cholesky(products).T
-        solution = nnls(triangle[:, :-1], triangle[:, -1])[0] / scales
-        if outlier is not None:
-            off = (columns @ solution - target) * weights
-            factors = 1.0 / np.sqrt(1.0 + (off / outlier) ** 2)
+        solution = nnls(triangle[:, :-1], triangle[:, -1])[0]
+    solution /= scales
     low, high = FEASIBLE["p_max"]
     p_max = float(np.clip(1.0 / max(solution[0], 1e-300), low, high))
     found = dict(zip(solved_for, map(float, solution[2:]), strict=True))
