@@ -67,16 +67,16 @@ class Limits:
     discipline: str | None = None
 
     def __post_init__(self) -> None:
-        for name, lowest in (("batch_size", 1), ("token_budget", 1), ("max_queued_tokens", 0)):
-            value = getattr(self, name)
-            if type(value) is int and value >= lowest:
-                continue
-            if value is not None or name == "batch_size":
-                object.__setattr__(self, name, _whole(name, value, lowest))
+        batch_size, token_budget, queued = self.batch_size, self.token_budget, self.max_queued_tokens
+        if type(batch_size) is not int or batch_size < 1:
+            object.__setattr__(self, "batch_size", _whole("batch_size", batch_size, 1))
+        if token_budget is not None and (type(token_budget) is not int or token_budget < 1):
+            object.__setattr__(self, "token_budget", _whole("token_budget", token_budget, 1))
+        if queued is not None and (type(queued) is not int or queued < 0):
+            object.__setattr__(self, "max_queued_tokens", _whole("max_queued_tokens", queued, 0))
         if self.max_wait_ms is not None and not (math.isfinite(self.max_wait_ms) and self.max_wait_ms >= 0):
             raise ValueError(f"max_wait_ms is {self.max_wait_ms}; it must be >= 0 ms, or None for no waiting")
-        for name in ("step_target_ms", "ttft_guard"):
-            value = getattr(self, name)
+        for name, value in (("step_target_ms", self.step_target_ms), ("ttft_guard", self.ttft_guard)):
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} is {value}; it must be > 0, or None to switch it off")
         if self.discipline is not None:

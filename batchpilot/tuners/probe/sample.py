@@ -186,20 +186,23 @@ def combine(samples: Sequence[Sample]) -> Sample:
     memory_fraction = memory_peak_mb = 0.0
     steps = generated_tokens = prefill_tokens = arrivals = 0.0
     for sample in samples:
-        time_ms, tokens, peak = sample.duration_ms, sample.generated_tokens, sample.peak_tokens_per_s
+        # As one tuple, for a decision is made of several windows, each with all of these.
+        _, _, time_ms, busy, ran, tokens, prompts, _, _, peak, used, tidy, memory, peak_mb, _, came, batch = sample
         duration_ms += time_ms
-        busy_ms += sample.busy_ms
-        steps += sample.steps
+        busy_ms += busy
+        steps += ran
         generated_tokens += tokens
-        prefill_tokens += sample.prefill_tokens
-        arrivals += sample.arrivals
+        prefill_tokens += prompts
+        arrivals += came
         # The time an engine at its peak would have taken, as far as every window knows its peak.
         ideal_s += tokens / peak if peak > 0 else math.inf
-        utilisation += sample.utilisation * time_ms
-        memory_efficiency += sample.memory_efficiency * time_ms
-        batch_size += sample.batch_size_mean * time_ms
-        memory_fraction = max(memory_fraction, sample.memory_fraction)
-        memory_peak_mb = max(memory_peak_mb, sample.memory_peak_mb)
+        utilisation += used * time_ms
+        memory_efficiency += tidy * time_ms
+        batch_size += batch * time_ms
+        if memory > memory_fraction:
+            memory_fraction = memory
+        if peak_mb > memory_peak_mb:
+            memory_peak_mb = peak_mb
     last = samples[-1]
     return Sample(
         evidence=last.evidence,

@@ -81,6 +81,7 @@ class ProbeTuner(Tuner):
         self._memory_per_request_mb = memory_per_request_mb
         self._lock = threading.Lock()
         self._base = base or Limits(batch_size=self._config.initial_batch_size)
+        self._checked: dict[int, Limits] = {}
         self._counts = dict.fromkeys(_COUNTERS, 0)
         self._pending: list[Sample] = []
         self._last: Sample | None = None
@@ -273,7 +274,8 @@ class ProbeTuner(Tuner):
             self._settle_ms = known.settle_ms
             self._pending, self._last, self._counts = pending, last, counts
             self._clock_ms, self._next_report_ms = clock_ms, next_report_ms
-            self._limits = base.replace(batch_size=known.size)
+            self._checked = {}
+            self._limits = self._limits_at(known.size)
             self.name = config.strategy
 
     def _start(self) -> None:
@@ -286,7 +288,7 @@ class ProbeTuner(Tuner):
         self._counts = dict.fromkeys(_COUNTERS, 0)
         if controller.is_static(self._config) and self._config.fixed_batch_size:
             self._state.move(self._config.fixed_batch_size, "static at the fixed size")
-        self._limits = self._base.replace(batch_size=self._state.size)
+        self._limits = self._limits_at(self._state.size)
 
     def _check_movable(self, order: str) -> None:
         if controller.is_static(self._config):
@@ -298,9 +300,16 @@ class ProbeTuner(Tuner):
     def _publish(self) -> None:
         self.name = self._config.strategy
         if self._limits.batch_size != self._state.size:
-            self._limits = self._base.replace(batch_size=self._state.size)
+            self._limits = self._limits_at(self._state.size)
         if self._config.enable_debug_logging:
             log.debug("%s: %s", self._state.phase.value, self._state.reason)
+
+    def _limits_at(self, size: int) -> Limits:
+        """The base limits at a size, checked when one is first met: a tuner comes back to the same few."""
+        limits = self._checked.get(size)
+        if limits is None:
+            limits = self._checked[size] = self._base.replace(batch_size=size)
+        return limits
 
     def _goes_backwards(self, metrics: WindowMetrics) -> bool:
         ended, self._clock_ms = self._clock_ms, metrics.start_ms + metrics.duration_ms
