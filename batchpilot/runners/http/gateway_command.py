@@ -60,6 +60,9 @@ def gateway(
     seed: Annotated[int, typer.Option(help="Of the tuner.")] = 0,
     host: Annotated[str, typer.Option(help="Where to listen; others than loopback need a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen.")] = 8080,
+    live_limits: Annotated[
+        bool, typer.Option("--live-limits", help="Tell the server itself the limits, where it can be told as it runs.")
+    ] = False,
     token_file: Annotated[
         Path | None, typer.Option(help=f"File with the token for changes of the tuner; else ${TOKEN_VARIABLE}.")
     ] = None,
@@ -76,6 +79,7 @@ def gateway(
         largest_body_mb=largest_body_mb,
         bodies_mb=bodies_mb,
         cache_tokens=cache_tokens,
+        live_limits=live_limits,
         token=chosen_token(token_file),
     )
     check_binding(host, settings.token)

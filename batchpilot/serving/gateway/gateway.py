@@ -15,6 +15,7 @@ from batchpilot.serving.gateway.door import refused_at_the_door
 from batchpilot.serving.gateway.exchange import Exchange
 from batchpilot.serving.gateway.exposition import exposition
 from batchpilot.serving.gateway.gate import Gate
+from batchpilot.serving.gateway.live_limits import LiveLimits
 from batchpilot.serving.gateway.observer import Observer
 from batchpilot.serving.gateway.settings import NOT_HELD, GatewaySettings
 from batchpilot.serving.gateway.upstream import Upstream
@@ -51,6 +52,7 @@ class Gateway:
         self._gate = Gate(self._limits, self._now_ms, settings.cache_tokens)
         self._observer = Observer(session, self._gate)
         self._exchange = Exchange(settings, self._upstream, self._gate, self._observer, self._now_ms)
+        self._live_limits = LiveLimits(self._upstream)
         self._reading: UpstreamMetrics | None = None
         self._reachable = True
         self._others: deque[int] = deque([0, 0], maxlen=2)
@@ -92,7 +94,8 @@ class Gateway:
             "queued_tokens": gate.queued_tokens,
             "cache_tokens": gate.cache.capacity_tokens if math.isfinite(gate.cache.capacity_tokens) else None,
             "held_body_bytes": self._exchange.bodies.held_bytes,
-            "limits_not_held": [name for name in NOT_HELD if getattr(self._session.limits(), name) is not None],
+            "limits_not_held": self._not_held(),
+            "limits_held_inside": sorted(self._live_limits.held),
             "predicted_ttft_s": gate.predicted_ttft_ms(1) / 1000.0,
             "predicted_tpot_ms": gate.service.token_ms(gate.texts + 1),
             "ended": dict(self._observer.ended),
@@ -125,6 +128,10 @@ class Gateway:
         else:
             await self._exchange.pass_on(scope, receive, send)
 
+    def _not_held(self) -> list[str]:
+        inside, limits = self._live_limits.held, self._session.limits()
+        return [name for name in NOT_HELD if getattr(limits, name) is not None and name not in inside]
+
     def _limits(self) -> Limits:
         """The tuner's limits, less the places that others take at the upstream."""
         limits, others = self._session.limits(), self._requests_of_others
@@ -148,6 +155,7 @@ class Gateway:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._live_limits.give_back()
         self._upstream.close()
         self._session.close()
         await send({"type": "lifespan.shutdown.complete"})
@@ -162,8 +170,11 @@ class Gateway:
         while True:
             try:
                 reading = await self._read_upstream()
+                if self._settings.live_limits:
+                    await self._live_limits.tell(self._session.limits())
             except UpstreamError:
                 self._reachable, reading = False, None
+                self._live_limits.forget()
             else:
                 self._reachable = True
             self._hear(reading)

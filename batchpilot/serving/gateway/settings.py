@@ -36,6 +36,7 @@ class GatewaySettings:
             bytes, at `LEAST_BYTES_PER_S`.
         cache_tokens: what the upstream's KV cache holds, for one that ends its requests with an error when it is full:
             llama.cpp's `--ctx-size` with a unified cache. None to learn it the first time.
+        live_limits: whether the upstream's own scheduler is told the limits, where it can be told.
         token: needed to change the tuner of an upstream of ours; None where only this machine may ask the gateway.
 
     Raises:
@@ -53,6 +54,7 @@ class GatewaySettings:
     bodies_mb: float = MOST_MB
     body_s: float = 30.0
     cache_tokens: int | None = None
+    live_limits: bool = False
     token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
