@@ -12,7 +12,7 @@ leaderboard: .venv/installed
 standard: .venv/installed
 	$(BIN)/batchpilot leaderboard --suite standard --track guarded --seeds 5 --jobs $(JOBS) --out reports/standard --resume
 
-# The servers people run, alone and under our tuners: vLLM and llama.cpp with a real model. Three hours; goes on where it
+# The servers people run, alone and under our tuners: vLLM and llama.cpp with a real model. Two hours; goes on where it
 # stopped, and `REAL='--servers llama.cpp --repeats 1'` asks for less.
 real: .venv/installed
 	$(INSTALL) --editable '.[serve]'
