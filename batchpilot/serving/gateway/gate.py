@@ -180,7 +180,8 @@ class Gate:
         texts = self.texts + ticket.completion.choices
         if texts > limits.batch_size or not self.cache.fits(ticket.completion, self.line.usual_output_tokens):
             return False
-        return limits.step_target_ms is None or self.service.keeps_pace(texts, limits.step_target_ms)
+        promised_ms = ticket.completion.slo.tpot_ms
+        return limits.step_target_ms is None or self.service.keeps_pace(texts, limits.step_target_ms, promised_ms)
 
     def _turned_away(self, ticket: Ticket, limits: Limits) -> bool:
         if limits.ttft_guard is None:

@@ -26,6 +26,9 @@ hiccup, and is forgotten. Without it a guard that refuses everybody would never 
 WITNESSES, FEWEST_WITNESSES = 20, 3
 """Latest answers that are asked whether so many requests kept the pace, and how many of them must know."""
 
+LOWEST_SHARE = 0.7
+"""Of the promise: tuners set step targets no lower for scatter's sake. A lower one is meant for somebody else's promise."""
+
 ALWAYS = 4
 """So many always go: of fewer requests nobody learns what more would cost, and small batches are not always quicker."""
 
@@ -113,27 +116,31 @@ class ServiceModel:
             predicted_ms = min(predicted_ms, self._step.predict(self._usual) * requests / self._usual)
         return predicted_ms + self._token_error_ms
 
-    def keeps_pace(self, requests: int, target_ms: float) -> bool:
+    def keeps_pace(self, requests: int, target_ms: float, promised_ms: float | None = None) -> bool:
         """Whether so many requests at the upstream leave the time per token within a target.
 
         `ALWAYS` always do. Beyond the concurrency that was seen it grows by a quarter at a time. Where the line through
         steps says no, answers that had nearly as many beside them are asked: a step that computes a prompt is long and
-        has one request more, so at light load the line is too steep, and would keep itself from ever seeing more.
+        has one request more, so at light load the line is too steep, and would keep itself from ever seeing more. What
+        answers kept is held against the promise: a step target is as far below it as single steps scatter.
 
         Args:
             requests: how many.
             target_ms: the target.
+            promised_ms: time per token that is promised; None for the target.
         """
         if requests <= ALWAYS:
             return True
         if requests > _BEYOND * self._widest + 1.0:
             return False
-        return not self.token_ms(requests) > target_ms or self._was_kept(requests, target_ms)
+        return not self.token_ms(requests) > target_ms or self._was_kept(
+            requests, target_ms if promised_ms is None else min(promised_ms, target_ms / LOWEST_SHARE)
+        )
 
-    def _was_kept(self, requests: int, target_ms: float) -> bool:
-        """Whether answers with at most a quarter fewer at the upstream kept the target, their usual error added."""
+    def _was_kept(self, requests: int, promised_ms: float) -> bool:
+        """Whether answers with at most a quarter fewer at the upstream kept the promise, their usual error added."""
         known = [tpot_ms for crowd, tpot_ms in self._answers if _BEYOND * crowd + 1.0 >= requests]
         if len(known) < FEWEST_WITNESSES:
             return False
         mean_ms = sum(known) / len(known)
-        return mean_ms + sum(abs(tpot_ms - mean_ms) for tpot_ms in known) / len(known) <= target_ms
+        return mean_ms + sum(abs(tpot_ms - mean_ms) for tpot_ms in known) / len(known) <= promised_ms

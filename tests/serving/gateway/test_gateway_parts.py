@@ -520,3 +520,11 @@ def test_answers_that_were_slow_or_had_few_beside_them_are_no_proof():
 
 def test_what_answers_prove_still_grows_a_quarter_at_a_time():
     assert not lightly_loaded([(40.0, 55.0)] * 20).keeps_pace(8, 105.0)
+
+
+def test_what_answers_kept_is_held_against_the_promise_not_against_a_target_for_steps_that_scatter():
+    model = lightly_loaded([(3.6, 120.0)] * 5)
+    assert not model.keeps_pace(5, 105.0)
+    assert model.keeps_pace(5, 105.0, promised_ms=150.0)
+    assert not model.keeps_pace(5, 105.0, promised_ms=110.0)
+    assert not model.keeps_pace(5, 80.0, promised_ms=float("inf")), "a request without a promise opens no door"
