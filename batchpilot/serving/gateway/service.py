@@ -27,7 +27,7 @@ WITNESSES, FEWEST_WITNESSES = 20, 3
 """Latest answers that are asked whether so many requests kept the pace, and how many of them must know."""
 
 LOWEST_SHARE = 0.7
-"""Of the promise: tuners set step targets no lower for scatter's sake. A lower one is meant for somebody else's promise."""
+"""Of the promise: tuners set step targets no lower for scatter's sake; a lower one is for somebody else's promise."""
 
 ALWAYS = 4
 """So many always go: of fewer requests nobody learns what more would cost, and small batches are not always quicker."""
