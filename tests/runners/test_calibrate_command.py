@@ -101,7 +101,7 @@ def test_steps_that_determine_nothing_are_called_so_everywhere(run, tmp_path):
         ((), "--measurements FILE.csv"),
         (("--engine", "torch"), "no model to measure"),
         (("--engine", "torhc", "--model", "tiny-llama"), "did you mean 'torch'"),
-        (("--engine", "torch", "--measurements", "steps.csv"), "or an engine to measure"),
+        (("--engine", "torch", "--measurements", "steps.csv"), "give one of these"),
         (("--measurements", "nowhere.csv"), "nowhere.csv"),
         (("--measurements", "steps.csv", "--columns", "batch_size"), "not of the form name=value"),
         (("--measurements", "steps.csv", "--columns", "tokens=token"), "did you mean 'tokens'"),

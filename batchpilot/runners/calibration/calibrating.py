@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from batchpilot.latency.fitting.observations import HIGHEST_MS, LOWEST_MS, Dropp
 from batchpilot.latency.fitting.regressors import GivenRegressor, LatencyRegressor, SaturationRegressor, make_regressor
 from batchpilot.latency.fitting.saturation_fit import Fit, fit
 from batchpilot.latency.model.roofline import roofline
+from batchpilot.runners.calibration.asking import ask_server
 
 LONGEST_STEP_MS = 60_000.0
 """What a calibration takes for a step: the document's 500 ms would leave long prefills out."""
@@ -32,6 +33,7 @@ class Calibration:
         fit: the saturation model.
         comparisons: every model's errors, the saturation model's last.
         remarks: what a reader should know besides the fit's own problems and notes.
+        front_ms: what a server adds to the TTFT of a lone request, beside its steps; None where only steps were seen.
     """
 
     source: str
@@ -41,6 +43,7 @@ class Calibration:
     fit: Fit
     comparisons: tuple[Comparison, ...]
     remarks: tuple[str, ...]
+    front_ms: float | None = None
 
     @property
     def judgement(self) -> Judgement:
@@ -71,6 +74,7 @@ class Calibration:
             "degenerate": fitted.degenerate,
             "problems": list(fitted.problems),
             "notes": [*fitted.notes, *self.remarks],
+            "front_ms": self.front_ms,
             "models": [asdict(comparison) for comparison in self.comparisons],
         }
 
@@ -91,6 +95,8 @@ class Calibration:
             "mean_relative_error": self.judgement.mape,
             "measured_on": measured_on,
         }
+        if self.front_ms is not None:
+            entry["front_ms"] = self.front_ms
         problems = {"problems": list(self.fit.problems)} if self.fit.degenerate else {}
         return entry | problems | {"provenance": provenance(config={"loss": self.fit.loss, "robust": self.fit.robust})}
 
@@ -184,6 +190,55 @@ def calibrate_steps(
         comparisons=tuple(comparisons),
         remarks=tuple(remarks),
     )
+
+
+def calibrate_server(
+    url: str,
+    labels: Mapping[str, str],
+    *,
+    model: str | None,
+    api_key: str | None,
+    chat: bool,
+    largest_batch: int,
+    largest_prompt: int,
+    minutes: float,
+    show: Callable[[str], None],
+    seed: int = 0,
+    **options: Any,
+) -> tuple[Calibration, Observations]:
+    """Calibrate the latency model on a running server, from outside.
+
+    Args:
+        url: see `ask_server`, like the following.
+        labels: device and tensor_parallel, where anybody said.
+        model: as requests name it.
+        api_key: bearer token.
+        chat: whether prompts are sent as conversations.
+        largest_batch: most requests at a time.
+        largest_prompt: longest prompt.
+        minutes: how long to ask.
+        show: hears what goes on.
+        seed: of texts, order and the fit's random starts.
+        **options: of `calibrate_steps`.
+
+    Returns:
+        The calibration, and the steps.
+
+    Raises:
+        ValueError: no server answers, or it served too little.
+    """
+    asked = ask_server(
+        url, model=model, api_key=api_key, chat=chat, largest_batch=largest_batch, largest_prompt=largest_prompt,
+        minutes=minutes, seed=seed, show=show,
+    )  # fmt: skip
+    found = calibrate_steps(
+        asked.steps, source=f"{asked.groups} groups of requests to a running server",
+        labels={**labels, "model": asked.model}, seed=seed, **options,
+    )  # fmt: skip
+    remarks = [f"a lone request's TTFT holds {asked.front_ms:.1f} ms beside its step: the way to the engine and back"]
+    if asked.refused:
+        remarks.append(f"{asked.refused} of {asked.groups + asked.refused} groups were not served whole and left out")
+    return replace(found, front_ms=asked.front_ms, remarks=(*found.remarks, *remarks)), asked.steps
 
 
 def _labels(file: MeasurementFile, select: Mapping[str, str]) -> dict[str, str]:

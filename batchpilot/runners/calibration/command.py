@@ -13,7 +13,13 @@ import yaml
 from batchpilot.core.files import json_text, write_atomic
 from batchpilot.latency.fitting.observations import LOWEST_MS
 from batchpilot.latency.fitting.residuals import LOSSES
-from batchpilot.runners.calibration.calibrating import LONGEST_STEP_MS, Calibration, calibrate_file
+from batchpilot.runners.calibration.asking import LARGEST_BATCH, LARGEST_PROMPT, SHORTEST_PROMPT
+from batchpilot.runners.calibration.calibrating import (
+    LONGEST_STEP_MS,
+    Calibration,
+    calibrate_file,
+    calibrate_server,
+)
 from batchpilot.runners.calibration.grids import models_grid, parameters_grid, verdict
 from batchpilot.runners.options import JsonOption, refuse, reporting_mistakes, stdout_console
 from batchpilot.runners.report.tables import WIDTH, tables
@@ -76,17 +82,37 @@ def calibrate(
     limits: LimitsOption = None,
     trials: TrialsOption = TRIALS,
     repeats: RepeatsOption = REPEATS,
+    url: Annotated[
+        str | None, typer.Option(help="Measure a running OpenAI-compatible server that serves nobody else meanwhile.")
+    ] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="Bearer token of --url.")] = None,
+    chat: Annotated[bool, typer.Option(help="Ask --url in conversations.")] = False,
+    largest_batch: Annotated[int, typer.Option(min=1, help="Most requests at a time that --url is sent.")] = (
+        LARGEST_BATCH
+    ),
+    largest_prompt: Annotated[
+        int, typer.Option(min=SHORTEST_PROMPT, help="Longest prompt sent to --url; one that a single step computes.")
+    ] = LARGEST_PROMPT,
+    minutes: Annotated[float, typer.Option(min=0, help="How long --url is asked, at least one round.")] = 3.0,
     steps: Annotated[Path | None, typer.Option(help="Write the measured steps to this CSV file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fit the latency model to measured steps, hold it against simpler ones, and say how far to trust it."""
-    if (measurements is None) == (engine is None):
-        raise ValueError("give measurements, --measurements FILE.csv, or an engine to measure, --engine torch --model")
+    if (measurements, engine, url).count(None) != 2:
+        raise ValueError(
+            "give one of these: measurements, --measurements FILE.csv; an engine to measure, --engine torch --model; "
+            "or a running server, --url http://127.0.0.1:8000"
+        )
     if engine is None:
-        unused = ("dtype", "threads", "kv_capacity_tokens", "limits", "trials", "repeats", "steps")
-        refuse(context, "without --engine", *unused)
-    else:
+        refuse(context, "without --engine", "dtype", "threads", "kv_capacity_tokens", "limits", "trials", "repeats")
+    if url is None:
+        refuse(context, "without --url", "api_key", "chat", "largest_batch", "largest_prompt", "minutes")
+    if measurements is not None:
+        refuse(context, "with --measurements", "steps")
+    if engine is not None:
         refuse(context, "with --engine", "columns", "tensor_parallel")
+    if url is not None:
+        refuse(context, "with --url", "columns")
     if not (out or report or steps):
         refuse(context, "without --out, --report or --steps", "overwrite")
     for path in (out, report, steps):
@@ -108,6 +134,13 @@ def calibrate(
             select={label: str(value) for label, value in asked.items() if value is not None},
             **options,
         )
+    elif url is not None:
+        asked = {"device": device, "tensor_parallel": tensor_parallel}
+        labels = {label: str(value) for label, value in asked.items() if value is not None}
+        found, measured = calibrate_server(
+            url, labels, model=model, api_key=api_key, chat=chat, largest_batch=largest_batch,
+            largest_prompt=largest_prompt, minutes=minutes, show=lambda text: typer.echo(text, err=True), **options,
+        )  # fmt: skip
     else:
         named_engine(str(engine))
         if model is None:
@@ -117,8 +150,8 @@ def calibrate(
         found, measured = calibrate_engine(
             server, largest, trials=trials, repeats=repeats, show=lambda runs: shown(runs, trials * repeats), **options
         )
-        if steps is not None:
-            write_steps(steps, measured)
+    if steps is not None:
+        write_steps(steps, measured)
     if as_json:
         typer.echo(json_text(found.to_dict(), indent=2))
     else:

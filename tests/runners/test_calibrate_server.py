@@ -1,0 +1,90 @@
+"""A server measured from outside: what its answers' times say of its steps, and of the way to them."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from batchpilot import Limits, RequestTable, SaturationParameters, simulate
+from batchpilot.latency.fitting.saturation_fit import fit
+from batchpilot.runners.calibration.asking import Timed, design_groups, read_answers
+from batchpilot.runners.main import app
+from batchpilot.serving.answers import SERVED
+from batchpilot.serving.load.answers import Answered
+
+TRUE = SaturationParameters(p_max=0.7, k_b=10.0, k_s=0.05, tau_0=12.0, tau_b=0.4, tau_c=5e-4)
+FRONT_MS = 80.0
+
+
+def run_command(*arguments):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def answered(group, noise, rng):
+    """A group as a simulated server answers it, whose clients are `FRONT_MS` away."""
+    requests = RequestTable.from_arrays(np.zeros(group.requests), group.prompt_tokens, group.output_tokens)
+    result = simulate(requests, TRUE, Limits(64, 2048), noise=noise, seed=int(rng.integers(2**31)))
+    return [
+        Timed(
+            0.0,
+            group.prompt_tokens,
+            Answered(SERVED, 200, FRONT_MS + ttft, FRONT_MS + end, group.output_tokens, counted=True),
+        )
+        for ttft, end in zip(result.ttft_ms, result.e2e_ms, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("noise", "rounds", "most"), [(0.0, 1, 0.03), (0.2, 3, 0.10)])
+def test_what_answers_tell_is_what_steps_cost(noise, rounds, most):
+    rng = np.random.default_rng(1)
+    told = [answered(group, noise, rng) for _ in range(rounds) for group in design_groups(32, 1024)]
+    asked = read_answers(told, 0, "simulated")
+    assert asked.front_ms == pytest.approx(FRONT_MS, rel=0.15)
+    found = fit(asked.steps).parameters
+    sizes, contexts = np.array([1.0, 4.0, 16.0, 32.0]), np.array([50.0, 1000.0, 9000.0, 20_000.0])
+    errors = found.predict(sizes, sizes, contexts) / TRUE.predict(sizes, sizes, contexts) - 1.0
+    prompts = np.array([64.0, 256.0, 1000.0])
+    ones, zeros = np.ones(3), np.zeros(3)
+    errors = np.append(errors, found.predict(ones, prompts, zeros) / TRUE.predict(ones, prompts, zeros) - 1.0)
+    assert np.abs(errors).max() < most
+
+
+def test_a_design_within_bounds_and_no_other():
+    groups = design_groups(5, 100)
+    assert {group.requests for group in groups} == {1, 2, 4}
+    assert {group.prompt_tokens for group in groups} <= {8, 16, 32, 64}
+    assert [group for group in groups if group.requests == 1 and group.output_tokens > 1]
+    with pytest.raises(ValueError, match="largest prompt is 4; it must be >= 8"):
+        design_groups(1, 4)
+
+
+def test_a_server_that_is_not_there_is_told_in_a_line():
+    done = run_command("calibrate", "--url", "http://127.0.0.1:9", "--minutes", "0")
+    assert done.exit_code == 2
+    assert "names no model" in done.output
+
+
+def test_options_that_would_mean_nothing_are_refused():
+    done = run_command("calibrate", "--measurements", "x.csv", "--minutes", "1")
+    assert done.exit_code == 2
+    assert "--minutes would change nothing without --url" in done.output
+    assert "give one of these" in run_command("calibrate").output
+
+
+def test_a_running_server_is_measured_and_its_file_says_what_lies_before_the_engine(tmp_path):
+    pytest.importorskip("torch")
+    from running_server import serving, tiny_runner
+
+    out, steps = tmp_path / "latency.yaml", tmp_path / "steps.csv"
+    with serving(tiny_runner()) as (_, url, _):
+        done = run_command(
+            "calibrate", "--url", url, "--largest-batch", "4", "--largest-prompt", "32", "--minutes", "0",
+            "--out", str(out), "--steps", str(steps), "--json",
+        )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["front_ms"] >= 0.0
+    assert SaturationParameters.from_yaml(out).predict_one(1, 1, 100) > 0.0
+    assert len(steps.read_text().splitlines()) == 1 + told["observations"]
+    assert "front_ms" in out.read_text()
