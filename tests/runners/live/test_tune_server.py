@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,15 @@ from batchpilot.core import SLO, Limits
 from batchpilot.engines.simulated.simulation import simulate
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.main import app
-from batchpilot.runners.tuning.live.study import Bounds, best_of, next_setting, run_study, settings
+from batchpilot.runners.tuning.live.study import (
+    Bounds,
+    best_of,
+    neighbours,
+    next_setting,
+    run_study,
+    settings,
+    surprised,
+)
 from batchpilot.runners.tuning.live.trial import seen_steps
 from batchpilot.runners.tuning.live.trials import Trial, goodput_interval, read_trials
 from batchpilot.runners.tuning.live.twin import Twin
@@ -170,6 +179,16 @@ def test_the_twin_finds_a_setting_close_to_the_best_in_few_starts(tmp_path):
     assert best_of(trials).goodput > trials[0].goodput
     assert best_of(trials).goodput >= best - 0.05, why
     assert [trial.limits for trial in read_trials(tmp_path / "trials.jsonl")] == [trial.limits for trial in trials]
+
+
+def test_a_surprise_asks_for_the_neighbours_of_the_best():
+    candidates = settings(Limits(32), ("batch_size",))
+    first = Trial(1, Limits(32), "complete", "", 0.1, 0.05, 0.15)
+    as_expected = Trial(2, Limits(16), "complete", "", 0.0, 0.0, 0.0, expected=0.2)
+    far_off = replace(as_expected, expected=0.9)
+    assert not surprised([first, as_expected])
+    assert surprised([first, far_off])
+    assert neighbours(candidates, [first, far_off]) == [Limits(64)]
 
 
 def test_no_start_begins_that_would_end_too_late(tmp_path):

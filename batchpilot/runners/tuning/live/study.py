@@ -25,6 +25,9 @@ _CHOICES: dict[str, tuple[int, ...]] = {
 WORTH_A_START = 0.005
 """An expected improvement below it is worth no start of a server."""
 
+SURPRISE = 0.25
+"""Goodput share by which a trial may differ from what was expected of it."""
+
 FEWEST_TRIALS = 3
 """Before so many nobody stops: the twin has been held against too little."""
 
@@ -90,6 +93,9 @@ def run_study(
         if chosen is None:
             return "every setting was tried"
         if twin is not None and gain < WORTH_A_START and len(trials) >= FEWEST_TRIALS:
+            beside = neighbours(candidates, trials) if surprised(trials) else []
+            chosen = max(beside, key=twin.expected, default=None)
+        if chosen is None:
             return f"the twin expects no more than {100 * gain:.1f} points from another start"
         began = now_s()
         keep_trial(path, trials, run(len(trials) + 1, chosen, math.nan if twin is None else twin.expected(chosen)))
@@ -121,6 +127,26 @@ def next_setting(
     best = max((trial.goodput for trial in trials if trial.state == COMPLETE), default=0.0)
     chosen = max(left, key=lambda one: (twin.improvement(one, best), twin.expected(one)))
     return chosen, twin.improvement(chosen, best)
+
+
+def surprised(trials: Sequence[Trial]) -> bool:
+    """Whether a trial came to something far from what the twin had expected: then its word alone ends no study.
+
+    Args:
+        trials: any.
+    """
+    return any(abs(trial.expected - trial.goodput) > SURPRISE for trial in trials if trial.state == COMPLETE)
+
+
+def neighbours(candidates: Sequence[Limits], trials: Sequence[Trial]) -> list[Limits]:
+    """Settings that lie one notch beside the best so far and were not tried.
+
+    Args:
+        candidates: all settings.
+        trials: so far.
+    """
+    best, tried = best_of(trials), [trial.limits for trial in trials]
+    return [] if best is None else [one for one in candidates if one not in tried and _apart(one, best.limits) <= 1.0]
 
 
 def best_of(trials: Sequence[Trial]) -> Trial | None:
