@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from batchpilot.serving.dialects import as_chunk
 from batchpilot.serving.texts import TokenCount, count_by_bytes
 
 SERVED, REFUSED, REFUSED_BY_GUARD, FAILED = "length", "refused_on_arrival", "refused_by_guard", "failed"
@@ -174,6 +175,8 @@ class AnswerReader:
         if not isinstance(data, dict):
             return
         self._event = b""
+        if "choices" not in data:
+            data = as_chunk(data)
         if error := data.get("error"):
             self._failed(error, data)
         elif self._names_error or data.get("object") == "error":

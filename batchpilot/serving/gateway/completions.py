@@ -58,10 +58,10 @@ def read_completion(body: bytes, headers: Mapping[str, str], slo: SLO, count: To
     """
     try:
         data = json.loads(body)
-        if not isinstance(data, dict) or not ("prompt" in data or "messages" in data):
+        if not isinstance(data, dict) or not any(name in data for name in ("prompt", "messages", "input")):
             return None
-        asked = data.get("max_completion_tokens")
-        most = whole(data.get("max_tokens") if asked is None else asked)
+        asked = (data.get(name) for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"))
+        most = whole(next((count for count in asked if count is not None), None))
         priority = whole(data.get("priority"))
         return Completion(
             prompt_tokens=max(prompt_tokens(data, count), 1),

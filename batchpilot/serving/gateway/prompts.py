@@ -14,7 +14,10 @@ LLaVA 1.5 reads it. Models differ from 64 to some thousands, and the body does n
 _DEFINITIONS = ("tools", "functions", "response_format", "documents")
 """What chat templates, or servers in their stead, put before the messages."""
 
-_SAID = ("content", "reasoning_content", "reasoning", "thinking", "refusal", "name")
+_INSTRUCTIONS = ("instructions", "system")
+"""What `/v1/responses` and Anthropic's `/v1/messages` have instead of a system message."""
+
+_SAID = ("content", "reasoning_content", "reasoning", "thinking", "refusal", "name", "output", "summary")
 _CALLED = ("tool_calls", "function_call")
 _TEXTS_OF_PARTS = ("text", "thinking", "refusal", "content")
 
@@ -22,7 +25,7 @@ _MOST = 2**31
 
 
 def prompt_tokens(data: Mapping[str, Any], count: TokenCount) -> int:
-    """Tokens of a completion or chat request's prompt.
+    """Tokens of the prompt of a completion, a chat, a response or a message.
 
     Token ids count one each, flat or nested; texts by `count`; definitions of tools and schemas, calls of tools, their
     results and reasoning by the text they make; parts of contents that are no text `PICTURE_TOKENS` each.
@@ -36,10 +39,14 @@ def prompt_tokens(data: Mapping[str, Any], count: TokenCount) -> int:
     """
     counted = _of_prompt(data.get("prompt"), count) + _of_prompt(data.get("suffix"), count)
     counted += sum(count(_defined(data[name])) for name in _DEFINITIONS if data.get(name))
-    messages = data.get("messages")
-    if isinstance(messages, list):
-        return counted + sum(_of_message(message, count) for message in messages)
-    return counted + _of_content(messages, count)
+    counted += sum(_of_content(data[name], count) for name in _INSTRUCTIONS if data.get(name))
+    for name in ("messages", "input"):
+        said = data.get(name)
+        if isinstance(said, list):
+            counted += sum(_of_message(message, count) for message in said)
+        else:
+            counted += _of_content(said, count)
+    return counted
 
 
 def choices(data: Mapping[str, Any]) -> int:
@@ -80,6 +87,8 @@ def _of_message(message: object, count: TokenCount) -> int:
     if not isinstance(message, dict):
         return _of_content(message, count)
     said = sum(_of_content(message[name], count) for name in _SAID if message.get(name))
+    if message.get("type") == "function_call":
+        said += count(_called(message))
     return said + sum(count(_called(message[name])) for name in _CALLED if message.get(name))
 
 

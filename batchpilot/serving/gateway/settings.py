@@ -10,7 +10,7 @@ from batchpilot.core import SLO
 from batchpilot.serving.doors.bodies import MOST_MB
 from batchpilot.serving.texts import TokenCount, count_by_bytes
 
-COMPLETION_PATHS = ("/v1/completions", "/v1/chat/completions")
+COMPLETION_PATHS = ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages")
 """Requests that wait at the gate; everything else goes straight through."""
 
 NOT_HELD = ("token_budget", "max_wait_ms")
