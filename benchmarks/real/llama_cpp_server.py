@@ -1,5 +1,6 @@
 """llama.cpp's own server, as the wheel `xllamacpp` holds it: `python llama_cpp_server.py GGUF PORT SLOTS CONTEXT`."""
 
+import os
 import signal
 import sys
 
@@ -13,7 +14,9 @@ def main(gguf: str, port: int, slots: int, context_tokens: int) -> None:
     params.model_alias = ["smol"]
     params.hostnames, params.port = ["127.0.0.1"], port
     params.n_parallel, params.n_ctx, params.kv_unified = slots, context_tokens, True
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 2
+    # One core is the clients' and the gateway's, as vLLM has it too: threads that wait for one another by spinning lose
+    # most of their time where anything else wants their core.
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = max((os.cpu_count() or 2) - 1, 1)
     params.endpoint_metrics = True
     server = Server(params)
     print(server.listening_address, flush=True)

@@ -10,8 +10,8 @@ from batchpilot.workloads.table import RequestTable
 
 PROMISE = SLO(5000.0, 150.0, "promised")
 LENGTHS = Lengths(LogNormal(100, 0.6, 16, 600), (LogNormal(40, 0.6, 4, 200),))
-CAPACITY_PER_S = {"vllm": 2.8, "llama.cpp": 2.8}
-"""Requests a second that each server is taken to have room for on two cores: what the multiples are multiples of."""
+CAPACITY_PER_S = {"vllm": 2.8, "llama.cpp": 0.25}
+"""Requests a second that each server had room for in bursts, on two cores: what the multiples are multiples of."""
 
 
 def requests_of(server: str, load: float, seconds: float, seed: int) -> RequestTable:

@@ -19,6 +19,7 @@ from scipy import stats
 
 from batchpilot.core.files import write_atomic
 
+NAMES = {"vllm": "vLLM", "llama.cpp": "llama.cpp"}
 RECOMMENDED, PLANNING = "guarded-adaptive", "model-based"
 Runs = dict[tuple[str, str, float], list[dict[str, Any]]]
 """Runs by way, tuner and load."""
@@ -49,16 +50,20 @@ def percent(runs: Iterable[dict[str, Any]], name: str) -> str:
     return f"{100 * mean:.1f}" + ("" if np.isnan(half) else f" ± {100 * half:.0f}")
 
 
+def middle(times_ms: list[float | None]) -> str:
+    """The mean of what runs had of a percentile, a dash where none had any."""
+    known = [time_ms for time_ms in times_ms if time_ms is not None and np.isfinite(time_ms)]
+    return f"{np.mean(known):.0f}" if known else "-"
+
+
 def table(server: str, runs: Runs) -> str:
     """One line for each arrangement and load."""
     columns = "| | load | runs | goodput % | SLO met % | refused % | failed | TTFT p95 ms | TPOT p95 ms "
     columns += "| told no p95 ms | load average |"
     lines = [columns, "|---" * (columns.count("|") - 1) + "|"]
     for (way, tuner, load), those in sorted(runs.items(), key=lambda item: (item[0][2], item[0][0], item[0][1])):
-        times = " | ".join(
-            f"{np.nanmean([run[name] if run[name] is not None else np.nan for run in those]):.0f}"
-            for name in ("ttft_p95_ms", "tpot_p95_ms", "refusal_ms_p95")
-        )
+        names = ("ttft_p95_ms", "tpot_p95_ms", "refusal_ms_p95")
+        times = " | ".join(middle([run[name] for run in those]) for name in names)
         busy = [run[name] for run in those for name in ("load_average_before", "load_average")]
         lines.append(
             f"| {way} {tuner} | {load:g} | {len(those)} | {percent(those, 'goodput_fraction')} "
@@ -66,8 +71,9 @@ def table(server: str, runs: Runs) -> str:
             f"| {sum(run['ended_failed'] for run in those)} | {times} | {min(busy):.1f}-{max(busy):.1f} |"
         )
     versions = sorted({str(run["version"]) for those in runs.values() for run in those})
+    models = sorted({run["model"] for those in runs.values() for run in those})
     promise = f"TTFT {PROMISE.ttft_ms:g} ms, TPOT {PROMISE.tpot_ms:g} ms"
-    return f"{server} {', '.join(versions)}, promised {promise}\n\n" + "\n".join(lines) + "\n"
+    return f"{server} {', '.join(versions)} ({'; '.join(models)}), promised {promise}\n\n" + "\n".join(lines) + "\n"
 
 
 def picture(server: str, runs: Runs) -> Figure:
@@ -91,16 +97,14 @@ def picture(server: str, runs: Runs) -> Figure:
             axes.fill_between(
                 loads, 100 * (mean - half).clip(0), 100 * (mean + half).clip(None, 1), color=colour, alpha=0.15
             )
-    version = next(iter(runs.values()))[0]["version"]
+    version, model = (next(iter(runs.values()))[0][name] for name in ("version", "model"))
     axes.set(
-        title=f"What becomes of promises when more is asked than a real {server} can do?",
+        title=f"What becomes of promises when more is asked than a real {NAMES[server]} can do?",
         xlabel="offered load, multiples of capacity",
         ylabel="goodput, % of offered tokens",
         ylim=(0, 103),
     )
-    axes.text(
-        0.99, 0.02, f"{server} {version}, SmolLM2-135M, 2 cores", transform=axes.transAxes, ha="right", fontsize=8
-    )
+    axes.text(0.02, 0.03, f"{NAMES[server]} {version}, {model}", transform=axes.transAxes, fontsize=8)
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     return drawn
