@@ -15,6 +15,10 @@ from batchpilot.serving.session.session import TunerSession
 
 _UNCACHED_MEMORY = 0.05
 
+MOST_MARGIN = 0.25
+"""Of a promise at most, for what was late before: a hiccup must not close the door on everybody for good, since whoever
+is refused teaches nothing."""
+
 
 class StepControl:
     """What a session's limits mean for a scheduler that was started with its own.
@@ -54,7 +58,7 @@ class StepControl:
             ttft_target_ms: its promise.
             waited_ms: how long ago it came.
         """
-        self._errors.hear_handover(waited_ms)
+        self._errors.hear_handover(min(waited_ms, MOST_MARGIN * ttft_target_ms))
         self._hopeless.add(request, self.session.now_ms - waited_ms, prompt_tokens, ttft_target_ms)
 
     def hear_begun(self, request: Hashable) -> None:
@@ -143,8 +147,9 @@ class StepControl:
             return False
         lateness_ms = self._errors.lateness_ms
         unknown = math.isnan(lateness_ms)
-        needed_ms = self._model.caution * prefill_ms if unknown else prefill_ms + lateness_ms
-        if waited_ms + needed_ms + self._errors.handover_ms > guard * ttft_target_ms:
+        margin_ms = (self._model.caution - 1.0) * prefill_ms if unknown else lateness_ms
+        margin_ms = min(margin_ms + self._errors.handover_ms, MOST_MARGIN * guard * ttft_target_ms)
+        if waited_ms + prefill_ms + margin_ms > guard * ttft_target_ms:
             return True
         self._errors.expect(request, self.session.now_ms + prefill_ms)
         return False

@@ -361,3 +361,19 @@ def test_requests_that_ended_leave_nothing_behind():
     control.hear_ended("gone")
     assert not control._errors._expected
     assert not control._errors._speaking
+
+
+def test_a_hiccup_does_not_close_the_door_for_good():
+    control, clock = control_of(Limits(16, ttft_guard=1.0))
+    teach(control, clock)
+    serve(control, clock, 10, held_up_ms=3000.0)  # each first token three promises late
+    refused = [
+        control.refuses_turn(number, waited_ms=0.0, prompt_tokens=200, ttft_target_ms=1000.0, **TURN)
+        for number in range(5)
+    ]
+    assert not any(refused)
+    assert control.refuses_turn("late", waited_ms=760.0, prompt_tokens=200, ttft_target_ms=1000.0, **TURN)
+    control.hear_waiting("new", 200, 1000.0, 3000.0)  # one that came late to the scheduler
+    control.hear_begun("new")
+    control.hear_waiting("newer", 200, 1000.0, 0.0)
+    assert control.hopeless() == []
