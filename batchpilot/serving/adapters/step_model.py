@@ -21,6 +21,10 @@ MOST_CAUTION = 1.5
 """Steps that take longer still are not scatter; whoever estimates has to learn them."""
 
 
+OUT_OF_REACH = 2.0
+"""Times the shortest step there can be, where none is short enough."""
+
+
 class StepModel:
     """Step latency by a tuner's estimate where it has one, else by a line through the steps seen.
 
@@ -88,8 +92,9 @@ class StepModel:
         """Most tokens of a step that keeps a target at its batch size; the budget where the target is no guide.
 
         As in the simulated scheduler: a step that is too long because its batch is small, not large, may grow as long
-        as it takes no more time, and a target that no batch size keeps is ignored. Of a batch that is too large as
-        many requests as keep it have room; the others wait.
+        as it takes no more time. A target that no batch size keeps becomes twice the shortest step: were it ignored,
+        long steps would make it seem out of reach for good. Of a batch that is too large as many requests as keep it
+        have room; the others wait.
 
         Args:
             batch_size: its requests, >= 1.
@@ -103,8 +108,11 @@ class StepModel:
         if batch_size <= budget and self.step_ms(batch_size, batch_size, context_tokens) <= target_ms:
             fits = self._largest(batch_size, context_tokens, target_ms, budget)
             return fits if batch_size > 1 or self._is_worth_cutting(fits, budget, context_tokens) else budget
-        if batch_size == 1 or not self._is_reachable(target_ms, most_requests or batch_size):
+        if batch_size == 1:
             return budget
+        shortest_ms = min(self.step_ms(size, size, 0) for size in _sizes(most_requests or batch_size))
+        if shortest_ms > target_ms:
+            return self.most_tokens(batch_size, context_tokens, OUT_OF_REACH * shortest_ms, budget, most_requests)
         so_far_ms = self.step_ms(batch_size - 1, batch_size - 1, context_tokens)
         if batch_size <= budget and self.step_ms(batch_size, batch_size, context_tokens) <= so_far_ms:
             return self._largest(batch_size, context_tokens, so_far_ms, budget)
@@ -137,10 +145,6 @@ class StepModel:
     def _is_worth_cutting(self, tokens: int, budget: int, context_tokens: int) -> bool:
         """Whether a request alone is computed at half its speed at least in steps of so many tokens."""
         return 2 * tokens * self.step_ms(1, budget, context_tokens) >= budget * self.step_ms(1, tokens, context_tokens)
-
-    def _is_reachable(self, target_ms: float, most_requests: int) -> bool:
-        """Whether steps of one token a request keep a target at some batch size."""
-        return any(self.step_ms(size, size, 0) <= target_ms for size in _sizes(most_requests))
 
     def fastest_ms(self, prompt_tokens: int) -> float:
         """The least time to a first token, whatever runs beside it; 0 while nothing is known.

@@ -177,8 +177,11 @@ def test_most_tokens_is_the_largest_step_that_keeps_the_target(target_ms, budget
         assert model.step_ms(4, most + 1, 0) > target_ms - 1e-6
 
 
-def test_a_target_that_no_step_keeps_is_ignored():
+def test_a_target_that_no_step_keeps_lets_steps_be_twice_as_long_as_the_shortest():
     assert taught().most_tokens(4, 0, 2.0, 100) == 100
+    most = taught().most_tokens(4, 0, 2.0, 4096)
+    assert taught().step_ms(4, most, 0) == pytest.approx(2 * taught().step_ms(1, 1, 0), abs=0.03)
+    assert taught().most_tokens(1, 0, 2.0, 4096) == 4096
 
 
 def slow_alone():
