@@ -1,11 +1,13 @@
 """Servers as processes: started with limits, waited for, stopped with all that they started; real HTTP."""
 
+import json
 import os
 import sys
 import time
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
-import httpx
 import pytest
 
 from batchpilot.core import Limits
@@ -35,12 +37,12 @@ def gone(pid):
 def test_a_server_is_there_for_the_time_of_a_block_and_nothing_of_it_after(tmp_path):
     port, child = free_port(), tmp_path / "child"
     with running(words(port, "--child", str(child)), port, HEALTH, tmp_path / "log", start_s=20) as address:
-        assert httpx.get(f"{address}/v1/models").json()["data"][0]["id"] == "slotted"
+        assert json.load(urlopen(f"{address}/v1/models"))["data"][0]["id"] == "slotted"
         started = int(child.read_text())
         os.kill(started, 0)
     assert gone(started)
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{address}/v1/models")
+    with pytest.raises(URLError):
+        urlopen(f"{address}/v1/models")
     assert "starting with 4 slots" in (tmp_path / "log").read_text()
 
 
@@ -48,8 +50,8 @@ def test_a_server_is_stopped_when_the_block_raises(tmp_path):
     port = free_port()
     with pytest.raises(RuntimeError, match="ours"), running(words(port), port, HEALTH, tmp_path / "log", start_s=20):
         raise RuntimeError("ours")
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(f"http://127.0.0.1:{port}/v1/models")
+    with pytest.raises(URLError):
+        urlopen(f"http://127.0.0.1:{port}/v1/models")
 
 
 @pytest.mark.parametrize(

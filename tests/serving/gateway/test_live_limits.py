@@ -2,14 +2,17 @@
 
 import json
 
-import httpx
 import pytest
-from gateway_servers import serving, wait_until
 
-from batchpilot.baselines import StaticTuner
-from batchpilot.core import Limits
-from batchpilot.serving.gateway import Gateway, GatewaySettings
-from batchpilot.serving.session.session import TunerSession
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("uvicorn")
+
+from gateway_servers import serving, wait_until  # noqa: E402
+
+from batchpilot.baselines import StaticTuner  # noqa: E402
+from batchpilot.core import Limits  # noqa: E402
+from batchpilot.serving.gateway import Gateway, GatewaySettings  # noqa: E402
+from batchpilot.serving.session.session import TunerSession  # noqa: E402
 
 VLLM_STARTED = {"max_num_seqs": 64, "max_num_running_seqs": 64}
 SGLANG_STARTED = {
