@@ -86,5 +86,6 @@ def test_a_running_server_is_measured_and_its_file_says_what_lies_before_the_eng
     told = json.loads(done.stdout)
     assert told["front_ms"] >= 0.0
     assert SaturationParameters.from_yaml(out).predict_one(1, 1, 100) > 0.0
-    assert len(steps.read_text().splitlines()) == 1 + told["observations"]
+    dropped = sum(told["dropped"][name] for name in ("not_finite", "empty", "too_short", "too_long"))
+    assert len(steps.read_text().splitlines()) == 1 + told["observations"] + dropped
     assert "front_ms" in out.read_text()
