@@ -100,11 +100,10 @@ def picture(server: str, runs: Runs) -> Figure:
     version, model = (next(iter(runs.values()))[0][name] for name in ("version", "model"))
     axes.set(
         title=f"What becomes of promises when more is asked than a real {NAMES[server]} can do?",
-        xlabel="offered load, multiples of capacity",
+        xlabel=f"offered load, multiples of capacity\n{NAMES[server]} {version}, {model}",
         ylabel="goodput, % of offered tokens",
         ylim=(0, 103),
     )
-    axes.text(0.02, 0.03, f"{NAMES[server]} {version}, {model}", transform=axes.transAxes, fontsize=8)
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     return drawn
