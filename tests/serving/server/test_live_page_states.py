@@ -196,6 +196,7 @@ def test_arrow_keys_move_the_cursor_of_a_chart(pages):
 @needs_browser
 def test_what_a_tuner_says_is_text_and_never_markup(pages):
     wait_until(pages["markup"], "<img src=x onerror=alert(1)>", "<b>bold</b>")
+    assert pages["markup"].report["error"] is None
 
 
 @needs_browser

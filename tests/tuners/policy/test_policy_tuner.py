@@ -159,8 +159,9 @@ def test_no_window_makes_it_raise(windows, in_force):
         for index, changes in enumerate(windows):
             limits = tuner.ask() if in_force else Limits(1)
             tuner.tell(WindowMetrics(**{"limits": limits, "start_ms": 10.0 * index, "duration_ms": 10.0, **changes}))
-            json.dumps(tuner.status(), allow_nan=False)
-            json.dumps(tuner.state_dict(), allow_nan=False)
+            told = json.loads(json.dumps(tuner.status(), allow_nan=False))
+            assert told["current_batch_size"] == tuner.ask().batch_size
+            assert json.loads(json.dumps(tuner.state_dict(), allow_nan=False))
 
 
 def test_step_targets_follow_the_promise():
