@@ -4,7 +4,7 @@ BIN := .venv/bin
 JOBS ?= 2
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: leaderboard standard real test test-rl test-lowest lint format bench clean
+.PHONY: leaderboard standard real test test-rl test-lowest lint format bench docs clean
 
 leaderboard: .venv/installed
 	$(BIN)/batchpilot leaderboard --suite quick --track guarded --seeds 5 --jobs $(JOBS) --out reports/quick --overwrite
@@ -51,8 +51,13 @@ bench: .venv/installed-dev
 	$(BIN)/python benchmarks/bench_env.py
 	$(BIN)/python benchmarks/bench_latency.py
 
+# The pages as a site in site/, which loads nothing from elsewhere.
+docs: .venv/installed-dev
+	$(INSTALL) --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 clean:
-	rm -rf .venv .venv-lowest build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-lowest build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -78,5 +83,5 @@ clean:
 
 # constraints.txt pins torch; point pip at a CPU build where you have one.
 .venv/installed-rl: .venv/installed-dev
-	$(INSTALL) --editable '.[dev,rl,tune,torch,serve,adapters]' openai
+	$(INSTALL) --editable '.[dev,rl,tune,torch,serve,images,adapters,docs]' openai
 	touch $@

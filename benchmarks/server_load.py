@@ -181,8 +181,8 @@ def main() -> None:
 
     from batchpilot.engines.torch import ModelRunner, TorchEngineConfig
     from batchpilot.serving.server.building import build_service
+    from batchpilot.serving.server.config import ServerConfig
     from batchpilot.serving.server.running import make_server
-    from batchpilot.serving.server.service import ServerConfig
     from batchpilot.serving.server.text import Bytes
 
     torch.set_num_threads(1)

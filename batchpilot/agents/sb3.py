@@ -22,9 +22,9 @@ Indices = None | int | Iterable[int]
 class BatchingVecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
     """`BatchingVectorEnv` behind stable-baselines3's interface, for PPO and its kin.
 
-    An ended row begins anew at once; the info of that step holds "terminal_observation", "TimeLimit.truncated", and the
-    "scenario" and "seed" that were played. Other infos are empty, since a dictionary a row and step would cost more
-    than the step. Wrap it in `VecMonitor` for episode returns.
+    An ended row begins anew at once; the info of that step holds "terminal_observation", "TimeLimit.truncated",
+    "episode" as `BatchingEnv` tells it, and the "scenario" and "seed" that were played. Other infos are empty, since a
+    dictionary a row and step would cost more than the step. Agents log returns without a `VecMonitor`.
 
     The rows share one environment: attributes are the same for all, and an attribute is set for all or none.
 
@@ -95,6 +95,8 @@ class BatchingVecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
                 "scenario": told["final_info"]["scenario"][i],
                 "seed": int(told["final_info"]["seed"][i]),
             }
+        for i, episode in self.envs.episodes.items():
+            infos[i][str(self.envs.task.episode_key)] = episode
         return observations, rewards.astype(np.float32), ended, infos
 
     def close(self) -> None:
@@ -132,7 +134,7 @@ class BatchingVecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
     def env_method(
         self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method of the shared environment once.
+        """Call a method of the shared environment once; of `action_masks` each row gets its own.
 
         Args:
             method_name: its name.
@@ -146,6 +148,9 @@ class BatchingVecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
         Raises:
             ValueError: some rows only.
         """
+        if method_name == "action_masks":
+            masks = self.envs.action_masks()
+            return [masks[i] for i in self._get_indices(indices)]
         self._check_every_row(indices)
         result = getattr(self.envs, method_name)(*method_args, **method_kwargs)
         return [deepcopy(result) for _ in range(self.num_envs)]

@@ -28,15 +28,24 @@ class GuardedTuner(Tuner):
         slo: the promise; None takes it from the windows.
         base: the limits that the guards are added to; None for what servers ship.
         step_target_share: the step target as a share of the TPOT target, > 0.
+        discipline: who is next.
+        name: what tables call it.
     """
 
     name = "guarded-default"
 
     def __init__(
-        self, slo: SLO | None = None, *, base: Limits | None = None, step_target_share: float = STEP_TARGET_SHARE
+        self,
+        slo: SLO | None = None,
+        *,
+        base: Limits | None = None,
+        step_target_share: float = STEP_TARGET_SHARE,
+        discipline: str = "spf",
+        name: str = name,
     ) -> None:
+        self.name = name
         self._share = step_target_share
-        self._unguarded = (base or SERVER_DEFAULT).replace(ttft_guard=1.0, discipline="spf")
+        self._unguarded = (base or SERVER_DEFAULT).replace(ttft_guard=1.0, discipline=discipline)
         self._slo = slo
         self.reset()
 

@@ -8,6 +8,7 @@ from functools import partial
 from batchpilot.baselines.controllers.aimd import AIMDTuner
 from batchpilot.baselines.controllers.by_name import CONTROLLERS
 from batchpilot.baselines.dispatch.accumulating import accumulating
+from batchpilot.baselines.document_limits import adaptive_padding, delay_factor, dynamic_batcher, padding_bound
 from batchpilot.baselines.guarded import GuardedTuner
 from batchpilot.baselines.setting import Setting
 from batchpilot.baselines.static import SERVER_DEFAULT, StaticTuner
@@ -80,6 +81,19 @@ def guarded_default(setting: Setting) -> Tuner:
     return GuardedTuner(setting.slo)
 
 
+def niyama(setting: Setting) -> Tuner:
+    """Niyama's (QoServe's) order: deadline and work, steps filled to the TPOT target, who comes too late relegated.
+
+    Niyama cuts chunks by the slack of each request that decodes; here all share the promise's step target.
+
+    Args:
+        setting: what the tuner is built for.
+
+    Source: Goel et al., "Niyama: Breaking the Silos of LLM Inference Serving" (arXiv 2503.22562).
+    """
+    return GuardedTuner(setting.slo, discipline="deadline", name="niyama")
+
+
 BASELINES: dict[str, Callable[..., Tuner]] = {
     "static": static,
     "static-8": partial(static_size, 8),
@@ -91,6 +105,11 @@ BASELINES: dict[str, Callable[..., Tuner]] = {
     "aimd": aimd,
     "aimd-clipper": partial(aimd, multiplicative=True),
     "guarded-default": guarded_default,
+    "niyama": niyama,
+    "dynamic-batcher": dynamic_batcher,
+    "adaptive-padding": adaptive_padding,
+    "padding-bound": padding_bound,
+    "delay-factor": delay_factor,
     **CONTROLLERS,
 }
 """What builds each baseline from a `Setting` and its own options."""

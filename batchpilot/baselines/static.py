@@ -19,6 +19,8 @@ class StaticTuner(Tuner):
         name: what tables call it.
     """
 
+    quick = True
+
     def __init__(self, limits: Limits, name: str = "static") -> None:
         self.name = name
         self._limits = limits

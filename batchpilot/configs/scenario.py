@@ -12,12 +12,15 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from batchpilot.configs import catalogue
 from batchpilot.configs.errors import ConfigError
 from batchpilot.configs.footprint import BYTES_PER_WEIGHT
+from batchpilot.configs.image_spec import VisionSpec
 from batchpilot.configs.kinds import wrong_kind
+from batchpilot.configs.load_spec import Positive
 from batchpilot.configs.reading import YamlFile, read_yaml
 from batchpilot.configs.strict import StrictModel, config_error, problem
-from batchpilot.configs.workload_spec import Positive, Workload
+from batchpilot.configs.workload_spec import Workload
 from batchpilot.core.names import lookup, unknown_name
 from batchpilot.core.slo import SLO, SLO_CLASSES
+from batchpilot.core.speculation import Speculation
 
 _FOLDER = Path(__file__).parent / "scenarios"
 _SUITES = Path(__file__).parent / "suites.yaml"
@@ -33,7 +36,16 @@ def _weight_type(name: str) -> str:
 
 WeightType = Annotated[str, AfterValidator(_weight_type)]
 Family = Literal[
-    "stationary", "bursty", "diurnal", "prompt-shift", "slo-shift", "drift", "overload", "closed-loop", "trace"
+    "stationary",
+    "bursty",
+    "diurnal",
+    "prompt-shift",
+    "slo-shift",
+    "drift",
+    "overload",
+    "closed-loop",
+    "trace",
+    "agents",
 ]
 
 
@@ -88,6 +100,20 @@ class ModelSwitch(StrictModel):
 Drift = Annotated[Slowdown | ModelSwitch, Field(discriminator="kind")]
 
 
+class SpeculationSpec(StrictModel):
+    """How drafts fare where the limits ask for them; see `batchpilot.core.speculation.Speculation`.
+
+    Attributes:
+        acceptance: probability that the first token of a draft is accepted.
+        decay: factor by which it falls from each token of a draft to the next.
+        draft_share: of the model's step, what each step of the drafter takes; 0 for prompt lookup.
+    """
+
+    acceptance: Annotated[float, Field(ge=0, le=1)] = Speculation().acceptance
+    decay: Annotated[float, Field(ge=0, le=1)] = Speculation().decay
+    draft_share: Annotated[float, Field(ge=0)] = Speculation().draft_share
+
+
 class EngineSpec(StrictModel):
     """How the simulated engine serves.
 
@@ -95,19 +121,31 @@ class EngineSpec(StrictModel):
         mode: continuous or static (padded) batching.
         prefill: chunked, whole, or selective (long prompts alone).
         block_size: tokens in a KV block.
+        prefix_cache: share KV blocks of equal prefixes, as a trace or `workload.sharing` tells them.
+        vision: what encodes images; None for an encoding that costs nothing.
         noise: standard deviation of the logarithm of step time.
         estimate_error: relative error (log-normal) of the latency estimate that `step_target_ms` and `ttft_guard` use.
         drift: what changes on the way.
         max_model_len: longest prompt plus output; None takes the model's.
+        speculation: how drafts fare; None where the engine is not known to draft.
     """
 
     mode: Literal["continuous", "static"] = "continuous"
     prefill: Literal["chunked", "whole", "selective"] = "chunked"
     block_size: Annotated[int, Field(ge=1)] = 16
+    prefix_cache: bool = False
+    vision: VisionSpec | None = None
     noise: Annotated[float, Field(ge=0)] = 0.05
     estimate_error: Annotated[float, Field(ge=0)] = 0.1
     drift: list[Drift] = Field(default_factory=list)
     max_model_len: Annotated[int, Field(ge=2)] | None = None
+    speculation: SpeculationSpec | None = None
+
+    @model_validator(mode="after")
+    def _blocks_can_be_shared(self) -> EngineSpec:
+        if self.prefix_cache and self.mode == "static":
+            raise problem("padded batches share no blocks; take mode continuous, or leave it off", "prefix_cache")
+        return self
 
 
 class Scenario(StrictModel):
@@ -123,7 +161,7 @@ class Scenario(StrictModel):
         dtype: how weights are stored.
         parameters: file of the engine's step latency, as `batchpilot calibrate --out` writes it, instead of what the
             catalogue says of device and model.
-        duration_s: engine time after which the run stops. With phases it is their sum and may be left out; else None
+        duration_s: engine time after which the run stops. That of phases or conversations may be left out; else None
             runs until every request has ended.
         decision_interval_ms: engine time between two decisions of a tuner.
         workload: who asks for how much, and when.
@@ -150,14 +188,16 @@ class Scenario(StrictModel):
     @model_validator(mode="before")
     @classmethod
     def _sum_of_phases(cls, data: Any) -> Any:
-        """Fill in the duration that the phases add up to, before anything is frozen."""
+        """Fill in the duration that the phases add up to, or that conversations have, before anything is frozen."""
         try:
-            total = float(sum(phase["duration_s"] for phase in data["workload"]["phases"]))
-        except (KeyError, TypeError, OverflowError):
+            workload = data["workload"]
+            phases = workload["phases"] if workload.get("phases") else [workload["conversations"]]
+            total = float(sum(phase["duration_s"] for phase in phases))
+        except (AttributeError, KeyError, TypeError, OverflowError):
             return data
         given = data.get("duration_s")
         if isinstance(given, int | float) and not math.isclose(given, total):
-            raise problem(f"duration_s is {given}, but the phases last {total:g} s; leave it out", "duration_s")
+            raise problem(f"duration_s is {given}, but the workload lasts {total:g} s; leave it out", "duration_s")
         return data if given is not None else {**data, "duration_s": total}
 
     @model_validator(mode="after")
@@ -193,6 +233,15 @@ class Scenario(StrictModel):
             OSError: the parameter file cannot be read.
         """
         data = self.model_dump()
+        # What is left off says nothing, so that a run keeps its fingerprint when there is more that could be on.
+        if not self.engine.prefix_cache:
+            del data["engine"]["prefix_cache"]
+        for name in ("vision", "speculation"):
+            if getattr(self.engine, name) is None:
+                del data["engine"][name]
+        for name in ("sharing", "conversations", "images"):
+            if getattr(self.workload, name) is None:
+                del data["workload"][name]
         if self.parameters is not None:
             data["parameters"] = Path(self.parameters).read_text(encoding="utf-8")
         return data

@@ -14,7 +14,8 @@ def suite_seeds(suite: str) -> range:
     Args:
         suite: a suite's name; every suite without a block of its own shares the one that starts at 0.
     """
-    block = _OWN_BLOCK.index(suite) + 1 if suite in _OWN_BLOCK else 0
+    part = suite.removeprefix("agents-")
+    block = _OWN_BLOCK.index(part) + 1 if part in _OWN_BLOCK else 0
     return range(block * BLOCK, (block + 1) * BLOCK)
 
 

@@ -2,188 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from batchpilot.configs.conversation_spec import Conversations
+from batchpilot.configs.image_spec import ImagesSpec
+from batchpilot.configs.load_spec import ArrivalsSpec, LengthsSpec, Positive, Senders, Share, Tokens
 from batchpilot.configs.strict import StrictModel, problem
-
-Positive = Annotated[float, Field(gt=0)]
-Tokens = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Priority = Literal["high", "normal", "low"]
-
-
-class Rate(StrictModel):
-    """How many requests a phase brings; exactly one of the two is given.
-
-    Attributes:
-        rate_per_s: mean arrivals per second.
-        load: the same as a multiple of the device's estimated capacity in requests per second for the phase's lengths,
-            so that a scenario means the same on every device.
-    """
-
-    rate_per_s: Positive | None = None
-    load: Positive | None = None
-
-    @model_validator(mode="after")
-    def _one_rate(self) -> Rate:
-        if (self.rate_per_s is None) == (self.load is None):
-            given = "neither" if self.load is None else "both"
-            raise problem(f"{given} of rate_per_s and load given; give exactly one")
-        return self
-
-
-class PoissonArrivals(Rate):
-    """Independent arrivals at a constant rate."""
-
-    kind: Literal["poisson"]
-
-
-class GammaArrivals(Rate):
-    """Gamma-distributed gaps.
-
-    Attributes:
-        cv: coefficient of variation of the gaps; above 1 is bursty.
-    """
-
-    kind: Literal["gamma"]
-    cv: Positive
-
-
-class MmppState(StrictModel):
-    """One state of a Markov-modulated Poisson process.
-
-    Attributes:
-        factor: rate relative to the other states; the mean over all states is the phase's rate.
-        mean_dwell_s: mean time spent in the state.
-    """
-
-    factor: Annotated[float, Field(ge=0)]
-    mean_dwell_s: Positive
-
-
-class MmppArrivals(Rate):
-    """Markov-modulated Poisson arrivals.
-
-    Attributes:
-        states: two or more.
-    """
-
-    kind: Literal["mmpp"]
-    states: Annotated[list[MmppState], Field(min_length=2)]
-
-    @model_validator(mode="after")
-    def _some_state_arrives(self) -> MmppArrivals:
-        if not any(state.factor > 0 for state in self.states):
-            raise problem("every state has factor 0, so nothing ever arrives; raise at least one", "states")
-        return self
-
-
-class DiurnalArrivals(Rate):
-    """A rate that swings as a sine.
-
-    Attributes:
-        amplitude: relative swing, from 0 to 1.
-        period_s: length of one day.
-    """
-
-    kind: Literal["diurnal"]
-    amplitude: Share
-    period_s: Positive
-
-
-ArrivalsSpec = Annotated[PoissonArrivals | GammaArrivals | MmppArrivals | DiurnalArrivals, Field(discriminator="kind")]
-
-
-class FixedLengths(StrictModel):
-    """Every request alike."""
-
-    kind: Literal["fixed"]
-    prompt_tokens: Tokens
-    output_tokens: Tokens
-
-
-class UniformRange(StrictModel):
-    """Whole lengths from `min` to `max`, equally likely."""
-
-    min: Tokens
-    max: Tokens
-
-    @model_validator(mode="after")
-    def _in_order(self) -> UniformRange:
-        if self.min > self.max:
-            raise problem(f"min {self.min} is above max {self.max}; lower one or raise the other", "min")
-        return self
-
-
-class UniformLengths(StrictModel):
-    """Independent uniform lengths."""
-
-    kind: Literal["uniform"]
-    prompt_tokens: UniformRange
-    output_tokens: UniformRange
-
-
-class LogNormalShape(UniformRange):
-    """Lognormal lengths clipped to [min, max].
-
-    Attributes:
-        median: the middle length.
-        sigma: standard deviation of the logarithm.
-    """
-
-    median: Positive
-    sigma: Annotated[float, Field(ge=0)]
-    min: Tokens = 1
-    max: Tokens = 8192
-
-
-class LogNormalLengths(StrictModel):
-    """Independent lognormal lengths."""
-
-    kind: Literal["lognormal"]
-    prompt_tokens: LogNormalShape
-    output_tokens: LogNormalShape
-
-
-class FittedLengths(StrictModel):
-    """Lengths fitted to a published trace.
-
-    Attributes:
-        max_prompt_tokens: longer prompts are cut to this, for models of short context.
-        max_output_tokens: likewise for outputs.
-    """
-
-    kind: Literal["azure-conv", "azure-code"]
-    max_prompt_tokens: Tokens | None = None
-    max_output_tokens: Tokens | None = None
-
-
-LengthsSpec = Annotated[FixedLengths | UniformLengths | LogNormalLengths | FittedLengths, Field(discriminator="kind")]
-
-
-class Senders(StrictModel):
-    """Who sends the requests and what they were promised. Shares sum to 1.
-
-    Attributes:
-        slo_mix: share of each SLO class.
-        users: number of tenants; the k-th sends in proportion to 1/k (Zipf), which is our assumption.
-        priority_mix: share of each priority.
-    """
-
-    slo_mix: dict[str, Share] = Field({"interactive": 1.0})
-    users: Annotated[int, Field(ge=1)] = 1
-    priority_mix: dict[Priority, Share] = Field({"normal": 1.0})
-
-    @model_validator(mode="after")
-    def _shares_sum_to_one(self) -> Senders:
-        for name in ("slo_mix", "priority_mix"):
-            total = sum(getattr(self, name).values())
-            if not math.isclose(total, 1.0, abs_tol=1e-6):
-                raise problem(f"the shares of {name} sum to {total:g}; they must sum to 1", name)
-        return self
 
 
 class Phase(Senders):
@@ -227,11 +53,12 @@ class TraceReplay(Senders):
         duration_s: length of the window in the trace's own time; None for all the rest.
         loop: repeat the window until the scenario ends.
         skip_bad_rows: count malformed rows instead of refusing the file.
-        options: of format csv: `arrival_column`, `prompt_column`, `output_column`, `time_unit`.
+        options: of format csv: `arrival_column`, `prompt_column`, `output_column`, `image_size_column`,
+            `image_id_column`, `time_unit`; of weka: `every_s`.
     """
 
     file: str | None = None
-    format: Literal["azure2023", "azure2024", "burstgpt", "mooncake", "vidur", "csv"] = "azure2023"
+    format: Literal["azure2023", "azure2024", "burstgpt", "mooncake", "vidur", "weka", "csv"] = "azure2023"
     rate: Positive = 1.0
     start_s: Annotated[float, Field(ge=0)] = 0.0
     duration_s: Positive | None = None
@@ -240,34 +67,76 @@ class TraceReplay(Senders):
     options: dict[str, str] = Field(default_factory=dict)
 
 
+class SharedText(StrictModel):
+    """Texts of which a request's prompt has one: system prompts, documents, branches of conversations.
+
+    Attributes:
+        tokens: length of each.
+        kinds: how many there are behind each text of the level before.
+        zipf: the k-th most popular is asked for in proportion to 1 / k ** zipf.
+        share: share of the requests that got so far and have one; the others go on alone.
+    """
+
+    tokens: Tokens
+    kinds: Annotated[int, Field(ge=1)] = 1
+    zipf: Annotated[float, Field(ge=0)] = 1.0
+    share: Share = 1.0
+
+
+class Sharing(StrictModel):
+    """What prompts begin with and have in common; an engine with `prefix_cache` computes it once.
+
+    Attributes:
+        levels: texts one behind another, from the front of the prompt; lengths stay those of `lengths`.
+        block_tokens: tokens in a block that has a hash; a text's last tokens that fill none are not shared.
+    """
+
+    levels: Annotated[list[SharedText], Field(min_length=1)]
+    block_tokens: Tokens = 16
+
+
+_SOURCES = ("phases", "conversations", "closed_loop", "trace")
+
+
 class Workload(StrictModel):
-    """What is asked of the engine; exactly one of the first three is given.
+    """What is asked of the engine; exactly one of the first four is given.
 
     Attributes:
         phases: synthetic load, put end to end.
+        conversations: conversations and agents, whose turns wait for answers.
         closed_loop: a fixed number of clients.
         trace: a recording.
         length_estimate_sigma: error of the length predictor that SJF and fair sharing use, as the standard deviation of
             a logarithm; 0 is an oracle.
+        sharing: what prompts have in common; None for nothing but what a trace tells.
+        images: images that requests carry; None for none but those of a trace.
     """
 
     phases: Annotated[list[Phase], Field(min_length=1)] | None = None
+    conversations: Conversations | None = None
     closed_loop: ClosedLoop | None = None
     trace: TraceReplay | None = None
     length_estimate_sigma: Annotated[float, Field(ge=0)] = 0.5
+    sharing: Sharing | None = None
+    images: ImagesSpec | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Workload:
-        given = [name for name in ("phases", "closed_loop", "trace") if getattr(self, name) is not None]
+        given = [name for name in _SOURCES if getattr(self, name) is not None]
         if len(given) != 1:
-            found = " and ".join(given) or "none"
-            raise problem(f"{found} of phases, closed_loop and trace given; give exactly one", *given[1:2])
+            found, known = " and ".join(given) or "none", f"{', '.join(_SOURCES[:-1])} and {_SOURCES[-1]}"
+            raise problem(f"{found} of {known} given; give exactly one", *given[1:2])
+        if self.conversations is not None and self.sharing is not None:
+            raise problem("conversations already say what their prompts share; leave sharing out", "sharing")
+        if self.conversations is not None and self.images is not None:
+            raise problem("images are not drawn for conversations, whose later turns would repeat them", "images")
         return self
 
     @property
     def by_load(self) -> bool:
         """Whether some phase states its rate as a multiple of the engine's capacity."""
-        return any(phase.arrivals.load is not None for phase in self.phases or ())
+        sources = [*(self.phases or ()), *([self.conversations] if self.conversations else ())]
+        return any(source.arrivals.load is not None for source in sources)
 
     @property
     def senders(self) -> dict[tuple[str | int, ...], Senders]:
@@ -275,6 +144,8 @@ class Workload(StrictModel):
         groups: dict[tuple[str | int, ...], Senders] = {
             ("phases", index): phase for index, phase in enumerate(self.phases or ())
         }
+        if self.conversations is not None:
+            groups["conversations",] = self.conversations
         if self.closed_loop is not None:
             groups["closed_loop",] = self.closed_loop
         if self.trace is not None:

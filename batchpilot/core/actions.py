@@ -7,7 +7,7 @@ the notch. A discipline has no order, so it is named in both modes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,10 @@ class ActionTable:
         self._values = tuple(np.array(grid.values) for grid in grids)
         self._last = np.array([len(grid.values) - 1 for grid in grids])
         self._moves = np.array(moves)
+        self._ends = [int(last) if by else None for by, last in zip(self._by_moves, self._last, strict=True)]
         self._base = limit_arrays([base])
+        self._base_column = np.array(self._base)
+        self._places = [LimitArrays._fields.index(grid.field) for grid in grids]
         by_moves = zip(self._by_moves, self._last, strict=True)
         self.sizes = tuple(len(moves) if moved else int(last) + 1 for moved, last in by_moves)
 
@@ -107,7 +110,17 @@ class ActionTable:
         """
         actions = np.asarray(actions)
         moved = np.asarray(positions) + self._moves[np.where(self._by_moves, actions, 0)]
-        return np.where(self._by_moves, np.clip(moved, 0, self._last), actions)
+        return np.where(self._by_moves, np.minimum(np.maximum(moved, 0), self._last), actions)
+
+    def moved(self, position: Iterable[int], action: Iterable[int]) -> tuple[int, ...]:
+        """`move` for one server, in a tenth of the time.
+
+        Args:
+            position: notches, one a field.
+            action: indices below `sizes`, likewise.
+        """
+        fields = zip(position, action, self._ends, strict=True)
+        return tuple(act if last is None else min(max(notch + self.moves[act], 0), last) for notch, act, last in fields)
 
     def hold(self, positions: ArrayLike) -> NDArray[np.int64]:
         """The actions that leave positions as they are.
@@ -120,6 +133,27 @@ class ActionTable:
         """
         return np.where(self._by_moves, self.moves.index(0), np.asarray(positions))
 
+    def told_apart(self, positions: ArrayLike) -> list[NDArray[np.bool_]]:
+        """Which actions lead somewhere that no smaller move leads: at a grid's end, moves beyond it do not.
+
+        Args:
+            positions: notches, shape (..., fields).
+
+        Returns:
+            One array a field, shape (..., size); the action that stays is always among them.
+        """
+        positions = np.asarray(positions)
+        return [self._told_apart(positions[..., k], k) for k in range(len(self.fields))]
+
+    def _told_apart(self, notches: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
+        if not self._by_moves[k]:
+            return np.ones((*notches.shape, self.sizes[k]), np.bool_)
+        led = np.clip(notches[..., None] + self._moves, 0, self._last[k])
+        apart = np.diff(led, axis=-1) > 0
+        stay = self.moves.index(0)
+        # A move down is held against the next one up, a move up against the next one down.
+        return np.concatenate([apart[..., :stay], np.ones((*notches.shape, 1), np.bool_), apart[..., stay:]], axis=-1)
+
     def to_arrays(self, positions: NDArray[np.int64], tpot_target_ms: NDArray[np.float64]) -> LimitArrays:
         """The limits at many positions.
 
@@ -127,14 +161,15 @@ class ActionTable:
             positions: notches, shape (n, fields).
             tpot_target_ms: the TPOT target of each server, shape (n,); without a promise `step_target_ms` is off.
         """
-        columns = {name: np.repeat(column, len(positions)) for name, column in self._base._asdict().items()}
-        for grid, values, notches in zip(self.grids, self._values, positions.T, strict=True):
+        columns = np.empty((len(LimitArrays._fields), len(positions)))
+        columns[:] = self._base_column
+        for grid, place, values, notches in zip(self.grids, self._places, self._values, positions.T, strict=True):
             column = values[notches]
             if grid.times_tpot_target:
                 aimed = (tpot_target_ms >= SHORTEST_TARGET_MS) & (tpot_target_ms <= LONGEST_TARGET_MS)
                 column = np.where(aimed, column * np.where(aimed, tpot_target_ms, 1.0), math.inf)
-            columns[grid.field] = column
-        return LimitArrays(**columns)
+            columns[place] = column
+        return LimitArrays(*columns)
 
     def to_limits(self, position: NDArray[np.int64], tpot_target_ms: float) -> Limits:
         """The limits at one position.

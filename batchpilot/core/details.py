@@ -18,9 +18,12 @@ IN_FLIGHT = np.dtype(
         ("computed_tokens", "i8"),
         ("generated_tokens", "i8"),
         ("first_token_ms", "f8"),
+        ("cached_tokens", "i8"),
     ]
 )
-"""One request as a server knows it, its output length not among it; `first_token_ms` is NaN before the first token."""
+"""One request as a server knows it, its output length not among it; `first_token_ms` is NaN before the first token.
+`computed_tokens` are in the KV cache, those found for a request that waits among them; `cached_tokens` of its prompt
+were found when it came, or at its turn."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,6 +93,7 @@ def _believable(requests: NDArray[Any], now_ms: float) -> NDArray[Any]:
     requests["computed_tokens"] = np.clip(
         requests["computed_tokens"], 0, np.maximum(requests["prompt_tokens"] + requests["generated_tokens"] - 1, 0)
     )
+    requests["cached_tokens"] = np.clip(requests["cached_tokens"], 0, np.maximum(requests["prompt_tokens"] - 1, 0))
     early = ~(requests["first_token_ms"] >= requests["arrival_ms"]) | (requests["first_token_ms"] > now_ms)
     requests["first_token_ms"] = np.where(requests["generated_tokens"] == 0, math.nan, requests["first_token_ms"])
     requests["first_token_ms"][early & (requests["generated_tokens"] > 0)] = now_ms

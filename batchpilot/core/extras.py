@@ -10,6 +10,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "rl": ("stable_baselines3", "torch", "onnx", "onnxruntime", "optuna", "tensorboard"),
     "tune": ("optuna", "cmaes"),
     "serve": ("fastapi", "httptools", "httpx", "onnxruntime", "prometheus_client", "tokenizers", "uvicorn", "uvloop"),
+    "structured": ("llguidance",),
     "ray": ("ray",),
     "litserve": ("litserve",),
     "vllm": ("vllm",),

@@ -28,8 +28,11 @@ from batchpilot.core.limit_arrays import LimitArrays, limit_numbers
 from batchpilot.core.limits import DISCIPLINES
 from batchpilot.core.metrics import METRIC_NAMES, WindowMetrics
 
-FEATURE_VERSION = 1
+FEATURE_VERSION = 2
 """Changes with any name, meaning or order below; an exported policy carries it."""
+
+FEATURES_OF_VERSION = {1: 35, 2: 36}
+"""How many features each version has, each the first of those below: policies of older versions look at fewer."""
 
 BOUNDS = {"share": (0.0, 1.0), "fill": (0.0, 2.0), "against": (0.0, 1.0), "level": (-1.0, 1.0)}
 """Lowest and highest value of each kind."""
@@ -96,9 +99,22 @@ FEATURES = (
     Feature("memory", "share", "memory_fraction", "one"),
     Feature("preemptions_against_completions", "against", "preemptions", "completions"),
     Feature("failed_steps", "share", "failures", "steps"),
+    # Since version 2: what need not be computed.
+    Feature("prefix_hits", "share", "cached_prompt_tokens", "admitted_prompt_tokens"),
 )
 
 FEATURE_NAMES: tuple[str, ...] = tuple(feature.name for feature in FEATURES)
+
+
+def feature_names(version: int) -> tuple[str, ...]:
+    """Names of the features that a version has, in order.
+
+    Args:
+        version: one of `FEATURES_OF_VERSION`.
+    """
+    return FEATURE_NAMES[: FEATURES_OF_VERSION[version]]
+
+
 FEATURE_LOW = np.array([BOUNDS[feature.kind][0] for feature in FEATURES], np.float32)
 FEATURE_HIGH = np.array([BOUNDS[feature.kind][1] for feature in FEATURES], np.float32)
 

@@ -9,6 +9,9 @@ from batchpilot.core.limits import DISCIPLINES
 
 NOTCHES_PER_DOUBLING = 4
 
+CHOSEN_BY_POLICIES = ("fcfs", "sjf", "spf", "slo", "fair", "priority")
+"""What the actions of policies mean must not change with a further discipline."""
+
 
 @dataclass(frozen=True, slots=True)
 class Grid:
@@ -16,7 +19,7 @@ class Grid:
 
     Attributes:
         field: its name in `Limits`.
-        values: one a notch, > 0 where they are ordered, ascending; infinity is off; codes for the discipline.
+        values: one a notch, >= 0 where they are ordered, ascending; infinity is off; codes for the discipline.
         ordered: whether neighbouring notches are alike, so that moving by notches makes sense.
         times_tpot_target: whether the values are multiples of the TPOT target rather than the limit itself.
 
@@ -45,7 +48,8 @@ class Grid:
             return len(self.values) - 1
         if value <= 0:
             return 0
-        return min(range(len(self.values)), key=lambda notch: abs(math.log(self.values[notch] / value)))
+        above = [notch for notch, here in enumerate(self.values) if here > 0]
+        return min(above, key=lambda notch: abs(math.log(self.values[notch] / value)))
 
 
 def _geometric(lowest: float, highest: float, *, whole: bool, off: bool) -> tuple[float, ...]:
@@ -63,6 +67,7 @@ GRIDS: dict[str, Grid] = {
     "max_queued_tokens": Grid("max_queued_tokens", _geometric(256, 2**20, whole=True, off=True)),
     "step_target_ms": Grid("step_target_ms", _geometric(0.25, 4, whole=False, off=True), times_tpot_target=True),
     "ttft_guard": Grid("ttft_guard", _geometric(0.25, 4, whole=False, off=True)),
-    "discipline": Grid("discipline", tuple(float(code) for code in DISCIPLINES.values()), ordered=False),
+    "speculative_tokens": Grid("speculative_tokens", tuple(float(tokens) for tokens in range(9))),
+    "discipline": Grid("discipline", tuple(float(DISCIPLINES[name]) for name in CHOSEN_BY_POLICIES), ordered=False),
 }
 """The grid of each limit that a policy can move."""

@@ -15,11 +15,11 @@ NO_DISCIPLINE = -1
 """Stands for the scheduler's own discipline."""
 
 _DISCIPLINE_NAMES = {code: name for name, code in DISCIPLINES.items()}
-_TOKEN_COUNTS = ("token_budget", "max_queued_tokens")
+_TOKEN_COUNTS = ("token_budget", "max_queued_tokens", "max_padding_tokens")
 
 
 class LimitArrays(NamedTuple):
-    """The fields of `Limits`, each of shape (n,); infinity is off.
+    """The fields of `Limits`, each of shape (n,); infinity is off unless said otherwise.
 
     Attributes:
         batch_size: requests in a step.
@@ -29,6 +29,10 @@ class LimitArrays(NamedTuple):
         step_target_ms: time a step is filled to.
         ttft_guard: multiple of the TTFT target beyond which a request is refused.
         discipline: code in `DISCIPLINES`, `NO_DISCIPLINE` for the scheduler's own.
+        delay_factor: multiple of a prompt step's time before the next one.
+        max_padding_tokens: padding in a static batch.
+        max_padding_share: share of it.
+        speculative_tokens: drafted for each decoding request; 0 is off.
     """
 
     batch_size: NDArray[np.float64]
@@ -38,6 +42,10 @@ class LimitArrays(NamedTuple):
     step_target_ms: NDArray[np.float64]
     ttft_guard: NDArray[np.float64]
     discipline: NDArray[np.float64]
+    delay_factor: NDArray[np.float64]
+    max_padding_tokens: NDArray[np.float64]
+    max_padding_share: NDArray[np.float64]
+    speculative_tokens: NDArray[np.float64]
 
 
 def limit_arrays(limits: Iterable[Limits]) -> LimitArrays:
@@ -78,6 +86,10 @@ def limit_numbers(limits: Limits) -> tuple[float, ...]:
         _off(limits.step_target_ms),
         _off(limits.ttft_guard),
         NO_DISCIPLINE if limits.discipline is None else DISCIPLINES[limits.discipline],
+        _off(limits.delay_factor),
+        _off(limits.max_padding_tokens),
+        _off(limits.max_padding_share),
+        limits.speculative_tokens,
     )
 
 
@@ -88,7 +100,7 @@ def _off(value: float | None) -> float:
 def _plain(name: str, value: float) -> int | float | str | None:
     if name == "discipline":
         return _DISCIPLINE_NAMES.get(int(value))
-    if name == "batch_size":
+    if name in ("batch_size", "speculative_tokens"):
         return int(value)
     if math.isinf(value):
         return None

@@ -66,6 +66,14 @@ class WindowMetrics:
         ttft_target_ms: typical TTFT target (`core.slo.typical_target`) of the requests that arrived, infinite where
             none was promised anything; the last known one when none arrived.
         tpot_target_ms: typical TPOT target, likewise.
+        admitted_prompt_tokens: prompt tokens of the requests that were let in for the first time.
+        cached_prompt_tokens: of these, tokens found in the prefix cache, which need not be computed.
+        images: images of the requests that were let in, again after a preemption.
+        image_hits: of these, images that need not be encoded: their features were kept, or their KV blocks cached.
+        encode_ms: time within steps that was spent on encoding the others.
+        drafts: drafts verified, one a request and step.
+        drafted_tokens: their tokens.
+        accepted_tokens: of these, tokens that stood; each draft gave one token more than that.
     """
 
     limits: Limits
@@ -110,6 +118,14 @@ class WindowMetrics:
     peak_tokens_per_s: float = 0.0
     ttft_target_ms: float = math.nan
     tpot_target_ms: float = math.nan
+    admitted_prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    images: int = 0
+    image_hits: int = 0
+    encode_ms: float = 0.0
+    drafts: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def end_ms(self) -> float:
@@ -132,6 +148,21 @@ class WindowMetrics:
         return self.refused_on_arrival + self.refused_by_guard
 
     @property
+    def prefix_hit_rate(self) -> float:
+        """Share of the prompt tokens let in that were found in the prefix cache; NaN when nobody was let in."""
+        return self.cached_prompt_tokens / self.admitted_prompt_tokens if self.admitted_prompt_tokens else math.nan
+
+    @property
+    def image_hit_rate(self) -> float:
+        """Share of the images let in that need not be encoded; NaN when none was let in."""
+        return self.image_hits / self.images if self.images else math.nan
+
+    @property
+    def accepted_length(self) -> float:
+        """Mean tokens that a verified draft gave, the one after the accepted ones included; NaN without drafts."""
+        return 1.0 + self.accepted_tokens / self.drafts if self.drafts else math.nan
+
+    @property
     def memory_fraction(self) -> float:
         """Peak memory over the device's memory; the KV share where the device's memory is unknown."""
         return self.memory_peak_mb / self.memory_total_mb if self.memory_total_mb > 0 else self.kv_used_fraction
@@ -146,9 +177,8 @@ METRICS = np.dtype([(name, "f8") for name in METRIC_NAMES])
 """`WindowMetrics` without its limits as a record, for arrays of windows; counts are floats there."""
 
 _values = attrgetter(*METRIC_NAMES)
-_CONVERTERS = tuple(
-    (field.name, int if field.type == "int" else float) for field in fields(WindowMetrics) if field.name != "limits"
-)
+_COUNTS = tuple(field.name for field in fields(WindowMetrics) if field.type == "int")
+_PERHAPS_NAN = tuple(field.name for field in fields(WindowMetrics) if field.type == "float")
 
 
 def to_record(window: WindowMetrics) -> np.recarray[Any, np.dtype[Any]]:
@@ -179,8 +209,23 @@ def plain_record(record: np.void) -> dict[str, Any]:
     Args:
         record: one record of `METRICS`.
     """
-    values = zip(_CONVERTERS, record.item(), strict=True)
-    return {name: convert(value) for (name, convert), value in values}
+    told: dict[str, Any] = dict(zip(METRIC_NAMES, record.item(), strict=True))
+    for name in _COUNTS:
+        told[name] = int(told[name])
+    return told
+
+
+def measured(record: np.void) -> dict[str, Any]:
+    """`plain_record` without what is NaN.
+
+    Args:
+        record: one record of `METRICS`.
+    """
+    told = plain_record(record)
+    for name in _PERHAPS_NAN:
+        if told[name] != told[name]:
+            del told[name]
+    return told
 
 
 class MeasuredWindows(Sequence[WindowMetrics]):

@@ -40,10 +40,13 @@ class Tuner(ABC):
     Attributes:
         name: what tables and reports call it.
         needs_details: whether `study` is to be called.
+        quick: whether `tell` takes well under a millisecond whatever it hears, so that it needs no thread of its own to
+            be waited for. A class says so of itself; classes derived from it are not believed to be.
     """
 
     name: str = "tuner"
     needs_details: bool = False
+    quick: bool = False
 
     @abstractmethod
     def ask(self) -> Limits:

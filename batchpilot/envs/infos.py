@@ -1,7 +1,11 @@
-"""Infos of many environments in Gymnasium's form: a dictionary of arrays, each with a mask named with an underscore."""
+"""Infos of many environments in Gymnasium's form: arrays by name, each with a mask named with an underscore.
+
+They are made when somebody looks: training never does, and to make them took as long as to run the engines.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -13,6 +17,65 @@ from batchpilot.core.metrics import METRIC_NAMES
 
 _DISCIPLINE_NAMES = np.array([*DISCIPLINES, None], dtype=object)
 """By code; the last one, which code -1 finds, is the scheduler's own."""
+
+
+_DISCIPLINE = LimitArrays._fields.index("discipline")
+_DRAFTED = LimitArrays._fields.index("speculative_tokens")
+
+_METRIC = {name: place for place, name in enumerate(METRIC_NAMES)}
+
+
+class LaterDict(dict[str, Any]):
+    """A dictionary whose entries are made when it is first looked into; one that is asked for is made alone.
+
+    Args:
+        make: the entries.
+        make_one: one of them, None where there is no such entry.
+    """
+
+    def __init__(self, make: Callable[[], dict[str, Any]], make_one: Callable[[str], Any]) -> None:
+        super().__init__()
+        self._make: Callable[[], dict[str, Any]] | None = make
+        self._make_one = make_one
+
+    def __getitem__(self, name: str) -> Any:
+        if self._make is not None and (entry := self._make_one(name)) is not None:
+            return entry
+        self._fill()
+        return super().__getitem__(name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy is an ordinary dictionary."""
+        return dict, (self.made(),)
+
+    def made(self) -> dict[str, Any]:
+        """The entries as an ordinary dictionary."""
+        self._fill()
+        return dict(super().items())
+
+    def _fill(self) -> None:
+        if self._make is not None:
+            make, self._make = self._make, None
+            super().update(make())
+
+
+def _filling(name: str) -> Callable[..., Any]:
+    plain = getattr(dict, name)
+
+    def method(self: LaterDict, *arguments: Any, **options: Any) -> Any:
+        self._fill()
+        return plain(self, *arguments, **options)
+
+    method.__doc__ = plain.__doc__
+    return method
+
+
+for _name in (
+    *("__setitem__", "__delitem__", "__contains__", "__iter__", "__len__", "__eq__", "__ne__"),
+    *("__or__", "__ror__", "__ior__", "__repr__", "__reversed__", "get", "keys", "values", "items", "copy", "pop"),
+    *("popitem", "setdefault", "update", "clear"),
+):
+    setattr(LaterDict, _name, _filling(_name))
 
 
 def vector_infos(
@@ -31,16 +94,27 @@ def vector_infos(
         "metrics" and "limits" (dictionaries of arrays of float64, disciplines by name), "scenario", "seed". A mask is
         false where the row has no info, where a percentile has no sample and where a limit is off.
     """
-    n = len(metrics)
-    columns = metrics.view(np.float64).reshape(n, len(METRIC_NAMES)).T.copy()
-    settings = np.array(limits[:-1])
-    codes = limits.discipline.astype(np.int64)
-    set_limits = _masked(LimitArrays._fields[:-1], settings, rows & np.isfinite(settings))
-    set_limits |= {"discipline": _DISCIPLINE_NAMES[codes], "_discipline": rows & (codes >= 0)}
+    measured = metrics.view(np.float64).reshape(len(metrics), len(METRIC_NAMES)).T.copy()
+    settings, rows = np.array(limits), rows.copy()
+
+    def metric_columns() -> dict[str, Any]:
+        return _masked(METRIC_NAMES, measured, rows & ~np.isnan(measured))
+
+    def metric_column(name: str) -> NDArray[np.float64] | None:
+        place = _METRIC.get(name)
+        return None if place is None else measured[place]
+
+    def limit_columns() -> dict[str, Any]:
+        codes = settings[_DISCIPLINE].astype(np.int64)
+        on = np.isfinite(settings)
+        on[_DRAFTED] = settings[_DRAFTED] > 0
+        told = _masked(LimitArrays._fields, settings, rows & on)
+        return told | {"discipline": _DISCIPLINE_NAMES[codes], "_discipline": rows & (codes >= 0)}
+
     return {
-        "metrics": _masked(METRIC_NAMES, columns, rows & ~np.isnan(columns)),
+        "metrics": LaterDict(metric_columns, metric_column),
         "_metrics": rows.copy(),
-        "limits": set_limits,
+        "limits": LaterDict(limit_columns, lambda _: None),
         "_limits": rows.copy(),
         "scenario": np.array(scenarios, dtype=object),
         "_scenario": rows.copy(),
@@ -49,6 +123,7 @@ def vector_infos(
     }
 
 
-def _masked(names: tuple[str, ...], values: NDArray[np.float64], masks: NDArray[np.bool_]) -> dict[str, Any]:
+def _masked(names: Iterable[str], values: NDArray[np.float64], masks: NDArray[np.bool_]) -> dict[str, Any]:
     """One array and one mask a name, from the rows of two matrices."""
+    names = tuple(names)
     return dict(zip(names, values, strict=True)) | {f"_{name}": mask for name, mask in zip(names, masks, strict=True)}

@@ -1,20 +1,51 @@
-"""Makes `gymnasium.make` and `gymnasium.make_vec` know the environment; light, so that it can run at import."""
+"""Makes `gymnasium.make` and `gymnasium.make_vec` know the environments; light, so that it can run at import."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium
+
+from batchpilot.configs.scenario import suites
+from batchpilot.core.limits import TRACKS
 
 ENV_ID = "batchpilot/Batching-v0"
 BATCH_SERVICE_ID = "batchpilot/BatchService-v0"
 
+VERSION = 0
+"""Changes with anything that makes scores of a track and suite another thing: features, actions, scenarios, rewards."""
+
+
+def env_id(track: str, suite: str) -> str:
+    """The id under which a track's limits are set on a suite's scenarios, at the suite's own seeds.
+
+    Args:
+        track: one of `TRACKS`.
+        suite: one of `suite_ids()`' suites.
+    """
+    return f"batchpilot/{track}-{suite}-v{VERSION}"
+
+
+def suite_ids() -> dict[str, tuple[str, str]]:
+    """Track and suite of every id that stands for them; the suites of real engines have none."""
+    simulated = [suite for suite in suites() if not suite.endswith("-torch")]
+    return {env_id(track, suite): (track, suite) for track in TRACKS for suite in simulated}
+
 
 def register_envs() -> None:
-    """Register `batchpilot/Batching-v0` with its native vector form, and the batch-service queue; idempotent."""
-    if ENV_ID not in gymnasium.registry:
-        gymnasium.register(
-            ENV_ID,
-            entry_point="batchpilot.envs.batching:BatchingEnv",
-            vector_entry_point="batchpilot.envs.vector:BatchingVectorEnv",
-        )
+    """Register `batchpilot/Batching-v0`, an id for every track and suite, and the batch-service queue; idempotent."""
+    _register(ENV_ID)
+    for name, (track, suite) in suite_ids().items():
+        _register(name, scenario=suite, track=track, seeds="suite")
     if BATCH_SERVICE_ID not in gymnasium.registry:
         gymnasium.register(BATCH_SERVICE_ID, entry_point="batchpilot.envs.batch_service:BatchServiceEnv")
+
+
+def _register(name: str, **arguments: Any) -> None:
+    if name not in gymnasium.registry:
+        gymnasium.register(
+            name,
+            entry_point="batchpilot.envs.batching:BatchingEnv",
+            vector_entry_point="batchpilot.envs.vector:BatchingVectorEnv",
+            kwargs=arguments,
+        )

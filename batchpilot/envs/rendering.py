@@ -201,7 +201,7 @@ def _ms(value: float) -> str:
 
 def _limits(window: WindowMetrics) -> str:
     """The limits in force, those that are off left out."""
-    named = {name: value for name, value in window.limits.to_dict().items() if value is not None}
+    named = window.limits.in_force()
     return ", ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in named.items()
     )

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.configs.tuner import TunerConfig
+from batchpilot.core.names import lookup
 
 Reward = Callable[[NDArray[Any]], NDArray[np.float64]]
+"""From windows, records of `core.metrics.METRICS` of shape (n,), to their rewards, shape (n,)."""
 
 _WEIGHTS = TunerConfig()
 
@@ -58,6 +60,45 @@ def score(metrics: NDArray[Any]) -> NDArray[np.float64]:
 def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
     """Part over whole, 0 where the whole is not above 0."""
     return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+
+
+class OwnReward:
+    """A reward of the user's own, held to its contract.
+
+    Args:
+        reward: the function.
+    """
+
+    def __init__(self, reward: Reward) -> None:
+        self._reward = reward
+
+    def __call__(self, metrics: NDArray[Any]) -> NDArray[np.float64]:
+        """Rewards of windows.
+
+        Args:
+            metrics: records of `core.metrics.METRICS`, shape (n,).
+
+        Raises:
+            ValueError: it gave another shape, or what is not a finite number.
+        """
+        rewards = np.asarray(self._reward(metrics))
+        if rewards.shape != metrics.shape or rewards.dtype.kind not in "biuf" or not np.isfinite(rewards).all():
+            raise ValueError(
+                f"the reward gave {rewards!r} for records of shape {metrics.shape}; it must give one finite number each"
+            )
+        return rewards.astype(np.float64)
+
+
+def make_reward(reward: str | Reward) -> Reward:
+    """A reward by name, or the user's own.
+
+    Args:
+        reward: one of `REWARDS`, or a function from windows to rewards, which must be picklable where environments are.
+
+    Raises:
+        ValueError: no such name.
+    """
+    return OwnReward(reward) if callable(reward) else lookup(REWARDS, reward, "reward")
 
 
 REWARDS: dict[str, Reward] = {"goodput": goodput, "score": score}

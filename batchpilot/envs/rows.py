@@ -16,16 +16,21 @@ from batchpilot.core.features import FEATURE_NAMES, QUANTITIES
 from batchpilot.core.limit_arrays import NO_DISCIPLINE, LimitArrays
 from batchpilot.core.limits import DISCIPLINES
 from batchpilot.core.metrics import METRICS
-from batchpilot.engines.scheduler.state import OFF_TOKENS, SchedulerState, allocate, row
+from batchpilot.engines.scheduler.controls import NOT_PADDED
+from batchpilot.engines.scheduler.state import OFF_TOKENS, STATIC, SchedulerState, allocate, row
 from batchpilot.engines.scheduler.windows import open_window, summarise
 from batchpilot.engines.simulated.kernel import STUCK
-from batchpilot.engines.simulated.loading import NOISE_TABLE, load
+from batchpilot.engines.simulated.loading import NOISE_TABLE, hashed_blocks, load
 from batchpilot.envs.observing import observe, run_rows
 from batchpilot.envs.scenarios import PreparedRun
-from batchpilot.latency.model.compiled import plain
+from batchpilot.latency.model.compiled import entered, plain
 
 ROWS_PER_THREAD = 32
 """A thread pays for itself from about this many rows on."""
+
+
+_VIEWS = ("_clock", "_limits", "_records", "_numbers")
+_run_rows, _observe = entered(run_rows), entered(observe)
 
 
 class SimulationRows:
@@ -53,19 +58,17 @@ class SimulationRows:
         self.observations = np.zeros((n, len(FEATURE_NAMES)), np.float32)
         self._quantities = np.zeros((n, QUANTITIES))
         self._in_force = np.zeros((n, len(LimitArrays._fields)))
-        self._records = self.metrics.view(np.recarray)
         self._codes = np.zeros(n, np.int64)
         self._discipline = np.zeros(n)
         self._use(allocate(n, 0))
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the views, which a copy makes anew of its own arrays."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_clock", "_limits", "_records")}
+        return {name: value for name, value in self.__dict__.items() if name not in _VIEWS}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Go on from a copy exactly as the original would."""
         self.__dict__.update(state)
-        self._records = self.metrics.view(np.recarray)
         self._use(self._state)
 
     @property
@@ -93,7 +96,15 @@ class SimulationRows:
         """
         requests, engine = run.requests, run.engine
         noise = NOISE_TABLE if engine.noise > 0 else 1
-        self._make_room(len(requests), requests.users, noise, len(engine.drift))
+        self._make_room(
+            len(requests),
+            requests.users,
+            noise,
+            len(engine.drift),
+            hashed_blocks(engine, requests),
+            requests.turns is not None,
+            requests.image_rows,
+        )
         load(self._state, i, engine, requests)
         self._discipline[i] = DISCIPLINES[engine.discipline]
 
@@ -102,7 +113,14 @@ class SimulationRows:
 
         Args:
             limits: arrays of shape (n,).
+
+        Raises:
+            ValueError: speculation in padded batches.
         """
+        if limits.speculative_tokens.any():
+            padded = np.where(self._clock["mode"] == STATIC, limits.speculative_tokens, 0.0)
+            if padded.any():
+                raise ValueError(NOT_PADDED.format(padded.max()))
         self._in_force[:] = np.stack(limits, axis=1)
         record = self._limits
         record["batch_size"] = limits.batch_size
@@ -111,6 +129,10 @@ class SimulationRows:
         record["max_wait_ms"] = np.where(np.isinf(limits.max_wait_ms), 0.0, limits.max_wait_ms)
         record["step_target_ms"] = limits.step_target_ms
         record["ttft_guard"] = limits.ttft_guard
+        record["delay_factor"] = np.where(np.isinf(limits.delay_factor), 0.0, limits.delay_factor)
+        record["max_padding_tokens"] = np.minimum(limits.max_padding_tokens, OFF_TOKENS)
+        record["max_padding_share"] = limits.max_padding_share
+        record["speculative_tokens"] = limits.speculative_tokens
         record["discipline"] = np.where(limits.discipline == NO_DISCIPLINE, self._discipline, limits.discipline)
 
     def run_until(self, until_ms: NDArray[np.float64]) -> None:
@@ -123,14 +145,17 @@ class SimulationRows:
             RuntimeError: waiting requests of a row can never run (a defect of the scheduler).
         """
         previous = get_num_threads()
-        set_num_threads(self._threads)
+        # To set them takes 20 us even where nothing changes.
+        if previous != self._threads:
+            set_num_threads(self._threads)
         try:
-            run_rows(
+            _run_rows(
                 self._state, until_ms, self._codes, self._records, self._numbers, self._in_force, self._quantities,
                 self.observations,
             )  # fmt: skip
         finally:
-            set_num_threads(previous)
+            if previous != self._threads:
+                set_num_threads(previous)
         if (self._codes == STUCK).any():
             stuck = int(np.argmax(self._codes == STUCK))
             raise RuntimeError(f"the scheduler of row {stuck} is stuck at {self.now_ms[stuck]} ms")
@@ -144,20 +169,19 @@ class SimulationRows:
         one = plain(row)(self._state, i)
         summarise(one, self._records[i : i + 1])
         open_window(one)
-        observe(self._numbers, self._in_force, self._quantities, self.observations, i)
-
-    @property
-    def _numbers(self) -> NDArray[np.float64]:
-        """The windows as a matrix over the same memory, shape (n, number of metrics)."""
-        return self.metrics.view(np.float64).reshape(len(self.metrics), -1)
+        _observe(self._numbers, self._in_force, self._quantities, self.observations, i)
 
     def _use(self, state: SchedulerState) -> None:
         """Take a state into use, with plain views of the records that every step reads."""
         self._state = state
+        self._records = self.metrics.view(np.recarray)
+        self._numbers = self.metrics.view(np.float64).reshape(len(self.metrics), -1)
         self._clock = state.clock.view(np.ndarray)
         self._limits = state.limits.view(np.ndarray)
 
-    def _make_room(self, requests: int, users: int, noise: int, drift_rows: int) -> None:
+    def _make_room(
+        self, requests: int, users: int, noise: int, drift_rows: int, contents: int, conversations: bool, images: int
+    ) -> None:
         """Grow the state, rows in progress included, until a run fits; sizes double so that this stays rare."""
         state = self._state
         room = (
@@ -165,12 +189,24 @@ class SimulationRows:
             state.user_finish.shape[1],
             state.noise.shape[1],
             state.parameters.shape[1] - 2,
+            state.contents.shape[1],
+            state.turns.shape[1],
+            state.images.shape[1],
         )
-        needed = (requests, users, noise, drift_rows)
+        needed = (requests, users, noise, drift_rows, contents, requests if conversations else 0, images)
         if all(need <= have for need, have in zip(needed, room, strict=True)):
             return
         grown = [max(have, 2 ** math.ceil(math.log2(max(need, 1)))) for need, have in zip(needed, room, strict=True)]
-        larger = allocate(len(self._codes), grown[0], users=grown[1], noise=grown[2], drift_rows=grown[3])
+        larger = allocate(
+            len(self._codes),
+            grown[0],
+            users=grown[1],
+            noise=grown[2],
+            drift_rows=grown[3],
+            hashed_blocks=grown[4] if max(contents, room[4]) else 0,
+            conversations=max(needed[5], room[5]) > 0,
+            images=grown[6],
+        )
         for old, new in zip(state, larger, strict=True):
             new[tuple(slice(size) for size in old.shape)] = old
         self._use(larger)

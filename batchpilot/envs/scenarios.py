@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from batchpilot.configs.catalogue import ModelSpec, device, model
 from batchpilot.configs.scenario import ModelSwitch, Scenario
+from batchpilot.core.speculation import Speculation
 from batchpilot.engines.memory import memory_model
 from batchpilot.engines.simulated.config import EngineConfig
 from batchpilot.latency.model.parameter_file import read_parameters
 from batchpilot.latency.model.registry import find_latency, scaled_to
 from batchpilot.latency.model.roofline import LatencyEstimate
 from batchpilot.latency.model.saturation import SaturationParameters
+from batchpilot.latency.model.vision_tower import VisionTower, tower_on
 from batchpilot.workloads.build import build_requests
 from batchpilot.workloads.table import RequestTable
 
@@ -77,16 +79,37 @@ def prepare(scenario: Scenario, seed: int) -> PreparedRun:
         latency=latency,
         estimate=estimate,
         block_size=spec.block_size,
+        prefix_cache=spec.prefix_cache,
+        vision=vision_tower(scenario),
         max_model_len=spec.max_model_len or served.max_model_len,
         mode=spec.mode,
         prefill=spec.prefill,
         noise=spec.noise,
         drift=drift_schedule(scenario, latency),
         memory=memory,
+        speculation=Speculation() if spec.speculation is None else Speculation(**spec.speculation.model_dump()),
         seed=seed,
     )
     horizon_ms = None if scenario.duration_s is None else 1000.0 * (scenario.duration_s + GRACE_S)
     return PreparedRun(scenario, seed, engine, requests, horizon_ms, scenario.decision_interval_ms, known.provenance)
+
+
+def vision_tower(scenario: Scenario) -> VisionTower:
+    """What encodes images on a scenario's engine: as it says, or estimated for its device; free where it says nothing.
+
+    Args:
+        scenario: a catalogued or loaded scenario.
+
+    Raises:
+        ValueError: an unknown tower; the message names the closest one.
+    """
+    spec = scenario.engine.vision
+    if spec is None:
+        return VisionTower()
+    kept = {"feature_cache": spec.feature_cache, "together": spec.together}
+    if spec.tower is not None:
+        return replace(tower_on(device(scenario.device), spec.tower), **kept)
+    return VisionTower(spec.pass_ms or 0.0, spec.token_ms or 0.0, **kept)
 
 
 def latency_of(scenario: Scenario) -> LatencyEstimate:

@@ -99,7 +99,11 @@ class TorchBackend:
         requests = keeping_promise(requests, scenario)
         spec = scenario.engine
         config = TorchEngineConfig(
-            estimate=self.latency, max_model_len=spec.max_model_len, mode=spec.mode, prefill=spec.prefill
+            estimate=self.latency,
+            max_model_len=spec.max_model_len,
+            mode=spec.mode,
+            prefill=spec.prefill,
+            prefix_cache=spec.prefix_cache,
         )
         labels = {
             "device": self._origin["device"],
@@ -131,6 +135,7 @@ class TorchBackend:
             max_model_len=run.engine.max_model_len,
             mode=run.engine.mode,
             prefill=run.engine.prefill,
+            prefix_cache=run.engine.prefix_cache,
             seed=run.seed,
         )
         return TorchEngine(config, run.requests, self.runner, record_steps=record_steps, clock=self._clock)
@@ -146,12 +151,14 @@ class TorchOptions:
         clock: seconds.
         model: a preset, a folder or a name that transformers knows.
         device: torch device; None for "cuda" where there is one, else "cpu".
-        dtype: "float32", "bfloat16" or "float16".
+        dtype: "float32", "bfloat16", "float16" or "int8".
+        kv_dtype: of the KV cache: "auto", "int8" or "fp8".
         threads: processor threads of torch; None leaves them as they are.
         kv_capacity_tokens: KV tokens to set aside; None for all that fit.
         memory_fraction: share of the free memory to take.
         block_size: tokens in a KV block.
         step_tokens: tokens of the largest step that memory is kept free for.
+        draft_model: what drafts where `speculative_tokens` asks for it, as `model`; None for prompt lookup.
         weights_seed: of random weights.
     """
 
@@ -161,11 +168,13 @@ class TorchOptions:
     model: str | Path = DEFAULT_MODEL
     device: str | None = None
     dtype: str = "float32"
+    kv_dtype: str = "auto"
     threads: int | None = None
     kv_capacity_tokens: int | None = None
     memory_fraction: float | None = None
     block_size: int = 16
     step_tokens: int = 2048
+    draft_model: str | Path | None = None
     weights_seed: int = 0
 
     @classmethod
@@ -212,10 +221,12 @@ class TorchOptions:
             device=self.device,
             threads=self.threads,
             dtype=self.dtype,
+            kv_dtype=self.kv_dtype,
             kv_capacity_tokens=self.kv_capacity_tokens,
             memory_fraction=self.memory_fraction,
             block_size=self.block_size,
             step_tokens=self.step_tokens,
+            draft_model=self.draft_model,
             seed=self.weights_seed,
         )
 
@@ -255,7 +266,8 @@ def _origin(runner: ModelRunner, model_name: str) -> dict[str, str]:
     return {
         "backend": "torch",
         "model": model_name,
-        "dtype": str(runner.model.dtype).removeprefix("torch."),
+        "dtype": runner.dtype,
+        "kv_dtype": runner.kv_dtype,
         "device": f"{name}, {torch.get_num_threads()} threads" if on_processor else name,
         "kv_tokens": str(runner.kv_capacity_tokens),
         "torch": torch.__version__,

@@ -18,18 +18,20 @@ from batchpilot.core.limits import Limits
 from batchpilot.core.metrics import from_record
 from batchpilot.core.names import lookup
 from batchpilot.envs.backends import BACKENDS, SIMULATED
+from batchpilot.envs.episode import Asked, good_tokens, vector_episodes
 from batchpilot.envs.infos import vector_infos
 from batchpilot.envs.registration import ENV_ID
 from batchpilot.envs.rendering import RENDER_MODES, History
+from batchpilot.envs.rewards import Reward
 from batchpilot.envs.rows import SimulationRows
 from batchpilot.envs.scenarios import PreparedRun
-from batchpilot.envs.task import ScenarioLike, Task
+from batchpilot.envs.task import EPISODE, ScenarioLike, Task
 
 Observations = NDArray[np.float32]
 StepResult = tuple[Observations, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 
 
-class BatchingVectorEnv(VectorEnv[Observations, NDArray[np.int64], NDArray[Any]]):
+class BatchingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
     """n copies of `BatchingEnv` that give the very numbers n single ones would, whatever the number of threads.
 
     Rows may play different scenarios. `reset(seed=s)` seeds row i with s + i; a list seeds each row. Infos are
@@ -44,17 +46,23 @@ class BatchingVectorEnv(VectorEnv[Observations, NDArray[np.int64], NDArray[Any]]
         track: the limits that actions move.
         fields: these limits instead of a track's.
         action_mode: "relative" or "absolute".
-        reward: "goodput" or "score".
+        actions: "multi-discrete" (one index a limit), "discrete" (one number for all) or "box" (-1 to 1 a limit).
+        reward: "goodput", "score", or a function from windows to rewards, see `envs.rewards.Reward`.
         base: the limits at the start.
         table: what actions mean, in place of track, fields, action mode and base; an exported policy brings its own.
         decision_interval_ms: engine time of a step.
-        seeds: workload seeds to draw from.
+        seeds: workload seeds to draw from; "suite" for a suite's own block.
+        episode_key: where infos tell of episodes at their end; None for nowhere.
+        references: whether they tell the references each time, rather than when they are asked for.
         backend: "simulated", the only one that has many engines; a device serves one torch engine at a time.
         backend_options: none.
         render_mode: "ansi", "rgb_array" or None; `render` gives one frame a row.
         autoreset_mode: when an ended row begins anew: NEXT_STEP (the next step ignores its action and gives the first
             observation) or SAME_STEP (at once; "final_obs" and "final_info" hold what the episode ended with).
         threads: compiled threads; None chooses by the number of rows.
+
+    Attributes:
+        episodes: those that the last step ended, by row; empty without an `episode_key`.
 
     Raises:
         ValueError: an argument is unknown or outside its bound; the message names it.
@@ -68,11 +76,14 @@ class BatchingVectorEnv(VectorEnv[Observations, NDArray[np.int64], NDArray[Any]]
         track: str = "limits",
         fields: Sequence[str] | None = None,
         action_mode: str = "relative",
-        reward: str = "goodput",
+        actions: str = "multi-discrete",
+        reward: str | Reward = "goodput",
         base: Limits | None = None,
         table: ActionTable | None = None,
         decision_interval_ms: float | None = None,
-        seeds: Sequence[int] | None = None,
+        seeds: Sequence[int] | str | None = None,
+        episode_key: str | None = EPISODE,
+        references: bool = False,
         backend: str = SIMULATED,
         backend_options: Mapping[str, Any] | None = None,
         render_mode: str | None = None,
@@ -95,11 +106,14 @@ class BatchingVectorEnv(VectorEnv[Observations, NDArray[np.int64], NDArray[Any]]
             track=track,
             fields=fields,
             action_mode=action_mode,
+            actions=actions,
             reward=reward,
             base=base,
             table=table,
             decision_interval_ms=decision_interval_ms,
             seeds=seeds,
+            episode_key=episode_key,
+            references=references,
             backend_options=backend_options,
         )
         self.table = self.task.table
@@ -115,6 +129,10 @@ class BatchingVectorEnv(VectorEnv[Observations, NDArray[np.int64], NDArray[Any]]
         self._random: list[np.random.Generator] = []
         self._scenarios = [""] * num_envs
         self._seeds = [0] * num_envs
+        self._runs: list[PreparedRun | None] = [None] * num_envs
+        self._rewards, self._good_tokens = np.zeros(num_envs), np.zeros(num_envs)
+        self._decisions = np.zeros(num_envs, np.int64)
+        self.episodes: dict[int, Asked] = {}
         self._positions = np.zeros((num_envs, len(self.table.fields)), np.int64)
         self._interval_ms = np.zeros(num_envs)
         self._horizon_ms = np.zeros(num_envs)
@@ -141,11 +159,12 @@ class BatchingVectorEnv(VectorEnv[Observations, NDArray[np.int64], NDArray[Any]]
         self._ended[:] = False
         return self._rows.observations.copy(), self._infos(limits, self._every_row)
 
-    def step(self, actions: NDArray[np.int64]) -> StepResult:
+    def step(self, actions: NDArray[Any]) -> StepResult:
         """Set limits and run one decision interval in every row.
 
         Args:
-            actions: one index a limit, shape (num_envs, fields); a row that begins anew ignores its own.
+            actions: of the action space; for "multi-discrete" one index a limit, shape (num_envs, fields). A row that
+                begins anew ignores its own.
 
         Returns:
             Observations, rewards, terminations, truncations, infos.
@@ -156,10 +175,8 @@ class BatchingVectorEnv(VectorEnv[Observations, NDArray[np.int64], NDArray[Any]]
         """
         if not self._random:
             raise RuntimeError("reset must be called before step")
-        actions = np.asarray(actions)
-        self.task.check_actions(actions, self._positions.shape)
         fresh = self._ended
-        self._positions = self.table.move(self._positions, actions)
+        self._positions = self.table.move(self._positions, self.task.indices(actions, (self.num_envs,)))
         for i in np.flatnonzero(fresh).tolist():
             self._begin(i)
         now = self._rows.now_ms
@@ -169,13 +186,25 @@ class BatchingVectorEnv(VectorEnv[Observations, NDArray[np.int64], NDArray[Any]]
         truncated = (self._rows.now_ms >= self._horizon_ms) & ~terminated & ~fresh
         self._remember(limits, ~fresh)
         ended = terminated | truncated
+        self._account(rewards, fresh, ended)
         observations = self._rows.observations.copy()
         if self._same_step and ended.any():
             infos = self._begin_at_once(ended, observations, limits)
         else:
-            infos = self._infos(limits, self._every_row)
+            infos = self._infos(limits, self._every_row) | self._told_episodes()
             self._ended = ended & (not self._same_step)
         return observations, rewards, terminated, truncated, infos
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """As `BatchingEnv.action_masks`, one row a row.
+
+        Raises:
+            ValueError: the actions are a box.
+            RuntimeError: there was no `reset`.
+        """
+        if not self._random:
+            raise RuntimeError("reset must be called before action_masks")
+        return self.task.masks(self._positions)
 
     def render(self) -> tuple[Any, ...] | None:
         """One frame a row, as the render mode says; None without one."""
@@ -197,7 +226,8 @@ class BatchingVectorEnv(VectorEnv[Observations, NDArray[np.int64], NDArray[Any]]
         """Draw and load a new episode into row `i`."""
         run: PreparedRun = self.task.draw(self._random[i], options)
         self._rows.load(i, run)
-        self._scenarios[i], self._seeds[i] = run.scenario.name, run.seed
+        self._scenarios[i], self._seeds[i], self._runs[i] = run.scenario.name, run.seed, run
+        self._rewards[i] = self._good_tokens[i] = self._decisions[i] = 0
         self._interval_ms[i] = self.task.interval_ms(run)
         self._horizon_ms[i] = math.inf if run.horizon_ms is None else run.horizon_ms
         self._positions[i] = self.table.start(float(self._rows.tpot_target_ms[i]))
@@ -216,7 +246,7 @@ class BatchingVectorEnv(VectorEnv[Observations, NDArray[np.int64], NDArray[Any]]
     ) -> dict[str, Any]:
         """Begin anew in the ended rows, writing their first observations; infos hold how they ended."""
         final_observations = np.full(self.num_envs, None, dtype=object)
-        final_infos = self._infos(limits, ended)
+        final_infos = self._infos(limits, ended) | self._told_episodes()
         for i in np.flatnonzero(ended).tolist():
             final_observations[i] = observations[i].copy()
             self._begin(i)
@@ -236,6 +266,26 @@ class BatchingVectorEnv(VectorEnv[Observations, NDArray[np.int64], NDArray[Any]]
 
     def _infos(self, limits: LimitArrays, rows: NDArray[np.bool_]) -> dict[str, Any]:
         return vector_infos(self._rows.metrics, limits, self._scenarios, self._seeds, rows)
+
+    def _account(self, rewards: NDArray[np.float64], fresh: NDArray[np.bool_], ended: NDArray[np.bool_]) -> None:
+        """Add a step to what each row's episode comes to, and close those that it ended."""
+        self._rewards += rewards
+        self._decisions += ~fresh
+        self._good_tokens += np.where(fresh, 0.0, good_tokens(self._rows.metrics))
+        self.episodes = {}
+        for i in np.flatnonzero(ended).tolist() if self.task.episode_key is not None else ():
+            run = self._runs[i]
+            assert run is not None
+            sums = float(self._rewards[i]), int(self._decisions[i]), float(self._good_tokens[i])
+            self.episodes[i] = self.task.episode(run, *sums)
+
+    def _told_episodes(self) -> dict[str, Any]:
+        key = self.task.episode_key
+        if key is None or not self.episodes:
+            return {}
+        ended = np.zeros(self.num_envs, np.bool_)
+        ended[list(self.episodes)] = True
+        return {key: vector_episodes(self.episodes, self._add_info), f"_{key}": ended}
 
     def _remember(self, limits: LimitArrays, rows: NDArray[np.bool_]) -> None:
         """Add the windows of these rows to what `render` shows."""

@@ -12,6 +12,7 @@ from batchpilot.latency.model.roofline import LatencyEstimate, roofline
 from batchpilot.latency.model.saturation import SaturationParameters, largest_tokens, step_ms
 
 if TYPE_CHECKING:
+    from batchpilot.latency.fitting.calibrate import calibrate
     from batchpilot.latency.fitting.judging import compare, judge
     from batchpilot.latency.fitting.measurement_files import read_measurements
     from batchpilot.latency.fitting.observations import Observations
@@ -32,6 +33,7 @@ __all__ = [
     "step_ms",
     "Observations",
     "read_measurements",
+    "calibrate",
     "fit",
     "Fit",
     "make_regressor",
@@ -53,6 +55,7 @@ __all__ = [
 _HOMES = {
     "Observations": "fitting.observations",
     "read_measurements": "fitting.measurement_files",
+    "calibrate": "fitting.calibrate",
     "fit": "fitting.saturation_fit",
     "Fit": "fitting.saturation_fit",
     "make_regressor": "fitting.regressors",

@@ -66,7 +66,7 @@ KINDS: dict[str, Callable[[], Told]] = {
 
 @reporting_mistakes
 def list_command(
-    kind: Annotated[str, typer.Argument(help=f"One of {', '.join(KINDS)}.")],
+    kind: Annotated[str, typer.Argument(help=f"One of {', '.join(KINDS)}.", autocompletion=lambda: list(KINDS))],
     as_json: JsonOption = False,
 ) -> None:
     """List what other commands take by name."""

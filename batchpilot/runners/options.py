@@ -13,25 +13,40 @@ import typer
 from rich.console import Console
 
 from batchpilot.configs.catalogue import VARIABLE, add_catalogue
+from batchpilot.runners.completion import completing
+from batchpilot.workloads.readers import READERS
 
 Parameters = ParamSpec("Parameters")
 
-DeviceOption = Annotated[str | None, typer.Option("--device", help="Run on another catalogued device.")]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="Run on another catalogued device.", autocompletion=completing("devices"))
+]
 ModelOption = Annotated[
-    str | None, typer.Option("--model", help="Serve another model: catalogued, or a config.json or its folder.")
+    str | None,
+    typer.Option(
+        "--model",
+        help="Serve another model: catalogued, or a config.json or its folder.",
+        autocompletion=completing("models"),
+    ),
 ]
 TensorParallelOption = Annotated[
     int | None, typer.Option("--tensor-parallel", min=1, help="Devices that share the model.")
 ]
 DtypeOption = Annotated[
     str | None,
-    typer.Option("--dtype", help="Of the weights: fp16, fp8, int8, int4; --backend torch: float32, bfloat16, float16."),
+    typer.Option(
+        "--dtype", help="Of the weights: fp16, fp8, int8, int4; --backend torch: float32, bfloat16, float16 or int8."
+    ),
 ]
 ParametersOption = Annotated[
     Path | None,
     typer.Option("--parameters", help="Step latency as `calibrate --out` wrote it, instead of the catalogue's."),
 ]
 TtftOption = Annotated[float | None, typer.Option("--ttft-ms", help="Promise this TTFT to every request.")]
+PrefixCacheOption = Annotated[
+    bool | None,
+    typer.Option("--prefix-cache/--no-prefix-cache", help="Compute equal beginnings of prompts once, or do not."),
+]
 TpotOption = Annotated[float | None, typer.Option("--tpot-ms", help="Promise this TPOT to every request.")]
 
 
@@ -50,6 +65,15 @@ def _add_catalogue(path: Path | None) -> Path | None:
 CatalogueOption = Annotated[
     Path | None,
     typer.Option("--catalogue", callback=_add_catalogue, is_eager=True, help="YAML of your own devices and models."),
+]
+TraceFormatOption = Annotated[
+    str | None, typer.Option("--format", help=f"Of the trace: {', '.join(READERS)}; guessed, and said, without.")
+]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Of a CSV trace: arrival=NAME,prompt=NAME,output=NAME,unit=s|ms|us|ns|date; or some, the rest guessed."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
@@ -101,5 +125,8 @@ def reporting_mistakes(command: Callable[Parameters, None]) -> Callable[Paramete
         except (ValueError, OSError) as error:
             typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
             raise typer.Exit(2) from None
+        except KeyboardInterrupt:  # of a command that keeps nothing; others say themselves what they kept
+            typer.secho("stopped; nothing was kept", err=True, fg=typer.colors.YELLOW)
+            raise typer.Exit(130) from None
 
     return told

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import typer
 import yaml
 
 from batchpilot.configs import TunerConfig, load_tuner_config, preset, presets
@@ -16,6 +17,7 @@ from batchpilot.configs.reading import read_yaml
 from batchpilot.configs.scenario import Promise, Scenario, load_scenario, scenario
 from batchpilot.core.limits import Limits
 from batchpilot.latency.model.parameter_file import read_parameters
+from batchpilot.workloads.readers import guess_format
 
 
 def looks_like_file(name: str) -> bool:
@@ -41,17 +43,42 @@ def find_scenario(name: str) -> Scenario:
     return load_scenario(name) if looks_like_file(name) else scenario(name)
 
 
-def replay_of(trace: Path, **how: Any) -> Scenario:
-    """The scenario that replays a trace.
+def replay_of(trace: Path, format: str | None = None, columns: str | None = None, **how: Any) -> Scenario:
+    """The scenario that replays a trace; what nobody said of its format is guessed from its first lines and told.
 
     Args:
         trace: its file.
-        **how: format, rate, start_s and the like, as a scenario's `trace` section has them.
+        format: one of `READERS`, None to guess it.
+        columns: of a CSV file, as `--columns` takes them.
+        **how: rate, start_s and the like, as a scenario's `trace` section has them.
 
     Raises:
-        ValueError: a value is outside its bound.
+        ValueError: a value is outside its bound, or no format fits the file.
+        OSError: the file cannot be read.
     """
-    return scenario("trace-replay").with_trace(file=str(trace), **how)
+    options: dict[str, str] = {}
+    if columns is not None and format not in (None, "csv"):
+        raise ValueError(f"--columns is for CSV files, and --format says {format}; leave one out")
+    if format is None or columns is not None:
+        guess = guess_format(trace, None if columns is None else parse_columns(columns))
+        format, options = guess.format, guess.options
+        typer.echo(f"{trace}: {guess.why}", err=True)
+    return scenario("trace-replay").with_trace(file=str(trace), format=format, options=options, **how)
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """What `--columns` says, as `guess_format` takes it.
+
+    Args:
+        text: such as "arrival=ts,prompt=in,output=out,unit=s".
+
+    Raises:
+        ValueError: a part is no pair.
+    """
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(key.strip() and value.strip() for key, _, value in pairs):
+        raise ValueError(f"--columns is {text!r}; it must be arrival=NAME,prompt=NAME,output=NAME or a part of that")
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def find_tuner_config(name: str | None) -> TunerConfig:
@@ -93,6 +120,7 @@ class Changes:
         parameters: file of the step latency; a scenario moves to the hardware that it names, unless another is typed.
         ttft_ms: TTFT promised to every request.
         tpot_ms: TPOT promised to every request.
+        prefix_cache: whether the engine shares KV blocks of equal prefixes.
     """
 
     device: str | None = None
@@ -102,6 +130,7 @@ class Changes:
     parameters: Path | None = None
     ttft_ms: float | None = None
     tpot_ms: float | None = None
+    prefix_cache: bool | None = None
 
     def of(self, chosen: Scenario) -> Scenario:
         """A scenario with the changes made.
@@ -127,6 +156,8 @@ class Changes:
         if self.ttft_ms is not None or self.tpot_ms is not None:
             check_promise(self.ttft_ms, self.tpot_ms)
             changes["promise"] = Promise(ttft_ms=self.ttft_ms, tpot_ms=self.tpot_ms)
+        if self.prefix_cache is not None:
+            changes["engine"] = chosen.engine.model_copy(update={"prefix_cache": self.prefix_cache})
         return chosen.model_copy(update=changes)
 
 

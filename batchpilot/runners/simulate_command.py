@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from batchpilot.baselines import SERVER_DEFAULT, Setting
 from batchpilot.core.files import json_text, write_json
@@ -14,24 +14,39 @@ from batchpilot.core.limits import DISCIPLINE_WORDS, TRACKS, Limits
 from batchpilot.core.provenance import provenance
 from batchpilot.core.tuner import Tuner
 from batchpilot.engines import SimulatedEngine, SimulationResult, run_engine
+from batchpilot.engines.simulated.fairness import fairness
+from batchpilot.engines.simulated.simulation import image_figures
 from batchpilot.envs.scenarios import PreparedRun, prepare
+from batchpilot.runners.completion import completing
 from batchpilot.runners.leaderboard.evaluation import tightest_slo
 from batchpilot.runners.leaderboard.strategies import REFERENCES, blaming, label, make_strategy
 from batchpilot.runners.options import (
     CatalogueOption,
+    ColumnsOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
     ModelOption,
     ParametersOption,
+    PrefixCacheOption,
     TensorParallelOption,
     TpotOption,
+    TraceFormatOption,
     TtftOption,
     refuse,
     reporting_mistakes,
     stdout_console,
 )
-from batchpilot.runners.selection import Changes, chosen_tuner, find_scenario, find_tuner_config, parse_limits
+from batchpilot.runners.report.verdict import SHIPPED
+from batchpilot.runners.selection import (
+    Changes,
+    chosen_tuner,
+    find_scenario,
+    find_tuner_config,
+    parse_limits,
+    replay_of,
+)
+from batchpilot.runners.simulate_table import simulate_table, verdict
 from batchpilot.runners.stated import stated
 from batchpilot.tuners import DEFAULT_TUNER, TUNERS
 
@@ -39,10 +54,19 @@ from batchpilot.tuners import DEFAULT_TUNER, TUNERS
 @reporting_mistakes
 def simulate(
     context: typer.Context,
-    scenario: Annotated[str, typer.Argument(help="A scenario's name or file.")] = "quick-chat",
+    scenario: Annotated[
+        str, typer.Argument(help="A scenario's name or file.", autocompletion=completing("scenarios"))
+    ] = "quick-chat",
+    trace: Annotated[Path | None, typer.Option(help="Replay this trace instead.")] = None,
+    trace_format: TraceFormatOption = None,
+    columns: ColumnsOption = None,
+    rate: Annotated[float, typer.Option(help="Replay the trace this many times as fast.")] = 1.0,
     tuner: Annotated[
         str | None,
-        typer.Option(help=f"A strategy: {', '.join(TUNERS)}; or policy:FILE.onnx, FILE.py:CLASS, or a reference."),
+        typer.Option(
+            help=f"A strategy: {', '.join(TUNERS)}; or policy:FILE.onnx, FILE.py:CLASS, or a reference.",
+            autocompletion=completing("tuners"),
+        ),
     ] = None,
     limits: Annotated[
         str | None, typer.Option(help="Constant limits instead: batch_size=64,token_budget=2048.")
@@ -58,6 +82,7 @@ def simulate(
     parameters: ParametersOption = None,
     ttft_ms: TtftOption = None,
     tpot_ms: TpotOption = None,
+    prefix_cache: PrefixCacheOption = None,
     out: Annotated[Path | None, typer.Option(help="Also write requests and windows to this JSON file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -70,8 +95,13 @@ def simulate(
         refuse(context, "without --tuner", "track", "config")
     elif tuner in REFERENCES:
         refuse(context, f"with the reference {tuner}", "config")
-    changes = Changes(device, model, tensor_parallel, dtype, parameters, ttft_ms, tpot_ms)
-    run = prepare(changes.of(find_scenario(scenario)), seed)
+    if trace is None:
+        refuse(context, "without --trace", "trace_format", "columns", "rate")
+    else:
+        refuse(context, "with --trace", "scenario")
+    named = find_scenario(scenario) if trace is None else replay_of(trace, trace_format, columns, rate=rate)
+    changes = Changes(device, model, tensor_parallel, dtype, parameters, ttft_ms, tpot_ms, prefix_cache)
+    run = prepare(changes.of(named), seed)
     strategy: Limits | Tuner
     if tuner is None:
         strategy = parse_limits(limits) if limits is not None else SERVER_DEFAULT
@@ -89,7 +119,17 @@ def simulate(
     if as_json:
         typer.echo(json_text(figures, indent=2))
     else:
-        stdout_console().print(_table(figures))
+        beside = None if strategy == SERVER_DEFAULT else _shipped(run)
+        console = stdout_console()
+        console.print(verdict(figures, beside), style="bold", highlight=False)
+        console.print(simulate_table(figures, beside))
+
+
+def _shipped(run: PreparedRun) -> dict[str, Any]:
+    """The same requests under the limits that servers ship with."""
+    engine = SimulatedEngine(run.engine, run.requests)
+    result = run_engine(engine, SERVER_DEFAULT, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
+    return _figures(run, SHIPPED, result)
 
 
 def _figures(run: PreparedRun, strategy: str, result: SimulationResult) -> dict[str, Any]:
@@ -113,8 +153,13 @@ def _figures(run: PreparedRun, strategy: str, result: SimulationResult) -> dict[
             for q in (50, 95, 99)
         },
         **{f"refusal_p{q}_ms": result.refusal_ms(q) for q in (50, 95)},
+        "requests_per_s": 1000.0 * result.count("length") / result.elapsed_ms if result.elapsed_ms else math.nan,
+        "efficiency": result.efficiency,
         "utilisation": result.utilisation,
+        "fairness": fairness(result),
         "preemptions": result.preemptions,
+        "prefix_hit_rate": result.prefix_hit_rate,
+        **image_figures(result),
         **{f"refused_q{k + 1}": float(share) for k, share in enumerate(result.refused_by_prompt_quartile())},
         "final_limits": str(result.windows[-1].limits) if result.windows else "",
         **provenance(run.seed, run.scenario.content()),
@@ -126,10 +171,3 @@ def _details(result: SimulationResult) -> dict[str, Any]:
     per_request = {name: values.tolist() for name, values in columns.items()}
     per_request |= {"finish_reason": result.finish_reason, "slo_met": result.slo_met.tolist()}
     return {"per_request": per_request, "windows": [window.to_dict() for window in result.windows]}
-
-
-def _table(figures: dict[str, Any]) -> Table:
-    table = Table(title=f"{figures['strategy']} on {figures['scenario']}", show_header=False)
-    for name, value in figures.items():
-        table.add_row(name, f"{value:,.3f}" if isinstance(value, float) else str(value))
-    return table

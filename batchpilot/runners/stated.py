@@ -65,7 +65,7 @@ def load_of(run: PreparedRun) -> str:
         run: the run.
     """
     requests = run.requests
-    if requests.concurrency or requests.duration_ms <= 0:
+    if requests.concurrency or requests.turns is not None or requests.duration_ms <= 0:
         return offered(requests)
     prompt, output = float(requests.prompt_tokens.mean()), float(requests.output_tokens.mean())
     capacity = capacity_per_s(run.engine.believed_latency(), run.engine.capacity_tokens, prompt, output)
@@ -80,6 +80,8 @@ def offered(requests: RequestTable) -> str:
     """
     if requests.concurrency:
         return f"{requests.concurrency} clients, {len(requests)} requests"
+    if requests.turns is not None:
+        return f"{int(requests.turns.first().sum())} conversations, {len(requests)} turns"
     return f"{_rate(requests):.3g} requests/s" if requests.duration_ms > 0 else f"{len(requests)} requests"
 
 
@@ -88,15 +90,16 @@ def _rate(requests: RequestTable) -> float:
     return 1000.0 * (len(requests) - 1) / requests.duration_ms
 
 
-def stated_grid(rows: Sequence[Mapping[str, Any]]) -> Grid:
+def stated_grid(rows: Sequence[Mapping[str, Any]], *, latency: bool = True) -> Grid:
     """What each scenario of a leaderboard was at its first seed, a row each.
 
     Args:
         rows: result rows with the columns of `stated`; one that a row lacks is shown as absent.
+        latency: whether to say where the step latency comes from.
     """
     first = {row["scenario"]: row for row in reversed(rows)}
     names = dict.fromkeys(row["scenario"] for row in rows)
-    columns = ("promise", "load", "device", "model", "latency")
+    columns = ("promise", "load", "device", "model", *(["latency"] if latency else []))
     cells = [(Cell(name), *(Cell(_text(first[name], column)) for column in columns)) for name in names]
     return Grid("What was promised, and who served what?", ("Scenario", *columns), tuple(cells))
 

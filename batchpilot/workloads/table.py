@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from batchpilot.core.slo import SLO
+from batchpilot.workloads.images import Images, put_images_together
+from batchpilot.workloads.prefixes import Prefixes, put_together
+from batchpilot.workloads.turns import Turns, put_end_to_end
 
 PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 """Priority classes P0, P1, P2 of the batching document; a smaller number is more urgent."""
@@ -24,7 +27,7 @@ class RequestTable:
     Attributes:
         arrival_ms: arrival times, ascending, shape (n,), float64. In a closed loop they are ignored (see
             `concurrency`).
-        prompt_tokens: prompt lengths, >= 1, shape (n,), int64.
+        prompt_tokens: prompt lengths, >= 1, shape (n,), int64; the tokens of an image are among them.
         output_tokens: tokens that will be generated, >= 1, shape (n,), int64; the scheduler does not know them.
         estimated_output_tokens: what a length predictor says, >= 0, shape (n,), float64; SJF and fair sharing use it.
         slo_class: index into `slos`, shape (n,), int64.
@@ -34,6 +37,11 @@ class RequestTable:
         concurrency: 0 for an open loop; otherwise the number of clients that each send their next request, in table
             order, when their last one ends.
         skipped_rows: rows a reader left out.
+        prefixes: block hashes of what the requests begin with; None where they have nothing in common.
+        turns: which requests are turns of one conversation; None where each is alone. Of a later turn `arrival_ms` is
+            when it would come if answers took no time, or came when it was recorded; in a run it comes its think time
+            after the answer to the turn before.
+        images: which requests have an image, and which; None where none has.
     """
 
     arrival_ms: NDArray[np.float64]
@@ -46,6 +54,20 @@ class RequestTable:
     slos: tuple[SLO, ...] = (_DEFAULT_SLO,)
     concurrency: int = 0
     skipped_rows: int = 0
+    prefixes: Prefixes | None = None
+    turns: Turns | None = None
+    images: Images | None = None
+
+    def __repr__(self) -> str:
+        """A summary in a line."""
+        if not len(self):
+            return "<RequestTable: no requests>"
+        way = f"{self.concurrency} clients" if self.concurrency else f"in {self.duration_ms / 1000:,.1f} s"
+        promises = "; ".join(f"TTFT {slo.ttft_ms:g} TPOT {slo.tpot_ms:g} ms" for slo in self.slos)
+        return (
+            f"<RequestTable: {len(self):,} requests, {way}, mean prompt {self.prompt_tokens.mean():,.0f}, "
+            f"output {self.output_tokens.mean():,.0f} tokens, promised {promises}>"
+        )
 
     @classmethod
     def from_arrays(
@@ -61,6 +83,9 @@ class RequestTable:
         slos: SLO | Sequence[SLO] = _DEFAULT_SLO,
         concurrency: int = 0,
         skipped_rows: int = 0,
+        prefixes: Prefixes | None = None,
+        turns: Turns | None = None,
+        images: Images | None = None,
     ) -> RequestTable:
         """Build a table, sorting by arrival (ties keep their order).
 
@@ -75,6 +100,9 @@ class RequestTable:
             slos: one SLO, or one for each class.
             concurrency: clients of a closed loop, 0 for an open one.
             skipped_rows: rows a reader left out, kept for the record.
+            prefixes: block hashes of each request; None for none.
+            turns: conversations of the requests; None for none.
+            images: of each request; None for none.
 
         Raises:
             ValueError: shapes do not agree, or a value is outside its bound; the message names column, row and value.
@@ -99,6 +127,24 @@ class RequestTable:
         slo = _whole("slo_class", slo_class, n, 0, len(classes) - 1)
         users = _whole("user", user, n, 0)
         priorities = _whole("priority", priority, n, 0, 2)
+        if prefixes is not None and len(prefixes) != n:
+            raise ValueError(f"there are block hashes of {len(prefixes)} requests; there must be of all {n}")
+        if turns is not None and len(turns) != n:
+            raise ValueError(f"there are conversations of {len(turns)} requests; there must be of all {n}")
+        if turns is not None and concurrency:
+            raise ValueError(
+                f"concurrency is {concurrency}; conversations already wait for their answers, so leave it 0"
+            )
+        if images is not None:
+            if len(images) != n:
+                raise ValueError(f"there are images of {len(images)} requests; there must be of all {n}, 0 px for none")
+            short = np.flatnonzero(prompt < images.end_tokens)
+            if len(short):
+                row = short[0]
+                raise ValueError(
+                    f"prompt_tokens of request {row} is {prompt[row]}, but its image of {images.side_px[row]} px ends "
+                    f"at token {images.end_tokens[row]}; prompt_tokens counts the tokens of the image, too"
+                )
         order = np.argsort(arrival, kind="stable")
         return cls(
             arrival_ms=arrival[order],
@@ -111,6 +157,9 @@ class RequestTable:
             slos=classes,
             concurrency=concurrency,
             skipped_rows=skipped_rows,
+            prefixes=None if prefixes is None else prefixes.select(order),
+            turns=None if turns is None else turns.select(order),
+            images=None if images is None else images.select(order),
         )
 
     def __len__(self) -> int:
@@ -125,6 +174,11 @@ class RequestTable:
     def users(self) -> int:
         """Number of different users, at least 1."""
         return int(self.user_codes.max(initial=0)) + 1
+
+    @property
+    def image_rows(self) -> int:
+        """Rows that a table by request and by image needs, 0 without images."""
+        return 0 if self.images is None else len(self)
 
     @property
     def duration_ms(self) -> float:
@@ -176,10 +230,10 @@ class RequestTable:
         )
 
     def with_arrivals(self, arrival_ms: NDArray[np.float64]) -> RequestTable:
-        """The same requests with the arrival times that a closed loop gave them, NaN for those that never arrived.
+        """The same requests with the arrival times that a run gave them, NaN for those that never arrived.
 
         Args:
-            arrival_ms: shape (n,), ascending where not NaN.
+            arrival_ms: shape (n,), ascending where not NaN, but for turns of conversations.
         """
         return replace(self, arrival_ms=arrival_ms)
 
@@ -198,10 +252,13 @@ class RequestTable:
             slo_class=self.slo_class[rows],
             user=self.user[rows],
             priority=self.priority[rows],
+            prefixes=None if self.prefixes is None else self.prefixes.select(rows),
+            turns=None if self.turns is None else self.turns.select(rows),
+            images=None if self.images is None else self.images.select(rows),
         )
 
     def scale_rate(self, factor: float) -> RequestTable:
-        """The same requests arriving `factor` times as fast; the first arrival stays where it is.
+        """The same requests arriving `factor` times as fast; the first arrival stays where it is, so do think times.
 
         Args:
             factor: > 1 for more load.
@@ -235,7 +292,8 @@ class RequestTable:
     def loop(self, duration_ms: float) -> RequestTable:
         """The requests repeated end to end until `duration_ms` is filled; times counted from the first arrival.
 
-        One period is the span plus one mean gap, so that the seam looks like any other gap.
+        One period is the span plus one mean gap, so that the seam looks like any other gap. A repeated request shares
+        no prefix and no image with those of another period: it stands for another one of its kind.
 
         Args:
             duration_ms: length wanted, > 0.
@@ -253,17 +311,24 @@ class RequestTable:
         repeated = self.select(np.tile(np.arange(len(self)), copies))
         shifts = np.repeat(np.arange(copies) * period, len(self))
         arrival = repeated.arrival_ms - self.arrival_ms[0] + shifts
-        return replace(repeated, arrival_ms=arrival).select(arrival < duration_ms)
+        group = np.repeat(np.arange(copies), len(self))
+        prefixes = None if repeated.prefixes is None else repeated.prefixes.apart(group)
+        turns = None if repeated.turns is None else repeated.turns.apart(group)
+        images = None if repeated.images is None else repeated.images.apart(group)
+        looped = replace(repeated, arrival_ms=arrival, prefixes=prefixes, turns=turns, images=images)
+        return looped.select(arrival < duration_ms)
 
 
 def concatenate(tables: Sequence[RequestTable]) -> RequestTable:
-    """Tables merged into one by arrival time; their SLO classes are kept apart unless they are equal.
+    """Tables merged into one by arrival time.
+
+    Their SLO classes are kept apart unless they are equal, prefixes and images always.
 
     Args:
         tables: at least one table, all open-loop.
 
     Raises:
-        ValueError: no table, or one of them is a closed loop.
+        ValueError: no table, one of them is a closed loop, or their block hashes are of different sizes.
     """
     if not tables:
         raise ValueError("nothing to concatenate; give at least one table")
@@ -292,6 +357,9 @@ def concatenate(tables: Sequence[RequestTable]) -> RequestTable:
         priority=joined("priority"),
         slos=slos,
         skipped_rows=sum(table.skipped_rows for table in tables),
+        prefixes=put_together([table.prefixes for table in tables], [len(table) for table in tables]),
+        turns=put_end_to_end([table.turns for table in tables], [len(table) for table in tables]),
+        images=put_images_together([table.images for table in tables], [len(table) for table in tables]),
     )
 
 

@@ -120,9 +120,9 @@ class Measurement:
 
     def _begin_anew(self, address: str, tuner: str, load: float, repeat: int) -> None:
         """Have the adapter forget what it learned; the request that has it do so waits while the tuner compiles."""
-        settings = {"tuner": tuner, "ttft_ms": PROMISE.ttft_ms, "tpot_ms": PROMISE.tpot_ms}
         steps = self._out / "steps" / f"{tuner}-{load:g}x-{repeat}.csv"
-        self._measured.write_text(json.dumps({"settings": settings, "steps": str(steps)}))
+        settings = {"tuner": tuner, "ttft_ms": PROMISE.ttft_ms, "tpot_ms": PROMISE.tpot_ms, "record": str(steps)}
+        self._measured.write_text(json.dumps(settings))
         body = json.dumps({"model": SERVED, "prompt": f"{time.time_ns()}", "max_tokens": 2}).encode()
         request = urllib.request.Request(f"{address}/v1/completions", body, {"content-type": "application/json"})
         with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(request, timeout=300) as answer:

@@ -91,3 +91,26 @@ def test_ppo_learns_on_it(make):
     assert len(agent.ep_info_buffer) > 0
     actions, _ = agent.predict(envs.reset(), deterministic=True)
     assert actions.shape == (4, 3)
+
+
+def test_agents_read_returns_and_shares_from_the_episodes_that_end(make):
+    from stable_baselines3 import PPO
+
+    envs = make(2, **HERE)
+    agent = PPO("MlpPolicy", envs, n_steps=32, batch_size=32, n_epochs=1, seed=0, device="cpu").learn(256)
+    assert len(agent.ep_info_buffer) > 0
+    for told in agent.ep_info_buffer:
+        assert told["l"] > 0
+        assert 0 <= told["goodput_fraction"] <= 1
+
+
+def test_every_row_has_the_mask_of_its_own_position(make):
+    envs = make(3, scenario="quick-chat", base=Limits(1))
+    envs.reset()
+    envs.step(np.array([[4, 2, 2], [2, 2, 2], [2, 2, 2]]))
+    assert envs.has_attr("action_masks")
+    masks = np.stack(envs.env_method("action_masks"))
+    np.testing.assert_array_equal(masks, envs.envs.action_masks())
+    assert masks[0].sum() > masks[1].sum()
+    np.testing.assert_array_equal(masks[1], masks[2])
+    assert len(envs.env_method("action_masks", indices=[1])) == 1

@@ -89,7 +89,7 @@ MISTAKES = {
     "one state": ("          - {factor: 3, mean_dwell_s: 5}\n", "", "states is .*at least 2 items"),
     "shares": ("gold: 0.5", "gold: 0.4", r"shares of slo_mix sum to 0\.9; they must sum to 1"),
     "unknown class": ("{gold: 0.5", "{glod: 0.5", "unknown SLO class 'glod'; did you mean 'gold'"),
-    "wrong duration": ("family:", "duration_s: 91\nfamily:", r"duration_s is 91, but the phases last 90 s"),
+    "wrong duration": ("family:", "duration_s: 91\nfamily:", r"duration_s is 91, but the workload lasts 90 s"),
     "drift backwards": ("end_s: 20", "end_s: 5", r"end_s 5 is not after start_s 10"),
     "drift too late": ("start_s: 50", "start_s: 95", r"drift starts at 95 s, after the scenario's end at 90 s"),
     "lengths out of order": ("sigma: 0.5}", "sigma: 0.5, min: 9000}", "min 9000 is above max 8192"),
@@ -99,7 +99,7 @@ MISTAKES = {
     "two sources": (
         "workload:\n",
         "workload:\n  trace: {}\n",
-        "phases and trace of phases, closed_loop and trace given; give exactly one",
+        "phases and trace of phases, conversations, closed_loop and trace given; give exactly one",
     ),
 }
 
@@ -175,7 +175,7 @@ def test_all_states_silent_is_refused(write):
 
 
 def test_a_workload_needs_a_source():
-    with pytest.raises(ValueError, match="none of phases, closed_loop and trace given"):
+    with pytest.raises(ValueError, match="none of phases, conversations, closed_loop and trace given"):
         Workload()
 
 

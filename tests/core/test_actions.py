@@ -88,7 +88,7 @@ def test_neighbouring_notches_differ_by_a_quarter_doubling_or_one():
     for grid in GRIDS.values():
         finite = np.array([value for value in grid.values if math.isfinite(value)])
         if grid.ordered:
-            steps = finite[1:] / finite[:-1]
+            steps = finite[1:] / np.maximum(finite[:-1], 1e-9)
             assert np.all((steps <= 1.25) | (np.diff(finite) == 1)), grid.field
 
 
@@ -160,7 +160,10 @@ def test_a_wrong_description_is_refused(broken):
         max_wait_ms=st.none() | st.floats(0, 1e6),
         step_target_ms=st.none() | st.floats(1e-3, 1e6),
         ttft_guard=st.none() | st.floats(1e-3, 1e6),
-        discipline=st.none() | st.sampled_from(["fcfs", "priority"]),
+        discipline=st.none() | st.sampled_from(["fcfs", "priority", "deadline"]),
+        delay_factor=st.none() | st.floats(0, 1e6),
+        max_padding_tokens=st.none() | st.integers(0, 2**40),
+        max_padding_share=st.none() | st.floats(0, 1e6),
     )
 )
 def test_limits_survive_the_way_through_arrays(limits):

@@ -1,6 +1,7 @@
 """What README and docs show runs as shown."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EXAMPLES = [
     pytest.param(code, id=f"{name}-{index}")
-    for name in ("README.md", "docs/extending.md")
+    for name in ("README.md", "docs/start.md", "docs/extending.md")
     for index, code in enumerate(re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL))
 ]
 
@@ -45,3 +46,32 @@ def test_documents_link_to_files_that_exist():
     for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def shown_commands():
+    """Every command line of README and docs, indented or within backquotes, with where it stands."""
+    for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for line in document.read_text().replace("\\\n", " ").splitlines():
+            shown = (
+                [line.strip()] if line.startswith("    batchpilot ") else re.findall(r"`(batchpilot [a-z][^`]*)`", line)
+            )
+            yield from ((document.name, text) for text in shown)
+
+
+def test_every_shown_command_exists_with_its_options():
+    from typer.main import get_command
+
+    from batchpilot.runners.main import app
+
+    seen = set()
+    for document, text in shown_commands():
+        words = shlex.split(text.split(" -- ")[0], comments=True)[1:]
+        command = get_command(app)
+        while words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]
+        assert command.name != get_command(app).name or words[:1] in (["--version"], ["--help"]), f"{document}: {text}"
+        known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)} | {"--help"}
+        given = {option for word in words if word.startswith("--") for option in word.split("=")[0].split("|")}
+        assert given <= known, f"{document}: {text} has {', '.join(sorted(given - known))}"
+        seen.add(command.name)
+    assert len(seen) > 15

@@ -4,6 +4,7 @@ import pytest
 from batchpilot.configs import TunerConfig
 from batchpilot.core import Limits, WindowMetrics
 from batchpilot.core.metrics import to_record
+from batchpilot.envs import BatchingEnv, BatchingVectorEnv
 from batchpilot.envs.rewards import goodput, score
 from batchpilot.tuners.probe.sample import read
 from batchpilot.tuners.probe.score import ScoreBoard
@@ -55,3 +56,29 @@ def test_score_is_zero_where_nothing_was_generated():
 def test_score_is_the_one_that_the_probe_tuner_climbs(tokens):
     one = window(generated_tokens=tokens)
     assert score(records(one))[0] == pytest.approx(ScoreBoard(TunerConfig()).score(read(one)))
+
+
+def refusals(metrics):
+    return -(metrics["refused_on_arrival"] + metrics["refused_by_guard"]).astype(float)
+
+
+def test_a_reward_of_ones_own_is_what_the_environments_give(scenarios):
+    env = BatchingEnv(scenarios["chat"], reward=refusals, base=Limits(8, max_queued_tokens=512))
+    envs = BatchingVectorEnv(2, scenarios["chat"], reward=refusals, base=Limits(8, max_queued_tokens=512))
+    env.reset(seed=4)
+    envs.reset(seed=4)
+    hold, total = env.table.hold(env.table.start(100.0)), 0.0
+    for _ in range(6):
+        _, reward, _, _, info = env.step(hold)
+        assert reward == -(info["metrics"]["refused_on_arrival"] + info["metrics"]["refused_by_guard"])
+        assert envs.step(np.stack([hold, hold]))[1][0] == reward
+        total += reward
+    assert total < 0
+
+
+@pytest.mark.parametrize("gives", [lambda metrics: 1.0, lambda metrics: np.array([np.nan]), lambda metrics: ["much"]])
+def test_a_reward_that_is_no_number_a_window_is_refused(scenarios, gives):
+    env = BatchingEnv(scenarios["few"], reward=gives)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="one finite number each"):
+        env.step(np.array([2, 2, 2]))

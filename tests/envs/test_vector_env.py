@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import gymnasium as gym
 import numba
 import numpy as np
@@ -176,3 +179,22 @@ def test_wrong_calls_are_refused(scenarios):
     envs.reset(seed=0)
     with pytest.raises(ValueError, match="actions must be whole numbers"):
         envs.step(np.full((3, 3), 2))
+
+
+def test_infos_are_dictionaries_however_they_are_looked_at(scenarios):
+    envs = BatchingVectorEnv(2, [scenarios["few"]])
+    envs.reset(seed=0)
+
+    def metrics():
+        return envs.step(np.full((2, 3), 2))[4]["metrics"]
+
+    assert isinstance(metrics(), dict)
+    assert "ttft_ms_p50" in metrics()
+    assert len(metrics()) == len(list(metrics())) == len(dict(metrics())) == len({**metrics()}) > 80
+    assert (
+        {*metrics()} == {*metrics().keys()} == {*copy.deepcopy(metrics())} == {*pickle.loads(pickle.dumps(metrics()))}
+    )
+    assert metrics().get("nothing", 3) == 3
+    first = metrics()
+    np.testing.assert_equal(first, first.copy())
+    assert "ttft_ms_p50" in repr(metrics())

@@ -19,6 +19,7 @@ ODD_LIMITS = (
     Limits(2**62, token_budget=2**62, max_queued_tokens=2**62, max_wait_ms=1e300),
     Limits(8, step_target_ms=5e-324, ttft_guard=5e-324),
     Limits(8, step_target_ms=1.7e308, ttft_guard=1.7e308, discipline="slo"),
+    Limits(8, discipline="deadline", delay_factor=1.7e308, max_padding_tokens=2**62, max_padding_share=1.7e308),
 )
 
 

@@ -18,9 +18,9 @@ from batchpilot.tuners.policy.seal import seal
 BASE = Limits(batch_size=256, token_budget=2048)
 
 
-def make_network(sizes, *, seed=0, stack=1, hidden=8, activations=("Tanh", "Relu")):
+def make_network(sizes, *, seed=0, stack=1, hidden=8, activations=("Tanh", "Relu"), features=None):
     rng = np.random.default_rng(seed)
-    inputs = stack * len(FEATURE_NAMES)
+    inputs = stack * (features or len(FEATURE_NAMES))
     widths = [inputs, *(hidden for _ in activations), sum(sizes)]
     return Network(
         mean=rng.random(inputs).astype(np.float32),
@@ -39,7 +39,8 @@ def make_description(track="limits", mode="relative", base=BASE, **changes):
 
 def make_policy_bytes(description=None, **options):
     description = description or make_description()
-    network = make_network(description.table.sizes, stack=description.stack, **options)
+    features = len(description.feature_names)
+    network = make_network(description.table.sizes, stack=description.stack, features=features, **options)
     return seal(model_bytes(network, description.to_metadata()))
 
 

@@ -1,7 +1,9 @@
 """A slow, plain scheduler written from DESIGN.md with lists and sorting, against which the compiled one is checked.
 
 It shares no code with the kernels: queues are Python lists, the inverse of T is found by trying every token count, KV
-blocks are counted afresh from what each request holds.
+blocks are counted afresh from what each request holds. The prefix cache is a list of what is known and held by nobody,
+and what requests hold of it; a request's `contents` name its blocks. `features` are the images whose features are kept,
+the last one looked at last.
 """
 
 import math
@@ -10,6 +12,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 MAX_TRIED_TOKENS = 5000
+
+
+def draws(seed):
+    """L'Ecuyer's combined generator, numbers in [0, 1)."""
+    rng = np.random.default_rng([seed, 3])
+    a, b = int(rng.integers(1, 2147483563)), int(rng.integers(1, 2147483399))
+    while True:
+        a, b = 40014 * a % 2147483563, 40692 * b % 2147483399
+        yield (a - b) % 2147483562 / 2147483562
 
 
 @dataclass
@@ -30,6 +41,17 @@ class Request:
     finish: float = math.nan
     reason: str = "unfinished"
     admitted: bool = False
+    contents: tuple = ()
+    shared: list = field(default_factory=list)
+    cached: int = 0
+    latest: float = math.nan
+    relegated: bool = False
+    following: object = None
+    think: float = 0.0
+    has_come: bool = False
+    image: object = None
+    image_tokens: int = 0
+    image_end: int = 0
 
     @property
     def need(self):
@@ -47,6 +69,7 @@ class Reference:
     prefill: str = "chunked"
     discipline: str = "fcfs"
     concurrency: int = 0
+    conversations: bool = False
     now: float = 0.0
     waiting: list = field(default_factory=list)
     running: list = field(default_factory=list)
@@ -56,23 +79,130 @@ class Reference:
     user_finish: dict = field(default_factory=dict)
     long_last: bool = False
     preemptions: int = 0
+    prefix_cache: bool = False
+    idle: list = field(default_factory=list)
+    prompt_step: tuple = (-math.inf, 0.0)
+    speculation: object = None
+    draws: object = None
+    drafts: dict = field(default_factory=dict)
+    accepted: list = field(default_factory=list)
+    tower: object = None
+    features: list = field(default_factory=list)
+    to_encode: list = field(default_factory=list)
+    lookups: int = 0
+    hits: int = 0
+    encoded_ms: float = 0.0
+
+    def has_to_be_encoded(self, r):
+        return r.image is not None and r.computed < r.image_end and r.image not in self.features
+
+    def encode_ms(self, sizes):
+        """Time to encode images of these sizes in a step, each size in passes of its own."""
+        return sum(
+            math.ceil(sizes.count(size) / self.tower.together) * self.tower.pass_ms
+            + sizes.count(size) * size * self.tower.token_ms
+            for size in set(sizes)
+        )
+
+    def lone_encode_ms(self, r):
+        return self.encode_ms([r.image_tokens]) if self.has_to_be_encoded(r) else 0.0
+
+    def least_encode_ms(self, r):
+        return self.tower.token_ms * r.image_tokens if self.has_to_be_encoded(r) else 0.0
+
+    def encode_ms_with(self, r):
+        return self.encode_ms([*self.to_encode, *([r.image_tokens] if self.has_to_be_encoded(r) else [])])
+
+    def look_at_image(self, r):
+        """Who is let in has its image encoded in this step, or finds its features."""
+        if r.image is None:
+            return
+        self.lookups += 1
+        self.hits += not self.has_to_be_encoded(r)
+        if self.has_to_be_encoded(r):
+            self.to_encode.append(r.image_tokens)
+        if r.computed < r.image_end:
+            self.features = [*(image for image in self.features if image != r.image), r.image]
+            self.features = self.features[max(len(self.features) - self.tower.feature_cache, 0) :]
+
+    def vision_keys(self):
+        """Whose queue is longest for its weight and wait goes first, before all who is urgent."""
+        queues = {}
+        for r in self.waiting:
+            queues.setdefault((r.priority, r.image_tokens), []).append(r)
+        score = {
+            queue: len(rs) / (100.0, 500.0, 2000.0)[queue[0]] / (1.0 + self.now - sum(r.arrival for r in rs) / len(rs))
+            for queue, rs in queues.items()
+        }
+        order = sorted(queues, key=lambda queue: (-score[queue], queue))
+        for r in self.waiting:
+            urgent = r.priority == 0 and self.now - r.arrival >= 80.0
+            r.key = (-1 if urgent else order.index((r.priority, r.image_tokens)), r.arrival)
 
     def blocks_for(self, tokens):
         return math.ceil(tokens / self.block_size)
 
     def free(self):
-        return self.kv_blocks - sum(r.blocks for r in self.running)
+        own = sum(r.blocks - len(r.shared) for r in self.running)
+        return self.kv_blocks - own - len({c for r in self.running for c in r.shared})
+
+    def evict(self):
+        while len(self.idle) > self.free():
+            self.idle.pop(0)
+
+    def held(self):
+        return {c for r in self.running for c in r.shared}
+
+    def found(self, r):
+        """Leading blocks that the cache has, without the one of the last token."""
+        if not self.prefix_cache:
+            return []
+        there, found = self.held() | set(self.idle), []
+        for content in r.contents[: (r.prompt + r.generated - 1) // self.block_size]:
+            if content not in there:
+                break
+            found.append(content)
+        return found
+
+    def look_up(self, r):
+        r.computed = len(self.found(r)) * self.block_size
+
+    def share(self, r, tokens):
+        if self.prefix_cache:
+            for content in r.contents[len(r.shared) : tokens // self.block_size]:
+                r.shared.append(content)
+                if content in self.idle:
+                    self.idle.remove(content)
+
+    def release(self, r):
+        if r.blocks:
+            self.share(r, r.computed)
+        shared, r.shared, r.blocks = r.shared, [], 0
+        self.idle += [c for c in reversed(shared) if c not in self.held()]
 
     def T(self, B, S, C):
         return float(self.estimate.predict(B, S, C))
 
     def end(self, request, reason):
-        request.reason, request.finish, request.blocks = reason, self.now, 0
+        request.reason, request.finish = reason, self.now
+        self.release(request)
+        following = request.following
+        if following is not None and reason == "length":
+            following.arrival = self.now + following.think
+        while following is not None and reason != "length":
+            following.reason, following.finish = reason, self.now
+            following = following.following
 
     def ended(self):
         return sum(r.reason != "unfinished" for r in self.requests)
 
+    def coming(self):
+        """Turns whose time is known and that have not come."""
+        return [r for r in self.requests if not r.has_come and r.reason == "unfinished" and not math.isnan(r.arrival)]
+
     def next_arrival(self):
+        if self.conversations:
+            return min((r.arrival for r in self.coming()), default=math.inf)
         if self.arrived == len(self.requests):
             return math.inf
         if self.concurrency:
@@ -83,25 +213,45 @@ class Reference:
         if self.discipline == "sjf":
             return r.estimated
         if self.discipline == "spf":
-            return r.prompt
+            return r.prompt - r.cached
         if self.discipline == "slo":
-            return r.arrival + r.ttft_target - self.T(1, r.prompt, 0)
+            return r.arrival + r.ttft_target - self.T(1, r.prompt - r.cached, r.cached) - self.lone_encode_ms(r)
         if self.discipline == "fair":
             start = max(self.virtual, self.user_finish.get(r.user, 0.0))
-            self.user_finish[r.user] = start + r.prompt + r.estimated
+            self.user_finish[r.user] = start + r.prompt - r.cached + r.estimated
             return start
-        if self.discipline == "priority":
+        if self.discipline in ("priority", "vision"):
             return (r.priority, r.arrival)
+        if self.discipline == "deadline":
+            return (r.relegated, r.arrival + r.ttft_target + 8.0 * (r.prompt - r.cached))
         return r.arrival
+
+    def turn_away(self, r):
+        if self.discipline == "deadline":
+            r.relegated = True
+            r.key = (True, r.key[1])
+        else:
+            self.waiting.remove(r)
+            self.end(r, "refused_by_guard")
+
+    def delayed(self):
+        """Whether it is too soon after a step with a prompt to let in more beside those who run."""
+        end, duration = self.prompt_step
+        return bool(self.running) and self.now < end + (self.limits.delay_factor or 0.0) * duration
 
     def admit_arrivals(self):
         while self.next_arrival() <= self.now:
-            r = self.requests[self.arrived]
+            r = (
+                min(self.coming(), key=lambda r: (r.arrival, r.id))
+                if self.conversations
+                else self.requests[self.arrived]
+            )
+            r.has_come = True
             self.arrived += 1
             if self.concurrency:
                 r.arrival = self.now
             limit = self.limits.max_queued_tokens
-            queued = sum(u.prompt for u in self.waiting + self.running if u.generated == 0)
+            queued = sum(u.prompt - u.cached for u in self.waiting + self.running if u.generated == 0)
             if self.discipline == "priority" and r.priority == 2:
                 queued *= 2
             if self.blocks_for(r.prompt + r.output - 1) > self.kv_blocks:
@@ -109,29 +259,41 @@ class Reference:
             elif limit is not None and queued >= limit:
                 self.end(r, "refused_on_arrival")
             else:
+                self.look_up(r)
+                r.cached = r.computed
                 r.key = self.key(r)
                 self.waiting.append(r)
 
     def latest(self, r):
         """When a request that waits becomes hopeless: from then on its prompt would come too late at any speed."""
         e = self.estimate
-        fastest = e.tau_0 + e.tau_b + e.w_0 / e.p_max + r.prompt * (e.w_1 / e.p_max + e.tau_s)
-        return r.arrival + self.limits.ttft_guard * r.ttft_target - fastest
+        fastest = e.tau_0 + e.tau_b + e.w_0 / e.p_max + (r.prompt - r.computed) * (e.w_1 / e.p_max + e.tau_s)
+        return r.arrival + self.limits.ttft_guard * r.ttft_target - fastest - self.least_encode_ms(r)
 
     def refuse_hopeless(self, until):
         if self.limits.ttft_guard is None:
             return
-        for r in [w for w in self.waiting if not w.admitted and self.latest(w) <= until]:
-            self.waiting.remove(r)
-            self.end(r, "refused_by_guard")
-            r.finish = max(r.arrival, min(self.now, self.latest(r)))
+        while due := [w for w in self.waiting if not w.admitted and not w.relegated and self.due(w) <= until]:
+            r = min(due, key=lambda w: (self.due(w), w.id))
+            self.look_up(r)
+            r.latest = max(self.due(r), self.latest(r))
+            if r.latest <= until:
+                self.turn_away(r)
+                r.finish = max(r.arrival, min(self.now, r.latest))
+
+    def due(self, r):
+        """When it was hopeless by what was cached when it was looked at."""
+        if math.isnan(r.latest):
+            r.latest = self.latest(r)
+        return r.latest
 
     def head(self):
         return min(self.waiting, key=lambda r: (r.key, r.id))
 
     def preempt(self, r):
         self.running.remove(r)
-        r.blocks = r.computed = 0
+        self.release(r)
+        r.computed = 0
         self.waiting.append(r)
         self.preemptions += 1
 
@@ -184,37 +346,52 @@ class Reference:
             if victim is r:
                 return False
         r.blocks = max(r.blocks, target)
+        self.evict()
         return True
+
+    def needed(self, r):
+        """Free blocks that it takes to let a request in."""
+        return self.blocks_for(r.prompt + r.generated) - len(self.held() & set(self.found(r)))
 
     def guard_refuses(self, r, first_chunk, plan):
         guard = self.limits.ttft_guard
-        if guard is None or r.admitted:
+        if guard is None or r.admitted or r.relegated:
             return False
         B = len(plan) + 1
         context = sum(p.computed for p, _ in plan)
         used = sum(n for _, n in plan)
-        time = self.T(B, used + first_chunk, context)
-        rest = r.prompt - first_chunk
+        context += r.computed
+        others = len(plan) + sum(self.drafts.values())
+        drafting = self.drafting(plan, self.estimate)
+        time = self.T(B, used + first_chunk, context) + drafting + self.encode_ms_with(r)
+        rest = r.prompt - r.computed - first_chunk
         if rest > 0:
-            full = self.step_tokens(len(plan), len(plan), context, first_chunk)
-            room = max(full - len(plan), 1)
-            time += (rest // room) * self.T(B, max(full, 1), context)
+            full = self.step_tokens(len(plan), others, context, first_chunk)
+            room = max(full - others, 1)
+            time += (rest // room) * (self.T(B, max(full, 1), context) + drafting)
             if rest % room:
-                time += self.T(B, len(plan) + rest % room, context)
+                time += self.T(B, others + rest % room, context) + drafting
         return self.now - r.arrival + time > guard * r.ttft_target
 
     def admit(self, r, tokens, plan):
         """Admit the head or refuse it by the guard; False if it has to wait for KV."""
         if self.guard_refuses(r, tokens, plan):
-            self.waiting.remove(r)
-            self.end(r, "refused_by_guard")
+            self.turn_away(r)
             return True
-        if self.blocks_for(r.need) > self.free():
+        if self.needed(r) > self.free():
             return False
         self.waiting.remove(r)
-        r.blocks, r.admitted = self.blocks_for(r.need), True
-        self.virtual = max(self.virtual, r.key) if self.discipline != "priority" else 0.0
+        if not r.admitted:
+            r.cached = r.computed
+        r.shared = self.found(r)
+        self.idle = [c for c in self.idle if c not in r.shared]
+        self.look_at_image(r)
+        if self.discipline == "vision":
+            r.key = self.key(r)
+        r.blocks, r.admitted = self.blocks_for(r.prompt + r.generated), True
+        self.virtual = max(self.virtual, r.key) if self.discipline == "fair" else 0.0
         self.running.append(r)
+        self.evict()
         plan.append((r, tokens))
         return True
 
@@ -226,8 +403,9 @@ class Reference:
                 if self.reserve(r, tokens, plan):
                     plan.append((r, tokens))
                 return bool(plan)
-        while not plan and self.waiting and len(self.running) < self.limits.batch_size:
+        while not plan and not self.delayed() and self.waiting and len(self.running) < self.limits.batch_size:
             head = self.head()
+            self.look_up(head)
             if head.need < 512 or not self.admit(head, min(head.need, budget), plan):
                 break
         return bool(plan)
@@ -235,7 +413,8 @@ class Reference:
     def make_way(self):
         while self.waiting and self.head().priority == 0:
             head = self.head()
-            if len(self.running) < self.limits.batch_size and self.blocks_for(head.need) <= self.free():
+            self.look_up(head)
+            if len(self.running) < self.limits.batch_size and self.needed(head) <= self.free():
                 return
             victim = max(self.running, key=lambda v: (v.key, v.id), default=None)
             if victim is None or victim.priority == 0:
@@ -244,6 +423,9 @@ class Reference:
 
     def plan(self):
         plan = []
+        if self.discipline == "vision":
+            self.vision_keys()
+        self.drafts = {}
         if self.discipline == "priority":
             self.make_way()
         before = self.preemptions
@@ -255,6 +437,8 @@ class Reference:
         for r in list(self.running):
             if r in self.running and r.need == 1 and len(plan) < most and self.reserve(r, 1, plan):
                 plan.append((r, 1))
+        if self.preemptions == before:
+            plan = self.with_drafts(plan)
         for r in list(self.running):
             if r not in self.running or r.need == 1 or any(p is r for p, _ in plan):
                 continue
@@ -277,9 +461,49 @@ class Reference:
             refusing = len(self.waiting) != waiting
         return plan
 
+    def with_drafts(self, plan):
+        """The decoding requests' plan with as many drafted tokens as are asked for and find room."""
+        most, budget = self.limits.speculative_tokens, self.limits.token_budget or 2**30
+        if most and plan and self.limits.step_target_ms is not None and self.prefill == "chunked":
+            B, C = len(plan), sum(r.computed for r, _ in plan)
+            target = self.limits.step_target_ms - self.speculation.draft_share * most * self.T(B, B, C)
+            budget = self.largest_tokens(B, C, target)
+        longer = []
+        for r, tokens in plan:
+            used = len(plan) + sum(self.drafts.values())
+            slots = (r.blocks + self.free()) * self.block_size - r.computed - 1
+            draft = min(most, r.output - r.generated - 1, budget - used, slots)
+            if draft > 0 and r.generated > 0:
+                self.drafts[r.id] = draft
+                tokens += draft
+                r.blocks = max(r.blocks, self.blocks_for(r.computed + tokens))
+                self.evict()
+            longer.append((r, tokens))
+        return longer
+
+    def drafting(self, plan, latency):
+        """What the drafter takes: a share of the model's step a drafted token, for those who draft."""
+        contexts = [r.computed for r, _ in plan if r.id in self.drafts]
+        if not contexts:
+            return 0.0
+        one = float(latency.predict(len(contexts), len(contexts), sum(contexts)))
+        return self.speculation.draft_share * max(self.drafts.values()) * one
+
+    def drawn(self, drafted):
+        """How many leading tokens of a draft are accepted."""
+        level, accepted, here = next(self.draws), 0, self.speculation.acceptance
+        reached = here
+        while accepted < drafted and level < reached:
+            accepted, here = accepted + 1, here * self.speculation.decay
+            reached *= here
+        return accepted
+
     def admissions(self, plan):
+        if self.delayed():
+            return
         while self.waiting and len(self.running) < self.limits.batch_size:
             head = self.head()
+            self.look_up(head)
             if self.prefill == "selective" and head.need >= 512:
                 break
             tokens = self.chunk(head, plan)
@@ -288,11 +512,22 @@ class Reference:
 
     def commit(self, plan):
         B, S, C = len(plan), sum(n for _, n in plan), sum(r.computed for r, _ in plan)
-        duration = float(self.latency.predict(B, S, C))
-        self.steps.append((self.now, B, S, C, duration))
-        self.now += duration
+        duration = float(self.latency.predict(B, S, C)) + self.drafting(plan, self.latency)
+        encoding = self.encode_ms(self.to_encode)
+        self.encoded_ms += encoding
+        self.steps.append((self.now + encoding, B, S, C, duration))
+        self.now += encoding + duration
+        if S - sum(self.drafts.values()) > B:
+            self.prompt_step = (self.now, encoding + duration)
         for r, tokens in plan:
+            if r.id in self.drafts:
+                stands = self.drawn(self.drafts[r.id])
+                self.accepted.append(stands)
+                r.generated += stands
+                tokens = 1 + stands
+                r.blocks = self.blocks_for(r.computed + tokens)
             r.computed += tokens
+            self.share(r, min(r.computed, r.prompt))
             if r.need == 0:
                 r.generated += 1
                 if r.generated == 1:
@@ -304,11 +539,13 @@ class Reference:
     def run(self):
         while self.ended() < len(self.requests):
             self.admit_arrivals()
+            self.to_encode = []
             self.refuse_hopeless(self.now)
             plan = self.plan()
             if plan:
                 batch = (len(plan), sum(n for _, n in plan), sum(r.computed for r, _ in plan))
-                self.refuse_hopeless(self.now + self.T(*batch))
+                drafting = self.drafting(plan, self.estimate)
+                self.refuse_hopeless(self.now + self.T(*batch) + drafting + self.encode_ms(self.to_encode))
             if plan:
                 self.commit(plan)
             elif self.ended() < len(self.requests):

@@ -7,8 +7,8 @@ import time
 
 from batchpilot.engines.torch import ModelRunner
 from batchpilot.serving.server.building import build_service
+from batchpilot.serving.server.config import ServerConfig
 from batchpilot.serving.server.running import make_server
-from batchpilot.serving.server.service import ServerConfig
 from batchpilot.serving.server.text import Bytes
 
 TUNER = "/api/scheduler/tuner"
@@ -24,7 +24,7 @@ class FaultyRunner:
     def __getattr__(self, name):
         return getattr(self._runner, name)
 
-    def next_tokens(self, step, draws, place):
+    def next_tokens(self, step, draws, place, *beside):
         fault = self.faults.pop(0) if self.faults else None
         if fault == "memory":
             return None
@@ -34,7 +34,7 @@ class FaultyRunner:
             raise KeyError("a defect")
         if isinstance(fault, threading.Event):
             fault.wait(10.0)
-        return self._runner.next_tokens(step, draws, place)
+        return self._runner.next_tokens(step, draws, place, *beside)
 
 
 def tiny_runner():
@@ -45,8 +45,13 @@ def tiny_runner():
 
 
 @contextlib.contextmanager
-def serving(runner, *, tuner="static-32", window_ms=50.0, room=256, setting=None, clock=time.perf_counter, **config):
-    """Yields a service, its address and its server; at the end no request, task or thread of it may be left."""
+def serving(
+    runner, *, tuner="static-32", window_ms=50.0, room=256, setting=None, clock=time.perf_counter, apart=False, **config
+):
+    """Yields a service, its address and its server; at the end no request, task or thread of it may be left.
+
+    `apart`: HTTP in a process of its own. A test that stops the server itself, by `should_exit`, leaves what runs.
+    """
     runner.faults.clear()
     threads = set(threading.enumerate())
     service = build_service(
@@ -59,16 +64,18 @@ def serving(runner, *, tuner="static-32", window_ms=50.0, room=256, setting=None
         setting=setting,
         clock=clock,
     )
-    server = make_server(service, port=0)
+    server = make_server(service, port=0, apart=apart)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for(lambda: server.started)
     idle = tasks(service)
     try:
         yield service, f"http://127.0.0.1:{server.port}", server
-        if service.engine.failure is None:
-            wait_for(lambda: is_empty(service))
-        wait_for(lambda: tasks(service) <= idle)
+        if not server.should_exit:
+            if service.engine.failure is None:
+                wait_for(lambda: is_empty(service))
+            if server.started:
+                wait_for(lambda: tasks(service) <= idle)
     finally:
         server.should_exit = True
         thread.join(20.0)
@@ -78,6 +85,9 @@ def serving(runner, *, tuner="static-32", window_ms=50.0, room=256, setting=None
 
 def tasks(service):
     """How many tasks the server's event loop has."""
+
+    if service.engine._event_loop.is_closed():
+        return 0
 
     async def count():
         return len(asyncio.all_tasks())

@@ -127,6 +127,44 @@ def test_simulate_takes_a_policy_file_and_a_tuner_of_ones_own(run, tiny_file, tm
     assert "batch_size=3" in json.loads(told.stdout)["final_limits"]
 
 
+def test_simulate_says_what_was_kept_beside_what_servers_ship(run, tiny_file):
+    told = json.loads(run("simulate", tiny_file, "--tuner", "dynamic", "--json").stdout)
+    shipped = json.loads(run("simulate", tiny_file, "--json").stdout)
+    shown = run("simulate", tiny_file, "--tuner", "dynamic").output
+    first = " ".join(shown.split())
+    assert first.startswith(
+        f"dynamic on {told['scenario']}: {told['goodput_fraction']:.1%} of the offered tokens within"
+    )
+    assert f"what servers ship keeps {shipped['goodput_fraction']:.1%}." in first
+    assert "static-default †" in first
+    for group in ("What was asked", "What was kept", "Who was refused", "Where it comes from"):
+        assert group in first
+    alone = run("simulate", tiny_file).output
+    assert "what servers ship keeps" not in " ".join(alone.split())
+
+
+def test_simulate_replays_a_trace_of_ones_own_columns(run, tmp_path):
+    trace = tmp_path / "own.csv"
+    trace.write_text("sent_at,in,out\n10,100,5\n10.5,200,6\n12,50,7\n")
+    answer = run("simulate", "--trace", trace, "--columns", "prompt=in,output=out", "--json")
+    told = json.loads(answer.stdout)
+    assert told["requests"] == told["ended_length"] == 3
+    assert "arrivals from 'sent_at' (in s), prompts from 'in', outputs from 'out'" in answer.stderr
+    assert "would change nothing with --trace" in run("simulate", "quick-chat", "--trace", trace).output
+    assert "would change nothing without --trace" in run("simulate", "--rate", "2").output
+
+
+def test_simulate_tells_what_the_images_of_a_trace_cost_and_load_refuses_them(run, tmp_path):
+    rows = "\n".join(f"{100 * k},700,20,{[336, ''][k % 2]},{k % 4}" for k in range(40))
+    (tmp_path / "pictures.csv").write_text(f"arrival_ms,prompt_tokens,output_tokens,image_size,image_id\n{rows}\n")
+    result = run("simulate", "--trace", "pictures.csv", "--format", "csv", "--limits", "batch_size=8", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["image_hit_rate"] == pytest.approx(18 / 20)
+    refused = run("load", "--url", "http://127.0.0.1:9", "--trace", "pictures.csv", "--format", "csv")
+    assert refused.exit_code != 0
+    assert "the requests hold images, and a load sends text alone" in " ".join(refused.output.split())
+
+
 def test_simulate_takes_a_reference(run, tiny_file):
     told = {
         name: json.loads(run("simulate", tiny_file, "--tuner", name, "--json").stdout)

@@ -199,7 +199,7 @@ def start(tiny_file, folder, *more):
 def test_ctrl_c_keeps_the_trials_and_says_how_to_resume(tiny_file, tmp_path, jobs):
     process = start(tiny_file, tmp_path, "--jobs", jobs)
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "trials are kept" in said
     assert "--resume" in said

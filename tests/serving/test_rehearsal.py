@@ -51,7 +51,7 @@ import torch
 from batchpilot.core import SLO
 from batchpilot.engines.torch import ModelRunner
 from batchpilot.serving.server.building import build_service
-from batchpilot.serving.server.service import ServerConfig
+from batchpilot.serving.server.config import ServerConfig
 from batchpilot.serving.server.text import load_text
 
 torch.set_num_threads(1)

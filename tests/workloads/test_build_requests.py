@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from batchpilot.configs.scenario import scenario, scenario_names
 from batchpilot.configs.workload_spec import Workload
 from batchpilot.core import SLO_CLASSES
 from batchpilot.workloads import build_requests
+from batchpilot.workloads.conversations import new_tokens
 
 FIXED = {"kind": "fixed", "prompt_tokens": 100, "output_tokens": 20}
 
@@ -156,6 +158,87 @@ def test_a_closed_loop_has_its_clients_requests_and_fixed_outputs():
     assert (table.concurrency, len(table)) == (8, 72)
     assert set(table.output_tokens) == {50}
     assert len(set(table.prompt_tokens)) > 20
+
+
+LENGTH = {"median": 100, "sigma": 0.5, "max": 900}
+TALK = {
+    "duration_s": 200,
+    "arrivals": {"kind": "poisson", "rate_per_s": 1.0},
+    "requests": {"median": 3, "sigma": 0.5, "max": 8},
+    "system_tokens": 256,
+    "first_tokens": LENGTH,
+    "message_tokens": LENGTH,
+    "output_tokens": LENGTH,
+    "think": {"median_s": 5, "sigma": 0.5, "max_s": 20},
+}
+
+
+def conversations_of(table):
+    """Rows of each conversation, in order."""
+    return [np.flatnonzero(table.turns.session == session) for session in np.unique(table.turns.session)]
+
+
+def test_every_prompt_of_a_conversation_holds_all_that_was_said_before():
+    table = build({"conversations": TALK})
+    talks = conversations_of(table)
+    assert len(talks) > 100
+    for rows in talks:
+        said = table.prompt_tokens[rows] + table.output_tokens[rows]
+        assert np.all(table.prompt_tokens[rows][1:] > said[:-1])
+        hashes = [table.prefixes.hashes[table.prefixes.starts[r] : table.prefixes.starts[r + 1]] for r in rows]
+        assert [len(row) for row in hashes] == (said // 64).tolist()
+        for before, after in pairwise(hashes):
+            assert after[: len(before)].tolist() == before.tolist()
+
+
+def test_conversations_share_their_system_prompt_and_nothing_else():
+    table = build({"conversations": TALK})
+    prefixes, (first, second) = table.prefixes, np.flatnonzero(table.turns.first())[:2]
+    one, other = (set(prefixes.hashes[prefixes.starts[r] : prefixes.starts[r + 1]].tolist()) for r in (first, second))
+    assert len(one & other) == 256 // 64
+
+
+def test_who_asks_and_what_was_promised_stays_the_same_within_a_conversation():
+    mixed = {"slo_mix": {"interactive": 0.5, "batch": 0.5}, "users": 4, "priority_mix": {"high": 0.5, "low": 0.5}}
+    table = build({"conversations": TALK | mixed})
+    assert len(set(table.slo_class)) == len(set(table.priority)) == 2
+    for rows in conversations_of(table):
+        assert len({(table.slo_class[r], table.user[r], table.priority[r]) for r in rows}) == 1
+
+
+def test_agents_ask_again_behind_tools_until_the_context_is_full():
+    agents = {
+        "steps": {"median": 20, "sigma": 0.1, "max": 50},
+        "tool_tokens": {"median": 300, "sigma": 0.1, "max": 900},
+        "work": {"median_s": 0.5, "sigma": 0.1, "max_s": 1},
+        "max_context_tokens": 4000,
+    }
+    table = build({"conversations": TALK | agents})
+    assert (table.prompt_tokens + table.output_tokens).max() <= 4000
+    assert np.mean(table.turns.think_ms[~table.turns.first()] <= 1000.0) > 0.8
+
+
+def test_a_load_of_conversations_counts_what_is_new_in_their_turns():
+    offered = []
+    for load in (0.5, 1.0):
+        by_load = TALK | {"arrivals": {"kind": "poisson", "load": load}, "duration_s": 2000}
+        table = build({"conversations": by_load}, capacity_per_s=lambda prompt, output: 10_000.0 / (prompt + output))
+        offered.append(float((new_tokens(table) + table.output_tokens).sum()) / 2000)
+    assert offered[1] == pytest.approx(2 * offered[0], rel=0.1)
+    assert offered[1] == pytest.approx(10_000.0, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": {"median": 1, "sigma": 1, "max": 9}}, "tool_tokens is missing"),
+        ({"think": {"median_s": -1, "sigma": 1, "max_s": 9}}, "median_s"),
+        ({"max_context_tokens": 0}, "max_context_tokens"),
+    ],
+)
+def test_conversations_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Workload.model_validate({"conversations": TALK | changes})
 
 
 def test_the_length_predictor_is_no_oracle_unless_told_so():

@@ -1,1 +1,1 @@
-"""Export: a training folder in, one checked policy file out. Needs the extra `rl`."""
+"""Export: a training folder or an agent in, one checked policy file out. Needs the extra `rl`."""

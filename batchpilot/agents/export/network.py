@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,22 @@ def trained_network(policy: ActorCriticPolicy, mean: Floats, std: Floats, clip: 
             f"the policy reads through a {type(policy.features_extractor).__name__}; only an MlpPolicy can be exported"
         )
     layers = [*policy.mlp_extractor.policy_net, policy.action_net]
+    return layers_network(layers, sizes, mean, std, clip)
+
+
+def layers_network(layers: Sequence[Any], sizes: Sequence[int], mean: Floats, std: Floats, clip: float) -> Network:
+    """Torch layers as plain arrays.
+
+    Args:
+        layers: linear ones, with one activation between each and the next.
+        sizes: number of actions of each limit.
+        mean: of the normalisation, shape (k * F,).
+        std: of the same.
+        clip: of the same.
+
+    Raises:
+        ValueError: there are others, or their shapes do not fit.
+    """
     linear, activations = layers[0::2], [_activation(layer) for layer in layers[1::2]]
     for layer in linear:
         if not isinstance(layer, torch.nn.Linear) or layer.bias is None:

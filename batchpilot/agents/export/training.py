@@ -15,7 +15,6 @@ import numpy as np
 
 from batchpilot.agents.export.network import trained_network
 from batchpilot.core.extras import needing
-from batchpilot.core.features import FEATURE_NAMES
 from batchpilot.tuners.policy.description import (
     PolicyDescription,
     check_features,
@@ -101,7 +100,7 @@ def load_training(folder: str | Path) -> TrainedPolicy:
         raise ValueError(f"{folder / DESCRIPTION_FILE}: {error}") from None
     agent = PPO.load(folder / MODEL_FILE, device="cpu")
     network = trained_network(agent.policy, mean, std, clip)
-    expected = description.stack * len(FEATURE_NAMES)
+    expected = description.stack * len(description.feature_names)
     if network.inputs != expected or network.sizes != description.table.sizes:
         raise ValueError(
             f"{folder}: the agent maps {network.inputs} numbers to {list(network.sizes)} actions; "
@@ -125,8 +124,8 @@ def _plain(told: object) -> dict[str, Any]:
 
 
 def _description(told: Mapping[str, Any]) -> PolicyDescription:
-    check_features(told["feature_version"], told["feature_names"])
-    low, high = _range(told)
+    version = check_features(told["feature_version"], told["feature_names"])
+    low, high = _range(told, len(told["feature_names"]))
     return PolicyDescription(
         track=told["track"],
         table=read_table(told["table"]),
@@ -135,16 +134,17 @@ def _description(told: Mapping[str, Any]) -> PolicyDescription:
         observation_low=low,
         observation_high=high,
         training=read_mapping("training", told["training"]),
+        feature_version=version,
     )
 
 
-def _range(told: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _range(told: Mapping[str, Any], features: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Lowest and highest value of each feature in training, over all stacked windows; empty when not recorded."""
     ranges = []
     for key, outermost in (("observation_low", np.min), ("observation_high", np.max)):
         values = np.array(read_numbers(key, told.get(key, [])))
-        if values.size % len(FEATURE_NAMES):
-            raise ValueError(f"{key} has {values.size} values, which is no multiple of {len(FEATURE_NAMES)} features")
-        rows = values.reshape(-1, len(FEATURE_NAMES))
+        if values.size % features:
+            raise ValueError(f"{key} has {values.size} values, which is no multiple of {features} features")
+        rows = values.reshape(-1, features)
         ranges.append(tuple(outermost(rows, axis=0).tolist()) if len(rows) else ())
     return ranges[0], ranges[1]

@@ -40,6 +40,8 @@ class AIMDTuner(Tuner):
         ValueError: the bounds are in disorder, or the target is not above 0.
     """
 
+    quick = True
+
     def __init__(
         self,
         base: Limits | None = None,

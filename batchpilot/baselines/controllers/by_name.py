@@ -9,7 +9,9 @@ from batchpilot.baselines.controllers.concurrency import ConcurrencyRule, LimitA
 from batchpilot.baselines.controllers.gradient2 import MAX_LIMIT as GRADIENT2_MAX
 from batchpilot.baselines.controllers.gradient2 import MIN_LIMIT as GRADIENT2_MIN
 from batchpilot.baselines.controllers.gradient2 import Gradient2
+from batchpilot.baselines.controllers.load_rule import LoadRule
 from batchpilot.baselines.controllers.memory_aware import MemoryAwareRule
+from batchpilot.baselines.controllers.memory_guard import MemoryGuardRule
 from batchpilot.baselines.controllers.queued_tokens import QueuedTokensRule
 from batchpilot.baselines.controllers.quick import QuickRule
 from batchpilot.baselines.controllers.vegas import MAX_LIMIT as VEGAS_MAX
@@ -18,7 +20,9 @@ from batchpilot.baselines.dispatch.cork import MAX_BATCH_SIZE as CORK_BATCH_SIZE
 from batchpilot.baselines.dispatch.cork import CorkRule, first_service_times
 from batchpilot.baselines.dispatch.optimal_dispatch import MAX_BATCH_SIZE as OPTIMAL_BATCH_SIZE
 from batchpilot.baselines.dispatch.optimal_dispatch import OptimalDispatchRule
+from batchpilot.baselines.dispatch.predictive import PredictiveRule
 from batchpilot.baselines.dispatch.service_times import ServiceTimes
+from batchpilot.baselines.document_limits import DYNAMIC_BATCHER
 from batchpilot.baselines.rule import Rule, RuleTuner
 from batchpilot.baselines.setting import Setting
 from batchpilot.baselines.static import SERVER_DEFAULT
@@ -109,6 +113,41 @@ def smdp(setting: Setting) -> Tuner:
     )
 
 
+def predictive_wait(setting: Setting) -> Tuner:
+    """Wait where who is expected within 100 ms makes the batch more efficient by a fifth.
+
+    Args:
+        setting: what the tuner is built for.
+    """
+    low, high = _bounds(setting, 1, DYNAMIC_BATCHER.batch_size)
+    return RuleTuner(
+        "predictive-wait", lambda seed: PredictiveRule(_base(setting), low, high, ServiceTimes(0.0, 0.0, warm_up=[]))
+    )
+
+
+def load_rule(setting: Setting) -> Tuner:
+    """The discipline by load.
+
+    Args:
+        setting: what the tuner is built for.
+    """
+    target = setting.slo.ttft_ms if setting.slo else None
+    return RuleTuner(
+        "load-rule",
+        lambda seed: LoadRule(_base(setting), QueuedTokensRule(_base(setting), online=True, ttft_ms=target)),
+    )
+
+
+def memory_guard(setting: Setting) -> Tuner:
+    """A smaller batch above 0.85 of the device's memory.
+
+    Args:
+        setting: what the tuner is built for.
+    """
+    low, high = setting.config.min_batch_size, setting.config.max_batch_size
+    return RuleTuner("memory-guard", lambda seed: MemoryGuardRule(_base(setting), low, high))
+
+
 CONTROLLERS: dict[str, Callable[..., Tuner]] = {
     "gradient2": gradient2,
     "gradient2-refuse": partial(gradient2, refuse=True),
@@ -121,6 +160,9 @@ CONTROLLERS: dict[str, Callable[..., Tuner]] = {
     "queue-tokens-online": partial(queue_tokens, online=True),
     "quick": quick,
     "smdp": smdp,
+    "predictive-wait": predictive_wait,
+    "load-rule": load_rule,
+    "memory-guard": memory_guard,
 }
 """What builds each controller from a `Setting`."""
 

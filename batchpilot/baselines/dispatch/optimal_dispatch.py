@@ -8,51 +8,21 @@ it serves greedily.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from batchpilot.baselines.dispatch.batch_service import MS_PER_S, BatchServiceProblem
-from batchpilot.baselines.dispatch.service_times import ServiceTimes
+from batchpilot.baselines.dispatch.fitted_rule import FittedRule
 from batchpilot.baselines.dispatch.smdp import optimal_policy
-from batchpilot.core import Limits, WindowMetrics
+from batchpilot.core import Limits
 
 MAX_BATCH_SIZE = 32
-SHORTEST_GAP_MS = 1e-6
-"""Gaps below this are no measurement."""
 
 QUEUE_PER_BATCH = 2
 
 
-@dataclass
-class OptimalDispatchRule:
-    """The fit that the optimum is solved for.
+class OptimalDispatchRule(FittedRule):
+    """Waits, and batches, as the optimum of the queue does."""
 
-    Attributes:
-        base: limits whose other fields are kept.
-        low: smallest batch size.
-        high: largest batch size.
-        times: fitted service times.
-    """
-
-    base: Limits
-    low: int
-    high: int
-    times: ServiceTimes
-
-    def start(self) -> Limits:
-        """Greedy: all that wait, without a wait."""
-        return self.base.replace(batch_size=self.high, max_wait_ms=0.0)
-
-    def decide(self, window: WindowMetrics, limits: Limits) -> tuple[Limits, str]:
-        """Fit, and solve anew with each fit.
-
-        Args:
-            window: the window.
-            limits: the limits in force.
-        """
-        new = self.times.add(window)
-        gap_ms = self.times.gap_ms
-        if not new or not gap_ms or gap_ms < SHORTEST_GAP_MS:
-            return limits, "between fits"
+    def set_anew(self, limits: Limits, gap_ms: float) -> tuple[Limits, str]:
+        """See `FittedRule`."""
         service_ms = [self.times.b_ms + self.times.a_ms * n for n in range(1, self.high + 1)]
         problem = BatchServiceProblem(MS_PER_S / gap_ms, service_ms, max_queue=QUEUE_PER_BATCH * self.high)
         policy = optimal_policy(problem)

@@ -16,7 +16,7 @@ from batchpilot.core.limits import Limits
 from batchpilot.engines.scheduler.controls import write_limits
 from batchpilot.engines.scheduler.state import LIMITS, SchedulerState, allocate, row
 from batchpilot.engines.simulated.kernel import DONE, STUCK, advance
-from batchpilot.engines.simulated.loading import NOISE_TABLE, load
+from batchpilot.engines.simulated.loading import NOISE_TABLE, hashed_blocks, load
 from batchpilot.envs.scenarios import PreparedRun
 from batchpilot.latency.model.compiled import kernel, plain
 
@@ -69,6 +69,9 @@ class Rollouts:
             users=requests.users,
             noise=NOISE_TABLE if config.noise > 0 else 1,
             drift_rows=len(config.drift),
+            hashed_blocks=hashed_blocks(config, requests),
+            conversations=requests.turns is not None,
+            images=requests.image_rows,
         )
         for i in (_KEPT, _TRIED):
             load(self._state, i, config, requests)

@@ -15,6 +15,7 @@ import numpy as np
 from batchpilot.baselines.static import SERVER_DEFAULT
 from batchpilot.core.limits import TRACKS, Limits
 from batchpilot.core.names import lookup
+from batchpilot.engines.scheduler.conversations import arrived
 from batchpilot.engines.scheduler.state import LENGTH, UNFINISHED
 from batchpilot.engines.simulated.engine import SimulatedEngine
 from batchpilot.engines.simulated.simulation import run_engine
@@ -133,14 +134,14 @@ def missed_tokens(engine: SimulatedEngine) -> int:
         engine: a run under way.
     """
     s = engine.state
-    arrived = s.requests[: s.clock[0].next_arrival]
-    under_way, now_ms = arrived["reason"] == UNFINISHED, engine.now_ms
-    first_ms = np.where(np.isnan(arrived["first_ms"]), now_ms, arrived["first_ms"])
-    end_ms = np.where(under_way, now_ms, arrived["finish_ms"])
-    late = first_ms - arrived["arrival_ms"] > arrived["ttft_target_ms"] * _ROUNDING
-    slow = end_ms - first_ms > arrived["tpot_target_ms"] * (arrived["output"] - 1) * _ROUNDING
-    turned_away = ~under_way & (arrived["reason"] != LENGTH)
-    return int(arrived["output"][turned_away | late | slow].sum())
+    come = arrived(s)
+    under_way, now_ms = come["reason"] == UNFINISHED, engine.now_ms
+    first_ms = np.where(np.isnan(come["first_ms"]), now_ms, come["first_ms"])
+    end_ms = np.where(under_way, now_ms, come["finish_ms"])
+    late = first_ms - come["arrival_ms"] > come["ttft_target_ms"] * _ROUNDING
+    slow = end_ms - first_ms > come["tpot_target_ms"] * (come["output"] - 1) * _ROUNDING
+    turned_away = ~under_way & (come["reason"] != LENGTH)
+    return int(come["output"][turned_away | late | slow].sum())
 
 
 def tightest_tpot_ms(run: PreparedRun) -> float:

@@ -92,10 +92,7 @@ def write_settings(path: Path, settings: Mapping[str, tuple[Limits, float]], pro
         OSError: the file cannot be written.
     """
     data = {
-        "settings": {
-            track: {name: value for name, value in limits.to_dict().items() if value is not None}
-            for track, (limits, _) in settings.items()
-        },
+        "settings": {track: limits.in_force() for track, (limits, _) in settings.items()},
         "mean_goodput_share": {track: round(share, 4) for track, (_, share) in settings.items()},
         "provenance": dict(provenance),
     }

@@ -4,6 +4,7 @@ from batchpilot.configs.catalogue._additions import VARIABLE, Additions, add_cat
 from batchpilot.configs.catalogue._devices import device, devices
 from batchpilot.configs.catalogue._models import model, model_facts, model_reference, models
 from batchpilot.configs.catalogue.device_spec import DeviceSpec
+from batchpilot.configs.catalogue.power import Power, powers
 from batchpilot.configs.catalogue.prices import Price, prices
 from batchpilot.configs.models.spec import ModelSpec
 
@@ -12,6 +13,7 @@ __all__ = [
     "Additions",
     "DeviceSpec",
     "ModelSpec",
+    "Power",
     "Price",
     "add_catalogue",
     "device",
@@ -20,5 +22,6 @@ __all__ = [
     "model_facts",
     "model_reference",
     "models",
+    "powers",
     "prices",
 ]

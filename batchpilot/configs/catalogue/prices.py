@@ -8,9 +8,8 @@ from datetime import date
 from functools import cache
 from pathlib import Path
 
-from batchpilot.configs.catalogue._devices import device
-from batchpilot.configs.catalogue._finding import SHIPPED, read_entries
-from batchpilot.configs.errors import ConfigError
+from batchpilot.configs.catalogue._by_device import figures_by_device
+from batchpilot.configs.catalogue._finding import SHIPPED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,19 +50,9 @@ def prices(own: str | Path | None = None) -> dict[str, Price]:
         ConfigError: the file is wrong, or names a device that is not catalogued; the message says where.
         OSError: it cannot be read.
     """
-    return _shipped() | ({} if own is None else _by_device(Path(own)))
+    return _shipped() | ({} if own is None else figures_by_device(Path(own), "price", Price))
 
 
 @cache
 def _shipped() -> dict[str, Price]:
-    return _by_device(SHIPPED / "prices.yaml")
-
-
-def _by_device(path: Path) -> dict[str, Price]:
-    found: dict[str, Price] = {}
-    for name, price in read_entries(path, "price of device", Price).items():
-        try:
-            found[device(name).name] = price
-        except ValueError as error:
-            raise ConfigError(f"{error} (file {path})") from None
-    return found
+    return figures_by_device(SHIPPED / "prices.yaml", "price", Price)

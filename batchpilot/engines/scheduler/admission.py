@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 
+from batchpilot.engines.scheduler.conversations import take_coming
+from batchpilot.engines.scheduler.images import encode_ms, look_at
+from batchpilot.engines.scheduler.kv_blocks import blocks_for, blocks_needed, claim
 from batchpilot.engines.scheduler.lifecycle import (
     add_to_plan,
-    blocks_for,
     close_holes,
     end_request,
     least_urgent,
     preempt,
+    turn_away,
 )
-from batchpilot.engines.scheduler.queue import PRIORITY, key_on_arrival, push, take_out
+from batchpilot.engines.scheduler.prefix_cache import look_up
+from batchpilot.engines.scheduler.queue import PRIORITY, VISION, is_relegated, key_on_arrival, push, take_out
+from batchpilot.engines.scheduler.speculation import draft_ms
 from batchpilot.engines.scheduler.state import (
     CANCELLED,
     FAILED,
     REFUSED_ARRIVAL,
-    REFUSED_GUARD,
     SELECTIVE,
     WHOLE,
     SchedulerState,
@@ -33,8 +37,10 @@ _HIGH, _LOW = 0, 2
 
 @inlined
 def next_arrival_ms(s: SchedulerState) -> float:
-    """When the next request arrives; infinity when none is left or every client of a closed loop is waiting."""
+    """When the next request arrives; infinity when none is left or every client waits for an answer."""
     c = s.clock[0]
+    if c.conversations:
+        return s.requests[s.turns[0].coming].arrival_ms if c.n_coming > 0 else math.inf
     if c.next_arrival >= c.n_requests:
         return math.inf
     if c.concurrency > 0:
@@ -68,8 +74,11 @@ def admit(s: SchedulerState, r: int) -> None:
     elif queued >= s.limits[0].max_queued_tokens:
         end_request(s, r, REFUSED_ARRIVAL)
     else:
+        if c.prefix_cache:
+            look_up(s, r)
+            s.requests[r].cached = s.requests[r].computed
         s.requests[r].unanswered = 1
-        c.unanswered_tokens += s.requests[r].prompt
+        c.unanswered_tokens += s.requests[r].prompt - s.requests[r].cached
         s.requests[r].key = key_on_arrival(s, r)
         push(s, r)
 
@@ -88,6 +97,9 @@ def admit_arrivals(s: SchedulerState) -> None:
     """Admit every request that has arrived by now."""
     c = s.clock[0]
     while next_arrival_ms(s) <= c.now_ms:
+        if c.conversations:
+            admit(s, take_coming(s))
+            continue
         r = c.next_arrival
         c.next_arrival += 1
         if c.concurrency > 0:
@@ -152,33 +164,77 @@ def chunk(s: SchedulerState, r: int) -> int:
 def predicted_prefill_ms(s: SchedulerState, r: int, first_chunk: int) -> float:
     """Estimated time until the first token if the request is admitted now with `first_chunk` tokens.
 
-    The rest of its prompt follows in full steps beside the requests that run now.
+    Its image is encoded with those that the step encodes already, then what is cached of its prompt is read, and the
+    rest follows in full steps beside the requests that run now, who go on drafting as they do now.
     """
     c = s.clock[0]
     requests = c.n_plan + 1
-    context = c.plan_context
+    cached = s.requests[r].computed
+    context = c.plan_context + cached
     first = step_ms(s.parameters[0, 1:], float(requests), float(c.plan_total_tokens + first_chunk), float(context))
-    rest = s.requests[r].prompt - first_chunk
+    if c.images:
+        first += c.plan_encode_ms + encode_ms(s, r)
+    others = c.n_plan + c.plan_drafted
+    drafting_ms = draft_ms(s, s.parameters[0, 1:]) if c.plan_drafted > 0 else 0.0
+    first += drafting_ms
+    rest = s.requests[r].prompt - cached - first_chunk
     if rest <= 0:
         return first
-    full = step_tokens(s, c.n_plan, c.n_plan, context, first_chunk)
-    room = max(full - c.n_plan, 1)
+    full = step_tokens(s, c.n_plan, others, context, first_chunk)
+    room = max(full - others, 1)
     whole_steps = rest // room
     last = rest - whole_steps * room
-    time = first + whole_steps * step_ms(s.parameters[0, 1:], float(requests), float(max(full, 1)), float(context))
+    full_ms = step_ms(s.parameters[0, 1:], float(requests), float(max(full, 1)), float(context)) + drafting_ms
+    time = first + whole_steps * full_ms
     if last > 0:
-        time += step_ms(s.parameters[0, 1:], float(requests), float(c.n_plan + last), float(context))
+        time += step_ms(s.parameters[0, 1:], float(requests), float(others + last), float(context)) + drafting_ms
     return time
 
 
 @kernel
 def guard_refuses(s: SchedulerState, r: int, prefill_ms: float) -> bool:
-    """Whether the TTFT guard refuses a request whose turn has come; one that was admitted before is never refused."""
+    """Whether the TTFT guard refuses a request whose turn has come; never one that was admitted before or relegated."""
     guard = s.limits[0].ttft_guard
+    if is_relegated(s, r):
+        return False
     waited = s.clock[0].now_ms - s.requests[r].arrival_ms
     return (
         guard < math.inf and s.requests[r].admitted == 0 and waited + prefill_ms > guard * s.requests[r].ttft_target_ms
     )
+
+
+@inlined
+def is_delayed(s: SchedulerState) -> bool:
+    """Whether it is too soon after a step with a prompt to let somebody in beside those who run."""
+    c = s.clock[0]
+    return bool(c.n_running > 0 and c.now_ms < c.prompt_end_ms + s.limits[0].delay_factor * c.prompt_step_ms)
+
+
+@inlined
+def head_of_queue(s: SchedulerState) -> int:
+    """The request whose turn is next, with what the cache has of it now."""
+    r = s.slots[0].waiting
+    if s.clock[0].prefix_cache:
+        look_up(s, r)
+    return r
+
+
+@inlined
+def count_admission(s: SchedulerState, r: int) -> None:
+    """Count a request that is let in, and the tokens of its prompt that need not be computed.
+
+    Tokens that it finds again after a preemption were not computed in vain.
+    """
+    c = s.clock[0]
+    w = s.window[0]
+    if s.requests[r].admitted == 0:
+        s.requests[r].admitted = 1
+        w.admitted_prompt_tokens += s.requests[r].prompt
+        if c.prefix_cache:
+            c.unanswered_tokens -= s.requests[r].computed - s.requests[r].cached
+            s.requests[r].cached = s.requests[r].computed
+        w.cached_prompt_tokens += s.requests[r].cached
+    c.useful_tokens += s.requests[r].computed - s.requests[r].cached
 
 
 @kernel
@@ -191,16 +247,17 @@ def admit_next(s: SchedulerState, tokens: int) -> bool:
     c = s.clock[0]
     r = s.slots[0].waiting
     if guard_refuses(s, r, predicted_prefill_ms(s, r, tokens)):
-        take_out(s, r)
-        end_request(s, r, REFUSED_GUARD)
+        turn_away(s, r)
         return True
-    missing = blocks_for(s.requests[r].prompt + s.requests[r].generated, c.block_size)
-    if missing > c.free_blocks:
+    if blocks_needed(s, r) > c.free_blocks:
         return False
     take_out(s, r)
-    s.requests[r].blocks = missing
-    c.free_blocks -= missing
-    s.requests[r].admitted = 1
+    claim(s, r)
+    if c.images:
+        look_at(s, r)
+    if c.discipline == VISION:
+        s.requests[r].key = key_on_arrival(s, r)
+    count_admission(s, r)
     c.virtual_time = max(c.virtual_time, s.requests[r].key)
     s.slots[c.n_running].running = r
     c.n_running += 1
@@ -213,9 +270,7 @@ def make_way(s: SchedulerState) -> None:
     """Under the priority discipline, preempt less urgent classes for a waiting high-priority request."""
     c = s.clock[0]
     while c.n_queue > 0 and s.requests[s.slots[0].waiting].priority == _HIGH:
-        waiting = s.requests[s.slots[0].waiting]
-        needed = blocks_for(waiting.prompt + waiting.generated, c.block_size)
-        if c.n_running < s.limits[0].batch_size and needed <= c.free_blocks:
+        if c.n_running < s.limits[0].batch_size and blocks_needed(s, head_of_queue(s)) <= c.free_blocks:
             return
         position = least_urgent(s)
         if position < 0 or s.requests[s.slots[position].running].priority == _HIGH:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from batchpilot.engines.scheduler.admission import skip_cancelled
+from batchpilot.engines.scheduler.conversations import COME, leave_coming
 from batchpilot.engines.scheduler.lifecycle import close_holes, end_request
 from batchpilot.engines.scheduler.queue import take_out
 from batchpilot.engines.scheduler.state import CANCELLED, STATIC, UNFINISHED, SchedulerState
@@ -29,10 +30,14 @@ def is_running(s: SchedulerState, r: int) -> bool:
 @kernel
 def cancel_ahead(s: SchedulerState, r: int) -> None:
     """End a request whose turn to arrive has not come: it never arrives."""
+    c = s.clock[0]
+    if c.conversations:
+        leave_coming(s, r)
     s.requests[r].arrival_ms = math.nan
     end_request(s, r, CANCELLED)
-    s.clock[0].cancelled_ahead += 1
-    skip_cancelled(s)
+    if not c.conversations:
+        c.cancelled_ahead += 1
+        skip_cancelled(s)
 
 
 @kernel
@@ -45,7 +50,7 @@ def cancel(s: SchedulerState, r: int) -> bool:
     c = s.clock[0]
     if s.requests[r].reason != UNFINISHED:
         return False
-    if r >= c.next_arrival:
+    if s.turns[r].stage != COME if c.conversations else r >= c.next_arrival:
         cancel_ahead(s, r)
         return True
     if not is_running(s, r):

@@ -11,9 +11,16 @@ from numpy.typing import NDArray
 from batchpilot.core.limits import DISCIPLINES, Limits
 from batchpilot.core.metrics import METRICS, WindowMetrics, from_record
 from batchpilot.engines.scheduler.cancellation import cancel
-from batchpilot.engines.scheduler.state import OFF_TOKENS, SchedulerState, row
+from batchpilot.engines.scheduler.state import OFF_TOKENS, STATIC, SchedulerState, row
 from batchpilot.engines.scheduler.windows import open_window, summarise
-from batchpilot.latency.model.compiled import plain
+from batchpilot.latency.model.compiled import entered, plain
+
+NOT_PADDED = (
+    "speculative_tokens is {:g} in mode static; members of a padded batch advance together, so set it to 0 or choose "
+    "mode continuous"
+)
+
+_summarise, _open_window = entered(summarise), entered(open_window)
 
 
 def write_limits(state: SchedulerState, i: int, limits: Limits, discipline: str) -> None:
@@ -24,7 +31,12 @@ def write_limits(state: SchedulerState, i: int, limits: Limits, discipline: str)
         i: the row.
         limits: what the tuner asked for.
         discipline: who is next where the limits do not say.
+
+    Raises:
+        ValueError: speculation in padded batches.
     """
+    if limits.speculative_tokens and state.clock["mode"][i] == STATIC:
+        raise ValueError(NOT_PADDED.format(limits.speculative_tokens))
     state.limits.view(np.ndarray)[i] = (
         limits.batch_size,
         OFF_TOKENS if limits.token_budget is None else limits.token_budget,
@@ -33,6 +45,10 @@ def write_limits(state: SchedulerState, i: int, limits: Limits, discipline: str)
         math.inf if limits.step_target_ms is None else limits.step_target_ms,
         math.inf if limits.ttft_guard is None else limits.ttft_guard,
         DISCIPLINES[limits.discipline or discipline],
+        limits.delay_factor or 0.0,
+        OFF_TOKENS if limits.max_padding_tokens is None else limits.max_padding_tokens,
+        math.inf if limits.max_padding_share is None else limits.max_padding_share,
+        limits.speculative_tokens,
     )
 
 
@@ -129,8 +145,8 @@ class Controls:
 
     def measure(self) -> NDArray[Any]:
         """`close_window`, but for the `WindowMetrics`: `record`, written anew."""
-        summarise(self.row, self.record)
-        open_window(self.row)
+        _summarise(self.row, self.record)
+        _open_window(self.row)
         return self.record
 
     def stuck(self) -> RuntimeError:

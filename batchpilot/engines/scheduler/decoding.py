@@ -5,15 +5,18 @@ steps in which all of them spoke: it ends at a known epoch, and asks for a KV bl
 `clock.decoding` is set, decoding requests are therefore kept in two calendars, a heap by last epoch and a count a block
 phase, and their records are stale; `open_calendars` goes over to that, `close_calendars` brings the records up to date.
 Between the two only requests that start, compute a prompt or end are touched. What needs more than that (too few KV
-blocks, limits below what runs, the priority discipline, selective prefill, padded batches) is left to `plan`.
+blocks, limits below what runs, drafts, the priority discipline, selective prefill, padded batches) is left to `plan`.
 """
 
 from __future__ import annotations
 
 from batchpilot.engines.scheduler.admission import chunk
-from batchpilot.engines.scheduler.commit import count_step
-from batchpilot.engines.scheduler.lifecycle import add_to_plan, blocks_for, end_request, first_token
+from batchpilot.engines.scheduler.commit import count_step, note_prompts
+from batchpilot.engines.scheduler.images import begin_encoding
+from batchpilot.engines.scheduler.kv_blocks import blocks_for, take
+from batchpilot.engines.scheduler.lifecycle import add_to_plan, end_request, first_token
 from batchpilot.engines.scheduler.plan import close_plan, look_after_the_waiting, plan_admissions
+from batchpilot.engines.scheduler.prefix_cache import share
 from batchpilot.engines.scheduler.queue import PRIORITY
 from batchpilot.engines.scheduler.state import CONTINUOUS, LENGTH, SELECTIVE, SchedulerState
 from batchpilot.latency.model.compiled import inlined, kernel
@@ -142,7 +145,7 @@ def open_calendars(s: SchedulerState) -> bool:
     limits = s.limits[0]
     if c.mode != CONTINUOUS or c.prefill == SELECTIVE or c.discipline == PRIORITY or c.block_size > len(s.slots):
         return False
-    if limits.discipline != c.discipline or c.step < c.decoding_pause:
+    if limits.discipline != c.discipline or c.step < c.decoding_pause or limits.speculative_tokens > 0:
         return False
     if c.n_running > min(limits.batch_size, limits.token_budget):
         return False
@@ -198,11 +201,12 @@ def plan_by_calendar(s: SchedulerState) -> int:
         c.decoding_pause = c.step + PAUSE_STEPS
         return -1
     c.step += 1
-    c.free_blocks -= due
+    take(s, due)
     c.n_plan = c.n_decoding
     c.plan_total_tokens = c.n_decoding
     c.plan_context = c.decode_context
     c.kv_short = 0
+    begin_encoding(s)
     look_after_the_waiting(s)
     if c.n_prefilling > 0:
         plan_prompts(s)
@@ -240,32 +244,49 @@ def commit_by_calendar(s: SchedulerState, duration_ms: float) -> None:
     c = s.clock[0]
     decoding = c.n_decoding
     count_step(s, duration_ms)
+    note_prompts(s, duration_ms)
     c.useful_tokens += c.plan_total_tokens
     s.window[0].generated_tokens += decoding
     c.epoch += 1
     c.decode_context += decoding
+    first = decoding
     while c.n_decoding > 0 and first_end(s) == c.epoch:
+        if first < c.n_plan:
+            first = commit_prompts(s, first, s.slots[0].ends % PLACES)
         end_first(s)
+    if first < c.n_plan:
+        commit_prompts(s, first, PLACES)
     if c.n_plan > decoding:
-        commit_prompts(s, decoding)
+        forget_who_spoke(s)
 
 
 @kernel
-def commit_prompts(s: SchedulerState, first: int) -> None:
-    """The chunks planned from place `first` on are computed; whose prompt is done speaks, and decodes from then on."""
+def commit_prompts(s: SchedulerState, first: int, place: int) -> int:
+    """The chunks planned from `first` on are computed; whose prompt is done speaks, and decodes from then on.
+
+    With a `place` only those that lacked one token and were admitted before it: requests end in the order in which
+    `plan` has them, since the prefix cache forgets in that order.
+
+    Returns:
+        The first that is left.
+    """
     c = s.clock[0]
     w = s.window[0]
-    spoke = False
     for k in range(first, c.n_plan):
         r = s.slots[k].planned
         tokens = s.slots[k].tokens
         request = s.requests[r]
+        if place < PLACES:
+            lacking = request.prompt + request.generated - request.computed
+            if lacking > 1 or s.slots[r].position > place:
+                return k
         if tokens > 1 or request.generated == 0:
             w.prefill_tokens += tokens
         request.computed += tokens
+        if c.prefix_cache:
+            share(s, r, min(request.computed, request.prompt))
         if request.computed < request.prompt + request.generated:
             continue
-        spoke = True
         request.in_step = SPOKE
         request.generated += 1
         w.generated_tokens += 1
@@ -275,11 +296,17 @@ def commit_prompts(s: SchedulerState, first: int) -> None:
             finish(s, r)
         else:
             join(s, r)
-    if spoke:
-        kept = 0
-        for k in range(c.n_prefilling):
-            r = s.slots[k].prefilling
-            if s.requests[r].in_step != SPOKE:
-                s.slots[kept].prefilling = r
-                kept += 1
-        c.n_prefilling = kept
+    return c.n_plan
+
+
+@inlined
+def forget_who_spoke(s: SchedulerState) -> None:
+    """Whose prompt is done is no longer among those that are prefilling."""
+    c = s.clock[0]
+    kept = 0
+    for k in range(c.n_prefilling):
+        r = s.slots[k].prefilling
+        if s.requests[r].in_step != SPOKE:
+            s.slots[kept].prefilling = r
+            kept += 1
+    c.n_prefilling = kept

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.core.details import IN_FLIGHT, WindowDetails
+from batchpilot.engines.scheduler.conversations import arrived
 from batchpilot.engines.scheduler.executor import Executor
 from batchpilot.engines.scheduler.state import LENGTH, REQUEST, UNFINISHED
 from batchpilot.latency.model.saturation import N_PARAMETERS
@@ -21,6 +22,7 @@ _COLUMNS = {
     "computed_tokens": "computed",
     "generated_tokens": "generated",
     "first_token_ms": "first_ms",
+    "cached_tokens": "cached",
 }
 """Columns of `IN_FLIGHT` and where the scheduler keeps them."""
 
@@ -42,11 +44,11 @@ class DetailsReader:
         c = s.clock[0]
         steps = self._engine.step_log(self._steps)
         ended = s.requests[s.slots["ended"][self._ended : c.n_ended]]
-        arrived = s.requests[self._arrived : c.next_arrival]
+        come = arrived(s, self._arrived)
         details = WindowDetails(
             now_ms=self._engine.now_ms,
             steps=steps,
-            arrivals=in_flight(arrived),
+            arrivals=in_flight(come),
             output_tokens=ended["generated"][ended["reason"] == LENGTH],
             running=in_flight(s.requests[s.slots["running"][: c.n_running]]),
             waiting=in_flight(s.requests[np.sort(s.slots["waiting"][: c.n_queue])]),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from batchpilot.engines.scheduler.queue import push, sooner, take_out
+from batchpilot.engines.scheduler.conversations import break_off, go_on
+from batchpilot.engines.scheduler.kv_blocks import blocks_for, release, take
+from batchpilot.engines.scheduler.queue import DEADLINE, look_up_due, push, relegate, sooner, take_out
 from batchpilot.engines.scheduler.state import (
     FAILED,
     LENGTH,
@@ -12,12 +14,6 @@ from batchpilot.engines.scheduler.state import (
     SchedulerState,
 )
 from batchpilot.latency.model.compiled import kernel
-
-
-@kernel
-def blocks_for(tokens: int, block_size: int) -> int:
-    """KV blocks that hold so many tokens."""
-    return (tokens + block_size - 1) // block_size
 
 
 @kernel
@@ -58,21 +54,35 @@ def answered(s: SchedulerState, r: int) -> None:
     """A request has its first token, or will have none: its prompt counts no longer against `max_queued_tokens`."""
     if s.requests[r].unanswered:
         s.requests[r].unanswered = 0
-        s.clock[0].unanswered_tokens -= s.requests[r].prompt
+        s.clock[0].unanswered_tokens -= s.requests[r].prompt - s.requests[r].cached
 
 
 @kernel
 def end_request(s: SchedulerState, r: int, reason: int) -> None:
-    """A request ends: its reason and time are written once, its KV blocks are freed."""
+    """A request ends: its reason and time are written once, its KV blocks are freed, its conversation goes on."""
     c = s.clock[0]
     s.requests[r].reason = reason
     s.requests[r].finish_ms = c.now_ms
-    c.free_blocks += s.requests[r].blocks
-    s.requests[r].blocks = 0
+    release(s, r)
     s.slots[c.n_ended % len(s.slots)].ended = r
     c.n_ended += 1
     answered(s, r)
     count_end(s, r, reason)
+    if c.conversations:
+        if reason == LENGTH:
+            go_on(s, r)
+        else:
+            break_off(s, r, reason)
+
+
+@kernel
+def turn_away(s: SchedulerState, r: int) -> None:
+    """A waiting request comes too late: it is refused, or relegated under the deadline discipline."""
+    if s.clock[0].discipline == DEADLINE:
+        relegate(s, r)
+    else:
+        take_out(s, r)
+        end_request(s, r, REFUSED_GUARD)
 
 
 @kernel
@@ -84,9 +94,11 @@ def refuse_hopeless(s: SchedulerState, until_ms: float) -> None:
     c = s.clock[0]
     while c.n_due > 0 and s.requests[s.slots[0].due].latest_ms <= until_ms:
         r = s.slots[0].due
-        take_out(s, r)
-        end_request(s, r, REFUSED_GUARD)
-        s.requests[r].finish_ms = max(s.requests[r].arrival_ms, min(c.now_ms, s.requests[r].latest_ms))
+        if (c.prefix_cache or c.images) and look_up_due(s, r) > until_ms:
+            continue
+        turn_away(s, r)
+        if s.requests[r].reason == REFUSED_GUARD:
+            s.requests[r].finish_ms = max(s.requests[r].arrival_ms, min(c.now_ms, s.requests[r].latest_ms))
 
 
 @kernel
@@ -105,11 +117,11 @@ def preempt(s: SchedulerState, position: int) -> None:
     c = s.clock[0]
     r = s.slots[position].running
     s.slots[position].running = -1
-    c.free_blocks += s.requests[r].blocks
-    c.useful_tokens -= s.requests[r].computed
+    release(s, r)
+    own = s.requests[r].computed - s.requests[r].cached
+    c.useful_tokens -= own
     s.window[0].preemptions += 1
-    s.window[0].recomputed_tokens += s.requests[r].computed
-    s.requests[r].blocks = 0
+    s.window[0].recomputed_tokens += max(own, 0)
     s.requests[r].computed = 0
     push(s, r)
 
@@ -156,7 +168,7 @@ def reserve(s: SchedulerState, r: int, tokens: int) -> bool:
         if itself:
             return False
     s.requests[r].blocks += missing
-    c.free_blocks -= missing
+    take(s, missing)
     return True
 
 

@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import math
 
-from batchpilot.engines.scheduler.admission import admit_next, chunk, make_way
+from batchpilot.engines.scheduler.admission import admit_next, chunk, head_of_queue, is_delayed, make_way
+from batchpilot.engines.scheduler.images import begin_encoding
 from batchpilot.engines.scheduler.lifecycle import add_to_plan, close_holes, refuse_hopeless, reserve
-from batchpilot.engines.scheduler.queue import PRIORITY, change_discipline, follow_guard
+from batchpilot.engines.scheduler.queue import PRIORITY, VISION, change_discipline, follow_guard
+from batchpilot.engines.scheduler.speculation import draft_ms, plan_drafts
 from batchpilot.engines.scheduler.state import SELECTIVE, SchedulerState
+from batchpilot.engines.scheduler.vision import line_up
 from batchpilot.latency.model.compiled import inlined, kernel
 from batchpilot.latency.model.saturation import step_ms
 
@@ -33,10 +36,12 @@ def is_guarded(s: SchedulerState) -> bool:
 
 @inlined
 def look_after_the_waiting(s: SchedulerState) -> None:
-    """Refuse who waits and has become hopeless."""
+    """Refuse who waits and has become hopeless; whose turn depends on how others wait is put in order."""
     if is_guarded(s):
         follow_guard(s)
         refuse_hopeless(s, s.clock[0].now_ms)
+    if s.clock[0].discipline == VISION:
+        line_up(s)
 
 
 @inlined
@@ -48,6 +53,7 @@ def open_plan(s: SchedulerState) -> None:
     c.plan_total_tokens = 0
     c.plan_context = 0
     c.kv_short = 0
+    begin_encoding(s)
     if s.limits[0].discipline != c.discipline:
         change_discipline(s, s.limits[0].discipline)
     look_after_the_waiting(s)
@@ -60,7 +66,9 @@ def close_plan(s: SchedulerState) -> int:
     if c.n_due > 0 and c.n_plan > 0:
         estimate = s.parameters[0, 1:]
         step = step_ms(estimate, float(c.n_plan), float(c.plan_total_tokens), float(c.plan_context))
-        refuse_hopeless(s, c.now_ms + step)
+        if c.plan_drafted > 0:
+            step += draft_ms(s, estimate)
+        refuse_hopeless(s, c.now_ms + step + c.plan_encode_ms)
     return c.n_plan
 
 
@@ -115,9 +123,12 @@ def plan_prefills(s: SchedulerState) -> None:
 def plan_admissions(s: SchedulerState) -> None:
     """Waiting requests join in the order of their keys while batch size, tokens and KV allow."""
     c = s.clock[0]
+    if is_delayed(s):
+        return
     while c.n_queue > 0 and c.n_running < s.limits[0].batch_size:
-        r = s.slots[0].waiting
-        if c.prefill == SELECTIVE and s.requests[r].prompt + s.requests[r].generated >= LONG_PROMPT_TOKENS:
+        r = head_of_queue(s)
+        need = s.requests[r].prompt + s.requests[r].generated - s.requests[r].computed
+        if c.prefill == SELECTIVE and need >= LONG_PROMPT_TOKENS:
             return
         tokens = chunk(s, r)
         if tokens == 0 or not admit_next(s, tokens):
@@ -138,8 +149,11 @@ def plan_long_prompt(s: SchedulerState) -> bool:
                 add_to_plan(s, r, tokens)
             close_holes(s)
             return c.n_plan > 0
+    if is_delayed(s):
+        return False
     while c.n_plan == 0 and c.n_queue > 0 and c.n_running < limits.batch_size:
-        need = s.requests[s.slots[0].waiting].prompt + s.requests[s.slots[0].waiting].generated
+        r = head_of_queue(s)
+        need = s.requests[r].prompt + s.requests[r].generated - s.requests[r].computed
         if need < LONG_PROMPT_TOKENS or not admit_next(s, min(need, limits.token_budget)):
             break
     return c.n_plan > 0
@@ -160,8 +174,8 @@ def plan_whatever_is_next(s: SchedulerState) -> None:
 def plan(s: SchedulerState) -> int:
     """Plan one step of continuous batching.
 
-    Decoding comes first, then prompts under way, then admissions; nobody is admitted in a step that had to preempt.
-    With selective prefill a long prompt has every second step to itself, so that decoding goes on.
+    Decoding comes first, drafts with it, then prompts under way, then admissions; nobody is admitted in a step that had
+    to preempt. With selective prefill a long prompt has every second step to itself, so that decoding goes on.
 
     Returns:
         Requests in the step, 0 when there is nothing to run.
@@ -174,7 +188,10 @@ def plan(s: SchedulerState) -> int:
         c.long_prompt_last = 1
         return close_plan(s)
     c.long_prompt_last = 0
-    if plan_decodes(s) > 0:
+    prefills = plan_decodes(s)
+    if s.limits[0].speculative_tokens > 0:
+        plan_drafts(s)
+    if prefills > 0:
         plan_prefills(s)
     if c.kv_short:
         close_holes(s)

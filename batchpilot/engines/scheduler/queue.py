@@ -1,6 +1,6 @@
-"""Who waits, in two lines: whose turn is next, and who becomes hopeless next. Compiled, unchecked.
+"""Lines: who of the waiting is next, who of them becomes hopeless next, which turns come next. Compiled, unchecked.
 
-Both are binary heaps of request ids. A key is computed once, on arrival; a preempted request returns with the key it
+All are binary heaps of request ids. A key is computed once, on arrival; a preempted request returns with the key it
 had, and is in the first line only. Ties go to the earlier request.
 """
 
@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import math
 
+from batchpilot.core.limits import DEADLINE_MS_PER_TOKEN
+from batchpilot.engines.scheduler.images import least_encode_ms, lone_encode_ms
+from batchpilot.engines.scheduler.prefix_cache import look_up
 from batchpilot.engines.scheduler.state import UNFINISHED, SchedulerState
 from batchpilot.latency.model.compiled import kernel
 from batchpilot.latency.model.saturation import step_ms
 
-TURN, DUE = range(2)
+TURN, DUE, COMING = range(3)
 
-FCFS, SJF, SPF, SLO_AWARE, FAIR, PRIORITY = range(6)
+FCFS, SJF, SPF, SLO_AWARE, FAIR, PRIORITY, DEADLINE, VISION = range(8)
 _PRIORITY_STRIDE_MS = 1e12
+
+_RELEGATED_MS = 1e15
+"""Added to the key of who can no longer be served in time, under the deadline discipline."""
 
 
 @kernel
@@ -28,35 +34,49 @@ def sooner(s: SchedulerState, a: int, b: int) -> bool:
 def key_on_arrival(s: SchedulerState, r: int) -> float:
     """The request's key under the discipline in force; a smaller key is served sooner.
 
-    FCFS: arrival. SJF: estimated output tokens. SPF: prompt tokens. SLO-aware: the latest start that still meets the
-    TTFT target, so that ordering by it is ordering by slack at any moment. Fair: start-time fair queueing, the virtual
-    time at which the user's share reaches this request. Priority: class first, then arrival.
+    FCFS: arrival. SJF: estimated output tokens. SPF: prompt tokens, cached ones aside. SLO-aware: the latest start that
+    still meets the TTFT target, so that ordering by it is ordering by slack at any moment. Fair: start-time fair
+    queueing, the virtual time at which the user's share reaches this request. Priority: class first, then arrival.
+    Deadline: when the first token is due, put off by the prompt's length, so that under load short prompts go first.
+    Vision: as priority, until `vision.py` gives its queue a turn.
     """
     c = s.clock[0]
+    uncached = s.requests[r].prompt - s.requests[r].cached
     if c.discipline == SJF:
         return s.requests[r].estimated_output
     if c.discipline == SPF:
-        return float(s.requests[r].prompt)
+        return float(uncached)
     if c.discipline == SLO_AWARE:
         return (
             s.requests[r].arrival_ms
             + s.requests[r].ttft_target_ms
-            - step_ms(s.parameters[0, 1:], 1.0, float(s.requests[r].prompt), 0.0)
+            - step_ms(s.parameters[0, 1:], 1.0, float(uncached), float(s.requests[r].cached))
+            - (lone_encode_ms(s, r) if c.images else 0.0)
         )
     if c.discipline == FAIR:
         start = max(c.virtual_time, s.user_finish[s.requests[r].user])
-        s.user_finish[s.requests[r].user] = start + s.requests[r].prompt + s.requests[r].estimated_output
+        s.user_finish[s.requests[r].user] = start + uncached + s.requests[r].estimated_output
         return start
-    if c.discipline == PRIORITY:
+    if c.discipline == DEADLINE:
+        due_ms = s.requests[r].arrival_ms + s.requests[r].ttft_target_ms
+        return min(due_ms, _RELEGATED_MS / 2) + DEADLINE_MS_PER_TOKEN * uncached
+    if c.discipline in (PRIORITY, VISION):
         return s.requests[r].priority * _PRIORITY_STRIDE_MS + s.requests[r].arrival_ms
     return s.requests[r].arrival_ms
 
 
 @kernel
 def latest_ms(s: SchedulerState, r: int) -> float:
-    """When a request that waits becomes hopeless: not even the fastest prefill would keep the guard from then on."""
+    """When a request that waits becomes hopeless: not even the fastest prefill would keep the guard from then on.
+
+    What was cached of its prompt when it was last looked up need not be computed, nor features of its image be encoded
+    that are kept now.
+    """
     c = s.clock[0]
-    fastest_ms = c.fastest_ms + s.requests[r].prompt * c.fastest_token_ms
+    missing = s.requests[r].prompt - s.requests[r].computed
+    fastest_ms = c.fastest_ms + missing * c.fastest_token_ms
+    if c.images:
+        fastest_ms += least_encode_ms(s, r)
     return s.requests[r].arrival_ms + c.ttft_guard * s.requests[r].ttft_target_ms - fastest_ms
 
 
@@ -65,14 +85,19 @@ def before(s: SchedulerState, line: int, a: int, b: int) -> bool:
     """Whether request `a` goes before `b` in a line."""
     if line == TURN:
         return sooner(s, a, b)
-    first, second = s.requests[a].latest_ms, s.requests[b].latest_ms
+    if line == DUE:
+        first, second = s.requests[a].latest_ms, s.requests[b].latest_ms
+    else:
+        first, second = s.requests[a].arrival_ms, s.requests[b].arrival_ms
     return first < second or (first == second and a < b)
 
 
 @kernel
 def member(s: SchedulerState, line: int, i: int) -> int:
     """The request at place `i` of a line."""
-    return s.slots[i].waiting if line == TURN else s.slots[i].due
+    if line == TURN:
+        return s.slots[i].waiting
+    return s.slots[i].due if line == DUE else s.turns[i].coming
 
 
 @kernel
@@ -81,9 +106,11 @@ def put(s: SchedulerState, line: int, i: int, r: int) -> None:
     if line == TURN:
         s.slots[i].waiting = r
         s.requests[r].place = i
-    else:
+    elif line == DUE:
         s.slots[i].due = r
         s.requests[r].due_place = i
+    else:
+        s.turns[i].coming = r
 
 
 @kernel
@@ -125,13 +152,29 @@ def fill_gap(s: SchedulerState, line: int, n: int, place: int) -> None:
 
 
 @kernel
+def is_relegated(s: SchedulerState, r: int) -> bool:
+    """Whether a request waits until nobody else does."""
+    return bool(s.requests[r].key >= _RELEGATED_MS)
+
+
+@kernel
 def enter_due(s: SchedulerState, r: int) -> None:
     """A waiting request enters the line of those that the guard may refuse, if there is a guard and it is new."""
     c = s.clock[0]
-    if c.ttft_guard < math.inf and s.requests[r].admitted == 0:
+    if c.ttft_guard < math.inf and s.requests[r].admitted == 0 and not is_relegated(s, r):
         s.requests[r].latest_ms = latest_ms(s, r)
         c.n_due += 1
         rise(s, DUE, c.n_due - 1, r)
+
+
+@kernel
+def look_up_due(s: SchedulerState, r: int) -> float:
+    """See what the caches have by now of the request that is refused first: when it becomes hopeless after all."""
+    if s.clock[0].prefix_cache:
+        look_up(s, r)
+    s.requests[r].latest_ms = max(s.requests[r].latest_ms, latest_ms(s, r))
+    sink(s, DUE, s.clock[0].n_due, 0, r)
+    return s.requests[r].latest_ms
 
 
 @kernel
@@ -139,7 +182,7 @@ def push(s: SchedulerState, r: int) -> None:
     """Add a request to those that wait."""
     c = s.clock[0]
     c.n_queue += 1
-    c.queued_tokens += s.requests[r].prompt
+    c.queued_tokens += s.requests[r].prompt - s.requests[r].cached
     rise(s, TURN, c.n_queue - 1, r)
     enter_due(s, r)
 
@@ -149,12 +192,20 @@ def take_out(s: SchedulerState, r: int) -> None:
     """Remove a waiting request from wherever it is in the lines."""
     c = s.clock[0]
     c.n_queue -= 1
-    c.queued_tokens -= s.requests[r].prompt
+    c.queued_tokens -= s.requests[r].prompt - s.requests[r].cached
     fill_gap(s, TURN, c.n_queue, s.requests[r].place)
     due = s.requests[r].due_place
     if due < c.n_due and s.slots[due].due == r:
         c.n_due -= 1
         fill_gap(s, DUE, c.n_due, due)
+
+
+@kernel
+def relegate(s: SchedulerState, r: int) -> None:
+    """A waiting request that comes too late whatever is done waits on behind all that do not."""
+    take_out(s, r)
+    s.requests[r].key += _RELEGATED_MS
+    push(s, r)
 
 
 @kernel
@@ -164,7 +215,8 @@ def change_discipline(s: SchedulerState, discipline: int) -> None:
     c.discipline = discipline
     c.virtual_time = 0.0
     s.user_finish[:] = 0.0
-    for r in range(c.next_arrival):
+    for k in range(c.next_arrival):
+        r = s.turns[k].arrived if c.conversations else k
         if s.requests[r].reason == UNFINISHED:
             s.requests[r].key = key_on_arrival(s, r)
     for k in range(c.n_queue):

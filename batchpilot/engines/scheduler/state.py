@@ -63,6 +63,8 @@ CLOCK = np.dtype(
         ("plan_context", "i8"),
         ("kv_short", "i8"),
         ("long_prompt_last", "i8"),
+        ("prompt_end_ms", "f8"),
+        ("prompt_step_ms", "f8"),
         ("decoding", "i8"),
         ("decoding_pause", "i8"),
         ("epoch", "i8"),
@@ -70,6 +72,21 @@ CLOCK = np.dtype(
         ("n_prefilling", "i8"),
         ("n_order", "i8"),
         ("decode_context", "i8"),
+        ("prefix_cache", "i8"),
+        ("n_idle", "i8"),
+        ("idle_first", "i8"),
+        ("idle_last", "i8"),
+        ("conversations", "i8"),
+        ("n_coming", "i8"),
+        ("images", "i8"),
+        ("encode_pass_ms", "f8"),
+        ("encode_token_ms", "f8"),
+        ("encode_together", "i8"),
+        ("feature_room", "i8"),
+        ("n_features", "i8"),
+        ("feature_first", "i8"),
+        ("feature_last", "i8"),
+        ("plan_encode_ms", "f8"),
         ("static_prompt", "i8"),
         ("static_output", "i8"),
         ("static_computed", "i8"),
@@ -86,14 +103,28 @@ CLOCK = np.dtype(
         ("peak_tokens_per_s", "f8"),
         ("ttft_target_ms", "f8"),
         ("tpot_target_ms", "f8"),
+        ("plan_drafted", "i8"),
+        ("n_drafting", "i8"),
+        ("draft_steps", "i8"),
+        ("draft_context", "i8"),
+        ("acceptance", "f8"),
+        ("acceptance_decay", "f8"),
+        ("draft_share", "f8"),
+        ("draw_a", "i8"),
+        ("draw_b", "i8"),
     ],
     align=True,
 )
 """One record a simulation: the clock, counters, the step being planned and the engine's constants. `cancelled_ahead`
 counts requests that were cancelled and whose turn to arrive has not come; `unanswered_tokens` are prompts of requests
 without a first token; `n_due` requests are in the line of `due`, made for this `ttft_guard` and for prompts that take
-`fastest_ms`, and `fastest_token_ms` a token at least; `decoding` to `decode_context` belong to the calendars of
-`decoding.py`."""
+`fastest_ms`, and `fastest_token_ms` a token at least; the last step with a prompt ended at `prompt_end_ms` and took
+`prompt_step_ms`; `decoding` to `decode_context` belong to the calendars of
+`decoding.py`, `prefix_cache` (1 for on) to `idle_last` to `prefix_cache.py`: cached blocks that nobody holds, as a line
+from the oldest on; `conversations` (1 for some) and `n_coming` to `conversations.py`; `images` (1 for some) to
+`plan_encode_ms` to `images.py`: images of which features are kept, as a line from the least recently used on, and the
+time that the step being planned spends on encoding before it computes tokens; `plan_drafted` to `draw_b` to
+`speculation.py`."""
 
 LIMITS = np.dtype(
     [
@@ -104,10 +135,14 @@ LIMITS = np.dtype(
         ("step_target_ms", "f8"),
         ("ttft_guard", "f8"),
         ("discipline", "i8"),
+        ("delay_factor", "f8"),
+        ("max_padding_tokens", "i8"),
+        ("max_padding_share", "f8"),
+        ("speculative_tokens", "i8"),
     ],
     align=True,
 )
-"""`Limits` as the kernels read it: off is `OFF_TOKENS`, or infinity."""
+"""`Limits` as the kernels read it: off is `OFF_TOKENS`, or infinity; 0 of what is waited for."""
 
 WINDOW = np.dtype(
     [
@@ -120,6 +155,8 @@ WINDOW = np.dtype(
         ("arrived_prompt_tokens", "i8"),
         ("preemptions", "i8"),
         ("recomputed_tokens", "i8"),
+        ("admitted_prompt_tokens", "i8"),
+        ("cached_prompt_tokens", "i8"),
         ("failures", "i8"),
         ("batch_sum", "i8"),
         ("token_sum", "i8"),
@@ -136,6 +173,12 @@ WINDOW = np.dtype(
         ("cancelled_requests", "i8"),
         ("slo_met", "i8"),
         ("slo_met_tokens", "i8"),
+        ("images", "i8"),
+        ("image_hits", "i8"),
+        ("encode_ms", "f8"),
+        ("drafts", "i8"),
+        ("drafted_tokens", "i8"),
+        ("accepted_tokens", "i8"),
     ],
     align=True,
 )
@@ -158,7 +201,8 @@ REQUEST = np.dtype(
         ("tpot_target_ms", "f8"),
         ("estimated_output", "f8"),
         ("latest_ms", "f8"),
-        ("user", "i8"),
+        ("user", "i4"),
+        ("cached", "i4"),
         ("place", "i4"),
         ("due_place", "i4"),
         ("priority", "i1"),
@@ -169,10 +213,11 @@ REQUEST = np.dtype(
     ],
     align=True,
 )
-"""One record a request, what a step touches first: lengths, `computed` (tokens in the KV cache), `blocks` (KV blocks
-held), `in_step` (the last step that planned it), `key` (smaller is sooner), times and targets. `arrival_ms` is written
-when the request arrives in a closed loop; `latest_ms` is when a waiting request becomes hopeless, `place` and
-`due_place` where it is in the lines of those that wait."""
+"""One record a request, what a step touches first: lengths, `computed` (tokens in the KV cache; of a request that
+waits those that were found there when it was last looked up), `cached` (prompt tokens found on arrival, from its first
+turn on those found then), `blocks` (KV blocks held), `in_step` (the last step that planned it), `key` (smaller is
+sooner), times and targets. `arrival_ms` is written when the request arrives in a closed loop; `latest_ms` is when a
+waiting request becomes hopeless, `place` and `due_place` where it is in the lines of those that wait."""
 
 SLOT = np.dtype(
     [
@@ -200,6 +245,51 @@ that are `prefilling`, and a heap of `ends`; `position` in the order is by reque
 block) by phase of the decode epoch."""
 
 
+CHAIN = np.dtype([("first", "i8"), ("hashed", "i4"), ("shared", "i4")])
+"""By request, what the prefix cache knows of it: its first entry in `contents`, how many of its blocks have one, and
+how many leading blocks it shares with whoever else may want them."""
+
+CONTENT = np.dtype([("content", "i4"), ("holders", "i4"), ("older", "i4"), ("newer", "i4")])
+"""Two tables side by side. By block of a request, one request after another: the number of its `content`, the same for
+equal tokens behind equal blocks. By that number: how many requests hold the block, `ABSENT` where it is not in the
+cache; and its neighbours among the idle ones, that is cached and held by nobody."""
+
+TURN = np.dtype([("think_ms", "f8"), ("following", "i4"), ("coming", "i4"), ("arrived", "i4"), ("stage", "i4")])
+"""Of conversations, by request: the time before it is asked, the turn `following` it, -1 for none, and whether its time
+is unknown, known or come (`stage`). Beside them two lines of request ids: those `coming`, as a heap by arrival, and
+those that `arrived`, in order."""
+
+IMAGE = np.dtype(
+    [
+        ("number", "i4"),
+        ("end", "i4"),
+        ("kind", "i4"),
+        ("older", "i4"),
+        ("newer", "i4"),
+        ("kept", "i4"),
+        ("planned", "i4"),
+        ("length", "i4"),
+        ("rank", "i4"),
+        ("score", "f8"),
+    ],
+    align=True,
+)
+"""Four tables side by side. By request: the `number` of its image, where in the prompt it ends, and its `kind`, a place
+in `SIDES_PX`, `NO_IMAGE` for none. By that number: whether its features are `kept`, and its neighbours among those. By
+size: how many the step being planned encodes. By queue of `vision.py`: how many wait in it, what they score and which
+turn that gives it; these rows are there without images, too."""
+
+IMAGE_ROWS = 12
+"""Rows that `vision.py` needs at least: three priorities, each with no image or one of three sizes."""
+
+NO_IMAGE = -1
+
+ABSENT = -1
+
+NOBODY = -1
+"""Stands for "no content" where a line of idle blocks ends."""
+
+
 class SchedulerState(NamedTuple):
     """Every array of the scheduler; a kernel sees one row of each.
 
@@ -211,6 +301,10 @@ class SchedulerState(NamedTuple):
         window: one record of `WINDOW`.
         requests: records of `REQUEST`, shape (n,).
         slots: records of `SLOT`, shape (n,).
+        chains: records of `CHAIN`, shape (n,); none without a prefix cache.
+        contents: records of `CONTENT`; none without a prefix cache.
+        turns: records of `TURN`, shape (n,); none without conversations.
+        images: records of `IMAGE`, shape (n,) or as many as there are images; `IMAGE_ROWS` without any.
         parameters: rows of (start_ms, latency parameters): row 0 is the estimate, the others are the true ones
             from their start on, ascending.
         user_finish: virtual finish time by user.
@@ -225,6 +319,10 @@ class SchedulerState(NamedTuple):
     window: NDArray[np.void]
     requests: NDArray[np.void]
     slots: NDArray[np.void]
+    chains: NDArray[np.void]
+    contents: NDArray[np.void]
+    turns: NDArray[np.void]
+    images: NDArray[np.void]
     parameters: NDArray[np.float64]
     user_finish: NDArray[np.float64]
     noise: NDArray[np.float64]
@@ -234,7 +332,16 @@ class SchedulerState(NamedTuple):
 
 
 def allocate(
-    simulations: int, requests: int, *, users: int = 1, noise: int = 1, drift_rows: int = 0, step_log: int = 0
+    simulations: int,
+    requests: int,
+    *,
+    users: int = 1,
+    noise: int = 1,
+    drift_rows: int = 0,
+    step_log: int = 0,
+    hashed_blocks: int = 0,
+    conversations: bool = False,
+    images: int = 0,
 ) -> SchedulerState:
     """An empty state.
 
@@ -245,6 +352,9 @@ def allocate(
         noise: length of the noise table.
         drift_rows: changes of the true latency.
         step_log: steps that can be logged, 0 for none.
+        hashed_blocks: KV blocks of all requests of a row whose content is known; 0 for no prefix cache.
+        conversations: whether requests may be turns of one.
+        images: requests of a row that may have images, or different images, whichever is more; 0 for none.
 
     Returns:
         A state whose arrays have the leading axis `simulations`.
@@ -256,6 +366,10 @@ def allocate(
         window=np.zeros(simulations, WINDOW).view(np.recarray),
         requests=np.zeros((simulations, size), REQUEST).view(np.recarray),
         slots=np.zeros((simulations, size), SLOT).view(np.recarray),
+        chains=np.zeros((simulations, size if hashed_blocks else 0), CHAIN).view(np.recarray),
+        contents=np.zeros((simulations, hashed_blocks), CONTENT).view(np.recarray),
+        turns=np.zeros((simulations, size if conversations else 0), TURN).view(np.recarray),
+        images=np.zeros((simulations, max(images, IMAGE_ROWS)), IMAGE).view(np.recarray),
         parameters=np.full((simulations, drift_rows + 2, 1 + N_PARAMETERS), np.inf),
         user_finish=np.zeros((simulations, max(users, 1))),
         noise=np.ones((simulations, noise)),
@@ -274,6 +388,10 @@ def row(s: SchedulerState, i: int) -> SchedulerState:
         s.window[i : i + 1],
         s.requests[i],
         s.slots[i],
+        s.chains[i],
+        s.contents[i],
+        s.turns[i],
+        s.images[i],
         s.parameters[i],
         s.user_finish[i],
         s.noise[i],

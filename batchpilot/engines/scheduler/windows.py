@@ -133,6 +133,14 @@ def summarise(s: SchedulerState, out) -> None:  # type: ignore[no-untyped-def]
     m.prefill_tokens = w.prefill_tokens
     m.arrivals = w.arrivals
     m.arrived_prompt_tokens = w.arrived_prompt_tokens
+    m.admitted_prompt_tokens = w.admitted_prompt_tokens
+    m.cached_prompt_tokens = w.cached_prompt_tokens
+    m.images = w.images
+    m.image_hits = w.image_hits
+    m.encode_ms = w.encode_ms
+    m.drafts = w.drafts
+    m.drafted_tokens = w.drafted_tokens
+    m.accepted_tokens = w.accepted_tokens
     m.preemptions = w.preemptions
     m.failures = w.failures
     m.queue = c.n_queue
@@ -198,6 +206,8 @@ def open_window(s: SchedulerState) -> None:
     w.arrived_prompt_tokens = 0
     w.preemptions = 0
     w.recomputed_tokens = 0
+    w.admitted_prompt_tokens = 0
+    w.cached_prompt_tokens = 0
     w.failures = 0
     w.batch_sum = 0
     w.token_sum = 0
@@ -214,6 +224,12 @@ def open_window(s: SchedulerState) -> None:
     w.cancelled_requests = 0
     w.slo_met = 0
     w.slo_met_tokens = 0
+    w.images = 0
+    w.image_hits = 0
+    w.encode_ms = 0.0
+    w.drafts = 0
+    w.drafted_tokens = 0
+    w.accepted_tokens = 0
 
 
 @kernel

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from batchpilot.core.limits import DISCIPLINES
 from batchpilot.core.names import lookup
+from batchpilot.core.speculation import Speculation
 from batchpilot.engines.scheduler.state import BATCHING_MODES, PREFILL_MODES
 from batchpilot.latency.model.saturation import SaturationParameters
+from batchpilot.latency.model.vision_tower import VisionTower
 
 UNLIMITED_KV_TOKENS = 2**40
 _ESTIMATE_STREAM = 2
@@ -58,8 +60,12 @@ class EngineConfig:
         discipline: who is next where the limits do not say, one of `DISCIPLINES`.
         noise: standard deviation of the logarithm of the step-time factor, >= 0.
         drift: (start_ms, true parameters from then on), ascending.
+        prefix_cache: share KV blocks of equal prefixes, where the requests tell them; of continuous batching alone.
+        vision: what encoding images costs, and how many features are kept. Neither drift nor the error of the estimate
+            nor noise touches it.
         memory: device memory; None for no accounting and no out-of-memory failure.
-        seed: of the noise and of the default estimate.
+        speculation: how drafts fare where the limits ask for them; which are accepted is drawn from the seed.
+        seed: of the noise, of what is accepted and of the default estimate.
 
     Raises:
         ValueError: a value is outside its bound; the message names it.
@@ -75,7 +81,10 @@ class EngineConfig:
     discipline: str = "fcfs"
     noise: float = 0.0
     drift: Sequence[tuple[float, SaturationParameters]] = ()
+    prefix_cache: bool = False
+    vision: VisionTower = field(default_factory=VisionTower)
     memory: EngineMemory | None = None
+    speculation: Speculation = field(default_factory=Speculation)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -88,6 +97,8 @@ class EngineConfig:
                 raise ValueError(f"{name} is {value}; it must be >= 1")
         if not (math.isfinite(self.noise) and self.noise >= 0):
             raise ValueError(f"noise is {self.noise}; it must be >= 0")
+        if self.prefix_cache and self.mode == "static":
+            raise ValueError("prefix_cache is on in mode static; padded batches share no blocks, so choose continuous")
         starts = [start for start, _ in self.drift]
         if starts != sorted(starts):
             raise ValueError(f"drift starts {starts} must ascend")

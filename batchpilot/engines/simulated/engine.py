@@ -16,8 +16,11 @@ from batchpilot.engines.scheduler.state import SchedulerState, allocate
 from batchpilot.engines.scheduler.windows import run_windows
 from batchpilot.engines.simulated.config import EngineConfig
 from batchpilot.engines.simulated.kernel import DONE, LOG_FULL, REACHED, STUCK, advance
-from batchpilot.engines.simulated.loading import NOISE_TABLE, load
+from batchpilot.engines.simulated.loading import NOISE_TABLE, hashed_blocks, load
+from batchpilot.latency.model.compiled import entered
 from batchpilot.workloads.table import RequestTable
+
+_run_windows = entered(run_windows)
 
 WINDOWS_AT_ONCE = 4096
 """Windows that compiled code measures before Python looks again."""
@@ -42,6 +45,9 @@ class SimulatedEngine:
             noise=NOISE_TABLE if config.noise > 0 else 1,
             drift_rows=len(config.drift),
             step_log=4096 if record_steps else 0,
+            hashed_blocks=hashed_blocks(config, requests),
+            conversations=requests.turns is not None,
+            images=requests.image_rows,
         )
         load(state, 0, config, requests)
         self._controls = Controls(state, config.discipline)
@@ -147,7 +153,7 @@ class SimulatedEngine:
         measured = 0
         while measured == 0 and self.now_ms < until_ms:
             # The same compiled code as for many windows: a second copy would take half a minute to compile.
-            measured, code = run_windows(self._row, math.inf, until_ms, self._controls.record)
+            measured, code = _run_windows(self._row, math.inf, until_ms, self._controls.record)
             if code == LOG_FULL:
                 self._empty_log()
         if measured == 0:
@@ -171,7 +177,7 @@ class SimulatedEngine:
         parts, code = [], REACHED
         while self.now_ms < end_ms and not self._is_done(code):
             records = np.zeros(WINDOWS_AT_ONCE, METRICS)
-            done, code = run_windows(self._row, window_ms, end_ms, records.view(np.recarray))
+            done, code = _run_windows(self._row, window_ms, end_ms, records.view(np.recarray))
             parts.append(records[:done])
             if code == LOG_FULL:
                 self._empty_log()

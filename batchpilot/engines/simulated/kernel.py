@@ -15,6 +15,7 @@ from batchpilot.engines.scheduler.decoding import (
     plan_by_calendar,
 )
 from batchpilot.engines.scheduler.plan import is_guarded, plan
+from batchpilot.engines.scheduler.speculation import draft_ms, draw_accepted
 from batchpilot.engines.scheduler.state import STATIC, SchedulerState
 from batchpilot.engines.scheduler.static_batching import commit_static, plan_static
 from batchpilot.latency.model.compiled import inlined, kernel
@@ -34,12 +35,14 @@ def look_at_the_time(s: SchedulerState) -> None:
 
 @inlined
 def true_step_ms(s: SchedulerState) -> float:
-    """Duration of the planned step: the true parameters in force now, times the next noise factor."""
+    """Duration of the planned step: its encoding, and by the true parameters its tokens, times the next noise."""
     c = s.clock[0]
     look_at_the_time(s)
     parameters = s.parameters[c.parameter_row, 1:]
     time = step_ms(parameters, float(c.n_plan), float(c.plan_total_tokens), float(c.plan_context))
-    return time * s.noise[c.step % len(s.noise)]
+    if c.plan_drafted > 0:
+        time += draft_ms(s, parameters)
+    return c.plan_encode_ms + time * s.noise[c.step % len(s.noise)]
 
 
 @inlined
@@ -55,7 +58,8 @@ def decode_on(s: SchedulerState, until_ms: float) -> int:
     """Run steps in which nobody starts or ends, as many as are known: only the clock and the window's sums move.
 
     They end before the step that begins at `until_ms` or later, that an arrival or a change of the true latency comes
-    before, in which a request ends, that the log has no room for, or that asks for more KV blocks than there are.
+    before, in which a request ends, that the log has no room for, or that asks for more KV blocks than are free and
+    without cached content.
 
     Returns:
         How many.
@@ -77,10 +81,11 @@ def decode_on(s: SchedulerState, until_ms: float) -> int:
     without_context = step_ms(parameters, float(size), float(size), 0.0)
     c.n_plan = size
     c.plan_total_tokens = size
+    c.plan_encode_ms = 0.0
     done = 0
     while done < steps and c.now_ms < end_ms:
         due = blocks_due(s)
-        if due > c.free_blocks:
+        if due > c.free_blocks - c.n_idle:
             break
         c.step += 1
         c.free_blocks -= due
@@ -131,7 +136,10 @@ def run_steps(s: SchedulerState, until_ms: float) -> int:
         elif static:
             commit_static(s, true_step_ms(s))
         else:
-            commit(s, true_step_ms(s))
+            duration_ms = true_step_ms(s)
+            if c.plan_drafted > 0:
+                draw_accepted(s)
+            commit(s, duration_ms)
     return DONE if c.n_ended == c.n_requests else REACHED
 
 

@@ -10,10 +10,17 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from batchpilot.core.image_sizes import SIDES_PX
 from batchpilot.core.limits import DISCIPLINES
 from batchpilot.core.slo import typical_target
+from batchpilot.core.speculation import Speculation
+from batchpilot.engines.scheduler.conversations import KNOWN, UNKNOWN
+from batchpilot.engines.scheduler.speculation import MODULUS_A, MODULUS_B
 from batchpilot.engines.scheduler.state import (
+    ABSENT,
     BATCHING_MODES,
+    NO_IMAGE,
+    NOBODY,
     OFF_TOKENS,
     PREFILL_MODES,
     REQUEST,
@@ -23,8 +30,12 @@ from batchpilot.engines.scheduler.state import (
 )
 from batchpilot.engines.scheduler.windows import open_window
 from batchpilot.engines.simulated.config import EngineConfig
+from batchpilot.engines.simulated.contents import Contents, block_contents
 from batchpilot.latency.model.compiled import plain
+from batchpilot.latency.model.vision_tower import VisionTower
+from batchpilot.workloads.images import Images
 from batchpilot.workloads.table import RequestTable
+from batchpilot.workloads.turns import Turns
 
 MOST_REMEMBERED = 50_000
 """Requests of a table above which its records are made anew each time: they are larger than the table."""
@@ -32,7 +43,7 @@ MOST_REMEMBERED = 50_000
 NOISE_TABLE = 8192
 """Length of the table of noise factors, which a run goes through again and again."""
 
-_NOISE_STREAM = 1
+_NOISE_STREAM, _ACCEPTANCE_STREAM = 1, 3
 
 
 class Incoming(NamedTuple):
@@ -50,6 +61,7 @@ class Incoming(NamedTuple):
 
 
 _remembered: WeakKeyDictionary[RequestTable, Incoming] = WeakKeyDictionary()
+_remembered_contents: WeakKeyDictionary[RequestTable, Contents] = WeakKeyDictionary()
 
 
 def load(state: SchedulerState, i: int, config: EngineConfig, requests: RequestTable) -> None:
@@ -62,7 +74,7 @@ def load(state: SchedulerState, i: int, config: EngineConfig, requests: RequestT
         requests: what will arrive.
 
     Raises:
-        ValueError: the requests, users or drift rows do not fit.
+        ValueError: the requests, users, drift rows or block contents do not fit.
     """
     n = len(requests)
     users = requests.users
@@ -91,16 +103,148 @@ def load(state: SchedulerState, i: int, config: EngineConfig, requests: RequestT
     clock.prefill = PREFILL_MODES[config.prefill]
     clock.discipline = DISCIPLINES[config.discipline]
     clock.wake_ms = clock.ttft_guard = math.inf
+    clock.idle_first = clock.idle_last = NOBODY
     clock.parameter_row = 1
     clock.peak_tokens_per_s = believed.peak_tokens_per_s(config.capacity_tokens)
     clock.ttft_target_ms = incoming.ttft_target_ms
     clock.tpot_target_ms = incoming.tpot_target_ms
+    put_speculation(state, i, config.speculation, config.seed)
     if config.memory is not None:
         clock.fixed_mb = config.memory.fixed_mb
         clock.kv_mb_per_token = config.memory.kv_mb_per_token
         clock.activation_mb_per_token = config.memory.activation_mb_per_token
         clock.total_mb = config.memory.total_mb
+    contents = _contents(config, requests)
+    if contents is not None:
+        clock.prefix_cache = 1
+        put_contents(state, i, contents)
+    if requests.turns is not None:
+        put_turns(state, i, requests.turns)
+    if requests.images is not None:
+        put_images(state, i, requests.images, config.vision)
     open_window(plain(row)(state, i))
+
+
+def put_speculation(state: SchedulerState, i: int | slice, speculation: Speculation, seed: int) -> None:
+    """Say in rows of a state how drafts fare, and begin the draws of what is accepted.
+
+    Args:
+        state: the state.
+        i: the row, or several that draw alike.
+        speculation: how.
+        seed: of the draws.
+    """
+    clock = state.clock.view(np.ndarray)
+    clock["acceptance"][i] = speculation.acceptance
+    clock["acceptance_decay"][i] = speculation.decay
+    clock["draft_share"][i] = speculation.draft_share
+    clock["draw_a"][i], clock["draw_b"][i] = _first_draws(seed)
+
+
+def incoming_records(requests: RequestTable) -> NDArray[Any]:
+    """Requests as the scheduler has them before they arrive: records of `REQUEST`, shape (n,); not to be written.
+
+    Args:
+        requests: the table.
+    """
+    return _incoming(requests).records
+
+
+def put_contents(state: SchedulerState, i: int, contents: Contents) -> None:
+    """Put block contents into row `i` of a state, none of them cached.
+
+    Args:
+        state: with room for them.
+        i: the row.
+        contents: of the requests.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    n, blocks = len(contents.first), len(contents.content)
+    if state.contents.shape[1] < contents.room or state.chains.shape[1] < n:
+        raise ValueError(f"{contents.room} block contents do not fit the state's {state.contents.shape[1]}")
+    chains, table = state.chains.view(np.ndarray)[i], state.contents.view(np.ndarray)[i]
+    chains["first"][:n] = contents.first
+    chains["hashed"][:n] = contents.hashed
+    chains["shared"] = 0
+    table["content"][:blocks] = contents.content
+    table["holders"] = ABSENT
+
+
+def put_turns(state: SchedulerState, i: int, turns: Turns) -> None:
+    """Put conversations into row `i` of a state, whose requests are there: the times of first turns are known.
+
+    Args:
+        state: with room for them.
+        i: the row.
+        turns: of the requests.
+
+    Raises:
+        ValueError: the state was made without conversations.
+    """
+    n = len(turns)
+    if state.turns.shape[1] < n:
+        raise ValueError(f"the state has no room for the conversations of {n} requests")
+    table, first = state.turns.view(np.ndarray)[i], turns.first()
+    table["think_ms"][:n] = turns.think_ms
+    table["following"][:n] = turns.following()
+    table["stage"][:n] = np.where(first, KNOWN, UNKNOWN)
+    coming = np.flatnonzero(first)
+    # In order of arrival, and so a heap.
+    table["coming"][: len(coming)] = coming
+    state.requests.view(np.ndarray)[i]["arrival_ms"][:n][~first] = math.nan
+    state.clock[i].conversations = 1
+    state.clock[i].n_coming = len(coming)
+
+
+def put_images(state: SchedulerState, i: int, images: Images, tower: VisionTower) -> None:
+    """Put images into row `i` of a state, no features of any kept.
+
+    Args:
+        state: with room for them.
+        i: the row.
+        images: of the requests.
+        tower: what encodes them.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    n, contents = len(images), images.contents()
+    if state.images.shape[1] < max(n, int(contents.max(initial=NO_IMAGE)) + 1):
+        raise ValueError(f"images of {n} requests do not fit the state's {state.images.shape[1]} rows")
+    table = state.images.view(np.ndarray)[i]
+    table["kept"] = 0
+    table["number"][:n] = contents
+    table["end"][:n] = images.end_tokens
+    table["kind"][:n] = np.where(images.shown, np.searchsorted(SIDES_PX, images.side_px), NO_IMAGE)
+    clock = state.clock[i]
+    clock.images = 1
+    clock.encode_pass_ms, clock.encode_token_ms = tower.pass_ms, tower.token_ms
+    clock.encode_together, clock.feature_room = tower.together, tower.feature_cache
+    clock.feature_first = clock.feature_last = NOBODY
+
+
+def hashed_blocks(config: EngineConfig, requests: RequestTable) -> int:
+    """Room that a state needs for the block contents of requests.
+
+    Args:
+        config: the engine.
+        requests: what will arrive.
+    """
+    contents = _contents(config, requests)
+    return 0 if contents is None else contents.room
+
+
+def _contents(config: EngineConfig, requests: RequestTable) -> Contents | None:
+    """None where there is nothing to share."""
+    if not config.prefix_cache or requests.prefixes is None or not len(requests.prefixes.hashes):
+        return None
+    known = _remembered_contents.get(requests)
+    if known is None or known.block_size != config.block_size:
+        known = block_contents(requests.prefixes, requests.prompt_tokens + requests.output_tokens, config.block_size)
+        _remembered_contents[requests] = known
+    return known
 
 
 def _incoming(requests: RequestTable) -> Incoming:
@@ -121,6 +265,13 @@ def _incoming(requests: RequestTable) -> Incoming:
     if len(requests) <= MOST_REMEMBERED:
         _remembered[requests] = incoming
     return incoming
+
+
+@lru_cache(64)
+def _first_draws(seed: int) -> tuple[int, int]:
+    """Where the two generators of a run's draws begin."""
+    rng = np.random.default_rng([seed, _ACCEPTANCE_STREAM])
+    return int(rng.integers(1, MODULUS_A)), int(rng.integers(1, MODULUS_B))
 
 
 @lru_cache(64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from batchpilot.engines.scheduler.decoding import close_calendars
-from batchpilot.engines.scheduler.lifecycle import blocks_for
+from batchpilot.engines.scheduler.kv_blocks import blocks_for
 from batchpilot.engines.scheduler.queue import key_on_arrival, push
 from batchpilot.engines.scheduler.state import LENGTH, UNFINISHED, SchedulerState, row
 from batchpilot.engines.scheduler.windows import open_window
@@ -30,7 +30,7 @@ def take_over(s: SchedulerState, running: int, waiting: int) -> None:
     for r in range(running + waiting):
         if s.requests[r].generated == 0:
             s.requests[r].unanswered = 1
-            c.unanswered_tokens += s.requests[r].prompt
+            c.unanswered_tokens += s.requests[r].prompt - s.requests[r].cached
     for r in range(running):
         known = max(s.requests[r].computed, s.requests[r].prompt + s.requests[r].generated - 1)
         s.requests[r].blocks = min(blocks_for(known, c.block_size), c.free_blocks)

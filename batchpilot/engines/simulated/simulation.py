@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from batchpilot.core.limits import Limits
 from batchpilot.core.metrics import MeasuredWindows, WindowMetrics
 from batchpilot.core.slo import SLO
+from batchpilot.core.speculation import Speculation
 from batchpilot.core.tuner import Tuner
 from batchpilot.engines.scheduler.details import DetailsReader, believe
 from batchpilot.engines.scheduler.executor import Executor
@@ -30,6 +31,7 @@ from batchpilot.engines.scheduler.state import (
 from batchpilot.engines.simulated.config import EngineConfig, EngineMemory
 from batchpilot.engines.simulated.engine import SimulatedEngine
 from batchpilot.latency.model.saturation import SaturationParameters
+from batchpilot.latency.model.vision_tower import VisionTower
 from batchpilot.workloads.table import RequestTable
 
 _REFUSED = (REFUSED_ARRIVAL, REFUSED_GUARD)
@@ -51,6 +53,8 @@ class SimulationResult:
         elapsed_ms: engine time at the end.
         computed_tokens: tokens computed, padding, recomputation and failed steps included.
         useful_tokens: tokens computed that were needed once; their ratio is the efficiency of the batching document.
+        cached_tokens: prompt tokens that were found in the prefix cache when the request was let in; None where that is
+            not told.
         step_log: rows of (start_ms, B, S, C, T_ms), shape (steps, 5); None unless recorded.
         tuner_seconds: wall time spent in `ask` and `tell`; the one figure that differs between equal runs.
     """
@@ -66,8 +70,19 @@ class SimulationResult:
     elapsed_ms: float
     computed_tokens: int
     useful_tokens: int
+    cached_tokens: NDArray[np.int64] | None = field(default=None, repr=False)
     step_log: NDArray[np.float64] | None = field(default=None, repr=False)
     tuner_seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        """A summary in a line; `batchpilot simulate` tells more."""
+        p50, p95 = ({name: self.percentile_ms(f"{name}_ms", q) for name in ("ttft", "tpot")} for q in (50, 95))
+        times = ", ".join(f"{name.upper()} p50 {p50[name]:,.0f} p95 {p95[name]:,.0f} ms" for name in p50)
+        return (
+            f"<SimulationResult: {len(self.requests):,} requests in {self.elapsed_ms / 1000:,.1f} s, "
+            f"{self.goodput_fraction:.1%} of the output tokens within the promise, {self.refused_fraction:.1%} of the "
+            f"requests refused; {times}>"
+        )
 
     @cached_property
     def finish_reason(self) -> list[str]:
@@ -91,6 +106,29 @@ class SimulationResult:
     def total_generated_tokens(self) -> int:
         """Tokens generated for all requests."""
         return int(self.generated_tokens.sum())
+
+    @property
+    def prefix_hit_rate(self) -> float:
+        """Share of the prompt tokens let in that were found in the prefix cache; NaN when nobody was let in."""
+        prompts = self._total("admitted_prompt_tokens")
+        return self._total("cached_prompt_tokens") / prompts if prompts else math.nan
+
+    @property
+    def image_hit_rate(self) -> float:
+        """Share of the images let in that need not be encoded; NaN when none was let in."""
+        images = self._total("images")
+        return self._total("image_hits") / images if images else math.nan
+
+    @property
+    def encode_ms(self) -> float:
+        """Time spent on encoding images."""
+        return self._total("encode_ms")
+
+    @property
+    def accepted_length(self) -> float:
+        """Mean tokens that a verified draft gave, the one after the accepted ones included; NaN without drafts."""
+        drafts = self._total("drafts")
+        return 1.0 + self._total("accepted_tokens") / drafts if drafts else math.nan
 
     @property
     def goodput_tokens_per_s(self) -> float:
@@ -214,6 +252,21 @@ class SimulationResult:
         return 1000.0 * tokens / self.elapsed_ms if self.elapsed_ms > 0 else 0.0
 
 
+def image_figures(result: SimulationResult) -> dict[str, float]:
+    """What images cost, for tables: the share that was found encoded, and encoding's share of the elapsed time.
+
+    Args:
+        result: of a run.
+
+    Returns:
+        Nothing where the requests held none.
+    """
+    if result.requests.images is None:
+        return {}
+    share = result.encode_ms / result.elapsed_ms if result.elapsed_ms > 0 else 0.0
+    return {"image_hit_rate": result.image_hit_rate, "encoding_fraction": share}
+
+
 def _percentile(values: NDArray[np.float64], q: float) -> float:
     known = values[np.isfinite(values)]
     return float(np.percentile(known, q)) if len(known) else math.nan
@@ -233,9 +286,12 @@ def simulate(
     prefill: str = "chunked",
     block_size: int = 16,
     max_model_len: int | None = None,
+    prefix_cache: bool = False,
+    vision: VisionTower | None = None,
     noise: float = 0.0,
     drift: Sequence[tuple[float, SaturationParameters]] = (),
     memory: EngineMemory | None = None,
+    speculation: Speculation | None = None,
     horizon_ms: float | None = None,
     record_steps: bool = False,
     seed: int = 0,
@@ -257,12 +313,15 @@ def simulate(
         prefill: "chunked", "whole" or "selective".
         block_size: tokens in a KV block.
         max_model_len: longest prompt plus output; a longer request fails on arrival.
+        prefix_cache: share KV blocks of equal prefixes, as `requests.prefixes` tells them; not in mode "static".
+        vision: what encoding the requests' images costs, and how many features are kept; None for nothing, and 10,000.
         noise: standard deviation of the logarithm of the step-time factor.
         drift: (start_ms, true parameters from then on), ascending.
         memory: device memory, for its accounting and for out-of-memory failures.
+        speculation: how drafts fare where the limits' `speculative_tokens` ask for them.
         horizon_ms: stop there and leave the rest unfinished; None runs until every request has ended.
         record_steps: keep start, B, S, C and T of every step.
-        seed: of the noise and of the default estimate.
+        seed: of the noise, of which drafts are accepted and of the default estimate.
 
     Returns:
         What happened, per request, per window and, if recorded, per step.
@@ -283,9 +342,12 @@ def simulate(
         mode=mode,
         prefill=prefill,
         discipline=discipline,
+        prefix_cache=prefix_cache,
+        vision=vision or VisionTower(),
         noise=noise,
         drift=tuple(drift),
         memory=memory,
+        speculation=speculation or Speculation(),
         seed=seed,
     )
     engine = SimulatedEngine(config, requests if slo is None else requests.with_slos(slo), record_steps=record_steps)
@@ -348,7 +410,9 @@ def _collect(engine: Executor, windows: Sequence[WindowMetrics], tuner_seconds: 
     n = len(engine.requests)
     requests = engine.requests
     columns = np.array(s.requests[:n])
-    if requests.concurrency:
+    if requests.turns is not None:
+        requests = requests.with_arrivals(columns["arrival_ms"].copy())
+    elif requests.concurrency:
         arrived = int(s.clock[0].next_arrival)
         arrival = np.where(np.arange(n) < arrived, columns["arrival_ms"], math.nan)
         requests = requests.with_arrivals(arrival)
@@ -364,6 +428,7 @@ def _collect(engine: Executor, windows: Sequence[WindowMetrics], tuner_seconds: 
         e2e_ms=columns["finish_ms"] - columns["arrival_ms"],
         tpot_ms=tpot,
         generated_tokens=generated,
+        cached_tokens=np.where(columns["admitted"] > 0, columns["cached"], 0).astype(np.int64),
         finish_code=reason,
         slo_met=(reason == LENGTH) & in_time,
         windows=windows,

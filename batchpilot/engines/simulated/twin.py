@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.core.limit_arrays import LimitArrays
+from batchpilot.core.speculation import Speculation
 from batchpilot.engines.scheduler.state import OFF_TOKENS, SchedulerState, allocate, as_bytes
+from batchpilot.engines.simulated.loading import put_speculation
 from batchpilot.engines.simulated.rollout import STEP_WORK, begin, roll_out
 from batchpilot.latency.model.saturation import SaturationParameters
 
@@ -83,7 +85,12 @@ class Twin:
         self._horizon = Horizon(0.0, 1.0, 1.0)
 
     def look(
-        self, futures: Sequence[Future], latency: SaturationParameters, kv_capacity_tokens: int, horizon: Horizon
+        self,
+        futures: Sequence[Future],
+        latency: SaturationParameters,
+        kv_capacity_tokens: int,
+        horizon: Horizon,
+        speculation: Speculation | None = None,
     ) -> None:
         """Stand at the present moment: where every rollout starts until this is called again.
 
@@ -92,6 +99,7 @@ class Twin:
             latency: estimated step latency.
             kv_capacity_tokens: KV tokens that fit; 0 for no bound.
             horizon: how far to look.
+            speculation: how drafts fare; None for the default. Every candidate meets the same draws.
         """
         self._horizon, self._futures = horizon, len(futures)
         self._longest = max(len(future.requests) for future in futures)
@@ -108,6 +116,7 @@ class Twin:
         state.clock["max_model_len"] = OFF_TOKENS
         state.clock["wake_ms"] = state.clock["ttft_guard"] = math.inf
         state.clock["parameter_row"] = 1
+        put_speculation(state, slice(None), speculation or Speculation(), seed=0)
         state.clock["n_requests"] = [len(future.requests) for future in futures]
         state.parameters[:, 1, 0] = -math.inf
         state.parameters[:, :, 1:] = latency.as_array()
@@ -163,9 +172,12 @@ def _rows(state: SchedulerState, first: int, end: int) -> SchedulerState:
 
 def _write(candidates: LimitArrays, limits: NDArray[Any]) -> None:
     """Candidates as the kernels read them, one row of `limits` each."""
-    for name in ("batch_size", "token_budget", "max_queued_tokens"):
+    for name in ("batch_size", "token_budget", "max_queued_tokens", "max_padding_tokens"):
         limits[name] = np.minimum(getattr(candidates, name), float(OFF_TOKENS))[:, None]
-    for name in ("max_wait_ms", "step_target_ms", "ttft_guard"):
+    limits["speculative_tokens"] = candidates.speculative_tokens[:, None]
+    for name in ("step_target_ms", "ttft_guard", "max_padding_share"):
         limits[name] = getattr(candidates, name)[:, None]
-    limits["max_wait_ms"] = np.where(np.isfinite(limits["max_wait_ms"]), limits["max_wait_ms"], 0.0)
+    for name in ("max_wait_ms", "delay_factor"):
+        waited = getattr(candidates, name)[:, None]
+        limits[name] = np.where(np.isfinite(waited), waited, 0.0)
     limits["discipline"] = np.maximum(candidates.discipline, 0)[:, None]

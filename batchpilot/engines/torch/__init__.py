@@ -11,12 +11,12 @@ with needing("the torch engine", "torch"):
     import torch  # noqa: F401
     import transformers  # noqa: F401
 
+from batchpilot.core.sampling import Sampling
 from batchpilot.engines.torch.engine import TorchEngine, TorchEngineConfig
 from batchpilot.engines.torch.live import LiveEngine
 from batchpilot.engines.torch.live_events import OUT_OF_MEMORY, Event, LiveStep
 from batchpilot.engines.torch.model import PRESETS, load_model
 from batchpilot.engines.torch.runner import ModelRunner
-from batchpilot.engines.torch.sampling import Sampling
 from batchpilot.engines.torch.telemetry import Telemetry, TelemetrySample
 
 __all__ = [

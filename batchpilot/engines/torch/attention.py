@@ -52,8 +52,7 @@ def paged_attention(
         if others.get(name) is not None:
             raise NotImplementedError(f"paged attention has no {name!r}, which {type(module).__name__} needs")
     cache, layer = paged.cache, module.layer_idx
-    cache.keys[layer].flatten(0, 1).index_copy_(0, paged.slots, key[0].transpose(0, 1))
-    cache.values[layer].flatten(0, 1).index_copy_(0, paged.slots, value[0].transpose(0, 1))
+    cache.write(layer, paged.slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
     queries = query[0].transpose(0, 1)
     rows = []
     for group in paged.groups:

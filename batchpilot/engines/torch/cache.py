@@ -1,7 +1,8 @@
 """The paged KV cache: key and value tensors in blocks, and which blocks each request holds.
 
 The scheduler only counts blocks. `BlockTables` follows its counts with physical blocks: what it took is taken here,
-what it freed is freed here, and the two sums are compared after every change.
+what it freed is freed here, and the two sums are compared after every change. Leading blocks that the prefix cache
+shares stand in several tables.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from batchpilot.engines.torch.shape import ModelShape
+from batchpilot.engines.torch.shared_blocks import SharedBlocks
 
 
 class PagedKVCache:
@@ -36,10 +38,22 @@ class PagedKVCache:
     ) -> None:
         size = (blocks, block_size, shape.kv_heads, shape.head_dim)
         # Zeros, since attention multiplies what lies behind a context's end by zero, which does not silence a NaN.
-        self.keys = [_zeros(size, dtype, device) for _ in range(shape.layers)]
-        self.values = [_zeros(size, dtype, device) for _ in range(shape.layers)]
+        self.keys = [zeros(size, dtype, device) for _ in range(shape.layers)]
+        self.values = [zeros(size, dtype, device) for _ in range(shape.layers)]
         self.block_size = block_size
         self._contexts = [self.keys[0].new_empty(0), self.keys[0].new_empty(0)]
+
+    def write(self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Keep a step's keys and values.
+
+        Args:
+            layer: index of the layer.
+            slots: where they go, block times block size plus offset, shape (S,).
+            keys: shape (S, kv_heads, head_dim).
+            values: the same.
+        """
+        self.keys[layer].flatten(0, 1).index_copy_(0, slots, keys)
+        self.values[layer].flatten(0, 1).index_copy_(0, slots, values)
 
     def contexts(self, layer: int, table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of some blocks, one after the other, in memory that the next call uses again.
@@ -76,9 +90,10 @@ class BlockTables:
         requests: number of requests.
         blocks: number of blocks.
         most: most blocks of one request.
+        shared: where the contents of a prefix cache lie; None without one.
     """
 
-    def __init__(self, requests: int, blocks: int, most: int) -> None:
+    def __init__(self, requests: int, blocks: int, most: int, shared: SharedBlocks | None = None) -> None:
         self._held = np.zeros(requests, np.int64)
         self._row = np.full(requests, -1, np.int64)
         self._tables = np.zeros((1, max(most, 1)), np.int64)
@@ -86,11 +101,14 @@ class BlockTables:
         self._fresh = 0
         self._blocks = blocks
         self._returned: list[int] = []
+        self._sharing = shared
+        self._shared = np.zeros(requests, np.int64)
 
     @property
     def free(self) -> int:
         """Blocks that no request holds."""
-        return self._blocks - self._fresh + len(self._returned)
+        idle = 0 if self._sharing is None else self._sharing.idle
+        return self._blocks - self._fresh + len(self._returned) + idle
 
     @property
     def held(self) -> NDArray[np.int64]:
@@ -113,6 +131,8 @@ class BlockTables:
             RuntimeError: the scheduler's free blocks are not ours: one was leaked or given twice.
         """
         changed = np.flatnonzero(counts != self._held)
+        if self._sharing is not None:
+            changed = self._follow_sharing(self._sharing, counts)
         for shrinking in (True, False):
             for r in changed:
                 if (counts[r] < self._held[r]) == shrinking:
@@ -136,6 +156,24 @@ class BlockTables:
         holders = np.flatnonzero(self._held)
         return np.concatenate([np.zeros(0, np.int64), *(self._tables[self._row[r], : self._held[r]] for r in holders)])
 
+    def _follow_sharing(self, sharing: SharedBlocks, counts: NDArray[np.int64]) -> NDArray[np.intp]:
+        """Share what was computed and free what was forgotten; returns whose tables are still to be resized."""
+        self._returned += sharing.forgotten()
+        shared = sharing.counts
+        for r in np.flatnonzero((self._held > 0) & ((counts != self._held) | (shared != self._shared))):
+            table = self._tables[self._row[r], : self._held[r]]
+            before = int(self._shared[r])
+            if counts[r] > 0 and shared[r] >= before:
+                self._returned += sharing.share(int(r), table, before)
+                continue
+            # It has ended, was preempted, or was that and let in again with less in the cache.
+            self._returned += sharing.let_go(int(r), table, before)
+            self._held[r] = 0
+            self._free_rows.append(int(self._row[r]))
+        self._shared = shared
+        sharing.remember()
+        return np.flatnonzero(counts != self._held)
+
     def _resize(self, r: int, count: int) -> None:
         held = int(self._held[r])
         if held == 0:
@@ -144,11 +182,17 @@ class BlockTables:
         if count < held:
             self._returned.extend(row[count:held].tolist())
         else:
-            row[held:count] = [self._take_block() for _ in range(count - held)]
+            row[held:count] = [self._block_for(r, i) for i in range(held, count)]
         self._held[r] = count
         if count == 0:
             self._free_rows.append(int(self._row[r]))
             self._row[r] = -1
+
+    def _block_for(self, r: int, i: int) -> int:
+        """The block at a place that a request's table grows by: one that is shared, or a free one."""
+        if self._sharing is not None and i < self._shared[r]:
+            return self._sharing.place(r, i)
+        return self._take_block()
 
     def _take_block(self) -> int:
         if self._returned:
@@ -166,7 +210,14 @@ class BlockTables:
         return self._free_rows.pop()
 
 
-def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros that take memory when they are first written.
+
+    Args:
+        size: shape.
+        dtype: of the values.
+        device: where they live.
+    """
     if device.type != "cpu":
         return torch.zeros(size, dtype=dtype, device=device)
     # NumPy's zeros come from the system when they are first touched; torch would fill gigabytes at start.

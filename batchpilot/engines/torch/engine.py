@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -13,15 +13,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from batchpilot.core.limits import Limits
 from batchpilot.core.metrics import WindowMetrics, to_record
+from batchpilot.core.sampling import Sampling
 from batchpilot.engines.scheduler.admission import admit_arrivals, next_arrival_ms
 from batchpilot.engines.scheduler.controls import Controls
 from batchpilot.engines.scheduler.state import SchedulerState, allocate
 from batchpilot.engines.simulated.config import EngineConfig
-from batchpilot.engines.simulated.loading import load
+from batchpilot.engines.simulated.loading import hashed_blocks, load
 from batchpilot.engines.torch.cache import BlockTables
 from batchpilot.engines.torch.execution import Execution
+from batchpilot.engines.torch.prompt_hashes import prompt_prefixes
 from batchpilot.engines.torch.runner import ModelRunner
-from batchpilot.engines.torch.sampling import Sampling, SamplingTable
+from batchpilot.engines.torch.sampling import SamplingTable
 from batchpilot.engines.torch.telemetry import Telemetry
 from batchpilot.engines.torch.tokens import TokenStore
 from batchpilot.latency.model.saturation import SaturationParameters
@@ -40,6 +42,7 @@ class TorchEngineConfig:
         mode: "continuous" or "static" (padded) batching.
         prefill: "chunked", "whole" or "selective".
         discipline: who is next where the limits do not say.
+        prefix_cache: compute equal beginnings of prompts once and share their KV blocks; of continuous batching alone.
         sampling: how tokens are chosen and when a request stops.
         seed: of the drawn prompts.
     """
@@ -50,6 +53,7 @@ class TorchEngineConfig:
     mode: str = "continuous"
     prefill: str = "chunked"
     discipline: str = "fcfs"
+    prefix_cache: bool = False
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
 
@@ -75,6 +79,7 @@ class TorchEngineConfig:
             mode=self.mode,
             prefill=self.prefill,
             discipline=self.discipline,
+            prefix_cache=self.prefix_cache,
             memory=runner.memory,
         )
 
@@ -110,13 +115,25 @@ class TorchEngine:
         telemetry: Telemetry | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        if requests.images is not None:
+            raise ValueError("the requests hold images; the torch engine takes them from its server's clients alone")
         self.config = config
         self.requests = requests
         self._telemetry = telemetry
-        state = allocate(1, len(requests), users=requests.users)
-        load(state, 0, config.scheduler_config(runner), requests)
-        self._controls = Controls(state, config.discipline)
         self._tokens = TokenStore.of_requests(requests, runner.shape.vocabulary, config.seed, prompts)
+        scheduler = config.scheduler_config(runner)
+        if config.prefix_cache:
+            ids = [self._tokens.prompt(r) for r in range(len(requests))]
+            requests = replace(requests, prefixes=prompt_prefixes(ids, scheduler.block_size))
+        state = allocate(
+            1,
+            len(requests),
+            users=requests.users,
+            hashed_blocks=hashed_blocks(scheduler, requests),
+            conversations=requests.turns is not None,
+        )
+        load(state, 0, scheduler, requests)
+        self._controls = Controls(state, config.discipline)
         sampling = SamplingTable(len(requests))
         for r in range(len(requests)):
             sampling.set(r, config.sampling, stream=r)
@@ -125,6 +142,8 @@ class TorchEngine:
         self._execution = Execution(
             self._controls.row,
             runner.next_tokens,
+            runner.verified,
+            runner.drafter,
             self._tokens,
             sampling,
             longest=int((requests.prompt_tokens + output).max(initial=0) + output.max(initial=0)),

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Hashable
-from typing import NoReturn
+from collections.abc import Callable, Hashable, Sequence
+from operator import ne
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from batchpilot.core.limits import Limits
 from batchpilot.core.metrics import WindowMetrics
 from batchpilot.core.names import lookup
+from batchpilot.core.sampling import Sampling
 from batchpilot.core.slo import SLO
 from batchpilot.engines.scheduler.admission import admit, count_arrival
 from batchpilot.engines.scheduler.controls import Controls
@@ -27,12 +29,17 @@ from batchpilot.engines.torch.engine import TorchEngineConfig
 from batchpilot.engines.torch.execution import Execution
 from batchpilot.engines.torch.live_events import OUT_OF_MEMORY, Event, LiveStep
 from batchpilot.engines.torch.live_rows import LiveRows
-from batchpilot.engines.torch.packing import StepTokens
+from batchpilot.engines.torch.prompt_hashes import LiveContents
 from batchpilot.engines.torch.runner import ModelRunner
-from batchpilot.engines.torch.sampling import Sampling, SamplingTable
+from batchpilot.engines.torch.sampling import SamplingTable
+from batchpilot.engines.torch.shaping import Logprobs, Matcher
 from batchpilot.engines.torch.telemetry import Telemetry
 from batchpilot.engines.torch.tokens import TokenStore, token_ids
+from batchpilot.engines.torch.vision import ShownImages
+from batchpilot.workloads.prompt_images import PromptImage, with_image_ids
 from batchpilot.workloads.table import PRIORITIES, RequestTable
+
+Result = TypeVar("Result")
 
 _DEFAULT_SLO = SLO()
 _NO_REQUESTS = RequestTable.from_arrays([], [], [])
@@ -50,6 +57,8 @@ class LiveEngine:
         room: most requests at a time, waiting and running, >= 1; a further one is refused on arrival.
         telemetry: asked to read the device after steps; its readings are the windows' utilisation and memory.
         clock: seconds, the wall's.
+        grammars: makes the matcher of a schema, raising a ValueError for one that is none; None where requests may have
+            no schema.
 
     Attributes:
         config: as given.
@@ -67,32 +76,48 @@ class LiveEngine:
         room: int = 1024,
         telemetry: Telemetry | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        grammars: Callable[[str], Matcher] | None = None,
     ) -> None:
         if room < 1:
             raise ValueError(f"room is {room}; it must be >= 1 request")
         self.config = config
         self._runner = runner
         self._telemetry = telemetry
+        self._grammars = grammars
         self._timer = clock
         self._origin = clock()
         # One row more than there is room for, in which a request stands while it is refused.
         rows = room + 1
         scheduler = config.scheduler_config(runner)
-        state = allocate(1, rows, users=rows)
+        capacity = scheduler.capacity_tokens // scheduler.block_size * scheduler.block_size
+        # The last token of an output is never computed on.
+        self.longest = min(scheduler.max_model_len or capacity + 1, capacity + 1)
+        most, blocks = self.longest // scheduler.block_size, capacity // scheduler.block_size
+        numbers = LiveContents.room_for(rows, most, blocks) if config.prefix_cache else 0
+        state = allocate(1, rows, users=rows, hashed_blocks=numbers)
         load(state, 0, scheduler, _NO_REQUESTS)
+        state.clock["prefix_cache"] = config.prefix_cache
         self._controls = Controls(state, config.discipline)
         self._row = self._controls.row
         # To the kernels every row has arrived, and a free one has ended.
         self._controls.clock["n_requests"] = self._controls.clock["next_arrival"] = rows
         self._row.requests["reason"] = CANCELLED
         self._rows = LiveRows(self._row)
-        capacity = int(self._controls.clock["total_blocks"]) * scheduler.block_size
-        # The last token of an output is never computed on.
-        self.longest = min(scheduler.max_model_len or capacity + 1, capacity + 1)
+        self._contents = LiveContents(self._row, most) if config.prefix_cache else None
         self._sampling = SamplingTable(rows)
         self._tokens = TokenStore.of_rows(np.asarray(self._row.requests)["prompt"], self.longest)
+        self._images = None if runner.vision is None else ShownImages()
         self._execution = Execution(
-            self._row, self._next_tokens, self._tokens, self._sampling, longest=2 * self.longest, clock=clock
+            self._row,
+            self._or_note(runner.next_tokens),
+            self._or_note(runner.verified),
+            runner.drafter,
+            self._tokens,
+            self._sampling,
+            longest=2 * self.longest,
+            clock=clock,
+            images=self._images,
+            encoder=runner.vision,
         )
         self._error: str | None = None
         self._events: list[Event] = []
@@ -148,6 +173,7 @@ class LiveEngine:
         estimated_output_tokens: float | None = None,
         sampling: Sampling | None = None,
         waited_ms: float = 0.0,
+        images: Sequence[PromptImage] = (),
     ) -> int:
         """A request arrives. If it is refused, the next step's events say so.
 
@@ -162,21 +188,28 @@ class LiveEngine:
             sampling: how its tokens are chosen; drawn tokens then depend on the prompt and its seed alone. None for the
                 engine's, with draws of its own.
             waited_ms: how long ago it came, >= 0.
+            images: in its prompt, in order; the ids at their places mean nothing.
 
         Returns:
             Its id, which is not given again.
 
         Raises:
-            ValueError: a value is outside its bound, or the request is longer than `longest`.
+            ValueError: a value is outside its bound, the request is longer than `longest`, or it has images and the
+                runner no tower.
             RuntimeError: no limits were set.
         """
         _ = self._controls.limits
         prompt = token_ids(prompt_tokens, self._runner.shape.vocabulary, "prompt_tokens")
+        if images:
+            if self._images is None:
+                raise ValueError("the prompt holds images, and the model was loaded without vision")
+            prompt = with_image_ids(prompt, images, self._runner.shape.vocabulary)
         estimate = float(max_new_tokens) if estimated_output_tokens is None else estimated_output_tokens
         self._check_lengths(len(prompt), max_new_tokens)
         for name, value in (("estimated_output_tokens", estimate), ("waited_ms", waited_ms)):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} is {value}; it must be >= 0")
+        matcher = self._matcher(sampling or self.config.sampling)
         slo = SLO(ttft_target_ms, tpot_target_ms, "of the request")
         values = {
             "prompt": len(prompt),
@@ -190,14 +223,20 @@ class LiveEngine:
         values["arrival_ms"] = self._controls.now_ms - waited_ms
         request, r = self._rows.enter(user, values)
         self._tokens.write_prompt(r, prompt)
-        self._sampling.set(r, sampling or self.config.sampling, stream=request if sampling is None else 0)
+        if self._images is not None:
+            self._images.enter(r, images)
+        if self._contents is not None:
+            self._contents.enter(r, prompt)
+        self._sampling.set(
+            r, sampling or self.config.sampling, stream=request if sampling is None else 0, matcher=matcher
+        )
         self._execution.stopped[r] = False
         if self._rows.full:
             count_arrival(self._row, r)
             end_request(self._row, r, REFUSED_ARRIVAL)
         else:
             admit(self._row, r)
-        self._hear({})
+        self._hear()
         return request
 
     def cancel(self, request: int) -> bool:
@@ -214,8 +253,17 @@ class LiveEngine:
         self._catch_up()
         self._controls.cancel(self._rows.row_of(request))
         self._execution.follow_blocks()
-        self._hear({})
+        self._hear()
         return True
+
+    def cached_tokens(self, request: int) -> int:
+        """Tokens of a request's prompt that were in the prefix cache when it came, or at its turn.
+
+        Args:
+            request: its id; of one that has ended, or never was, none.
+        """
+        r = self._rows.find(request)
+        return 0 if r is None else int(self._row.requests[r].cached)
 
     def is_waiting(self, request: int) -> bool:
         """Whether a request waits for its turn and never had one; may be asked from any thread.
@@ -238,13 +286,13 @@ class LiveEngine:
         _ = self._controls.limits
         self._catch_up()
         if self._execution.plan() == 0:
-            self._hear({})
+            self._hear()
             return LiveStep(self._take_events(), wake_ms=self._wake_ms())
         self._error = None
         done = self._execution.run()
         if self._telemetry is not None:
             self._telemetry.after_step(self._controls.now_ms)
-        self._hear(dict(zip(done.requests.tolist(), done.tokens.tolist(), strict=True)))
+        self._hear(done.requests.tolist(), done.tokens.tolist(), done.logprobs)
         c = self._controls.clock
         return LiveStep(
             self._take_events(),
@@ -278,23 +326,47 @@ class LiveEngine:
                 "tokens of the longest request"
             )
 
-    def _next_tokens(
-        self, step: StepTokens, draws: NDArray[np.void], place: NDArray[np.int64]
-    ) -> NDArray[np.int64] | None:
-        """The runner's, with an error of the model as a failed step."""
-        try:
-            return self._runner.next_tokens(step, draws, place)
-        except RuntimeError as error:
-            self._error = f"{type(error).__name__}: {error}"
-            return None
+    def _or_note(self, run: Callable[..., Result | None]) -> Callable[..., Result | None]:
+        """A way of the runner's to run a step, with an error of the model as a failed step."""
 
-    def _hear(self, tokens: dict[int, int]) -> None:
-        """Note what has happened: the tokens of a step by row, and ends; rows of requests that have ended are freed."""
+        def noting(*asked: Any) -> Result | None:
+            try:
+                return run(*asked)
+            except RuntimeError as error:
+                self._error = f"{type(error).__name__}: {error}"
+                return None
+
+        return noting
+
+    def _matcher(self, sampling: Sampling) -> Matcher | None:
+        if sampling.schema is None:
+            return None
+        if self._grammars is None:
+            raise ValueError("outputs by a schema need a grammar, and this engine was given none")
+        return self._grammars(sampling.schema)
+
+    def _hear(
+        self, rows: Sequence[int] = (), tokens: Sequence[int] = (), logprobs: Sequence[Logprobs | None] | None = None
+    ) -> None:
+        """Note what has happened: the tokens of a step with their rows, those of one together, and ends.
+
+        Rows of requests that have ended are freed.
+        """
         ended = self._rows.ended()
         reasons = {r: self._reason(r) for r in ended}
         request_in = self._rows.request_in
-        self._events += [Event(request_in(r), token, reasons.pop(r, None)) for r, token in tokens.items()]
+        told = logprobs or [None] * len(rows)
+        last = [*map(ne, rows, rows[1:]), True]
+        self._events += [
+            Event(request_in(r), token, reasons.pop(r, None) if ends else None, one)
+            for r, token, one, ends in zip(rows, tokens, told, last[: len(rows)], strict=True)
+        ]
         self._events += [Event(request_in(r), None, reason) for r, reason in reasons.items()]
+        for r in ended:
+            if self._contents is not None:
+                self._contents.leave(r)
+            if self._images is not None:
+                self._images.leave(r)
         self._rows.leave(ended)
 
     def _reason(self, r: int) -> str:

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from batchpilot.engines.torch.shaping import Logprobs
+
 OUT_OF_MEMORY = "out of memory"
 """`LiveStep.failure` of a step that the device had no memory for."""
 
@@ -15,14 +17,16 @@ class Event(NamedTuple):
 
     Attributes:
         request: id that `submit` gave.
-        token: its next token, None for none.
+        token: its next token, None for none. Where drafts stood, a step has several events of a request, in order.
         finished: why it has ended, None while it goes on: "length", "stop", "cancelled", "refused_on_arrival",
             "refused_by_guard" or "failed". Every request gets exactly one event with a reason, and none after it.
+        logprobs: of the token, where the request asked for them.
     """
 
     request: int
     token: int | None
     finished: str | None
+    logprobs: Logprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)

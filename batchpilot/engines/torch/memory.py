@@ -6,20 +6,9 @@ import torch
 
 from batchpilot.engines.memory import MB, MemoryModel
 from batchpilot.engines.torch.device import free_and_total_bytes
-from batchpilot.engines.torch.shape import ModelShape
 
 GATHER_COPIES = 2
 """Attention copies one layer's contexts out of the cache, padded to at most twice their length on average."""
-
-
-def kv_bytes_per_token(shape: ModelShape, dtype: torch.dtype) -> int:
-    """KV cache of one token over all layers.
-
-    Args:
-        shape: the model's.
-        dtype: of keys and values.
-    """
-    return int(2 * shape.layers * shape.kv_heads * shape.head_dim * dtype.itemsize)
 
 
 def weight_bytes(model: torch.nn.Module) -> int:
@@ -38,7 +27,7 @@ def divide_memory(
     fraction: float,
     weights: int,
     token_bytes: int,
-    layers: int,
+    gathered_bytes: float,
     activation_peak: int,
     step_tokens: int,
     kv_capacity_tokens: int | None,
@@ -50,7 +39,7 @@ def divide_memory(
         fraction: share of the free memory to take, in (0, 1]; the rest is the safety margin.
         weights: bytes of the weights.
         token_bytes: KV cache of one token.
-        layers: decoder layers.
+        gathered_bytes: keys and values of one token in one layer, as attention reads them.
         activation_peak: bytes that a step of `step_tokens` held at its peak.
         step_tokens: tokens of that step.
         kv_capacity_tokens: KV tokens to set aside, None for all that fit.
@@ -61,7 +50,7 @@ def divide_memory(
     if not 0 < fraction <= 1:
         raise ValueError(f"memory_fraction is {fraction}; it must be above 0 and at most 1")
     free, total = free_and_total_bytes(device)
-    spent_per_token = token_bytes * (1 + GATHER_COPIES / layers)
+    spent_per_token = token_bytes + GATHER_COPIES * gathered_bytes
     fitting = max(int((free * fraction - activation_peak) // spent_per_token), 0)
     capacity = fitting if kv_capacity_tokens is None else kv_capacity_tokens
     if not 1 <= capacity <= fitting:

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub import model_info
 from huggingface_hub.errors import HTTPError
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from batchpilot.core.names import lookup, unknown_name
+from batchpilot.engines.packaged import PACKAGED
 from batchpilot.engines.torch.attention import PAGED_ATTENTION
+from batchpilot.engines.torch.quantisation import quantise_weights
 
 _HUB_TIMEOUT_S = 5.0
 
@@ -62,7 +65,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 """Sizes with random weights: two for tests (wide initial weights, so that attention shows in the tokens), one that a
 processor serves in milliseconds, one with the shape of Llama 3 8B."""
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.bfloat16}
+"""Types of weights, and the type that is computed in."""
 
 
 def load_model(
@@ -76,10 +80,10 @@ def load_model(
     """A causal LM, ready to serve.
 
     Args:
-        source: a name in `PRESETS`; a folder with a `config.json` and, unless random weights will do, with weights; or
-            what `from_pretrained` knows.
+        source: a name in `PRESETS` or `PACKAGED`; a folder with a `config.json` and, unless random weights will do,
+            with weights; or what `from_pretrained` knows.
         device: torch device.
-        dtype: "float32", "bfloat16" or "float16".
+        dtype: "float32", "bfloat16", "float16", or "int8": weights of the layers in 8 bits, the rest in bfloat16.
         attention: the attention implementation; the paged one unless the model is to run on its own.
         seed: of random weights; equal seeds give equal weights, whatever the attention.
 
@@ -87,21 +91,34 @@ def load_model(
         The model in evaluation mode.
 
     Raises:
-        ValueError: the name is no preset and nothing `from_pretrained` can load, or the type is unknown.
+        ValueError: the name is no preset and nothing `from_pretrained` can load, its package is missing, or the type
+            is unknown.
     """
     weights_type = lookup(DTYPES, dtype, "dtype")
-    settings = {"attn_implementation": attention, "dtype": weights_type}
+    settings: dict[str, Any] = {"attn_implementation": attention, "dtype": weights_type}
     if str(source) in PRESETS:
         preset = dict(PRESETS[str(source)])
         model = _random(AutoConfig.for_model(preset.pop("model_type"), **preset), settings, device, seed)
+    elif str(source) in PACKAGED:
+        file = PACKAGED[str(source)].path()
+        if hasattr(transformers, "GgufConfig"):  # versions before it unpack the weights in any case
+            settings["quantization_config"] = transformers.GgufConfig(gguf_file=file.name, dequantize=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, local_files_only=True, **settings
+        )
     elif (Path(source) / "config.json").is_file() and not _has_weights(Path(source)):
         model = _random(AutoConfig.from_pretrained(source), settings, device, seed)
     else:
         try:
             model = AutoModelForCausalLM.from_pretrained(source, local_files_only=_only_local(source), **settings)
         except OSError as error:
-            raise ValueError(unknown_name(str(source), PRESETS, "model, neither a preset nor loadable:")) from error
-    return model.to(device).eval()
+            raise ValueError(
+                unknown_name(str(source), [*PRESETS, *PACKAGED], "model, neither a preset nor loadable:")
+            ) from error
+    model = model.to(device).eval()
+    if dtype == "int8":
+        quantise_weights(model)
+    return model
 
 
 def _random(config: Any, settings: dict[str, Any], device: str, seed: int) -> Any:

@@ -7,13 +7,16 @@ padded to its longest, so a step costs a handful of attention calls a layer howe
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from batchpilot.engines.torch.cache import PagedKVCache
+from batchpilot.engines.torch.vision.shown import Shown
 
 
 @dataclass(slots=True)
@@ -29,6 +32,9 @@ class StepTokens:
         computed: slots filled before this step.
         padding: slots at the start that hold padding.
         wanted: whether the request's last token is to be followed by a sampled one.
+        shown: which of the packed tokens are parts of images.
+        drafted: of its tokens, how many at the end are drafts; None for none of anybody's. Those that want a token want
+            one after each draft too, and one before.
     """
 
     ids: NDArray[np.int64]
@@ -37,6 +43,8 @@ class StepTokens:
     computed: NDArray[np.int64]
     padding: NDArray[np.int64]
     wanted: NDArray[np.bool_]
+    shown: Sequence[Shown] = ()
+    drafted: NDArray[np.int64] | None = None
 
 
 @dataclass(slots=True)
@@ -87,7 +95,7 @@ class PackedStep:
         slots: where in the cache their keys and values go, shape (S,).
         groups: who attends together.
         unpadded: where each packed token's row is in the groups' padded rows, one group after the other, shape (S,).
-        last: rows of the packed tokens whose next token is wanted, shape (wanted,).
+        last: rows of the packed tokens whose next token is wanted, shape (wanted and their drafts,).
         cache: keys and values.
     """
 
@@ -144,9 +152,46 @@ def pack(step: StepTokens, cache: PagedKVCache) -> PackedStep:
         slots=tensor(block * cache.block_size + slot % cache.block_size),
         groups=groups,
         unpadded=tensor(unpadded),
-        last=tensor(ends[step.wanted] - 1),
+        last=tensor(_last_rows(step, ends)),
         cache=cache,
     )
+
+
+def forward(
+    model: Any, step: StepTokens, cache: PagedKVCache, embed: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> torch.Tensor:
+    """Run a step on a model.
+
+    Args:
+        model: a causal LM on paged attention.
+        step: what is computed; its blocks belong to nobody else.
+        cache: keys and values.
+        embed: from token ids, shape (1, S), to what goes into the first layer; None for the model's own.
+
+    Returns:
+        Logits after the tokens whose next one is wanted, shape (`PackedStep.last`, vocabulary).
+    """
+    packed = pack(step, cache)
+    out = model(
+        input_ids=packed.ids if embed is None else None,
+        inputs_embeds=None if embed is None else embed(packed.ids),
+        position_ids=packed.positions,
+        use_cache=False,
+        logits_to_keep=packed.last,
+        paged=packed,
+    )
+    logits: torch.Tensor = out.logits[0]
+    return logits
+
+
+def _last_rows(step: StepTokens, ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Places of the tokens whose next one is wanted."""
+    last = ends[step.wanted] - 1
+    if step.drafted is None:
+        return last
+    drafted = step.drafted[step.wanted]
+    before = np.repeat(np.cumsum(drafted + 1) - 1, drafted + 1) - np.arange(int((drafted + 1).sum()))
+    return np.repeat(last, drafted + 1) - before
 
 
 def similar(step: StepTokens, block_size: int) -> list[NDArray[np.int64]]:

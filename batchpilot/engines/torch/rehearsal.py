@@ -9,7 +9,7 @@ from batchpilot.engines.torch.runner import ModelRunner
 
 
 def rehearse_engine(config: TorchEngineConfig, runner: ModelRunner) -> None:
-    """Serve a request, refuse one and cancel one on an engine that is thrown away.
+    """Serve a request with drafts, refuse one and cancel one on an engine that is thrown away.
 
     Compiling holds the interpreter lock for seconds; a server that met it under load would stand still for as long.
 
@@ -21,9 +21,11 @@ def rehearse_engine(config: TorchEngineConfig, runner: ModelRunner) -> None:
         RuntimeError: the model cannot run even one request.
     """
     engine = LiveEngine(config, runner, room=2)
-    engine.set_limits(Limits(2, step_target_ms=1000.0, ttft_guard=1.0, discipline="spf"))
+    drafted = 0 if config.mode == "static" else 1
+    limits = Limits(2, step_target_ms=1000.0, ttft_guard=1.0, discipline="spf", speculative_tokens=drafted)
+    engine.set_limits(limits)
     failure: str | None = None
-    for tokens in (2, engine.longest - 1, 1):
+    for tokens in (min(3, engine.longest - 1), engine.longest - 1, 1):
         cancelled = engine.submit([0], tokens)
     while not engine.idle:
         step = engine.step()

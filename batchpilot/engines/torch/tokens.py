@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from batchpilot.workloads.prefixes import Prefixes
 from batchpilot.workloads.table import RequestTable
 
 _PROMPT_STREAM = 21
+_BLOCK_STREAM = 22
 
 
 class TokenStore:
@@ -48,7 +50,7 @@ class TokenStore:
         Args:
             requests: how long prompts and outputs are.
             vocabulary: number of token ids; prompts are drawn evenly from them.
-            seed: of the drawn prompts.
+            seed: of the drawn prompts, which begin alike where the requests tell it.
             prompts: the prompts themselves, one a request.
 
         Raises:
@@ -58,12 +60,23 @@ class TokenStore:
         rng = np.random.default_rng([seed, _PROMPT_STREAM])
         ids = rng.integers(0, vocabulary, int(lengths.sum()))
         store = cls(ids, np.cumsum(lengths) - lengths, requests.prompt_tokens)
+        if prompts is None and requests.prefixes is not None:
+            store._draw_alike(requests.prefixes, vocabulary, seed)
         if prompts is not None:
             if len(prompts) != len(requests):
                 raise ValueError(f"{len(prompts)} prompts for {len(requests)} requests; give one for each")
             for r, prompt in enumerate(prompts):
                 store.write_prompt(r, token_ids(prompt, vocabulary, f"prompt {r}"))
         return store
+
+    def _draw_alike(self, prefixes: Prefixes, vocabulary: int, seed: int) -> None:
+        """Draw the tokens of equal blocks alike."""
+        size = prefixes.block_tokens
+        blocks = np.random.default_rng([seed, _BLOCK_STREAM]).integers(0, vocabulary, (prefixes.different, size))
+        for r in range(len(prefixes)):
+            numbers = prefixes.numbers[prefixes.starts[r] : prefixes.starts[r + 1]]
+            known = blocks[numbers].ravel()[: self._prompt[r]]
+            self._ids[self._start[r] : self._start[r] + len(known)] = known
 
     def prompt(self, r: int) -> NDArray[np.int64]:
         """The prompt of a request, shape (prompt_tokens,).
@@ -96,6 +109,15 @@ class TokenStore:
         """
         first = self._start[r] + self._prompt[r]
         return self._ids[first : first + count].copy()
+
+    def text(self, r: int, count: int) -> NDArray[np.int64]:
+        """The first tokens of prompt and output, shape (count,); a view, not to be kept.
+
+        Args:
+            r: request id.
+            count: how many.
+        """
+        return self._ids[self._start[r] : self._start[r] + count]
 
     def read(self, request: NDArray[np.int64], place: NDArray[np.int64]) -> NDArray[np.int64]:
         """Token ids by request and place, prompt and output counted through.

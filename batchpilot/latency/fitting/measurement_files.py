@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,11 +48,13 @@ def read_measurements(
     S = batch_size * prompt_size, C = 0, T = prompt_time) and a decode step in the middle of the generation (B = S =
     batch_size, C = batch_size * (prompt_size + token_size / 2), T = token_time). There `hardware` is the device.
 
+    A last line that ends before its last column, without a line end, was cut off as it was written, and is left out.
+
     Args:
         path: the file, UTF-8, comma-separated, with a header; blanks beside names and values do not count.
         columns: the file's name of each of `COLUMNS` that it calls otherwise.
         select: device, model or tensor_parallel of the rows to read, where the file has such a column; case, blanks,
-            `-` and `_` make no difference. A column that the file lacks selects nothing.
+            `-` and `_` make no difference. A column that the file lacks, or has empty, selects nothing.
 
     Raises:
         ValueError: a column is missing or a value is no number (the message names file, line and column), no row is
@@ -65,12 +68,16 @@ def read_measurements(
             header = [name.strip() for name in reader.fieldnames or ()]
             reader.fieldnames = header
             rows = list(reader)
+            if rows and None in rows[-1].values() and not _ends_a_line(path):
+                rows.pop()
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a CSV file in UTF-8: {error}") from None
     splitwise = not columns and set(SPLITWISE_COLUMNS) <= set(header)
     names = _names(path, header, columns or ({"device": "hardware"} if splitwise else {}), splitwise)
-    kept = _selected(path, rows, {label: names[label] for label in LABELS if label in names}, select or {})
-    labels = {label: str(rows[kept[0]][names[label]]).strip() for label in LABELS if label in names}
+    told = {label: names[label] for label in LABELS if label in names}
+    told = {label: column for label, column in told.items() if any((row[column] or "").strip() for row in rows)}
+    kept = _selected(path, rows, told, select or {})
+    labels = {label: str(rows[kept[0]][column]).strip() for label, column in told.items()}
 
     def numbers(column: str) -> NDArray[np.float64]:
         return np.array([_number(path, row, rows[row][column], column) for row in kept])
@@ -84,6 +91,38 @@ def read_measurements(
     B, S, T = (numbers(names[field]) for field in NEEDED)
     steps = Observations.of(B, S, T, numbers(names["context_tokens"]) if "context_tokens" in names else 0.0)
     return MeasurementFile(steps, "named", labels)
+
+
+def read_measurement_files(
+    paths: Sequence[str | Path], columns: Mapping[str, str] | None = None, select: Mapping[str, str] | None = None
+) -> MeasurementFile:
+    """Read several files of steps of one device, model and tensor parallelism as one, in the order given.
+
+    Args:
+        paths: at least one file.
+        columns: as of `read_measurements`, in each.
+        select: likewise.
+
+    Raises:
+        ValueError: as of `read_measurements`, or the files differ in layout or labels.
+        OSError: a file cannot be read.
+    """
+    files = [read_measurements(path, columns, select) for path in paths]
+    first = files[0]
+    for path, file in zip(paths, files, strict=True):
+        if (file.layout, file.labels) != (first.layout, first.labels):
+            raise ValueError(
+                f"{path} holds {dict(file.labels) or 'no labels'} ({file.layout}), {paths[0]} "
+                f"{dict(first.labels) or 'no labels'} ({first.layout}); fit them one by one"
+            )
+    return MeasurementFile(Observations.joined(file.observations for file in files), first.layout, first.labels)
+
+
+def _ends_a_line(path: Path) -> bool:
+    """Whether a file, which is not empty, ends with a line end."""
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() in (b"\n", b"\r")
 
 
 def _names(path: Path, header: Sequence[str], columns: Mapping[str, str], splitwise: bool) -> dict[str, str]:

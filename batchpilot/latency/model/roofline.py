@@ -131,7 +131,7 @@ def roofline_of(
     bandwidth_bytes_per_ms = device.bandwidth_gb_per_s * 1e6 * attainable.bandwidth
     share = attainable.expert_compute if model.experts else attainable.compute
     tokens_per_ms = tensor_parallel * device.peak_tflops * 1e9 * share / (2 * model.active)
-    always, experts = _read_bytes(model, dtype)
+    always, experts = read_bytes(model, dtype)
     always_ms = always / tensor_parallel / bandwidth_bytes_per_ms
     latency_ms, per_token_ms = _all_reduce(device, model, attainable, tensor_parallel)
 
@@ -151,8 +151,16 @@ def roofline_of(
     )
 
 
-def _read_bytes(model: ModelSpec, dtype: str) -> tuple[float, float]:
-    """Bytes of the weights that every step reads, and of the experts, which a step of few tokens reads in part."""
+def read_bytes(model: ModelSpec, dtype: str) -> tuple[float, float]:
+    """Bytes of the weights that every step reads, and of the experts, which a step of few tokens reads in part.
+
+    Args:
+        model: the model.
+        dtype: type the weights are stored in.
+
+    Raises:
+        ValueError: an unknown type.
+    """
     total = weight_bytes(model, dtype)
     if not model.experts:
         return total, 0.0

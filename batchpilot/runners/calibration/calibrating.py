@@ -10,7 +10,7 @@ from typing import Any
 from batchpilot.configs.catalogue import device, model
 from batchpilot.core.provenance import provenance
 from batchpilot.latency.fitting.judging import Comparison, Judgement, compare
-from batchpilot.latency.fitting.measurement_files import LABELS, MeasurementFile, read_measurements
+from batchpilot.latency.fitting.measurement_files import LABELS, MeasurementFile, read_measurement_files
 from batchpilot.latency.fitting.observations import HIGHEST_MS, LOWEST_MS, Dropped, Observations
 from batchpilot.latency.fitting.regressors import GivenRegressor, LatencyRegressor, SaturationRegressor, make_regressor
 from batchpilot.latency.fitting.saturation_fit import Fit, fit
@@ -101,9 +101,8 @@ class Calibration:
         return entry | problems | {"provenance": provenance(config={"loss": self.fit.loss, "robust": self.fit.robust})}
 
 
-def calibrate_file(
-    path: str | Path,
-    *,
+def calibrate_files(
+    *paths: str | Path,
     columns: Mapping[str, str] | None = None,
     select: Mapping[str, str] | None = None,
     lowest_ms: float = LOWEST_MS,
@@ -113,10 +112,10 @@ def calibrate_file(
     fixed: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> Calibration:
-    """Calibrate the latency model on a file of measured steps.
+    """Calibrate the latency model on files of measured steps.
 
     Args:
-        path: a CSV file, see `read_measurements`.
+        *paths: CSV files, at least one; see `read_measurements`.
         columns: the file's names of columns.
         select: device, model and tensor_parallel of the rows to use; labels where the file has no such column.
         lowest_ms: steps as short or shorter are dropped.
@@ -127,13 +126,14 @@ def calibrate_file(
         seed: of the fit's random starts.
 
     Raises:
-        ValueError: the file is not as it should be, no step is left, or an argument is outside its bound.
-        OSError: the file cannot be read.
+        ValueError: a file is not as it should be, they do not belong together, no step is left, or an argument is
+            outside its bound.
+        OSError: a file cannot be read.
     """
-    file = read_measurements(path, columns, select)
+    file = read_measurement_files(paths, columns, select)
     return calibrate_steps(
         file.observations,
-        source=Path(path).name,
+        source=", ".join(Path(path).name for path in paths),
         labels=_labels(file, select or {}),
         lowest_ms=lowest_ms,
         highest_ms=highest_ms,

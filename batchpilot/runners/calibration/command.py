@@ -17,7 +17,7 @@ from batchpilot.runners.calibration.asking import LARGEST_BATCH, LARGEST_PROMPT,
 from batchpilot.runners.calibration.calibrating import (
     LONGEST_STEP_MS,
     Calibration,
-    calibrate_file,
+    calibrate_files,
     calibrate_server,
 )
 from batchpilot.runners.calibration.grids import models_grid, parameters_grid, verdict
@@ -52,10 +52,11 @@ READERS = (
 @reporting_mistakes
 def calibrate(
     context: typer.Context,
-    measurements: Annotated[
-        Path | None,
-        typer.Option(help="CSV: batch_size, tokens, latency_ms and perhaps context_tokens; or Splitwise's."),
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="CSV: batch_size, tokens, latency_ms and perhaps context_tokens; or Splitwise's."),
     ] = None,
+    measurements: Annotated[Path | None, typer.Option(help="One more such file.")] = None,
     columns: Annotated[
         str | None, typer.Option(help="What the file calls them: batch_size=B,tokens=S,latency_ms=T,context_tokens=C.")
     ] = None,
@@ -98,17 +99,18 @@ def calibrate(
     as_json: JsonOption = False,
 ) -> None:
     """Fit the latency model to measured steps, hold it against simpler ones, and say how far to trust it."""
-    if (measurements, engine, url).count(None) != 2:
+    measured_files = [*(files or ()), *([] if measurements is None else [measurements])]
+    if (measured_files or None, engine, url).count(None) != 2:
         raise ValueError(
-            "give one of these: measurements, --measurements FILE.csv; an engine to measure, --engine torch --model; "
-            "or a running server, --url http://127.0.0.1:8000"
+            "give one of these: measurements, FILE.csv or --measurements FILE.csv; an engine to measure, "
+            "--engine torch --model; or a running server, --url http://127.0.0.1:8000"
         )
     if engine is None:
         refuse(context, "without --engine", "dtype", "threads", "kv_capacity_tokens", "limits", "trials", "repeats")
     if url is None:
         refuse(context, "without --url", "api_key", "chat", "largest_batch", "largest_prompt", "minutes")
-    if measurements is not None:
-        refuse(context, "with --measurements", "steps")
+    if measured_files:
+        refuse(context, "with files of measurements", "steps")
     if engine is not None:
         refuse(context, "with --engine", "columns", "tensor_parallel")
     if url is not None:
@@ -126,10 +128,10 @@ def calibrate(
         "fixed": _numbers(_pairs(fix, "--fix")),
         "seed": seed,
     }
-    if measurements is not None:
+    if measured_files:
         asked = {"device": device, "model": model, "tensor_parallel": tensor_parallel}
-        found = calibrate_file(
-            measurements,
+        found = calibrate_files(
+            *measured_files,
             columns=_pairs(columns, "--columns"),
             select={label: str(value) for label, value in asked.items() if value is not None},
             **options,

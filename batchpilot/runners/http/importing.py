@@ -136,4 +136,9 @@ def trace_text(requests: RequestTable) -> str:
     """
     columns = np.column_stack([requests.arrival_ms, requests.prompt_tokens, requests.output_tokens])
     lines = [f"{arrival:.3f},{prompt:.0f},{output:.0f}" for arrival, prompt, output in columns]
-    return "\n".join(["arrival_ms,prompt_tokens,output_tokens", *lines, ""])
+    header = "arrival_ms,prompt_tokens,output_tokens"
+    if requests.images is not None:
+        header += ",image_size,image_id"
+        shown = zip(requests.images.side_px.tolist(), requests.images.contents().tolist(), strict=True)
+        lines = [f"{line},{px},{image}" if px else f"{line},," for line, (px, image) in zip(lines, shown, strict=True)]
+    return "\n".join([header, *lines, ""])

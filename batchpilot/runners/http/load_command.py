@@ -16,6 +16,7 @@ from batchpilot.core.files import json_text
 from batchpilot.core.limits import TRACKS, Limits
 from batchpilot.core.tuner import Tuner
 from batchpilot.envs.scenarios import PreparedRun, prepare
+from batchpilot.runners.completion import completing
 from batchpilot.runners.http.importing import Imported
 from batchpilot.runners.http.load_columns import run_columns
 from batchpilot.runners.http.load_report import column_grid, findings, notes, write_load
@@ -25,6 +26,7 @@ from batchpilot.runners.leaderboard.evaluation import tightest_slo
 from batchpilot.runners.leaderboard.strategies import make_strategy
 from batchpilot.runners.options import (
     CatalogueOption,
+    ColumnsOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
@@ -32,6 +34,7 @@ from batchpilot.runners.options import (
     ParametersOption,
     TensorParallelOption,
     TpotOption,
+    TraceFormatOption,
     TtftOption,
     refuse,
     reporting_mistakes,
@@ -58,7 +61,6 @@ from batchpilot.serving.load.flight import check_some
 from batchpilot.serving.load.http import Address
 from batchpilot.serving.load.run import LoadSettings
 from batchpilot.tuners import DEFAULT_TUNER
-from batchpilot.workloads.readers import READERS
 from batchpilot.workloads.table import RequestTable
 
 
@@ -68,9 +70,12 @@ def load(
     url: Annotated[
         str | None, typer.Option(help="The server's or gateway's address; without one --backend torch starts a server.")
     ] = None,
-    scenario: Annotated[str, typer.Option(help="A scenario's name or file.")] = "quick-chat",
+    scenario: Annotated[
+        str, typer.Option(help="A scenario's name or file.", autocompletion=completing("scenarios"))
+    ] = "quick-chat",
     trace: Annotated[Path | None, typer.Option(help="Replay this trace instead of a scenario.")] = None,
-    trace_format: Annotated[str, typer.Option("--format", help=f"Of the trace: {', '.join(READERS)}.")] = "azure2023",
+    trace_format: TraceFormatOption = None,
+    columns: ColumnsOption = None,
     rate: Annotated[float, typer.Option(help="Send the requests this many times as fast.")] = 1.0,
     requests_per_s: Annotated[float | None, typer.Option(help="Send them at this mean rate instead.")] = None,
     start_s: Annotated[float, typer.Option(help="Start of the part that is sent, in the scenario's own time.")] = 0.0,
@@ -89,7 +94,11 @@ def load(
         typer.Option("--compare", help="Also simulate the same requests; --backend torch serves them in-process too."),
     ] = False,
     tuner: Annotated[
-        str | None, typer.Option(help="Sets the limits of the columns, and of the server that is started.")
+        str | None,
+        typer.Option(
+            help="Sets the limits of the columns, and of the server that is started.",
+            autocompletion=completing("tuners"),
+        ),
     ] = None,
     track: Annotated[str, typer.Option(help=f"What it may move: {', '.join(TRACKS)}.")] = "guarded",
     config: Annotated[Path | None, typer.Option(help="File of its configuration.")] = None,
@@ -138,7 +147,7 @@ def load(
         Address.parse(url)
     chosen = find_scenario(scenario)
     if trace is not None:
-        chosen = replay_of(trace, format=trace_format)
+        chosen = replay_of(trace, format=trace_format, columns=columns)
     if server is None and not compare and not chosen.workload.by_load:
         refuse(context, "without --compare", "device", "model", "tensor_parallel", "dtype", "parameters")
 
@@ -163,8 +172,8 @@ def load(
         del loaded
         settings = replace(settings, bytes_per_token=bytes_per_token or own.bytes_per_token)
         simulate = partial(own.simulated, grace_s)
-    columns = run_columns(sent, settings, starts=url is None, own=own, simulate=simulate if compare else None)
-    if not len(columns.result.outcome.requests):
+    beside = run_columns(sent, settings, starts=url is None, own=own, simulate=simulate if compare else None)
+    if not len(beside.result.outcome.requests):
         typer.secho("stopped before the first request", err=True, fg=typer.colors.YELLOW)
         raise typer.Exit(130)
     asked = {"url": url, "scenario": run.scenario.model_dump(), "rate": rate, "requests_per_s": requests_per_s}
@@ -172,15 +181,15 @@ def load(
     asked |= {"backend": backend, "tuner": tuner or (DEFAULT_TUNER if own is not None else None), "track": track}
     asked |= {"latency": run.latency_provenance if compare or own is not None else None}
     if out is not None:
-        write_load(out, f"{run.scenario.name} {columns.name}", columns, asked, seed)
+        write_load(out, f"{run.scenario.name} {beside.name}", beside, asked, seed)
     if as_json:
-        typer.echo(json_text(findings(columns, asked, seed), indent=2))
+        typer.echo(json_text(findings(beside, asked, seed), indent=2))
     else:
         console = stdout_console()
-        console.print(*tables(column_grid(columns)))
-        for note in notes(columns.result):
+        console.print(*tables(column_grid(beside)))
+        for note in notes(beside.result):
             console.print(note, highlight=False)
-    if columns.interrupted:
+    if beside.interrupted:
         raise typer.Exit(130)
 
 
@@ -208,7 +217,7 @@ def _check_choices(url: str | None, *, compare: bool, tuner: str | None, limits:
 
 def _refuse_unused(context: typer.Context, url: str | None, *, compare: bool, tuner: str | None, own: bool) -> None:
     if context.params["trace"] is None:
-        refuse(context, "without --trace", "trace_format")
+        refuse(context, "without --trace", "trace_format", "columns")
     else:
         refuse(context, "with --trace", "scenario")
     if context.params["out"] is None:

@@ -105,9 +105,9 @@ def lateness(late_ms: NDArray[np.float64]) -> dict[str, float]:
     """How late the client itself was.
 
     Args:
-        late_ms: one a request.
+        late_ms: one a request, NaN for a turn that was never sent.
     """
-    return {f"client_late_p{q}_ms": float(np.percentile(late_ms, q)) for q in (50, 99, 100)}
+    return {f"client_late_p{q}_ms": float(np.nanpercentile(late_ms, q)) for q in (50, 99, 100)}
 
 
 def notes(result: LoadResult) -> list[str]:

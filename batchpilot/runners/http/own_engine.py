@@ -145,7 +145,7 @@ class OwnEngine:
         from batchpilot.engines.torch import TorchEngineConfig
         from batchpilot.serving.load.in_process import run_in_process
         from batchpilot.serving.server.building import build_service
-        from batchpilot.serving.server.service import ServerConfig
+        from batchpilot.serving.server.config import ServerConfig
 
         if self._runner is None:
             raise RuntimeError("the model was let go of; run in_process before over_http")
@@ -158,7 +158,7 @@ class OwnEngine:
             engine_config=TorchEngineConfig(max_model_len=self._run.engine.max_model_len, seed=self._seed),
             window_ms=self._run.window_ms,
         )
-        prompts = Prompts(self._requests.prompt_tokens, self.bytes_per_token, self._seed)
+        prompts = Prompts(self._requests.prompt_tokens, self.bytes_per_token, self._seed, self._requests.turns)
         return await run_in_process(
             self._requests, service, prompts, grace_s=grace_s, on_progress=on_progress, stop=stop
         )

@@ -25,7 +25,8 @@ def simulated(
         window_ms: length of a window.
         grace_s: how long answers are waited for after the last request was due.
     """
-    horizon_ms = None if requests.concurrency else float(requests.arrival_ms[-1]) + 1000.0 * grace_s
+    waits = requests.concurrency or requests.turns is not None
+    horizon_ms = None if waits else float(requests.arrival_ms[-1]) + 1000.0 * grace_s
     engine = SimulatedEngine(config, requests, record_steps=getattr(limits_or_tuner, "needs_details", False))
     result = run_engine(engine, limits_or_tuner, window_ms=window_ms, horizon_ms=horizon_ms)
     arrival_ms = result.requests.arrival_ms

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from batchpilot.configs.recordings import is_recorded
 from batchpilot.configs.scenario import Scenario
@@ -20,6 +19,7 @@ from batchpilot.core.files import json_text
 from batchpilot.core.limits import TRACKS
 from batchpilot.envs.backends import SIMULATED
 from batchpilot.runners.chosen import first_seed, left_out_notes, scenarios_of, suite_names
+from batchpilot.runners.completion import completing
 from batchpilot.runners.leaderboard.board import Leaderboard, Outcome, run_leaderboard
 from batchpilot.runners.leaderboard.evaluation import Row, Task
 from batchpilot.runners.leaderboard.jobs import cell_path
@@ -27,21 +27,27 @@ from batchpilot.runners.leaderboard.regression import load_baseline, regression_
 from batchpilot.runners.leaderboard.strategies import STATIC_BEST
 from batchpilot.runners.options import (
     CatalogueOption,
+    ColumnsOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
     ModelOption,
     ParametersOption,
+    PrefixCacheOption,
     TensorParallelOption,
     TpotOption,
+    TraceFormatOption,
     TtftOption,
     refuse,
     reporting_mistakes,
     stdout_console,
 )
+from batchpilot.runners.pasted import show_pasted
+from batchpilot.runners.progress import ToldProgress
 from batchpilot.runners.report.summary import summarise, summarise_families, write_csv
-from batchpilot.runners.report.tables import leaderboard_tables, tables
-from batchpilot.runners.selection import Changes, find_tuner_config, replay_of
+from batchpilot.runners.report.tables import leaderboard_tables, short_tables, tables
+from batchpilot.runners.report.verdict import verdict
+from batchpilot.runners.selection import Changes, find_tuner_config, parse_limits, replay_of
 from batchpilot.runners.stated import stated_grid
 from batchpilot.runners.torch.backends import (
     BackendOption,
@@ -51,19 +57,30 @@ from batchpilot.runners.torch.backends import (
 )
 from batchpilot.runners.torch.leaderboard import MEASURED, SEARCHED, TorchLeaderboard, on_engine
 from batchpilot.runners.torch.options import KvOption, ThreadsOption
-from batchpilot.workloads.readers import READERS
 
 
 @reporting_mistakes
 def leaderboard(
     context: typer.Context,
-    suite_name: Annotated[str, typer.Option("--suite", help=f"Scenarios: {', '.join(suite_names())}.")] = "quick",
+    suite_name: Annotated[
+        str,
+        typer.Option("--suite", help=f"Scenarios: {', '.join(suite_names())}.", autocompletion=completing("suites")),
+    ] = "quick",
     scenarios: Annotated[
-        list[str] | None, typer.Option("--scenario", help="These scenarios (name or file) instead of a suite.")
+        list[str] | None,
+        typer.Option(
+            "--scenario",
+            help="These scenarios (name or file) instead of a suite.",
+            autocompletion=completing("scenarios"),
+        ),
     ] = None,
     track: Annotated[str, typer.Option(help=f"Limits that may be set: {', '.join(TRACKS)}.")] = "guarded",
     tuners: Annotated[
-        str, typer.Option(help="Strategies, separated by commas: names, FILE.py:CLASS, policy:FILE.onnx, default.")
+        str,
+        typer.Option(
+            help="Strategies, separated by commas: names, FILE.py:CLASS, policy:FILE.onnx, default.",
+            autocompletion=completing("tuners"),
+        ),
     ] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of each scenario.")] = 3,
     seed: Annotated[int, typer.Option("--seed", help="The first seed, counted within a suite's own.")] = 0,
@@ -76,7 +93,8 @@ def leaderboard(
         Path | None, typer.Option(help="Folder of the published traces that some scenarios replay a part of.")
     ] = None,
     trace: Annotated[Path | None, typer.Option(help="Replay this trace instead of a suite.")] = None,
-    trace_format: Annotated[str, typer.Option("--format", help=f"Of the trace: {', '.join(READERS)}.")] = "azure2023",
+    trace_format: TraceFormatOption = None,
+    columns: ColumnsOption = None,
     rate: Annotated[float, typer.Option(help="Replay the trace this many times as fast.")] = 1.0,
     start_s: Annotated[float, typer.Option(help="Start of the part of the trace that is replayed.")] = 0.0,
     duration_s: Annotated[float | None, typer.Option(help="Its length; the rest when left out.")] = None,
@@ -92,6 +110,7 @@ def leaderboard(
     parameters: ParametersOption = None,
     ttft_ms: TtftOption = None,
     tpot_ms: TpotOption = None,
+    prefix_cache: PrefixCacheOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder for results; reports/SUITE-TRACK when left out.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with what an earlier run left in the folder.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace the results in the folder.")] = False,
@@ -99,11 +118,12 @@ def leaderboard(
         Path | None, typer.Option(help="Hold the figures against this baseline; exit status 1 when the gate fails.")
     ] = None,
     save: Annotated[Path | None, typer.Option("--save-baseline", help="Write the figures as a baseline.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Print every table, not only the first two.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Rank strategies on the same requests, against references; write results.csv, summary.csv and report.html."""
     if trace is None:
-        refuse(context, "without --trace", "trace_format", "rate", "start_s", "duration_s", "skip_bad_rows")
+        refuse(context, "without --trace", "trace_format", "columns", "rate", "start_s", "duration_s", "skip_bad_rows")
     else:
         refuse(context, "with --trace", "suite_name", "scenarios", "traces")
     if scenarios:
@@ -126,7 +146,7 @@ def leaderboard(
     )
     stored = None if baseline is None else load_baseline(baseline)
     if trace is not None:
-        replay = {"format": trace_format, "rate": rate, "start_s": start_s}
+        replay: dict[str, Any] = {"format": trace_format, "columns": columns, "rate": rate, "start_s": start_s}
         replay |= {"duration_s": duration_s, "skip_bad_rows": skip_bad_rows}
         named = [replay_of(trace, **replay)]
     else:
@@ -134,7 +154,7 @@ def leaderboard(
     if traces is not None and not any(is_recorded(one) for one in named):
         refuse(context, "where no scenario replays a published trace", "traces")
     changes = Changes(device, model, tensor_parallel, dtype, parameters) if server is None else Changes()
-    changes = replace(changes, ttft_ms=ttft_ms, tpot_ms=tpot_ms)
+    changes = replace(changes, ttft_ms=ttft_ms, tpot_ms=tpot_ms, prefix_cache=prefix_cache)
     chosen: list[Scenario] = [changes.of(one) for one in named]
     notes += left_out_notes(chosen)
     board = Leaderboard(
@@ -170,10 +190,8 @@ def leaderboard(
             typer.secho(f"left out: {error}", err=True, fg=typer.colors.YELLOW)
         typer.echo(json_text(summary, indent=1))
     else:
+        _show(outcome.rows, summary, full=full)
         console = stdout_console()
-        console.print(*tables(stated_grid(outcome.rows)))
-        for table in leaderboard_tables(summary, summarise_families(outcome.rows)):
-            console.print(table)
         for note in notes:
             console.print(note)
         spent = time.monotonic() - started
@@ -184,6 +202,21 @@ def leaderboard(
         raise typer.Exit(1)
     if baseline is not None and not as_json:
         typer.echo(f"no regression against {baseline}")
+
+
+def _show(rows: Sequence[Row], summary: Sequence[Row], *, full: bool) -> None:
+    console = stdout_console()
+    for sentence in verdict(summary):
+        console.print(sentence, style="bold", highlight=False)
+    console.print(*tables(stated_grid(rows, latency=full)))
+    for table in leaderboard_tables(summary, summarise_families(rows)) if full else short_tables(summary):
+        console.print(table)
+    if len({row["scenario"] for row in rows}) == 1:
+        best = next((row for row in summary if not row["is_reference"]), None)
+        ended = next((row["limits"] for row in rows if best and row["tuner"] == best["tuner"] and row["limits"]), None)
+        if best is not None and ended is not None:
+            console.print(f"What {best['tuner']} ended with, to paste:", highlight=False)
+            show_pasted(parse_limits(ended))
 
 
 def _run_name(trace: Path | None, scenarios: list[str] | None, suite_name: str) -> str:
@@ -201,10 +234,9 @@ def _refuse_to_overwrite(folder: Path, told: bool) -> None:
 
 
 def _run_with_progress(board: Leaderboard, folder: Path, jobs: int, cluster: str | None, resume: bool) -> Outcome:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     tasks = board.tasks()
     try:
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        with ToldProgress() as progress:
             bar = progress.add_task("running", total=len(tasks))
 
             def advance(task: Task, from_disk: bool) -> None:

@@ -18,10 +18,12 @@ from batchpilot.core.metrics import WindowMetrics
 from batchpilot.core.provenance import config_hash, git_revision, versions
 from batchpilot.core.slo import SLO
 from batchpilot.core.tuner import Tuner
-from batchpilot.engines.simulated.simulation import SimulationResult, run_engine
+from batchpilot.engines.simulated.fairness import fairness
+from batchpilot.engines.simulated.simulation import SimulationResult, image_figures, run_engine
 from batchpilot.envs.backends import Backend, SimulatedBackend
 from batchpilot.envs.scenarios import PreparedRun
 from batchpilot.runners.leaderboard.convergence import convergence
+from batchpilot.runners.leaderboard.device_use import device_use, largest
 from batchpilot.runners.leaderboard.strategies import (
     REFERENCES,
     STATIC_BEST,
@@ -31,6 +33,7 @@ from batchpilot.runners.leaderboard.strategies import (
     label,
     make_strategy,
 )
+from batchpilot.runners.pasted import limits_option
 from batchpilot.runners.stated import stated
 from batchpilot.runners.torch.references import best_on_engine
 
@@ -175,6 +178,7 @@ def result_row(task: Task, name: str, run: PreparedRun, result: SimulationResult
         result: what came of it.
     """
     converged_s, stability = convergence(result.windows)
+    settling = [window for window in result.windows if 1000.0 * converged_s > window.start_ms]
     row: Row = {
         "scenario": task.scenario.name,
         "family": task.scenario.family,
@@ -186,20 +190,29 @@ def result_row(task: Task, name: str, run: PreparedRun, result: SimulationResult
         "goodput_fraction": result.goodput_fraction,
         "goodput_tokens_per_s": result.goodput_tokens_per_s,
         "throughput_tokens_per_s": result.throughput_tokens_per_s,
+        "throughput_max_tokens_per_s": largest([window.throughput_tokens_per_s for window in result.windows]),
+        "requests_per_s": 1000.0 * result.count("length") / result.elapsed_ms if result.elapsed_ms else math.nan,
+        "efficiency": result.efficiency,
     }
     for column in ("ttft", "tpot"):
         row |= {f"{column}_p{q}_ms": result.percentile_ms(f"{column}_ms", q) for q in (50, 95, 99)}
-    row["e2e_p95_ms"] = result.percentile_ms("e2e_ms", 95)
+    row |= {f"e2e_p{q}_ms": result.percentile_ms("e2e_ms", q) for q in (50, 95, 99)}
     row |= {f"refusal_p{q}_ms": result.refusal_ms(q) for q in (50, 95)}
     row["disciplines"] = " ".join(result.disciplines)
+    row["limits"] = limits_option(result.windows[-1].limits) if result.windows else ""
     row |= {
         "slo_attainment": result.slo_attainment,
         "utilisation": result.utilisation,
+        **device_use(run, result),
+        "fairness": fairness(result),
         "success_rate": result.success_rate,
         "refused_fraction": result.refused_fraction,
         "failed": result.count("failed"),
         "preemptions": result.preemptions,
+        "prefix_hit_rate": result.prefix_hit_rate,
+        **image_figures(result),
         "convergence_s": converged_s,
+        "convergence_decisions": math.nan if math.isnan(converged_s) else len(settling),
         "size_stability": stability,
     }
     row |= {f"refused_q{k + 1}": float(share) for k, share in enumerate(result.refused_by_prompt_quartile())}

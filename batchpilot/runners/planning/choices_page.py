@@ -27,14 +27,15 @@ def choices_grid(choices: Sequence[Choice], most: int = MOST_ROWS) -> Grid:
     rows = tuple(_row(choice, best=choice in front) for choice in choices[:most])
     load = choices[0].rate_per_s
     caption = (
-        "Cost of a million output tokens, idle devices included. * no other is both cheaper and of fewer devices. "
+        "Cost of a million output tokens and energy of one (a model), idle devices included. "
+        "* no other is both cheaper and of fewer devices. "
         "~ rate by the closed form, not simulated. Estimated: by the roofline. Another type is another checkpoint, "
         "whose answers differ."
     )
     if len(choices) > most:
         caption += f" {len(choices) - most} dearer ways are left out; --json has them."
     title = "Which devices?" if load is None else f"Which devices serve {load:g} requests/s?"
-    figures = ("requests/s\nan engine", "engines", "devices", "$ a device\nhour", "$ a million")
+    figures = ("requests/s\nan engine", "engines", "devices", "$ a device\nhour", "$ a million", "J a token")
     return Grid(title, ("", "type", "latency", *figures, "bound by"), rows, caption)
 
 
@@ -111,6 +112,7 @@ def _row(choice: Choice, *, best: bool) -> tuple[Cell, ...]:
         str(choice.devices),
         ABSENT if choice.usd_per_hour is None else f"{choice.usd_per_hour:.2f}",
         ABSENT if cost is None else f"{cost:.3g}",
+        ABSENT if choice.joules_per_token is None else f"{choice.joules_per_token:.3g}",
         choice.plan.bound_by,
     )
     return tuple(Cell(text, best=best) for text in texts)

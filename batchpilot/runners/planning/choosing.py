@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from batchpilot.configs.catalogue import DeviceSpec, ModelSpec, Price
+from batchpilot.configs.catalogue import DeviceSpec, ModelSpec, Power, Price
 from batchpilot.latency.measured.operators import SYSTEMS
 from batchpilot.latency.measured.shipping import GROUPS, shipped_types
 from batchpilot.latency.model.registry import find_latency
+from batchpilot.latency.planning.energy import EnergyModel, Work
 from batchpilot.latency.planning.planner import Plan
 from batchpilot.runners.planning.capacity import find_capacity
 from batchpilot.runners.planning.measured import measured_or_refused
@@ -32,6 +33,7 @@ class Choice:
         simulated: whether simulation held that rate; else the closed form says so.
         usd_per_hour: price of one device, None where none is known.
         rate_per_s: requests per second to be served; None for as much as one engine takes.
+        power: of one device, None where it is not known.
     """
 
     question: Question
@@ -39,6 +41,7 @@ class Choice:
     simulated: bool
     usd_per_hour: float | None
     rate_per_s: float | None
+    power: Power | None = None
 
     @property
     def engines(self) -> int:
@@ -60,6 +63,19 @@ class Choice:
         return 1e6 * self.devices * self.usd_per_hour / tokens_per_hour
 
     @property
+    def joules_per_token(self) -> float | None:
+        """Energy of a token of output, idle devices included; None without the device's power."""
+        if self.power is None:
+            return None
+        asked, chosen = self.question, self.plan
+        served = self.rate_per_s or chosen.rate_per_s
+        busy_ms = min(1000.0 * served / (self.engines * chosen.rate_per_s), 1000.0)
+        steps = busy_ms / chosen.step_ms
+        work = Work(busy_ms, steps, steps * chosen.step_tokens, steps * chosen.context_tokens)
+        energy = EnergyModel(self.power, asked.device, asked.model, asked.tensor_parallel, asked.dtype)
+        return self.engines * energy.joules(work, 1.0) / (served * float(asked.demand.output_tokens.mean()))
+
+    @property
     def order(self) -> tuple[float, int]:
         """Cheapest first, then fewest devices; those without a price last."""
         cost = self.usd_per_million
@@ -77,6 +93,7 @@ class Choice:
             "devices": self.devices,
             "usd_per_device_hour": self.usd_per_hour,
             "usd_per_million_output_tokens": self.usd_per_million,
+            "joules_per_output_token": self.joules_per_token,
             "bound_by": self.plan.bound_by,
             "latency": self.question.latency.provenance,
         }
@@ -139,6 +156,7 @@ def compare(
     engine: str | None = None,
     kv_dtype: str | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
+    powers: Mapping[str, Power] | None = None,
 ) -> tuple[list[Choice], list[Refused]]:
     """Plan every layout, simulate the cheapest, and order them by cost.
 
@@ -151,6 +169,7 @@ def compare(
         engine: software whose operators count, None for any.
         kv_dtype: type of the KV cache, None for what was measured.
         on_progress: is told what is being looked at.
+        powers: by device.
     """
     choices, refused = [], []
     for device, count, kind in layouts:
@@ -164,7 +183,8 @@ def compare(
             continue
         price = prices.get(device.name)
         hourly = None if price is None else price.usd_per_hour
-        choices.append(Choice(question, plan, simulated=False, usd_per_hour=hourly, rate_per_s=rate_per_s))
+        power = (powers or {}).get(device.name)
+        choices.append(Choice(question, plan, False, usd_per_hour=hourly, rate_per_s=rate_per_s, power=power))
     return _held(choices, refused, on_progress), refused
 
 

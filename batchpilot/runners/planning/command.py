@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,15 +11,18 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from batchpilot.configs.catalogue import Price, devices
+from batchpilot.configs.catalogue import Power, Price, devices
 from batchpilot.configs.catalogue import device as find_device
 from batchpilot.configs.catalogue import model as find_model
+from batchpilot.configs.catalogue import powers as find_powers
 from batchpilot.configs.catalogue import prices as find_prices
 from batchpilot.configs.footprint import kv_type, weight_type
 from batchpilot.core.files import json_text
+from batchpilot.core.names import lookup
 from batchpilot.core.provenance import provenance
 from batchpilot.core.slo import SLO
 from batchpilot.latency.model.parameter_file import read_parameters
+from batchpilot.latency.planning.growth import Month, expansion
 from batchpilot.latency.planning.planner import ATTAINMENT
 from batchpilot.runners.options import (
     CatalogueOption,
@@ -27,16 +31,20 @@ from batchpilot.runners.options import (
     ModelOption,
     ParametersOption,
     TensorParallelOption,
+    refuse,
     reporting_mistakes,
     stdout_console,
 )
+from batchpilot.runners.pasted import show_pasted
 from batchpilot.runners.planning.capacity import Capacity, find_capacity
 from batchpilot.runners.planning.choices_page import choices_chart, choices_grid, refused_grid
 from batchpilot.runners.planning.choosing import Choice, Refused, compare, pareto, ways
-from batchpilot.runners.planning.fitting import memory_line, startup_line
+from batchpilot.runners.planning.fitting import intensity_line, memory_line, startup_line
+from batchpilot.runners.planning.growing import growth_grid, parse_growth
 from batchpilot.runners.planning.measured import measured_or_refused
-from batchpilot.runners.planning.page import disagreement_grid, pasteable, plan_grid, verdict, write_plan_page
+from batchpilot.runners.planning.page import disagreement_grid, plan_grid, verdict, write_plan_page
 from batchpilot.runners.planning.planned import Question, find_draw, held_in_simulation
+from batchpilot.runners.planning.weight_types import PREFERENCES, type_lines
 from batchpilot.runners.report.tables import tables
 
 SLOWER = 1.1
@@ -50,6 +58,7 @@ _TOLD = 4
 
 @reporting_mistakes
 def plan_command(
+    context: typer.Context,
     device: DeviceOption = None,
     model: ModelOption = None,
     workload: Annotated[
@@ -60,14 +69,23 @@ def plan_command(
         str | None, typer.Option(help="Type of the weights: fp16, fp8, int8, int4, nvfp4, mxfp4; else as published.")
     ] = None,
     kv_dtype: Annotated[str | None, typer.Option(help="Type of the KV cache: fp16 or fp8; else as published.")] = None,
+    prefer: Annotated[
+        str, typer.Option(help=f"What comes first where 16 bits do not fit: {', '.join(PREFERENCES)}.")
+    ] = "cost",
     engine: Annotated[str | None, typer.Option(help="Whose measured operators count: vllm, sglang or trtllm.")] = None,
     catalogue: CatalogueOption = None,
     prices: Annotated[Path | None, typer.Option(help="YAML of your own prices of devices an hour.")] = None,
+    power: Annotated[Path | None, typer.Option(help="YAML of what your own devices draw, in W.")] = None,
     parameters: ParametersOption = None,
     ttft_ms: Annotated[float, typer.Option(help="Promised time to first token.")] = SLO().ttft_ms,
     tpot_ms: Annotated[float, typer.Option(help="Promised time per output token after the first.")] = SLO().tpot_ms,
     attainment: Annotated[float, typer.Option(help="Share of the requests to be served within both.")] = ATTAINMENT,
     rate: Annotated[float | None, typer.Option(help="Requests per second to plan devices for.")] = None,
+    growth: Annotated[
+        str | None, typer.Option(help="Growth of the rate a month, 8%, or a CSV file of past rates: date,rate_per_s.")
+    ] = None,
+    months: Annotated[int, typer.Option(min=1, help="How far to plan for growth.")] = 12,
+    lead_months: Annotated[float, typer.Option(min=0.0, help="From an order until a device serves.")] = 1.0,
     seeds: Annotated[int, typer.Option(min=1, help="Simulations of each rate.")] = 5,
     duration_s: Annotated[float, typer.Option(min=1.0, help="Engine time of a simulation.")] = 300.0,
     report: Annotated[Path | None, typer.Option(help="Also write this HTML page.")] = None,
@@ -77,6 +95,12 @@ def plan_command(
 
     What is given is kept: with --device, parallelism and type are searched; with these too, one deployment is planned.
     """
+    lookup(PREFERENCES, prefer, "preference")
+    growing = None if growth is None else parse_growth(growth, rate)
+    if growing is None:
+        refuse(context, "without --growth", "months", "lead_months")
+    else:
+        rate = growing.rate_per_s
     measured = {} if parameters is None else read_parameters(parameters).known_hardware()
     served = find_model(_named("model", model, measured))
     chip = None if device is None and not measured.get("device") else find_device(_named("device", device, measured))
@@ -95,14 +119,16 @@ def plan_command(
         kv_type(kv_dtype, served),
         parameters,
     )
-    known_prices = find_prices(prices)
+    known_prices, known_powers = find_prices(prices), find_powers(power)
     choices: list[Choice] = []
     refused: list[Refused] = []
     if parameters is None and (chip is None or share is None or dtype is None):
         with Console(stderr=True).status(f"planning {served.name}") as status:
             layouts = ways(devices() if chip is None else (chip,), served, share, dtype and kind, engine)
             named = _named("model", model, measured)
-            choices, refused = compare(question, named, layouts, known_prices, rate, engine, kv_dtype, status.update)
+            choices, refused = compare(
+                question, named, layouts, known_prices, rate, engine, kv_dtype, status.update, known_powers
+            )
         if not choices:
             raise ValueError(_nothing_serves(refused))
         question = choices[0].question
@@ -111,11 +137,18 @@ def plan_command(
         question = replace(question, known=known)
     capacity = find_capacity(question, question.plan(), range(seeds), duration_s)
     chosen, curve = capacity.plan, capacity.curve
-    fleet = _fleet(question, capacity, rate, known_prices)
+    fleet = _fleet(question, capacity, rate, known_prices, known_powers)
+    schedule: list[Month] = []
+    if growing is not None:
+        hourly = fleet["usd_per_device_hour"]
+        engine_hour = math.nan if hourly is None else hourly * question.tensor_parallel
+        schedule = expansion(growing, chosen.engines_for, months, lead_months, engine_hour)
+    types = type_lines(question, prefer)
     origin = provenance(0, question.stated() | {"parameters": question.latency.parameters.to_dict(), "seeds": seeds})
     grids = (
-        plan_grid(question, chosen, _facts(question, capacity, fleet)),
+        plan_grid(question, chosen, _facts(question, capacity, fleet) | types),
         disagreement_grid(question, capacity.proposed, capacity.at_proposed),
+        *([growth_grid(schedule, question.tensor_parallel, growing)] if growing is not None else []),
     )
     compared = [choices_grid(choices)] if len(choices) > 1 else []
     compared += [grid for grid in (refused_grid(refused, choices),) if grid.rows]
@@ -123,7 +156,9 @@ def plan_command(
         chart = choices_chart(choices) if any(one.usd_per_million is not None for one in choices) else ""
         write_plan_page(report, question, chosen, curve, (*compared, *grids), origin, chart)
     if as_json:
-        figures = asdict(chosen) | question.stated() | {"fleet": fleet}
+        figures = asdict(chosen) | question.stated() | {"fleet": fleet, "types": types}
+        if growing is not None:
+            figures["growth"] = asdict(growing) | {"months": [asdict(month) for month in schedule]}
         checks = {
             "closed_form_per_s": capacity.proposed.rate_per_s,
             "held_in_simulation_per_s": held_in_simulation(curve, attainment),
@@ -134,12 +169,9 @@ def plan_command(
         typer.echo(json_text(figures | checks | origin, indent=2))
         return
     console = stdout_console()
-    for grid in compared:
-        for table in tables(grid):
-            console.print(table)
     typer.echo(verdict(question, chosen))
-    typer.echo(f"limits: {pasteable(chosen.limits)}\n")
-    for grid in grids:
+    show_pasted(chosen.limits)
+    for grid in (*compared, *grids):
         for table in tables(grid):
             console.print(table)
 
@@ -164,7 +196,13 @@ def _nothing_serves(refused: Sequence[Refused]) -> str:
     return f"{'; '.join(told)}{more}"
 
 
-def _fleet(question: Question, capacity: Capacity, rate: float | None, prices: Mapping[str, Price]) -> dict[str, Any]:
+def _fleet(
+    question: Question,
+    capacity: Capacity,
+    rate: float | None,
+    prices: Mapping[str, Price],
+    powers: Mapping[str, Power],
+) -> dict[str, Any]:
     """What the plan means for devices and money, and how much of it is margin."""
     chosen = capacity.plan
     try:
@@ -173,7 +211,10 @@ def _fleet(question: Question, capacity: Capacity, rate: float | None, prices: M
         slower = 0.0
     price = prices.get(question.device.name)
     hourly = None if price is None else price.usd_per_hour
-    choice = Choice(question, chosen, simulated=True, usd_per_hour=hourly, rate_per_s=rate)
+    drawn = powers.get(question.device.name)
+    choice = Choice(question, chosen, simulated=True, usd_per_hour=hourly, rate_per_s=rate, power=drawn)
+    held = next(point for point in capacity.curve if point.rate_per_s == chosen.rate_per_s)
+    good = 3600.0 * held.goodput_tokens_per_s
     fleet: dict[str, Any] = {
         "rate_per_device_per_s": chosen.rate_per_s / question.tensor_parallel,
         "rate_if_steps_are_slower_per_s": slower,
@@ -181,6 +222,11 @@ def _fleet(question: Question, capacity: Capacity, rate: float | None, prices: M
         "price_source": None if price is None else price.source,
         "price_read_on": None if price is None or price.read_on is None else str(price.read_on),
         "usd_per_million_output_tokens": choice.usd_per_million,
+        "usd_per_million_tokens_within_slo": (
+            None if hourly is None or not good else 1e6 * question.tensor_parallel * hourly / good
+        ),
+        "joules_per_output_token": choice.joules_per_token,
+        "power_source": None if drawn is None else drawn.source,
     }
     if rate is not None:
         fleet |= {
@@ -199,6 +245,7 @@ def _facts(question: Question, capacity: Capacity, fleet: dict[str, Any]) -> dic
     facts = {
         "memory": memory_line(question),
         "start-up": startup_line(question, chosen.limits.batch_size),
+        "the mean step": intensity_line(question, chosen),
         "per device": f"{fleet['rate_per_device_per_s']:.3f} requests/s",
         "if steps take 10 % longer": f"{fleet['rate_if_steps_are_slower_per_s']:.3f} requests/s per engine",
         "closed form alone": f"{closed_form:.3f} requests/s, {off:+.1f} % of what simulation holds",
@@ -208,6 +255,11 @@ def _facts(question: Question, capacity: Capacity, fleet: dict[str, Any]) -> dic
         facts["cost"] = (
             f"${fleet['usd_per_million_output_tokens']:.3g} a million output tokens at "
             f"${fleet['usd_per_device_hour']:.2f} a device hour ({fleet['price_source']}{read_on})"
+        )
+        facts["cost within SLO"] = f"${fleet['usd_per_million_tokens_within_slo']:.3g} a million, an engine at its rate"
+    if fleet["joules_per_output_token"] is not None:
+        facts["energy"] = (
+            f"{fleet['joules_per_output_token']:.3g} J an output token, by model ({fleet['power_source']})"
         )
     if "engines" in fleet:
         facts[f"for {fleet['rate_per_s']:g} requests/s"] = (

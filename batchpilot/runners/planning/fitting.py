@@ -5,6 +5,8 @@ from __future__ import annotations
 from batchpilot.configs.footprint import kv_bytes_per_token, kv_type, weight_bytes
 from batchpilot.engines.memory import MB
 from batchpilot.engines.startup import startup_memory
+from batchpilot.latency.model.intensity import step_intensity
+from batchpilot.latency.planning.planner import Plan
 from batchpilot.runners.planning.planned import Question
 
 _GB = 2**30
@@ -42,3 +44,26 @@ def startup_line(question: Question, batch_size: int) -> str:
     if start.fits:
         return needed
     return f"{needed}: does not fit; at most {start.most_requests} requests, or a smaller share of memory"
+
+
+def intensity_line(question: Question, chosen: Plan) -> str:
+    """What the planned mean step asks of the device.
+
+    Args:
+        question: what is served on what.
+        chosen: the plan.
+    """
+    step = step_intensity(
+        question.device,
+        question.model,
+        chosen.step_tokens,
+        chosen.context_tokens,
+        chosen.step_ms,
+        tensor_parallel=question.tensor_parallel,
+        dtype=question.dtype,
+        kv_dtype=question.kv_dtype,
+    )
+    return (
+        f"{step.bound_by}-bound: {step.flop_per_byte:.3g} operations a byte (the device's ridge is {step.ridge:.3g}); "
+        f"{step.bandwidth_utilisation:.0%} of the bandwidth, {step.compute_utilisation:.0%} of the 16-bit operations"
+    )

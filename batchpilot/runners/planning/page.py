@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from batchpilot.core.files import write_atomic
-from batchpilot.core.limits import Limits
 from batchpilot.latency.planning.inverse import sla_inverse
 from batchpilot.latency.planning.planner import Plan
+from batchpilot.runners.pasted import pasted
 from batchpilot.runners.planning.planned import Question, Simulated
 from batchpilot.runners.report.grids import Cell, Grid
 from batchpilot.runners.report.page import definitions, element, figure, page, table
@@ -50,7 +50,7 @@ def write_plan_page(
             title,
             element("h1", title),
             element("p", verdict(question, chosen), "lead"),
-            definitions({"limits": pasteable(chosen.limits)}),
+            definitions(pasted(chosen.limits)),
             *([figure(compared)] if compared else []),
             *(table(grid) for grid in tables),
             figure(rate_chart(question, chosen, curve)),
@@ -143,17 +143,6 @@ def region_chart(question: Question, chosen: Plan) -> str:
         axes.set_title(title := "Which steps keep the TPOT target?")
         axes.legend(loc="best")
         return to_svg(drawn, "region", title)
-
-
-def pasteable(limits: Limits) -> str:
-    """Limits as `batchpilot simulate --limits` reads them.
-
-    Args:
-        limits: those of a plan.
-    """
-    given = {name: value for name, value in limits.to_dict().items() if value is not None}
-    texts = {name: f"{value:.6g}" if isinstance(value, float) else str(value) for name, value in given.items()}
-    return ",".join(f"{name}={text}" for name, text in texts.items())
 
 
 def plan_grid(question: Question, chosen: Plan, facts: dict[str, str]) -> Grid:

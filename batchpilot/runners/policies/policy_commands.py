@@ -9,7 +9,6 @@ import typer
 from rich.table import Table
 
 from batchpilot.core.actions import ActionTable
-from batchpilot.core.features import FEATURE_NAMES, FEATURE_VERSION
 from batchpilot.core.files import json_text
 from batchpilot.core.grids import Grid
 from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_console
@@ -57,8 +56,8 @@ def described(path: Path, policy: PolicyFile) -> dict[str, Any]:
         "network": [network.inputs, *(len(biases) for biases in network.biases)],
         "activations": list(network.activations),
         "action_table": description.table.describe(),
-        "feature_version": FEATURE_VERSION,
-        "feature_names": list(FEATURE_NAMES),
+        "feature_version": description.feature_version,
+        "feature_names": list(description.feature_names),
         "observation_low": list(description.observation_low),
         "observation_high": list(description.observation_high),
         "training": dict(description.training),
@@ -81,7 +80,8 @@ def show(path: Path, policy: PolicyFile) -> None:
         "track": f"{told['track']}, {table.mode} actions every {interval}",
         "starts at": str(table.base),
         "network": " -> ".join(map(str, told["network"])) + f" ({', '.join(told['activations'])})",
-        "features": f"version {FEATURE_VERSION}, {len(FEATURE_NAMES)} a window, windows seen at once: {told['stack']}",
+        "features": f"version {told['feature_version']}, {len(told['feature_names'])} a window, "
+        f"windows seen at once: {told['stack']}",
         "trained range": "recorded" if told["observation_low"] else "not recorded",
         **{f"moves {grid.field}": _moves(table, grid) for grid in table.grids},
         **{f"training {key}": _short(value) for key, value in told["training"].items()},

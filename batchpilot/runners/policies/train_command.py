@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from batchpilot.core.extras import needing
 from batchpilot.core.files import json_text, write_atomic
 from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_console
 from batchpilot.runners.policies.train_curves import learning_curves
+from batchpilot.runners.progress import ToldProgress
 from batchpilot.runners.report.svg import svg_file
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ def train(
 def _train_with_progress(config: TrainingConfig, out: Path, jobs: int, console: Console) -> Trained:
     from batchpilot.agents.training.seeds import train_seeds
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+    with ToldProgress(keeps=True, console=console) as progress:
         rows = {seed: progress.add_task(f"seed {seed}", total=config.n_timesteps) for seed in config.seeds}
 
         def on_point(point: Point) -> None:

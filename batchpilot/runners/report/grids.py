@@ -60,9 +60,9 @@ def results_grid(summary: Sequence[Row], scenario: str = OVERALL) -> Grid:
     """
     references = reference_names(summary)
     rows = []
-    for rank, row in _ranked(summary, scenario):
+    for rank, row in ranked(summary, scenario):
         ratios = [_ratio(row, reference) for reference in references]
-        rows.append(_cells(row, rank, [with_interval(row, "goodput_fraction"), *ratios], best=rank == "1"))
+        rows.append(ranked_cells(row, rank, [with_interval(row, "goodput_fraction"), *ratios], best=rank == "1"))
     of_scope = [row for row in summary if row["scenario"] != OVERALL and scenario in (OVERALL, row["scenario"])]
     single = all(row["runs"] < 2 for row in of_scope)
     caption = " ".join([f"{MARKS}."] * bool(references) + ["One seed a scenario: no interval."] * single)
@@ -79,9 +79,9 @@ def behaviour_grid(summary: Sequence[Row], scenario: str = OVERALL) -> Grid:
         scenario: which scenario's; all of them together by default.
     """
     rows = []
-    for rank, row in _ranked(summary, scenario):
+    for rank, row in ranked(summary, scenario):
         figures = [_figure(row, column, text) for _, column, text in _BEHAVIOUR]
-        rows.append(_cells(row, rank, figures))
+        rows.append(ranked_cells(row, rank, figures))
     against = next((row["spec_score_reference"] for row in summary), ABSENT)
     caption = (
         "Latencies in ms, means of each run's percentile. ~ mean over the runs that have the figure; beside a settling "
@@ -99,7 +99,7 @@ def scenario_grid(summary: Sequence[Row], against: str = HINDSIGHT) -> Grid:
         summary: summary rows.
         against: the reference that a scenario is won or lost against; without rows nothing is marked.
     """
-    ordered = [row for _, row in _ranked(summary, OVERALL)]
+    ordered = [row for _, row in ranked(summary, OVERALL)]
     names = [row["tuner"] for row in sorted(ordered, key=lambda row: bool(row["is_reference"]))]
     references = set(reference_names(summary))
     by_place = {(row["scenario"], row["tuner"]): row for row in summary}
@@ -131,12 +131,19 @@ def refusal_grid(summary: Sequence[Row], scenario: str = OVERALL) -> Grid:
         scenario: which scenario's; all of them together by default.
     """
     rows = []
-    for rank, row in _ranked(summary, scenario):
+    for rank, row in ranked(summary, scenario):
         shares = [percent(row[f"refused_q{quartile}"]) for quartile in (1, 2, 3, 4)]
         gap = row["refused_q4"] - row["refused_q1"]
-        rows.append(_cells(row, rank, [*shares, ABSENT if math.isnan(gap) else f"{100 * gap:+.1f}"]))
-    columns = ("Strategy", "shortest\nquarter", "second", "third", "longest\nquarter", "longest less\nshortest, points")
-    caption = "Share of requests refused, by quarter of prompt length. A refused request counts as not served."
+        gap_text = ABSENT if math.isnan(gap) else f"{100 * gap:+.1f}"
+        rows.append(ranked_cells(row, rank, [*shares, gap_text, number(row["fairness"], 3)]))
+    columns = (
+        *("Strategy", "shortest\nquarter", "second", "third", "longest\nquarter"),
+        *("longest less\nshortest, points", "fairness\nto users"),
+    )
+    caption = (
+        "Share of requests refused, by quarter of prompt length. A refused request counts as not served. Fairness: "
+        "Jain's index over the share of its demand that each user was served in time, 1 where all are served alike."
+    )
     caption += out_of_turn(summary)
     return Grid(f"Who is refused? {_scope(scenario)}", columns, tuple(rows), caption)
 
@@ -287,18 +294,31 @@ def _ratio(row: Row, reference: str) -> str:
     return f"{with_interval(row, f'ratio_{reference}')} {mark_of(row, reference)}".rstrip()
 
 
-def _ranked(summary: Sequence[Row], scenario: str) -> list[tuple[str, Row]]:
-    """Rows of a scenario, the best first, each with its rank among the strategies; a reference has none."""
+def ranked(summary: Sequence[Row], scenario: str = OVERALL) -> list[tuple[str, Row]]:
+    """Rows of a scenario, the best first, each with its rank among the strategies; a reference has none.
+
+    Args:
+        summary: summary rows.
+        scenario: which scenario's; all of them together by default.
+    """
     rows = [row for row in summary if row["scenario"] == scenario]
     rows.sort(key=lambda row: -1.0 if math.isnan(row["goodput_fraction"]) else row["goodput_fraction"], reverse=True)
-    rank, ranked = 0, []
+    rank, found = 0, []
     for row in rows:
         rank += not row["is_reference"]
-        ranked.append(("" if row["is_reference"] else str(rank), row))
-    return ranked
+        found.append(("" if row["is_reference"] else str(rank), row))
+    return found
 
 
-def _cells(row: Row, rank: str, figures: Sequence[str], best: bool = False) -> tuple[Cell, ...]:
+def ranked_cells(row: Row, rank: str, figures: Sequence[str], best: bool = False) -> tuple[Cell, ...]:
+    """A strategy's line: its rank and name, then figures.
+
+    Args:
+        row: its summary row.
+        rank: as `ranked` gave it.
+        figures: texts of the other cells.
+        best: whether it is the best strategy.
+    """
     reference = bool(row["is_reference"])
     name = f"{rank:>2} {label(row['tuner'], reference)}"
     return tuple(Cell(text, best, reference) for text in (name, *figures))

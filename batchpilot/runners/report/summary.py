@@ -47,17 +47,27 @@ GAP = ("static-best", "clairvoyant")
 MEANS = (
     "requests",
     "throughput_tokens_per_s",
-    *(f"{latency}_p{q}_ms" for latency in ("ttft", "tpot") for q in (50, 95, 99)),
-    "e2e_p95_ms",
+    "throughput_max_tokens_per_s",
+    "requests_per_s",
+    "efficiency",
+    *(f"{latency}_p{q}_ms" for latency in ("ttft", "tpot", "e2e") for q in (50, 95, 99)),
     "refusal_p50_ms",
     "refusal_p95_ms",
     "slo_attainment",
     "utilisation",
+    "utilisation_peak",
+    "bandwidth_utilisation",
+    "compute_utilisation",
+    "flop_per_byte",
+    "kv_used_mean",
+    "kv_used_peak",
+    "fairness",
     "success_rate",
     "refused_fraction",
     "failed",
     "preemptions",
     "convergence_s",
+    "convergence_decisions",
     "size_stability",
     *(f"refused_q{quartile}" for quartile in (1, 2, 3, 4)),
     "tuner_overhead",
@@ -78,11 +88,11 @@ def summarise(
     """Summary rows: those over all scenarios first, then scenario by scenario; the best goodput first within each.
 
     Columns: where and who (`scenario`, `family`, `device`, `model`, `track`, `tuner`, `is_reference`), `runs`,
-    `goodput_fraction` with `_low` and `_high`, `goodput_tokens_per_s`, the columns of `MEANS`, `disciplines`,
-    `converged_fraction`, `partly_undefined`; for each reference R that ran `ratio_R` with `_low` and `_high`,
-    `ratio_R_left_out` (runs without a ratio) and `improves_on_R` (share of runs that beat it) with `_low` and `_high`;
-    `gap_closed` with `_low` and `_high` where both references of `GAP` ran; `spec_score`, `spec_score_reference`, and
-    the origin.
+    `goodput_fraction` with `_low` and `_high`, `goodput_tokens_per_s`, the columns of `MEANS`, `disciplines`, `limits`
+    (those that the runs ended with, where all did with the same), `converged_fraction`, `partly_undefined`; for each
+    reference R that ran `ratio_R` with `_low` and `_high`, `ratio_R_left_out` (runs without a ratio) and
+    `improves_on_R` (share of runs that beat it) with `_low` and `_high`; `gap_closed` with `_low` and `_high` where
+    both references of `GAP` ran; `spec_score`, `spec_score_reference`, and the origin.
 
     Args:
         rows: result rows of one track.
@@ -222,6 +232,7 @@ def _averages(runs: Sequence[Row], seed: int) -> dict[str, Any]:
     figures |= {column: _mean([(row["scenario"], row.get(column, math.nan)) for row in runs]) for column in MEANS}
     missing = {column: sum(math.isnan(row.get(column, math.nan)) for row in runs) for column in MEANS}
     figures["disciplines"] = " ".join(dict.fromkeys(" ".join(row.get("disciplines", "") for row in runs).split()))
+    figures["limits"] = _common(runs, "limits")
     figures["converged_fraction"] = 1 - missing["convergence_s"] / len(runs)
     figures["partly_undefined"] = " ".join(column for column, count in missing.items() if 0 < count < len(runs))
     return figures

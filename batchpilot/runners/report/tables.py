@@ -12,10 +12,23 @@ from rich.text import Text
 
 from batchpilot.runners.leaderboard.comparison_grids import family_grid
 from batchpilot.runners.report.grids import Cell, Grid, behaviour_grid, refusal_grid, results_grid, scenario_grid
+from batchpilot.runners.report.short import places_grid, winners_grid
 from batchpilot.runners.report.summary import Row
 
 WIDTH = 120
 """Columns of the terminal that tables are made for."""
+
+SHORT_WIDTH = 100
+"""The same of the tables that are shown without being asked for."""
+
+
+def short_tables(summary: Sequence[Row]) -> list[Table]:
+    """The two tables that answer most questions: who is how good, and where, or with one scenario at what price.
+
+    Args:
+        summary: summary rows.
+    """
+    return [table for grid in (winners_grid(summary), places_grid(summary)) for table in tables(grid, SHORT_WIDTH)]
 
 
 def leaderboard_tables(summary: Sequence[Row], families: Sequence[Row] = ()) -> list[Table]:
@@ -33,14 +46,15 @@ def leaderboard_tables(summary: Sequence[Row], families: Sequence[Row] = ()) -> 
     return [table for grid in grids for table in tables(grid)]
 
 
-def tables(grid: Grid) -> list[Table]:
+def tables(grid: Grid, width: int = WIDTH) -> list[Table]:
     """A grid as terminal tables: one, or several with the first column repeated where one would be too wide.
 
     Args:
         grid: what to show.
+        width: columns of the terminal.
     """
     parts = []
-    for shown in _parts(grid):
+    for shown in _parts(grid, width):
         table = Table(
             title=Text(grid.title, style="bold"),
             caption=Text(grid.caption, style="dim") if grid.caption else None,
@@ -72,13 +86,13 @@ def render(shown: Iterable[Table], *, width: int = WIDTH) -> str:
     return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
 
 
-def _parts(grid: Grid) -> list[list[int]]:
+def _parts(grid: Grid, width: int) -> list[list[int]]:
     """The columns of each table: as many as fit beside the first."""
     lines = [[header, *(row[column].text for row in grid.rows)] for column, header in enumerate(grid.columns)]
     widths = [max(len(line) for text in texts for line in text.split("\n")) + 2 for texts in lines]
     parts = [[0]]
     for column in range(1, len(widths)):
-        if len(parts[-1]) > 1 and sum(widths[shown] for shown in parts[-1]) + widths[column] > WIDTH:
+        if len(parts[-1]) > 1 and sum(widths[shown] for shown in parts[-1]) + widths[column] > width:
             parts.append([0])
         parts[-1].append(column)
     return parts

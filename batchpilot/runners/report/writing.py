@@ -12,15 +12,12 @@ from batchpilot.runners.leaderboard.comparison_grids import family_grid, improve
 from batchpilot.runners.report.grids import (
     HINDSIGHT,
     behaviour_grid,
-    mark_of,
     number,
     reference_names,
     refusal_grid,
     results_grid,
     runs_grid,
     scenario_grid,
-    served_out_of_turn,
-    with_interval,
 )
 from batchpilot.runners.report.page import definitions, element, figure, fold, items, page, table
 from batchpilot.runners.report.plots import (
@@ -32,6 +29,7 @@ from batchpilot.runners.report.plots import (
     refusals_by_quartile,
 )
 from batchpilot.runners.report.summary import OVERALL, Row, summarise_families
+from batchpilot.runners.report.verdict import verdict
 from batchpilot.runners.stated import stated_grid
 
 _REFERENCES = {
@@ -80,7 +78,7 @@ def write_report(
     references = reference_names(summary)
     parts = [
         element("h1", title),
-        element("p", _verdict(summary), "lead"),
+        element("p", " ".join(verdict(summary)), "lead"),
         *([items(list(notes))] if notes else []),
         table(stated_grid(rows)),
         element("h2", "Results"),
@@ -104,25 +102,6 @@ def write_report(
         definitions({name: _text(value) for name, value in provenance.items()}),
     ]
     return write_atomic(path, page(title, *parts))
-
-
-def _verdict(summary: Sequence[Row]) -> str:
-    overall = [row for row in summary if row["scenario"] == OVERALL and not math.isnan(row["goodput_fraction"])]
-    strategies = [row for row in overall if not row["is_reference"]]
-    if not strategies:
-        return "Only references ran: there is no strategy to judge."
-    best = max(strategies, key=lambda row: float(row["goodput_fraction"]))
-    order = "".join(f" ({words})" for words in served_out_of_turn(best))
-    text = f"Best strategy: {best['tuner']}{order}, goodput share {with_interval(best, 'goodput_fraction')}."
-    if HINDSIGHT in reference_names(summary):
-        own = [row for row in summary if row["tuner"] == best["tuner"] and row["scenario"] != OVERALL]
-        marks = [mark_of(row, HINDSIGHT) for row in own]
-        won, lost = (sum(mark in kinds for mark in marks if mark) for kinds in ("▲△", "▼▽"))
-        text += (
-            f" That is {with_interval(best, f'ratio_{HINDSIGHT}')} times {HINDSIGHT}, the best fixed setting in "
-            f"hindsight, which it beats in {won} and loses to in {lost} of {len(own)} scenarios."
-        )
-    return text
 
 
 def _guide(rows: Sequence[Row], references: Sequence[str]) -> list[str]:

@@ -35,7 +35,7 @@ _TOKENS_A_REQUEST = 64
 
 BackendOption = Annotated[str, typer.Option("--backend", help=f"What runs the steps: {', '.join(BACKENDS)}.")]
 
-TORCH_DTYPES = dict.fromkeys(("float32", "bfloat16", "float16"))
+TORCH_DTYPES = dict.fromkeys(("float32", "bfloat16", "float16", "int8"))
 
 Show = Callable[[Iterable[MeasuredTrial]], Iterable[MeasuredTrial]]
 

@@ -48,6 +48,7 @@ class TorchServer:
         threads: processor threads of torch, None leaves them as they are.
         kv_capacity_tokens: KV tokens to set aside, None for all that fit.
         seed: of random weights.
+        kv_dtype: of the KV cache.
     """
 
     model: str
@@ -56,6 +57,7 @@ class TorchServer:
     threads: int | None = None
     kv_capacity_tokens: int | None = None
     seed: int = 0
+    kv_dtype: str = "auto"
 
     def start(self) -> ModelRunner:
         """Load the model and warm it up.
@@ -68,6 +70,7 @@ class TorchServer:
             device=self.device,
             threads=self.threads,
             dtype=self.dtype,
+            kv_dtype=self.kv_dtype,
             kv_capacity_tokens=self.kv_capacity_tokens,
             seed=self.seed,
         )

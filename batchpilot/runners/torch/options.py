@@ -11,7 +11,7 @@ from rich.progress import track
 
 from batchpilot.engines.simulated.step_design import MeasuredTrial
 
-DtypeOption = Annotated[str, typer.Option("--dtype", help="Of the weights: float32, bfloat16, float16.")]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="Of the weights: float32, bfloat16, float16, int8.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads of torch.")]
 KvOption = Annotated[
     int | None, typer.Option("--kv-capacity-tokens", min=1, help="KV tokens to set aside; all that fit by default.")

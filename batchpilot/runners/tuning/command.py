@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from batchpilot.configs.scenario import Scenario
 from batchpilot.core.files import json_text
@@ -20,21 +18,26 @@ from batchpilot.envs.backends import SIMULATED
 from batchpilot.envs.scenarios import prepare
 from batchpilot.latency.model.parameter_file import read_parameters
 from batchpilot.latency.model.saturation import SaturationParameters
+from batchpilot.runners.completion import completing
 from batchpilot.runners.options import (
     CatalogueOption,
+    ColumnsOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
     ModelOption,
     ParametersOption,
+    PrefixCacheOption,
     TensorParallelOption,
     TpotOption,
+    TraceFormatOption,
     TtftOption,
     refuse,
     reporting_mistakes,
     stdout_console,
     was_given,
 )
+from batchpilot.runners.progress import ToldProgress
 from batchpilot.runners.report.tables import tables
 from batchpilot.runners.selection import Changes, find_scenario, replay_of
 from batchpilot.runners.stated import promise_of, stated
@@ -46,7 +49,6 @@ from batchpilot.runners.tuning.live.command import Asked, tune_server
 from batchpilot.runners.tuning.live.study import Bounds
 from batchpilot.servers import KINDS as SERVERS
 from batchpilot.tuners.bayesian import SAMPLERS, make_sampler
-from batchpilot.workloads.readers import READERS
 
 if TYPE_CHECKING:
     from batchpilot.runners.tuning.search import Search
@@ -68,9 +70,13 @@ _SEARCHED = (
 @reporting_mistakes
 def tune(
     context: typer.Context,
-    scenario_name: Annotated[str | None, typer.Option("--scenario", help="A scenario's name or file.")] = None,
+    scenario_name: Annotated[
+        str | None,
+        typer.Option("--scenario", help="A scenario's name or file.", autocompletion=completing("scenarios")),
+    ] = None,
     trace: Annotated[Path | None, typer.Option(help="Replay this trace instead.")] = None,
-    trace_format: Annotated[str, typer.Option("--format", help=f"Of the trace: {', '.join(READERS)}.")] = "azure2023",
+    trace_format: TraceFormatOption = None,
+    columns: ColumnsOption = None,
     rate: Annotated[float, typer.Option(help="Replay the trace this many times as fast.")] = 1.0,
     start_s: Annotated[float, typer.Option(help="Start of the part of the trace that is tuned on.")] = 0.0,
     duration_s: Annotated[
@@ -107,6 +113,7 @@ def tune(
     parameters: ParametersOption = None,
     ttft_ms: TtftOption = None,
     tpot_ms: TpotOption = None,
+    prefix_cache: PrefixCacheOption = None,
     requests: Annotated[int, typer.Option(min=1, help="Torch: how many requests each run serves, at most.")] = 60,
     out: Annotated[Path | None, typer.Option(help="Folder for results; reports/tune-NAME-TRACK when left out.")] = None,
     server_name: Annotated[
@@ -126,11 +133,17 @@ def tune(
 ) -> None:
     """Find the best fixed limits, hold them against references, also on seeds not tuned on, and write what to paste."""
     if trace is None:
-        refuse(context, "without --trace", "trace_format", "rate", "start_s", "duration_s")
-    how = {"format": trace_format, "rate": rate, "start_s": start_s, "duration_s": duration_s}
+        refuse(context, "without --trace", "trace_format", "columns", "rate", "start_s", "duration_s")
+    how: dict[str, Any] = {
+        "format": trace_format,
+        "columns": columns,
+        "rate": rate,
+        "start_s": start_s,
+        "duration_s": duration_s,
+    }
     if server_name is not None:
         refuse(context, "with --server", *_SEARCHED)
-        load = _named(scenario_name, None if trace is None else replay_of(trace, **how), backend)
+        load = _named(scenario_name, trace, how, backend)
         run = prepare(Changes(ttft_ms=ttft_ms, tpot_ms=tpot_ms).of(load), first_seed)
         asked = Asked(
             server=server_name,
@@ -172,9 +185,9 @@ def tune(
     make_sampler(sampler, first_seed)
     if resume and overwrite:
         raise ValueError("--resume and --overwrite are both given; a study is either kept or replaced")
-    named = _named(scenario_name, None if trace is None else replay_of(trace, **how), backend)
+    named = _named(scenario_name, trace, how, backend)
     if server is not None:
-        chosen, grid = Changes(ttft_ms=ttft_ms, tpot_ms=tpot_ms).of(named), False
+        chosen, grid = Changes(ttft_ms=ttft_ms, tpot_ms=tpot_ms, prefix_cache=prefix_cache).of(named), False
         server = replace(server, seed=first_seed)
         runner = server.start()
         known = SaturationParameters.from_yaml(parameters) if parameters is not None else runner.latency
@@ -189,7 +202,7 @@ def tune(
         }
         served |= labels_of(server, runner) | {"dtype": server.dtype, "latency": source}
     else:
-        chosen = Changes(device, model, tensor_parallel, dtype, parameters, ttft_ms, tpot_ms).of(named)
+        chosen = Changes(device, model, tensor_parallel, dtype, parameters, ttft_ms, tpot_ms, prefix_cache).of(named)
         bench, unseen_bench = SimulatedBench(chosen, objective), SimulatedBench(_after(chosen), objective)
         served = stated(SimulatedBench(chosen).prepared(first_seed))
     folder = out or Path("reports") / f"tune-{trace.stem if trace else chosen.name}-{track}"
@@ -247,20 +260,20 @@ def tune(
         typer.echo(json_text(written.results, indent=1))
         return
     console = stdout_console()
+    typer.secho(written.verdict, bold=True)
     typer.echo("; ".join(f"{name} {value}" for name, value in served.items()))
     for table in tables(written.comparison):
         console.print(table)
-    typer.secho(written.verdict, bold=True)
     for line in (*written.notes, *(f"{name}: {text}" for name, text in written.pasted.items())):
         typer.echo(line)
     typer.echo(f"{folder}/report.html, results.json, limits.yaml, vllm.yaml; study {search.study}")
 
 
-def _named(name: str | None, replay: Scenario | None, backend: str) -> Scenario:
-    if name is not None and replay is None:
+def _named(name: str | None, trace: Path | None, how: dict[str, Any], backend: str) -> Scenario:
+    if name is not None and trace is None:
         return find_scenario(name)
-    if name is None and replay is not None:
-        return replay
+    if name is None and trace is not None:
+        return replay_of(trace, **how)
     if name is None and backend == "torch":
         return find_scenario(_TORCH_SCENARIO)
     raise ValueError("name either --scenario NAME|FILE or --trace FILE")
@@ -289,10 +302,9 @@ def _run_with_progress(search: Search, bench: Bench, jobs: int) -> Exploration:
     from batchpilot.runners.tuning.search import run_search
     from batchpilot.tuners.bayesian.studies import redacted
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     told_last = 0
     try:
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        with ToldProgress() as progress:
             bar = progress.add_task("tuning", total=search.trials)
 
             def advance(told: int, best: float | None) -> None:

@@ -35,7 +35,7 @@ def vllm_yaml(limits: Limits, remarks: list[str]) -> str:
 
 
 def _given(limits: Limits) -> dict[str, Any]:
-    return {name: value for name, value in limits.to_dict().items() if value is not None}
+    return limits.in_force()
 
 
 def _commented(remarks: list[str]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from batchpilot.core.files import write_atomic, write_json
+from batchpilot.runners.pasted import pasted
 from batchpilot.runners.report.grids import Grid
 from batchpilot.runners.tuning.files import limits_yaml, vllm_yaml
 from batchpilot.runners.tuning.page import comparison_grid, write_tune_page
@@ -55,7 +56,7 @@ def finish(
         OSError: a file cannot be written.
     """
     told, notes = verdict(found, objective), notes_on(search, found)
-    pasted = {"limits": str(found.limits), "vllm serve": shlex.join(VLLM.flags(found.limits))}
+    paste = pasted(found.limits)
     command = shlex.join(["batchpilot", *(redacted(part) for part in sys.argv[1:])])
     origin = {**origin, "command": command, "storage": redacted(search.storage)}
     remarks = [told, command]
@@ -66,14 +67,14 @@ def finish(
         found,
         verdict=told,
         objective=objective,
-        pasted=pasted,
+        pasted=paste,
         notes=notes,
         provenance=origin,
     )
     write_json(folder / "results.json", results)
     write_atomic(folder / "limits.yaml", limits_yaml(found.limits, remarks))
     write_atomic(folder / "vllm.yaml", vllm_yaml(found.limits, remarks))
-    return Written(comparison_grid(found, objective), told, notes, pasted, results)
+    return Written(comparison_grid(found, objective), told, notes, paste, results)
 
 
 def verdict(found: Tuned, objective: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from batchpilot.serving.adapters.hopeless import Hopeless
 from batchpilot.serving.adapters.promise_errors import PromiseErrors
 from batchpilot.serving.adapters.step_model import MOST_CAUTION, StepModel
+from batchpilot.serving.recording import StepRecorder
 from batchpilot.serving.session.session import TunerSession
 
 _UNCACHED_MEMORY = 0.05
@@ -28,17 +29,31 @@ class StepControl:
         most_requests: requests in a step that the server was started with; limits above it stop there.
         most_tokens: tokens in a step, likewise.
         known: step latency as calibrated, nine saturation parameters or eleven; None for what steps will show.
+        recorder: writes the steps, None for nobody.
     """
 
     def __init__(
-        self, session: TunerSession, most_requests: int, most_tokens: int, *, known: Sequence[float] | None = None
+        self,
+        session: TunerSession,
+        most_requests: int,
+        most_tokens: int,
+        *,
+        known: Sequence[float] | None = None,
+        recorder: StepRecorder | None = None,
     ) -> None:
         self.session = session
+        self._recorder = recorder
         self._most_requests, self._most_tokens, self._known = most_requests, most_tokens, known
         self._model = StepModel()
         self._errors = PromiseErrors()
         self._uncached = 1.0
         self._hopeless = Hopeless(lambda prompt_tokens: self._model.fastest_ms(self._uncomputed(prompt_tokens)))
+
+    def close(self) -> None:
+        """End the session and the recording."""
+        self.session.close()
+        if self._recorder is not None:
+            self._recorder.stop()
 
     def active_requests(self) -> int:
         """Most requests that may run."""
@@ -196,6 +211,8 @@ class StepControl:
         session = self.session
         if tokens:
             self._model.hear(batch_size, tokens, context_tokens, duration_ms)
+            if self._recorder is not None:
+                self._recorder.hear(batch_size, tokens, context_tokens, duration_ms)
         self._learn(prefills, emitted, finished)
         for request in preempted:
             session.on_preempt(request)

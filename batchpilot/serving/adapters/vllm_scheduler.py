@@ -79,7 +79,9 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
         most_requests, most_tokens = self._own_limits
         kv_capacity_tokens = self.kv_cache_config.num_blocks * self.block_size
         session = settings.session(most_requests, most_tokens, kv_capacity_tokens)
-        self.control = StepControl(session, most_requests, most_tokens, known=settings.known_estimate)
+        self.control = StepControl(
+            session, most_requests, most_tokens, known=settings.known_estimate, recorder=settings.recorder()
+        )
         # A prompt, or an image in it, that must be computed in one step would wait for ever under a smaller budget.
         self._may_split = (
             self.scheduler_config.enable_chunked_prefill and not self.scheduler_config.disable_chunked_mm_input
@@ -159,7 +161,7 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
     def shutdown(self) -> None:
         """End the session with the scheduler."""
         with self.contained:
-            self.control.session.close()
+            self.control.close()
         super().shutdown()
 
     def _stand_aside(self) -> None:

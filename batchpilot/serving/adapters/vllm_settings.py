@@ -13,6 +13,7 @@ from batchpilot.core.limits import TRACKS
 from batchpilot.core.names import lookup
 from batchpilot.latency.model.parameter_file import read_parameters
 from batchpilot.latency.model.saturation import SaturationParameters
+from batchpilot.serving.recording import LARGEST_MB, StepRecorder
 from batchpilot.serving.rehearsal import rehearse
 from batchpilot.serving.session.engine import EngineFacts
 from batchpilot.serving.session.session import TunerSession
@@ -37,6 +38,8 @@ class VLLMSettings:
         ttft_ms: TTFT target of a request that names no SLO class, > 0.
         tpot_ms: its TPOT target, > 0.
         background: whether the tuner thinks in a thread of its own, for one that takes milliseconds.
+        record: a CSV file that steps are written to, which `batchpilot calibrate` reads; None for none.
+        record_mb: of that file and the one before it together, > 0.
 
     Raises:
         ValueError: an unknown track, or a bound is violated.
@@ -52,6 +55,8 @@ class VLLMSettings:
     ttft_ms: float = 2000.0
     tpot_ms: float = 100.0
     background: bool = False
+    record: str | None = None
+    record_mb: float = LARGEST_MB
 
     def __post_init__(self) -> None:
         lookup(TRACKS, self.track, "track")
@@ -105,6 +110,19 @@ class VLLMSettings:
         facts = EngineFacts(kv_capacity_tokens=kv_capacity_tokens, estimate=self.known_estimate)
         tuner = self._tuner(most_requests, most_tokens)
         return TunerSession(tuner, window_ms=self.window_ms, facts=facts, background=self.background)
+
+    def recorder(self) -> StepRecorder | None:
+        """What steps are written with, writing already; None where they are not.
+
+        Raises:
+            ValueError: the size is not above 0, or the file is there and holds something else.
+            OSError: it cannot be written.
+        """
+        if self.record is None:
+            return None
+        recorder = StepRecorder(self.record, largest_mb=self.record_mb)
+        recorder.start()
+        return recorder
 
     @property
     def known_estimate(self) -> tuple[float, ...] | None:

@@ -1,4 +1,4 @@
-"""A streaming reverse proxy that holds a tuner's limits before any OpenAI-compatible server.
+"""A streaming reverse proxy that holds a tuner's limits before any OpenAI-compatible server, or several.
 
 `Gateway` needs httptools, so it is imported on first use.
 """
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from batchpilot.core.extras import needing
 from batchpilot.serving.gateway.settings import GatewaySettings
+from batchpilot.serving.gateway.upstreams.spec import FleetSettings, UpstreamSpec
 
 if TYPE_CHECKING:
     from batchpilot.serving.gateway.gateway import Gateway
 
-__all__ = ["Gateway", "GatewaySettings"]
+__all__ = ["Gateway", "GatewaySettings", "FleetSettings", "UpstreamSpec"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from batchpilot.core import SLO
 from batchpilot.core.slo import SLO_CLASSES
@@ -36,6 +37,8 @@ class Completion:
         user: who asks, "" for unknown.
         priority: a smaller number is more urgent, 1 for ordinary.
         choices: texts that will be generated at once, >= 1.
+        model: which is asked, "" for unknown.
+        blocks: hashes of the prompt's leading blocks, empty where nobody wants them.
     """
 
     prompt_tokens: int
@@ -45,9 +48,17 @@ class Completion:
     user: str = ""
     priority: int = 1
     choices: int = 1
+    model: str = ""
+    blocks: tuple[int, ...] = ()
 
 
-def read_completion(body: bytes, headers: Mapping[str, str], slo: SLO, count: TokenCount) -> Completion | None:
+def read_completion(
+    body: bytes,
+    headers: Mapping[str, str],
+    slo: SLO,
+    count: TokenCount,
+    blocks: Callable[[Mapping[str, Any]], tuple[int, ...]] | None = None,
+) -> Completion | None:
     """Read a request; None for one that is no completion request, which the upstream will say better.
 
     Args:
@@ -55,6 +66,7 @@ def read_completion(body: bytes, headers: Mapping[str, str], slo: SLO, count: To
         headers: by lower-case name.
         slo: the promise of requests that name none.
         count: tokens of a text.
+        blocks: hashes of the prompt's leading blocks, None where nobody wants them.
     """
     try:
         data = json.loads(body)
@@ -71,6 +83,8 @@ def read_completion(body: bytes, headers: Mapping[str, str], slo: SLO, count: To
             user=str(data.get("user") or ""),
             priority=_PRIORITIES.get(headers.get(PRIORITY_HEADER, ""), 1) if priority is None else priority,
             choices=choices(data),
+            model=model if isinstance(model := data.get("model"), str) else "",
+            blocks=() if blocks is None else blocks(data),
         )
     except (ValueError, RecursionError):
         return None

@@ -1,4 +1,4 @@
-"""Whom the gateway does not let in: pages from elsewhere, and changes of an upstream's tuner.
+"""Whom the gateway does not let in: pages from elsewhere, and changes of an upstream's tuner or of a recording.
 
 The upstream sees the gateway as its client, and its own name as the host that was asked: it cannot tell who asks, so
 that is judged here.
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hmac
 import posixpath
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from batchpilot.serving.doors.origins import foreign
 from batchpilot.serving.gateway.asgi import Scope, Send, answer_json, error_content
+from batchpilot.serving.gateway.record_route import RECORD_PATH
 from batchpilot.serving.gateway.settings import GatewaySettings
+from batchpilot.serving.gateway.upstreams.canary_route import CANARY_PATH
 
 TUNER_PATH = "/api/scheduler/tuner"
 """Where `batchpilot serve` is changed."""
@@ -45,20 +48,24 @@ class Refusal:
         await answer_json(send, self.status, error_content(self.message, self.code, "permission_error"), headers)
 
 
-def refused_at_the_door(scope: Scope, settings: GatewaySettings) -> Refusal | None:
+def refused_at_the_door(scope: Scope, settings: GatewaySettings, upstreams: Sequence[str]) -> Refusal | None:
     """Why a request may not come in, None where it may.
 
     Args:
         scope: ASGI.
-        settings: the upstream's address and the gateway's token.
+        settings: the gateway's token.
+        upstreams: addresses that the request may go to.
     """
     why = foreign(scope["headers"], labels=True) if settings.token is None else None
     if why is not None:
         return Refusal(403, why, "foreign_request")
-    path = posixpath.normpath(f"/{urlsplit(settings.upstream).path}/{scope['path']}")
-    if scope["method"] in _READING or TUNER_PATH not in path.lower():
+    paths = {posixpath.normpath(f"/{urlsplit(upstream).path}/{scope['path']}") for upstream in upstreams}
+    own = scope["path"] in (RECORD_PATH, CANARY_PATH)
+    if scope["method"] in _READING or not (own or any(TUNER_PATH in path.lower() for path in paths)):
         return None
     if settings.token is None:
+        if own:
+            return None
         message = (
             "the gateway passes no changes of the tuner on: ask the server itself, or start the gateway with its token "
             "(--token-file)"

@@ -7,71 +7,74 @@ import itertools
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
-from batchpilot.core.files import json_text
-from batchpilot.serving.answers import FAILED
-from batchpilot.serving.doors.bodies import RETRY_S, Bodies, BodiesFullError, Share
+from batchpilot.serving.answers import FAILED, SERVED
+from batchpilot.serving.doors.bodies import Bodies, BodiesFullError, Share
 from batchpilot.serving.gateway.answers import PassingAnswer
 from batchpilot.serving.gateway.asgi import (
     LateBodyError,
     Receive,
     Scope,
     Send,
-    answer_json,
     body_pieces,
-    error_content,
     unless_client_leaves,
 )
-from batchpilot.serving.gateway.completions import read_completion
+from batchpilot.serving.gateway.beginning import UNHEARD, Beginning, hear_beginning
+from batchpilot.serving.gateway.completions import Completion, read_completion
 from batchpilot.serving.gateway.connection import Connection, UpstreamError
-from batchpilot.serving.gateway.gate import Gate
-from batchpilot.serving.gateway.observer import Observer
+from batchpilot.serving.gateway.own_routes import AskedError
 from batchpilot.serving.gateway.settings import GatewaySettings
-from batchpilot.serving.gateway.upstream import Upstream, end_to_end
-from batchpilot.serving.gateway.waiting import RefusedError, Ticket
-
-RETRY_UPSTREAM_S = 2
+from batchpilot.serving.gateway.telling import (
+    body_length,
+    error_event,
+    target,
+    tell_failure,
+    tell_full,
+    tell_late,
+    tell_rate,
+    tell_refusal,
+)
+from batchpilot.serving.gateway.upstream import end_to_end
+from batchpilot.serving.gateway.upstreams.buckets import Buckets, key_of
+from batchpilot.serving.gateway.waiting import FIRST_OUTPUT_TOKENS, MOVED, RefusedError, Ticket
+from batchpilot.serving.gateway.ways import Journey, Way, Ways
+from batchpilot.serving.gateway.whole_body import whole_body
 
 LEAST_BYTES_PER_S = 1e4
 """A body that goes through in pieces may take so long for its bytes, and `body_s` beside."""
 
-MOST_VALUES = 2**21
-"""Of JSON in a completion request, counted by commas, those in texts too: twice as many as the longest contexts have
-tokens. Parsing tens of millions, or what they would take in memory, nobody could wait for."""
-
 _READ_BESIDE = 2**18
 """Longer bodies are read in a thread, one at a time, while streams go on."""
+
+_HARMLESS = ("GET", "HEAD")
+"""Methods that may be sent twice, whatever became of them the first time."""
+
+TRIED_ELSEWHERE = frozenset((429, 500, 502, 503, 504))
+"""Answers that are not passed on while there is another upstream to ask."""
 
 _HELD_BYTES = 1_000_000
 """Bodies up to this are read before they are passed on, so that a client that leaves later is noticed."""
 
 
 class Exchange:
-    """Answers completion requests from the upstream, through the gate.
+    """Answers completion requests from an upstream, through its gate.
 
     Args:
         settings: paths, promises and bounds.
-        upstream: where answers come from.
-        gate: who may go.
-        observer: hears what happens.
+        ways: where answers come from.
         now_ms: the clock.
 
     Attributes:
         bodies: of requests, that are held now.
+        buckets: of the API keys, None without a rate limit.
     """
 
-    def __init__(
-        self,
-        settings: GatewaySettings,
-        upstream: Upstream,
-        gate: Gate,
-        observer: Observer,
-        now_ms: Callable[[], float],
-    ) -> None:
-        self._settings, self._upstream, self._gate, self._observer = settings, upstream, gate, observer
+    def __init__(self, settings: GatewaySettings, ways: Ways, now_ms: Callable[[], float]) -> None:
+        self._settings, self._ways = settings, ways
         self._now_ms = now_ms
         self._numbers = itertools.count()
         self._reading = asyncio.Lock()
         self.bodies = Bodies(1e6 * max(settings.bodies_mb, settings.largest_body_mb))
+        self.buckets = None if settings.rate_limit is None else Buckets(settings.rate_limit)
 
     async def complete(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A request that waits at the gate.
@@ -89,11 +92,12 @@ class Exchange:
 
     async def _complete(self, share: Share, scope: Scope, receive: Receive, send: Send) -> None:
         arrived_ms = self._now_ms()
-        body = await self._whole_body(share, scope, receive, send)
+        body = await whole_body(self._settings, share, scope, receive, send)
         if body is None:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        read = partial(read_completion, body, headers, self._settings.slo, self._settings.count_tokens)
+        settings = self._settings
+        read = partial(read_completion, body, headers, settings.slo, settings.count_tokens, self._ways.blocks)
         if len(body) > _READ_BESIDE:
             async with self._reading:
                 asked = await asyncio.to_thread(read)
@@ -101,17 +105,19 @@ class Exchange:
             asked = read()
         if asked is None:
             await unless_client_leaves(receive, self._straight(scope, body, send))
-            return
-        turn = asyncio.get_running_loop().create_future()
-        ticket = Ticket(next(self._numbers), asked, arrived_ms, turn)
-        self._observer.arrived(ticket)
-        try:
-            await unless_client_leaves(receive, self._through_gate(ticket, scope, body, send))
-        except BaseException:
-            self._observer.cancelled(ticket)
-            raise
-        finally:
-            self._gate.leave(ticket)
+        elif self.buckets is not None and (wait_s := self._wait_s(self.buckets, asked, key_of(headers))):
+            await tell_rate(send, wait_s)
+        else:
+            try:
+                journey = self._ways.journey(asked, headers)
+            except AskedError as error:
+                await error.tell(send)
+                return
+            await unless_client_leaves(receive, self._travel(journey, asked, arrived_ms, scope, body, send))
+
+    def _wait_s(self, buckets: Buckets, asked: Completion, key: str) -> float:
+        tokens = asked.prompt_tokens + asked.choices * (asked.max_tokens or FIRST_OUTPUT_TOKENS)
+        return buckets.take(key, tokens, self._now_ms() / 1000.0)
 
     async def pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Any other request: straight through, its body as it comes.
@@ -145,36 +151,89 @@ class Exchange:
                 pieces.append(piece)
         await unless_client_leaves(receive, self._straight(scope, b"".join(pieces), send))
 
-    async def _through_gate(self, ticket: Ticket, scope: Scope, body: bytes, send: Send) -> None:
+    async def _travel(
+        self, journey: Journey, asked: Completion, arrived_ms: float, scope: Scope, body: bytes, send: Send
+    ) -> None:
+        way: Way | None = journey.first()
+        while way is not None:
+            turn = asyncio.get_running_loop().create_future()
+            ticket = Ticket(next(self._numbers), asked, arrived_ms, turn)
+            lane = way.lane
+            lane.observer.arrived(ticket)
+            try:
+                way = await self._through_gate(journey, way, ticket, scope, body, send)
+            except BaseException:
+                way = None
+                lane.observer.cancelled(ticket)
+                raise
+            finally:
+                lane.gate.leave(ticket)
+                if way is None:
+                    journey.over(ticket)
+
+    async def _through_gate(
+        self, journey: Journey, way: Way, ticket: Ticket, scope: Scope, body: bytes, send: Send
+    ) -> Way | None:
+        """Answer by one way; where to go on when nothing was sent to the client, None when it has its answer."""
+        observer = way.lane.observer
         try:
-            await self._gate.pass_through(ticket)
+            await way.lane.gate.pass_through(ticket)
         except RefusedError as refused:
-            self._observer.refused(ticket, refused.code)
-            await tell_refusal(send, refused)
-            return
-        self._observer.sent(ticket)
+            if refused.code == MOVED:
+                observer.cancelled(ticket, MOVED)
+            else:
+                observer.refused(ticket, refused.code)
+                journey.refused = refused
+            another = journey.another(failed=False)
+            if another is None:
+                await tell_refusal(send, refused)
+            return another
+        observer.sent(ticket)
         try:
-            answer = await self._upstream.send(scope["method"], target(scope), scope["headers"], body)
+            answer = await way.send(scope["method"], target(scope), scope["headers"], body)
         except UpstreamError as failure:
-            self._observer.failed(ticket, failure.reason)
-            await tell_failure(send, failure)
-            return
+            return await self._go_on(journey, way, ticket, failure, send)
         try:
-            await self._pass_answer(ticket, answer, send)
+            passing = self._passing(way, answer)
+            begun = UNHEARD if way.hold is None else await way.hold(hear_beginning(answer, passing))
+            another = _instead(journey, answer, begun)
+            if another is None:
+                await self._pass_answer(way, ticket, answer, passing, begun, send)
+            elif begun.verdict is not None:
+                outcome, why = begun.verdict
+                observer.judged(ticket, outcome, passing.reader, why)
+            return another
+        except UpstreamError as failure:
+            return await self._go_on(journey, way, ticket, failure, send)
         finally:
             answer.release()
 
-    async def _pass_answer(self, ticket: Ticket, answer: Connection, send: Send) -> None:
-        kind = _header(answer, b"content-type")
-        passing = PassingAnswer(
-            answer.status,
-            kind,
-            _header(answer, b"content-encoding"),
-            self._observer.tokens_per_event,
-            self._settings.count_tokens,
-        )
-        reader = passing.reader
-        await _head(answer, send)
+    async def _go_on(
+        self, journey: Journey, way: Way, ticket: Ticket, failure: UpstreamError, send: Send
+    ) -> Way | None:
+        """Where a request goes on that an upstream failed before its client got anything, who is told where nowhere."""
+        way.lane.observer.failed(ticket, failure.reason)
+        another = journey.another(failed=True)
+        if another is None and journey.refused is not None:
+            await tell_refusal(send, journey.refused)
+        elif another is None:
+            await tell_failure(send, failure)
+        return another
+
+    def _passing(self, way: Way, answer: Connection) -> PassingAnswer:
+        kind, encoding = _header(answer, b"content-type"), _header(answer, b"content-encoding")
+        tokens_per_event = way.lane.observer.tokens_per_event
+        return PassingAnswer(answer.status, kind, encoding, tokens_per_event, self._settings.count_tokens)
+
+    async def _pass_answer(
+        self, way: Way, ticket: Ticket, answer: Connection, passing: PassingAnswer, begun: Beginning, send: Send
+    ) -> None:
+        observer, reader = way.lane.observer, passing.reader
+        await _head(way, answer, send)
+        if begun.said:
+            await send({"type": "http.response.body", "body": begun.said, "more_body": True})
+            if begun.tokens > 0:
+                observer.spoke(ticket, begun.tokens, begun.events)
         try:
             while piece := await answer.piece():
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
@@ -183,141 +242,61 @@ class Exchange:
                 events = reader.events
                 tokens = passing.hear(piece)
                 if tokens > 0:
-                    self._observer.spoke(ticket, tokens, reader.events - events)
+                    observer.spoke(ticket, tokens, reader.events - events)
         except UpstreamError as failure:
             said_all = reader.ended
             outcome, _ = passing.ended(complete=False)
-            self._observer.judged(ticket, outcome if said_all else FAILED, reader, failure.reason)
-            if kind.lower().startswith(b"text/event-stream") and passing.plain and not said_all:
-                await send({"type": "http.response.body", "body": _event(failure, reader.between_events)})
+            observer.judged(ticket, outcome if said_all else FAILED, reader, failure.reason)
+            streams = _header(answer, b"content-type").lower().startswith(b"text/event-stream")
+            if streams and passing.plain and not said_all:
+                await send({"type": "http.response.body", "body": error_event(failure, reader.between_events)})
             # Without a last piece the server cuts the connection, which tells the client that something is missing.
             return
-        outcome, why = passing.ended()
-        self._observer.judged(ticket, outcome, reader, why)
+        outcome, why = begun.verdict or passing.ended()
+        observer.judged(ticket, outcome, reader, why)
         await send({"type": "http.response.body", "body": b""})
 
     async def _straight(self, scope: Scope, body: bytes | AsyncIterator[bytes], send: Send) -> None:
-        try:
-            answer = await self._upstream.send(scope["method"], target(scope), scope["headers"], body)
-        except UpstreamError as failure:
-            await tell_failure(send, failure)
-            return
-        try:
-            await _head(answer, send)
-            while piece := await answer.piece():
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-        except UpstreamError:
-            return
-        finally:
-            answer.release()
-        await send({"type": "http.response.body", "body": b""})
-
-    async def _whole_body(self, share: Share, scope: Scope, receive: Receive, send: Send) -> bytes | None:
-        """The body, None when it was too large or too late and that has been told."""
-        most = self._settings.largest_body_mb * 1e6
-        length = body_length(scope) or 0
-        pieces: list[bytes] = []
-        values = 0
-        if length <= most:
-            length = 0
+        journey = self._ways.journey(None, {})
+        way: Way | None = journey.first()
+        while way is not None:
             try:
-                async for piece in body_pieces(receive, self._settings.body_s):
-                    share.grow(len(piece))
-                    pieces.append(piece)
-                    length += len(piece)
-                    values += piece.count(b",")
-                    if length > most or values > MOST_VALUES:
-                        break
-                else:
-                    return b"".join(pieces)
-            except LateBodyError as late:
-                await tell_late(send, late)
-                return None
-        message = f"the request has at least {length} bytes; the gateway takes {most:.0f} of a completion request"
-        if values > MOST_VALUES:
-            message = f"the request has more than {MOST_VALUES} values or commas; the gateway reads no more"
-        await answer_json(send, 413, error_content(message, "request_too_large", "invalid_request_error"))
+                answer = await way.send(scope["method"], target(scope), scope["headers"], body)
+            except UpstreamError as failure:
+                reached = failure.code != "upstream_unreachable"
+                again = isinstance(body, bytes) and (scope["method"] in _HARMLESS or not reached)
+                another = journey.another(failed=True)
+                if another is None or not again:
+                    await tell_failure(send, failure)
+                    return
+                way = another
+                continue
+            try:
+                await _head(way, answer, send)
+                while piece := await answer.piece():
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            except UpstreamError:
+                return
+            finally:
+                answer.release()
+            await send({"type": "http.response.body", "body": b""})
+            return
+
+
+def _instead(journey: Journey, answer: Connection, begun: Beginning) -> Way | None:
+    """Where a request goes on whose answer is none and need not be seen; None where it is to be passed on."""
+    if begun.verdict is None:
         return None
-
-
-def target(scope: Scope) -> bytes:
-    """Path and query as the client wrote them.
-
-    Args:
-        scope: ASGI.
-    """
-    path: bytes = scope.get("raw_path") or scope["path"].encode()
-    query: bytes = scope.get("query_string", b"")
-    return path + b"?" + query if query else path
-
-
-def body_length(scope: Scope) -> int | None:
-    """Bytes of a request's body; None where the headers do not say.
-
-    Args:
-        scope: ASGI.
-    """
-    headers = dict(scope["headers"])
-    if b"transfer-encoding" in headers:
+    outcome, _ = begun.verdict
+    if answer.status not in TRIED_ELSEWHERE and (answer.status != 200 or outcome == SERVED):
         return None
-    length: bytes = headers.get(b"content-length", b"0")
-    return int(length) if length.isdigit() else None
-
-
-async def tell_late(send: Send, late: LateBodyError) -> None:
-    """408, and why; the connection is closed, as the rest of the body would be taken for a request.
-
-    Args:
-        send: ASGI.
-        late: what has come.
-    """
-    content = error_content(str(late), "body_timeout", "timeout_error")
-    await answer_json(send, 408, content, [(b"connection", b"close")])
-
-
-async def tell_full(send: Send, full: BodiesFullError) -> None:
-    """503, when to come again, and why.
-
-    Args:
-        send: ASGI.
-        full: why.
-    """
-    await answer_json(send, 503, error_content(str(full), "bodies_full"), [(b"retry-after", str(RETRY_S).encode())])
-
-
-async def tell_refusal(send: Send, refused: RefusedError) -> None:
-    """503, when to come again, and why.
-
-    Args:
-        send: ASGI.
-        refused: why.
-    """
-    message = f"The server is at its limit: {refused.reason}. Retry in {refused.retry_after_s} s."
-    headers = [(b"retry-after", str(refused.retry_after_s).encode())]
-    await answer_json(send, 503, error_content(message, refused.code), headers)
-
-
-async def tell_failure(send: Send, failure: UpstreamError) -> None:
-    """502, 503 or 504, and why.
-
-    Args:
-        send: ASGI.
-        failure: what happened.
-    """
-    headers = [(b"retry-after", str(RETRY_UPSTREAM_S).encode())] if failure.status == 503 else []
-    await answer_json(send, failure.status, error_content(failure.reason, failure.code), headers)
+    return journey.another(failed=outcome == FAILED)
 
 
 def _header(answer: Connection, wanted: bytes) -> bytes:
     return next((value for name, value in answer.headers if name.lower() == wanted), b"")
 
 
-async def _head(answer: Connection, send: Send) -> None:
-    headers = end_to_end(answer.headers)
+async def _head(way: Way, answer: Connection, send: Send) -> None:
+    headers = way.head(end_to_end(answer.headers))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-
-
-def _event(failure: UpstreamError, between_events: bool) -> bytes:
-    """The failure as the last event of a stream that broke off."""
-    event = b"data: " + json_text(error_content(failure.reason, failure.code)).encode() + b"\n\n"
-    return event if between_events else b"\n\n" + event

@@ -22,10 +22,14 @@ class Figures:
 
     Attributes:
         kept_promises: served requests that met both their targets.
+        count: of served requests.
+        ttft_sum_ms: of all of them.
+        e2e_sum_ms: likewise.
     """
 
     def __init__(self) -> None:
-        self.kept_promises = 0
+        self.kept_promises = self.count = 0
+        self.ttft_sum_ms = self.e2e_sum_ms = 0.0
         self._times: dict[str, deque[float]] = {name: deque(maxlen=KEPT) for name in TIMES}
 
     def served(self, ttft_ms: float, tpot_ms: float, e2e_ms: float, *, kept: bool) -> None:
@@ -38,6 +42,9 @@ class Figures:
             kept: whether its promise was.
         """
         self.kept_promises += kept
+        self.count += 1
+        self.ttft_sum_ms += ttft_ms
+        self.e2e_sum_ms += e2e_ms
         for name, time_ms in zip(TIMES, (ttft_ms, tpot_ms, e2e_ms), strict=False):
             if not math.isnan(time_ms):
                 self._times[name].append(time_ms)

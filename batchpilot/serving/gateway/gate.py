@@ -144,6 +144,17 @@ class Gate:
             self._turned_away(ticket, limits)
         self.move()
 
+    def turn_out(self, why: RefusedError) -> None:
+        """Nobody waits here any longer.
+
+        Args:
+            why: what they are told.
+        """
+        for ticket in self.line:
+            self._leave_line(ticket)
+            if not ticket.turn.done():
+                ticket.turn.set_result(why)
+
     def predicted_ttft_ms(self, prompt_tokens: int) -> float:
         """Predicted time to first token of a request that were sent now; NaN while too little is known.
 
@@ -156,6 +167,13 @@ class Gate:
     def queued_tokens(self) -> int:
         """Prompt tokens, waiting and at the upstream, of requests that have no first token yet."""
         return self.line.tokens + self._backlog.tokens(self._now_ms())
+
+    @property
+    def longest_silence_ms(self) -> float:
+        """How long the oldest stream at the upstream has waited for its first token: no prediction knows it sooner."""
+        silent = (ticket for ticket in self.inside if ticket.first_ms is None and ticket.completion.streams)
+        oldest = next(silent, None)
+        return 0.0 if oldest is None else self._now_ms() - oldest.sent_ms
 
     def retry_after_s(self) -> int:
         """When those who wait now will have gone, in whole seconds."""

@@ -1,38 +1,41 @@
-"""The gateway: an ASGI application before one OpenAI-compatible server."""
+"""The gateway: an ASGI application before one OpenAI-compatible server, which may have several engines, or several."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
-from collections import deque
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
-from batchpilot.core import Limits
 from batchpilot.serving.gateway.asgi import ClientGoneError, Receive, Scope, Send, answer, answer_json, error_content
-from batchpilot.serving.gateway.connection import UpstreamError
 from batchpilot.serving.gateway.door import refused_at_the_door
 from batchpilot.serving.gateway.exchange import Exchange
 from batchpilot.serving.gateway.exposition import exposition
-from batchpilot.serving.gateway.gate import Gate
-from batchpilot.serving.gateway.live_limits import LiveLimits
-from batchpilot.serving.gateway.observer import Observer
-from batchpilot.serving.gateway.settings import NOT_HELD, GatewaySettings
-from batchpilot.serving.gateway.upstream import Upstream
-from batchpilot.serving.gateway.upstream_metrics import UpstreamMetrics, read_upstream_metrics
+from batchpilot.serving.gateway.late_log import LateLog
+from batchpilot.serving.gateway.live_page import PAGE_PATH, page_part, send_part
+from batchpilot.serving.gateway.member import Member
+from batchpilot.serving.gateway.record_route import RECORD_PATH, record, recording_status
+from batchpilot.serving.gateway.settings import RECORD_FILE, GatewaySettings
+from batchpilot.serving.gateway.upstreams.canary_route import CANARY_PATH, canary
+from batchpilot.serving.gateway.upstreams.desired import DesiredReplicas
+from batchpilot.serving.gateway.upstreams.pool import Pool
+from batchpilot.serving.gateway.upstreams.site import Site
+from batchpilot.serving.gateway.upstreams.spec import FleetSettings
+from batchpilot.serving.gateway.ways import OneWay, Ways
+from batchpilot.serving.recording import StepRecorder
 from batchpilot.serving.session.session import TunerSession
 
 STATUS_PATH, METRICS_PATH, READY_PATH = "/gateway/status", "/metrics", "/ready"
 RETRY_SOON = [(b"retry-after", b"5")]
-MOST_METRICS_BYTES = 2**24
-"""Of an upstream's `/metrics`; what is longer is not read."""
 
 SWEEP_S = 0.05
 """How often windows are closed and those who wait without a chance are told no."""
 
 
 class Gateway:
-    """Holds a tuner's limits in front of a server that nobody can patch.
+    """Holds a tuner's limits in front of servers that nobody can patch.
 
     Any ASGI server runs it; its lifespan starts and ends the background work. Completion requests wait at the gate,
     everything else goes straight through, and both come back as the upstream wrote them.
@@ -40,22 +43,59 @@ class Gateway:
     Args:
         session: of the tuner; the gateway closes it.
         settings: where the upstream is and what is promised.
+        another: makes a session for each further engine that an upstream's models run in, which the gateway closes as
+            well; None where all of them share one.
+        fleet: several upstreams instead of the one in `settings`; None for that one.
+        one_more: makes the session of each upstream after the first; needed with `fleet`.
+        desired: says how many upstreams there should be.
+        seed: of the routing rules that draw.
 
     Attributes:
         draining: whether it is shutting down and takes no new request.
+
+    Raises:
+        ValueError: the file to record into holds something else, or an address is none.
+        OSError: the file cannot be written.
     """
 
-    def __init__(self, session: TunerSession, settings: GatewaySettings) -> None:
+    def __init__(
+        self,
+        session: TunerSession,
+        settings: GatewaySettings,
+        another: Callable[[], TunerSession] | None = None,
+        fleet: FleetSettings | None = None,
+        one_more: Callable[[], TunerSession] | None = None,
+        desired: DesiredReplicas | None = None,
+        seed: int = 0,
+    ) -> None:
         self.draining = False
-        self._session, self._settings = session, settings
-        self._upstream = Upstream(settings)
-        self._gate = Gate(self._limits, self._now_ms, settings.cache_tokens)
-        self._observer = Observer(session, self._gate)
-        self._exchange = Exchange(settings, self._upstream, self._gate, self._observer, self._now_ms)
-        self._live_limits = LiveLimits(self._upstream)
-        self._reading: UpstreamMetrics | None = None
-        self._reachable = True
-        self._others: deque[int] = deque([0, 0], maxlen=2)
+        self._settings = settings
+        self._recorder = StepRecorder(settings.record or RECORD_FILE, largest_mb=settings.record_mb)
+        self._late_log = None if settings.late_log is None else LateLog(settings.late_log)
+        self._desired = desired or DesiredReplicas()
+        self._pool: Pool | None = None
+
+        def now_ms() -> float:
+            return session.now_ms
+
+        def site(number: int, fleet: FleetSettings) -> Site:
+            spec = fleet.upstreams[number]
+            own = replace(settings, upstream=spec.url, api_key=spec.api_key or settings.api_key)
+            if number and one_more is None:
+                raise ValueError("several upstreams need one_more, which makes the session of each after the first")
+            tuned = session if not number or one_more is None else one_more()
+            return Site(Member(tuned, own, self._recorder, another, spec.url, self._late_log), spec, fleet, now_ms)
+
+        if fleet is None:
+            self._members = [Member(session, settings, self._recorder, another, late_log=self._late_log)]
+            ways: Ways = OneWay(self._members[0].upstream, self._members[0].lanes)
+        else:
+            sites = [site(number, fleet) for number in range(len(fleet.upstreams))]
+            self._members = [site.member for site in sites]
+            ways = self._pool = Pool(sites, fleet, now_ms, random.Random(seed))
+        if settings.record is not None:
+            self._recorder.start()
+        self._exchange = Exchange(settings, ways, now_ms)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's request, or the lifespan.
@@ -78,36 +118,23 @@ class Gateway:
         self.draining = True
 
     def status(self) -> dict[str, Any]:
-        """The tuner, the gate and the upstream as one flat dictionary, limits and outcomes within."""
-        gate, reading = self._gate, self._reading
+        """The tuner, the gate and the upstream as one flat dictionary, limits and outcomes within.
+
+        Of several upstreams each by address under `upstreams`, and what they share beside it; of an upstream's several
+        engines those of the first, and of each by name under `engines`.
+        """
+        buckets = self._exchange.buckets
         return {
-            **self._session.status(),
-            "upstream": self._upstream.address,
-            "upstream_server": reading.server if reading else None,
-            "upstream_reachable": self._reachable,
-            "upstream_running": reading.running if reading else None,
-            "upstream_waiting": reading.waiting if reading else None,
-            "upstream_kv_used_fraction": self._observer.kv_used_fraction,
-            "requests_of_others": self._requests_of_others,
-            "running": len(gate.inside),
-            "waiting": len(gate.line),
-            "queued_tokens": gate.queued_tokens,
-            "cache_tokens": gate.cache.capacity_tokens if math.isfinite(gate.cache.capacity_tokens) else None,
+            **(self._members[0].status() if self._pool is None else self._pool.status()),
             "held_body_bytes": self._exchange.bodies.held_bytes,
-            "limits_not_held": self._not_held(),
-            "limits_held_inside": sorted(self._live_limits.held),
-            "predicted_ttft_s": gate.predicted_ttft_ms(1) / 1000.0,
-            "predicted_tpot_ms": gate.service.token_ms(gate.texts + 1),
-            "ended": dict(self._observer.ended),
-            "kept_promises": self._observer.figures.kept_promises,
-            **self._observer.figures.percentiles(),
-            "last_fault": self._observer.last_fault,
-            "output_tokens": self._observer.output_tokens,
+            "desired_replicas": self._desired.replicas,
+            **({"rate_limited": buckets.refused} if buckets is not None else {}),
+            **recording_status(self._recorder),
         }
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"], scope["method"]
-        refusal = refused_at_the_door(scope, self._settings)
+        refusal = refused_at_the_door(scope, self._settings, [member.upstream.address for member in self._members])
         if refusal is not None:
             await refusal.tell(send)
         elif dict(scope["headers"]).get(b"upgrade", b"").lower() == b"websocket":
@@ -116,9 +143,17 @@ class Gateway:
         elif path == STATUS_PATH:
             await answer_json(send, 200, self.status())
         elif path == METRICS_PATH:
-            await answer(send, 200, exposition(self.status()).encode(), b"text/plain; version=0.0.4; charset=utf-8")
-        elif path.startswith("/gateway/"):
-            await answer_json(send, 404, error_content(f"no {path}; there is {STATUS_PATH}", "not_found"))
+            page = exposition(self.status())
+            await answer(send, 200, page.encode(), b"text/plain; version=0.0.4; charset=utf-8")
+        elif path == RECORD_PATH:
+            await record(self._recorder, self._settings.body_s, scope, receive, send)
+        elif path == CANARY_PATH and self._pool is not None:
+            await canary(self._pool, self._settings.body_s, scope, receive, send)
+        elif (part := page_part(path)) is not None:
+            await send_part(part, send)
+        elif path.startswith(PAGE_PATH):
+            there = ", ".join((PAGE_PATH, STATUS_PATH, RECORD_PATH, *((CANARY_PATH,) if self._pool else ())))
+            await answer_json(send, 404, error_content(f"no {path}; there are {there}", "not_found"))
         elif self.draining and path == READY_PATH:
             await answer_json(send, 503, {"status": "shutting down"})
         elif self.draining:
@@ -128,71 +163,34 @@ class Gateway:
         else:
             await self._exchange.pass_on(scope, receive, send)
 
-    def _not_held(self) -> list[str]:
-        inside, limits = self._live_limits.held, self._session.limits()
-        return [name for name in NOT_HELD if getattr(limits, name) is not None and name not in inside]
-
-    def _limits(self) -> Limits:
-        """The tuner's limits, less the places that others take at the upstream."""
-        limits, others = self._session.limits(), self._requests_of_others
-        return limits.replace(batch_size=max(limits.batch_size - others, 1)) if others else limits
-
-    @property
-    def _requests_of_others(self) -> int:
-        """Requests at the upstream that came another way: the smaller of two readings, lest one came amid a change."""
-        return min(self._others)
-
-    def _now_ms(self) -> float:
-        return self._session.now_ms
+    def _background(self) -> Iterator[asyncio.Task[None]]:
+        yield asyncio.ensure_future(self._sweep())
+        if self._settings.poll_s:
+            yield from (asyncio.ensure_future(member.poll()) for member in self._members)
+        if self._pool is not None and self._pool.fleet.health_s:
+            yield from (asyncio.ensure_future(site.health.watch()) for site in self._pool.sites)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
-        tasks = [asyncio.ensure_future(self._sweep())]
-        if self._settings.poll_s:
-            tasks.append(asyncio.ensure_future(self._poll()))
+        tasks = list(self._background())
         await send({"type": "lifespan.startup.complete"})
         await receive()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._live_limits.give_back()
-        self._upstream.close()
-        self._session.close()
+        for member in self._members:
+            await member.close()
+        self._recorder.stop()
+        if self._late_log is not None:
+            self._late_log.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
-            self._session.tick()
-            self._gate.sweep()
-
-    async def _poll(self) -> None:
-        while True:
-            try:
-                reading = await self._read_upstream()
-                if self._settings.live_limits:
-                    await self._live_limits.tell(self._session.limits())
-            except UpstreamError:
-                self._reachable, reading = False, None
-                self._live_limits.forget()
-            else:
-                self._reachable = True
-            self._hear(reading)
-            await asyncio.sleep(self._settings.poll_s)
-
-    async def _read_upstream(self) -> UpstreamMetrics | None:
-        reply = await self._upstream.send("GET", METRICS_PATH.encode(), [], b"")
-        try:
-            page = b""
-            while len(page) <= MOST_METRICS_BYTES and (piece := await reply.piece()):
-                page += piece
-        finally:
-            reply.release()
-        return read_upstream_metrics(page.decode(errors="replace")) if reply.status == 200 else None
-
-    def _hear(self, reading: UpstreamMetrics | None) -> None:
-        self._reading = reading
-        known = reading is not None and not math.isnan(reading.kv_used_fraction)
-        self._observer.kv_used_fraction = reading.kv_used_fraction if reading is not None and known else None
-        there = reading.running + reading.waiting if reading is not None else 0
-        self._others.append(max(there - self._gate.texts, 0))
+            for member in self._members:
+                member.sweep()
+            if self._pool is not None:
+                self._pool.sweep()
+            well = [m for m in self._members if self._pool is None or not self._pool.suspects(m)]
+            self._desired.hear(well, asyncio.get_running_loop().time())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 
 from batchpilot.core import SLO
 from batchpilot.serving.answers import FAILED, SERVED, AnswerReader, is_out_of_room
@@ -11,6 +12,7 @@ from batchpilot.serving.gateway.answers import INVALID, UNREAD
 from batchpilot.serving.gateway.completions import Completion, unstreamed_slo
 from batchpilot.serving.gateway.figures import Figures
 from batchpilot.serving.gateway.gate import Gate
+from batchpilot.serving.gateway.late_log import LateLog
 from batchpilot.serving.gateway.steps import SeenStep, StepWatcher
 from batchpilot.serving.gateway.waiting import Ticket
 from batchpilot.serving.session.session import TunerSession
@@ -25,22 +27,37 @@ class Observer:
     Args:
         session: of the tuner.
         gate: learns from the same events.
+        record: hears each step, None for nobody.
+        late_log: hears of each request that was late or failed, None for nobody.
+        upstream: name of the upstream in that log.
 
     Attributes:
         ended: requests by how they ended.
         figures: how long they took.
         last_fault: why the last one failed.
         output_tokens: of all requests.
+        arrived_requests: how many have come.
+        arrived_tokens: their prompts and expected outputs.
         kv_used_fraction: as the upstream last said, None where it does not.
     """
 
-    def __init__(self, session: TunerSession, gate: Gate) -> None:
+    def __init__(
+        self,
+        session: TunerSession,
+        gate: Gate,
+        record: Callable[[SeenStep], None] | None = None,
+        late_log: LateLog | None = None,
+        upstream: str = "",
+    ) -> None:
         self.ended: Counter[str] = Counter()
         self.figures = Figures()
         self.last_fault: str | None = None
         self.output_tokens = 0
+        self.arrived_requests = 0
+        self.arrived_tokens = 0.0
         self.kv_used_fraction: float | None = None
-        self._session, self._gate = session, gate
+        self._session, self._gate, self._record = session, gate, record
+        self._late_log, self._upstream = late_log, upstream
         self._steps = StepWatcher()
         self._events = self._event_tokens = 0.0
 
@@ -58,6 +75,8 @@ class Observer:
         """
         asked = ticket.completion
         slo = self._promise(asked)
+        self.arrived_requests += 1
+        self.arrived_tokens += asked.prompt_tokens + asked.choices * (asked.max_tokens or self._usual_output_tokens)
         self._session.on_arrival(
             ticket.number, asked.prompt_tokens, ttft_target_ms=slo.ttft_ms, tpot_target_ms=slo.tpot_ms
         )
@@ -133,6 +152,8 @@ class Observer:
             self.last_fault = why
             self.figures.failed(self._session.now_ms - ticket.arrived_ms)
             self._session.on_failure(ticket.number)
+            if self._late_log is not None:
+                self._late_log.failed(ticket, why, self._upstream)
 
     def cancelled(self, ticket: Ticket, how: str = "cancelled") -> None:
         """A request was neither served nor missed: its client left, or asked for something that cannot be.
@@ -159,14 +180,16 @@ class Observer:
         first_ms = now_ms if ticket.first_ms is None else ticket.first_ms
         ttft_ms, apart = first_ms - ticket.arrived_ms, tokens / texts - 1.0
         tpot_ms = (now_ms - first_ms) / apart if apart > 0.0 and ticket.first_ms is not None else math.nan
-        kept = ttft_ms <= slo.ttft_ms and not tpot_ms > slo.tpot_ms
-        self.figures.served(ttft_ms, tpot_ms, now_ms - ticket.arrived_ms, kept=kept)
+        ticket.kept = ttft_ms <= slo.ttft_ms and not tpot_ms > slo.tpot_ms
+        self.figures.served(ttft_ms, tpot_ms, now_ms - ticket.arrived_ms, kept=ticket.kept)
+        if self._late_log is not None and not ticket.kept:
+            self._late_log.late(ticket, slo, ttft_ms, tpot_ms, tokens, self._upstream)
 
     def _ends(self, ticket: Ticket, how: str) -> bool:
         """Count an end once; whether this is the first."""
         if ticket.ended:
             return False
-        ticket.ended = True
+        ticket.ended = how
         self.ended[how] += 1
         step = self._steps.ended(ticket.number)
         if step is not None:
@@ -177,6 +200,8 @@ class Observer:
         now_ms = self._session.now_ms
         if not self._gate.stalls.awake_since(now_ms - step.duration_ms, now_ms):
             return
+        if self._record is not None:
+            self._record(step)
         self._gate.service.hear_step(step.batch_size, step.duration_ms)
         self._session.on_step(
             step.batch_size,
@@ -186,6 +211,10 @@ class Observer:
             kv_used_fraction=self.kv_used_fraction,
         )
 
+    @property
+    def _usual_output_tokens(self) -> float:
+        return self._gate.line.usual_output_tokens
+
     def _promise(self, asked: Completion) -> SLO:
-        usual = self._gate.line.usual_output_tokens
-        return asked.slo if asked.streams else unstreamed_slo(asked.slo, float(asked.max_tokens or usual))
+        expected = float(asked.max_tokens or self._usual_output_tokens)
+        return asked.slo if asked.streams else unstreamed_slo(asked.slo, expected)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from batchpilot.core.image_sizes import image_tokens
+from batchpilot.serving.pictures.headers import DEFAULT_SIDE, side_of_part
 from batchpilot.serving.texts import TokenCount, written
 
-PICTURE_TOKENS = 576
-"""What a part that is no text (picture, sound, file) is taken to have: a picture of 336 x 336 in patches of 14, as
-LLaVA 1.5 reads it. Models differ from 64 to some thousands, and the body does not say."""
+PICTURE_TOKENS = int(image_tokens(DEFAULT_SIDE))
+"""What a part that is no text (sound, file, picture that has to be fetched) is taken to have: a picture of 336 x 336 in
+patches of 14, as LLaVA 1.5 reads it. Of a picture that is sent, or whose detail is said, it is 256, 576 or 1024 by its
+size. Models differ from 64 to some thousands, and the body does not say."""
 
 _DEFINITIONS = ("tools", "functions", "response_format", "documents")
 """What chat templates, or servers in their stead, put before the messages."""
@@ -28,7 +31,7 @@ def prompt_tokens(data: Mapping[str, Any], count: TokenCount) -> int:
     """Tokens of the prompt of a completion, a chat, a response or a message.
 
     Token ids count one each, flat or nested; texts by `count`; definitions of tools and schemas, calls of tools, their
-    results and reasoning by the text they make; parts of contents that are no text `PICTURE_TOKENS` each.
+    results and reasoning by the text they make; pictures by their size, other parts that are no text `PICTURE_TOKENS`.
 
     Args:
         data: the request's body.
@@ -101,7 +104,10 @@ def _of_content(content: object, count: TokenCount) -> int:
         texts = [content[name] for name in _TEXTS_OF_PARTS if name in content]
         if content.get("type") == "tool_use":
             return count(_called(content))
-        return sum(_of_content(text, count) for text in texts) if texts else PICTURE_TOKENS
+        if texts:
+            return sum(_of_content(text, count) for text in texts)
+        is_picture = "image_url" in content
+        return int(image_tokens(side_of_part(content))) if is_picture else PICTURE_TOKENS
     return 0
 
 

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from batchpilot.core import SLO
+from batchpilot.fleet.rate_limit import RateLimit
 from batchpilot.serving.doors.bodies import MOST_MB
+from batchpilot.serving.recording import LARGEST_MB
 from batchpilot.serving.texts import TokenCount, count_by_bytes
 
 COMPLETION_PATHS = ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages")
 """Requests that wait at the gate; everything else goes straight through."""
 
-NOT_HELD = ("token_budget", "max_wait_ms")
+NOT_HELD = (
+    *("token_budget", "max_wait_ms", "delay_factor", "max_padding_tokens", "max_padding_share"),
+    "speculative_tokens",
+)
 """Limits that a gateway cannot hold: they belong to the upstream's steps."""
+
+RECORD_FILE = Path("batchpilot-steps.csv")
+"""In the folder where the gateway was started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +46,13 @@ class GatewaySettings:
         cache_tokens: what the upstream's KV cache holds, for one that ends its requests with an error when it is full:
             llama.cpp's `--ctx-size` with a unified cache. None to learn it the first time.
         live_limits: whether the upstream's own scheduler is told the limits, where it can be told.
-        token: needed to change the tuner of an upstream of ours; None where only this machine may ask the gateway.
+        token: needed to change the tuner of an upstream of ours, and to begin or end a recording; None where only this
+            machine may ask the gateway.
+        api_key: shown to the upstream when it is asked which models it has.
+        record: where the upstream's steps are written from the start; None for `RECORD_FILE`, once somebody asks.
+        record_mb: of that file and the one before it together.
+        late_log: where requests that were late or failed are written, None for nowhere.
+        rate_limit: of each API key, None for none.
 
     Raises:
         ValueError: no address of an HTTP server, or a number out of bounds.
@@ -56,6 +71,11 @@ class GatewaySettings:
     cache_tokens: int | None = None
     live_limits: bool = False
     token: str | None = field(default=None, repr=False)
+    api_key: str | None = field(default=None, repr=False)
+    record: Path | None = None
+    record_mb: float = LARGEST_MB
+    rate_limit: RateLimit | None = None
+    late_log: Path | None = None
 
     def __post_init__(self) -> None:
         if "@" in self.upstream:
@@ -71,7 +91,7 @@ class GatewaySettings:
             )
         if address.path.rstrip("/").endswith("/v1"):
             raise ValueError(f"upstream is {self.upstream!r}; leave out /v1, which is part of every request's path")
-        for name in ("connect_timeout_s", "silence_timeout_s", "largest_body_mb", "bodies_mb", "body_s"):
+        for name in ("connect_timeout_s", "silence_timeout_s", "largest_body_mb", "bodies_mb", "body_s", "record_mb"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} is {value}; it must be above 0")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
+
+from batchpilot.core.exposition import Labels, of_engines, samples
 
 NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     "vLLM": {
@@ -33,17 +33,8 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
 """Names of each server's gauges; of several the first that is there. vLLM renamed its KV gauge with its V1 engine."""
 
 
-_RANK = re.compile(r"(?!.*dp_rank$).*rank$")
-"""Labels that tell the parts of one engine apart, each of which tells what the whole engine runs: SGLang's `tp_rank`,
-`pp_rank`, `moe_ep_rank`. Data-parallel ones (`dp_rank`, vLLM's `engine`) are engines of their own."""
-
-_SHARE = "priority"
-"""SGLang tells its requests in all under an empty `priority`, and those of each priority beside it."""
-
-_SAMPLE = re.compile(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)")
-_LABEL = re.compile(r'(\w+)\s*=\s*"((?:[^"\\]|\\.)*)"')
-
-Labels = dict[str, str]
+_MODEL = "model_name"
+"""How vLLM and SGLang say which model a figure is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +54,7 @@ class UpstreamMetrics:
     kv_used_fraction: float
 
 
-def read_upstream_metrics(text: str) -> UpstreamMetrics | None:
+def read_upstream_metrics(text: str, models: Collection[str] | None = None) -> UpstreamMetrics | None:
     """Read a page in Prometheus' text format.
 
     Values of several engines or models are added, KV shares averaged; of what the ranks of one engine say the largest
@@ -71,42 +62,21 @@ def read_upstream_metrics(text: str) -> UpstreamMetrics | None:
 
     Args:
         text: the page.
+        models: only what is told of these; None for everything.
 
     Returns:
-        The reading, None when it is no server whose names are known.
+        The reading, None when it is no server whose names are known, or tells nothing of those models.
     """
     values: dict[str, list[tuple[Labels, float]]] = {}
     wanted = tuple(name for names in NAMES.values() for known in names.values() for name in known)
-    for line in text.splitlines():
-        sample = _SAMPLE.match(line) if line.startswith(wanted) else None
-        if sample is not None and sample[1] in wanted:
-            values.setdefault(sample[1], []).append((dict(_LABEL.findall(sample[2] or "")), _number(sample[3])))
+    for name, labels, value in samples(text, wanted):
+        if name in wanted and (models is None or labels.get(_MODEL) in models):
+            values.setdefault(name, []).append((labels, value))
     for server, names in NAMES.items():
         running, waiting, kv = (
-            next((_of_engines(values[name]) for name in names[key] if name in values), [])
+            next((of_engines(values[name]) for name in names[key] if name in values), [])
             for key in ("running", "waiting", "kv_used_fraction")
         )
         if running:
             return UpstreamMetrics(server, int(sum(running)), int(sum(waiting)), sum(kv) / len(kv) if kv else math.nan)
     return None
-
-
-def _of_engines(samples: Iterable[tuple[Labels, float]]) -> list[float]:
-    """One value for each engine."""
-    by_series: dict[tuple[tuple[str, str], ...], float] = {}
-    for labels, value in samples:
-        if math.isfinite(value):
-            series = tuple(sorted(label for label in labels.items() if not _RANK.match(label[0])))
-            by_series[series] = max(value, by_series.get(series, value))
-    parts: dict[tuple[tuple[str, str], ...], dict[str, float]] = defaultdict(dict)
-    for series, value in by_series.items():
-        engine = tuple(label for label in series if label[0] != _SHARE)
-        parts[engine][dict(series).get(_SHARE, "")] = value
-    return [told[""] if "" in told else sum(told.values()) for told in parts.values()]
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan

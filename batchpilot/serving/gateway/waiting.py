@@ -8,10 +8,15 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from batchpilot.core.limits import DEADLINE_MS_PER_TOKEN
 from batchpilot.serving.gateway.completions import Completion
 
 FIRST_OUTPUT_TOKENS = 128.0
 """What an output is taken to have before any has been seen, where its request does not say."""
+
+
+MOVED = "moved"
+"""Code of a refusal that no client sees: the upstream fell ill, and who waits goes to another one."""
 
 
 class RefusedError(Exception):
@@ -42,7 +47,8 @@ class Ticket:
         first_ms: when its first token came, None before.
         spoken_tokens: output tokens that were seen to come.
         crowd: requests at the upstream, summed over those tokens.
-        ended: whether its end has been counted.
+        ended: how it ended, "" before.
+        kept: whether its promise was.
         timer: looks whether it has become hopeless, while it waits.
     """
 
@@ -55,12 +61,16 @@ class Ticket:
     first_ms: float | None = None
     spoken_tokens: int = 0
     crowd: int = 0
-    ended: bool = False
+    ended: str = ""
+    kept: bool = False
     timer: asyncio.TimerHandle | None = None
 
 
 class WaitingLine:
     """Tickets in the order of a discipline, as the scheduler's: see `batchpilot.core.limits.DISCIPLINES`.
+
+    Under `deadline` too the guard refuses: a client that hears of it can go elsewhere, which is better than the end of
+    a line.
 
     Attributes:
         tokens: prompt tokens that wait.
@@ -160,11 +170,13 @@ class WaitingLine:
                 return float(asked.prompt_tokens)
             case "slo":
                 return ticket.arrived_ms + asked.slo.ttft_ms
+            case "deadline":
+                return ticket.arrived_ms + asked.slo.ttft_ms + DEADLINE_MS_PER_TOKEN * asked.prompt_tokens
             case "fair":
                 start = max(self._virtual, self._user_until.get(asked.user, 0.0))
                 self._user_until[asked.user] = start + asked.prompt_tokens + output
                 return start
-            case "priority":
+            case "priority" | "vision":
                 return asked.priority * 1e12 + ticket.arrived_ms
             case _:
                 return ticket.arrived_ms

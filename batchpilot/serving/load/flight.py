@@ -1,6 +1,7 @@
 """Requests on their way: an open loop sends them when they are due, however many are unanswered. Times in ms.
 
-In a closed loop each client sends its next request when the last has ended, and a request is due at that moment.
+In a closed loop each client sends its next request when the last has ended, and a request is due at that moment; in a
+conversation a turn is due its think time after the answer to the one before.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from batchpilot.engines.simulated.simulation import SimulationResult
 from batchpilot.serving.load.answers import Answered
 from batchpilot.serving.load.prompts import Prompts
 from batchpilot.workloads.table import RequestTable
+from batchpilot.workloads.turns import LAST, Turns
 
 LEAD_MS = 100.0
 """The first request is due so long after the start."""
@@ -122,7 +124,7 @@ class Flight:
 
     Args:
         server: what they are sent to.
-        requests: an open loop, or a closed one.
+        requests: an open loop, a closed one, or conversations.
         prompts: of the requests.
         now_ms: the clock of the server's answers too.
         on_progress: hears of every request that was sent or has ended.
@@ -143,6 +145,8 @@ class Flight:
         self._server, self._requests, self._prompts = server, requests, prompts
         self._now_ms, self._on_progress = now_ms, on_progress
         self._due_ms = now_ms() + LEAD_MS + requests.arrival_ms
+        if requests.turns is not None:
+            self._due_ms[~requests.turns.first()] = math.nan
         self._late_ms = np.full(len(requests), math.nan)
         self._answers: dict[int, Answered] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -155,12 +159,13 @@ class Flight:
         """Send everything, wait, and give up on what has not ended in time.
 
         Args:
-            grace_s: how long answers are waited for after the last request was due; in a closed loop, each of them.
+            grace_s: how long answers are waited for after the last request was due; in a closed loop and
+                in conversations, each of them.
             stop: set to stop at once: what is under way is cancelled and counts neither as served nor as missed.
         """
         stop = stop or asyncio.Event()
         stopping = asyncio.ensure_future(stop.wait())
-        sending = asyncio.ensure_future(self._serve_clients(grace_s) if self._requests.concurrency else self._send())
+        sending = asyncio.ensure_future(self._sending(grace_s))
         try:
             await asyncio.wait({sending, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
@@ -183,9 +188,9 @@ class Flight:
             model: what requests named.
             bytes_per_token: of prompts.
         """
-        n = self._sent
+        n = self._sent if self._requests.turns is None else len(self._requests)
         requests, due_ms = self._requests.select(slice(n)), self._due_ms
-        if requests.concurrency:
+        if requests.concurrency or requests.turns is not None:
             requests = requests.with_arrivals(due_ms[:n] - due_ms[0])
         columns = np.full((3, n), math.nan)
         code, generated = np.full(n, _CANCELLED if self._stopped else _UNFINISHED, np.int8), np.zeros(n, np.int64)
@@ -195,6 +200,8 @@ class Flight:
                 columns[2, row] = (answered.end_ms - answered.first_ms) / apart
             code[row] = FINISH_REASONS.index(answered.reason)
             generated[row] = answered.output_tokens
+        if requests.turns is not None:
+            _break_off(requests.turns, code)
         ttft, e2e, tpot = columns
         in_time = (ttft <= requests.ttft_target_ms) & ((generated < 2) | (tpot <= requests.tpot_target_ms))
         tokens = int(generated.sum())
@@ -228,6 +235,14 @@ class Flight:
             prompt_ratio=sum(told.values()) / wanted if wanted else math.nan,
         )
 
+    async def _sending(self, timeout_s: float) -> None:
+        if self._requests.turns is not None:
+            await self._converse(self._requests.turns, timeout_s)
+        elif self._requests.concurrency:
+            await self._serve_clients(timeout_s)
+        else:
+            await self._send()
+
     async def _send(self) -> None:
         for row, due_ms in enumerate(self._due_ms.tolist()):
             wait_ms = due_ms - self._now_ms()
@@ -250,6 +265,22 @@ class Flight:
 
         await asyncio.gather(*(client() for _ in range(self._requests.concurrency)))
 
+    async def _converse(self, turns: Turns, timeout_s: float) -> None:
+        following = turns.following()
+
+        async def client(row: int) -> None:
+            while True:
+                await asyncio.sleep(max(self._due_ms[row] - self._now_ms(), 0.0) / 1000.0)
+                self._sent += 1
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._one(row), timeout_s)
+                answered, row = self._answers.get(row), int(following[row])
+                if row == LAST or answered is None or answered.reason != FINISH_REASONS[_LENGTH]:
+                    return
+                self._due_ms[row] = answered.end_ms + turns.think_ms[row]
+
+        await asyncio.gather(*(client(int(row)) for row in np.flatnonzero(turns.first())))
+
     async def _one(self, row: int) -> None:
         requests = self._requests
         asked = Asked(
@@ -266,6 +297,16 @@ class Flight:
     def _tell(self) -> None:
         if self._on_progress is not None:
             self._on_progress(Progress(self._sent, len(self._answers), len(self._requests)))
+
+
+def _break_off(turns: Turns, code: NDArray[np.int8]) -> None:
+    """Later turns of a conversation that a turn ended are lost for its reason, as in the simulation."""
+    following = turns.following()
+    for row in np.flatnonzero((code != _LENGTH) & (code != _UNFINISHED)):
+        later = following[row]
+        while later != LAST:
+            code[later] = code[row]
+            later = following[later]
 
 
 def _grouped(details: list[str]) -> dict[str, int]:
@@ -286,10 +327,12 @@ def check_some(requests: RequestTable) -> None:
         requests: any.
 
     Raises:
-        ValueError: there are no requests.
+        ValueError: there are no requests, or they hold images.
     """
     if not len(requests):
         raise ValueError("the load is empty: no request falls into the part that is sent")
+    if requests.images is not None:
+        raise ValueError("the requests hold images, and a load sends text alone; leave images, or their columns, out")
 
 
 def clock_ms() -> Callable[[], float]:

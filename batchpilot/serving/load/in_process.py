@@ -9,7 +9,7 @@ import asyncio
 import math
 from collections.abc import Callable
 
-from batchpilot.engines.torch.sampling import Sampling
+from batchpilot.core.sampling import Sampling
 from batchpilot.serving.load.answers import Answered
 from batchpilot.serving.load.flight import Asked, Flight, LoadResult, Progress, check_some
 from batchpilot.serving.load.prompts import Prompts
@@ -92,7 +92,7 @@ class _Engine:
         if piece.finished in ENDED_WELL:
             return Answered("length", 0, first_ms, last_ms, tokens, counted=True, prompt_tokens=prompt)
         reason = piece.finished if piece.finished in (*REJECTIONS, "cancelled") else "failed"
-        detail = generation.mistake or piece.finished
+        detail = piece.mistake or piece.finished
         return Answered(reason, 0, first_ms, self.now_ms(), tokens, detail, counted=True, prompt_tokens=prompt)
 
     def _order(self, asked: Asked) -> Order:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from batchpilot.workloads.turns import Turns
+
 _WORDS = (
     "the of and to in is that for it as was with be by on not he but are this have from had which one you were her all "
     "she there would"
@@ -20,18 +22,21 @@ class Prompts:
     """Texts, each made when it is asked for, so that a long trace needs no memory for all.
 
     A text begins with words of its own, so that no server answers from a cache of prefixes, and goes on somewhere in
-    one long text that all share.
+    one long text that all share. The prompt of a conversation's turn begins with the whole of the turn before.
 
     Args:
         tokens: wanted lengths, >= 1, shape (n,).
         bytes_per_token: of the server's tokenizer on this kind of text, > 0.
         seed: of the words.
+        turns: conversations of the requests; None for none.
 
     Attributes:
         bytes_per_token: as given.
     """
 
-    def __init__(self, tokens: NDArray[np.int64], bytes_per_token: float, seed: int = 0) -> None:
+    def __init__(
+        self, tokens: NDArray[np.int64], bytes_per_token: float, seed: int = 0, turns: Turns | None = None
+    ) -> None:
         self.bytes_per_token = bytes_per_token
         rng = np.random.default_rng(seed)
         self._bytes = np.maximum(np.round(tokens * bytes_per_token), 1).astype(np.int64)
@@ -39,6 +44,9 @@ class Prompts:
         self._shared = _text(rng.integers(len(WORDS), size=(2 * longest + _LEAST_BODY_BYTES) // 2))
         self._heads = rng.integers(len(WORDS), size=(len(tokens), _HEAD_WORDS))
         self._starts = rng.integers(len(self._shared) - longest, size=len(tokens))
+        if turns is not None:
+            first = turns.first_of()
+            self._heads, self._starts = self._heads[first], self._starts[first]
 
     def __len__(self) -> int:
         return len(self._bytes)

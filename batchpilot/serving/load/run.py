@@ -74,7 +74,7 @@ async def run_load(
         await client.find_model(settings.model)
         identity = await client.identity()
         bytes_per_token = settings.bytes_per_token or await _asked(client, settings.seed)
-        prompts = Prompts(requests.prompt_tokens, bytes_per_token, settings.seed)
+        prompts = Prompts(requests.prompt_tokens, bytes_per_token, settings.seed, requests.turns)
         flight = Flight(client, requests, prompts, now_ms, on_progress)
         with _without_collections():
             await flight.fly(settings.grace_s, stop)

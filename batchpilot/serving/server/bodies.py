@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
+from batchpilot.serving.server.formats import ResponseFormat
 from batchpilot.serving.server.neutral import NeutralChatFields, NeutralCompletionFields, NeutralFields, NoEntry
 
 MOST_STOPS = 16
@@ -13,6 +14,8 @@ MOST_CHOICES = 128
 """Answers to one request: prompts times `n`."""
 
 MOST_FIELDS = 100
+MOST_LOGPROBS = 20
+"""Of the likeliest tokens beside each; OpenAI's bound for conversations."""
 
 # Any constraint at all makes pydantic refuse lone surrogates, which no tokenizer takes.
 Unicode = Annotated[str, Field(min_length=0)]
@@ -61,6 +64,7 @@ class CommonBody(NeutralFields):
         tpot_ms: ours; the promised time per token, likewise.
         timeout_s: ours; give up after so long.
         ignore_eos: go on after the end-of-text token; vLLM's.
+        response_format: text, or JSON that obeys a schema.
     """
 
     model: Unicode
@@ -81,6 +85,7 @@ class CommonBody(NeutralFields):
     tpot_ms: Annotated[float, Field(gt=0, le=1e9)] | None = None
     timeout_s: Annotated[float, Field(gt=0, le=86400)] | None = None
     ignore_eos: StrictBool | None = None
+    response_format: ResponseFormat | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -88,6 +93,11 @@ class CommonBody(NeutralFields):
         if isinstance(value, dict) and len(value) > MOST_FIELDS:
             raise ValueError(f"the body has {len(value)} fields; at most {MOST_FIELDS} are looked at")
         return value
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        """How many of the likeliest tokens to tell beside each token, None for no log probabilities at all."""
+        return None
 
     @property
     def stops(self) -> list[str]:
@@ -107,9 +117,16 @@ class CompletionBody(CommonBody, NeutralCompletionFields):
 
     Attributes:
         prompt: text or token ids, or a list of either.
+        logprobs: tell log probabilities, of so many of the likeliest tokens too.
     """
 
     prompt: Unicode | Tokens | Texts | TokenLists
+    logprobs: Literal[False] | Annotated[StrictInt, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        """See the base."""
+        return None if self.logprobs is False else self.logprobs
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -120,10 +137,10 @@ class CompletionBody(CommonBody, NeutralCompletionFields):
 
 
 class TextPart(BaseModel):
-    """A part of a message.
+    """A part of a message that is text.
 
     Attributes:
-        type: only text.
+        type: text.
         text: it.
     """
 
@@ -133,12 +150,43 @@ class TextPart(BaseModel):
     text: Unicode
 
 
+class ImageUrl(BaseModel):
+    """Where an image is: here, in the URL itself.
+
+    Attributes:
+        url: `data:image/png;base64,...` or `data:image/jpeg;base64,...`; nothing is fetched.
+        detail: low for 224 pixels, high for 448; auto for the smallest of 224, 336 and 448 that loses none.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: Unicode
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class ImagePart(BaseModel):
+    """A part of a message that is an image.
+
+    Attributes:
+        type: image_url.
+        image_url: it.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
 class Message(BaseModel):
     """A turn of a conversation. What an answer has beside its text may be sent back as it came.
 
     Attributes:
         role: who speaks.
-        content: what is said, as text or its parts.
+        content: what is said, as text or its parts; a user's may be images.
         name: for the model's chat template.
         tool_call_id: likewise.
         tool_calls: not supported, so none.
@@ -147,7 +195,7 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Unicode | Annotated[list[TextPart], Field(fail_fast=True)] | None = ""
+    content: Unicode | Annotated[list[Part], Field(fail_fast=True)] | None = ""
     name: Unicode | None = None
     tool_call_id: Unicode | None = None
     tool_calls: NoEntry | None = None
@@ -157,15 +205,29 @@ class Message(BaseModel):
     annotations: NoEntry | None = None
     reasoning_content: None = None
 
-    @field_validator("content", mode="after")
-    @classmethod
-    def _joined(cls, value: str | list[TextPart] | None) -> str:
-        return "".join(part.text for part in value) if isinstance(value, list) else value or ""
+    @model_validator(mode="after")
+    def _users_show(self) -> Message:
+        if self.images and self.role != "user":
+            raise ValueError(f"a message of role {self.role!r} holds an image; only those of the user may")
+        return self
 
     @property
-    def turn(self) -> dict[str, str]:
-        """What a chat template hears of it."""
-        return self.model_dump(include={"role", "content", "name", "tool_call_id"}, exclude_none=True)
+    def images(self) -> list[ImageUrl]:
+        """The images that it shows, in order."""
+        parts = self.content if isinstance(self.content, list) else []
+        return [part.image_url for part in parts if isinstance(part, ImagePart)]
+
+    def turn(self, mark: str = "") -> dict[str, str]:
+        """What a chat template hears of it.
+
+        Args:
+            mark: what stands where an image does.
+        """
+        content = self.content or ""
+        if isinstance(content, list):
+            content = "".join(part.text if isinstance(part, TextPart) else mark for part in content)
+        names = self.model_dump(include={"name", "tool_call_id"}, exclude_none=True)
+        return {"role": self.role, "content": content, **names}
 
 
 class ChatBody(CommonBody, NeutralChatFields):
@@ -173,6 +235,21 @@ class ChatBody(CommonBody, NeutralChatFields):
 
     Attributes:
         messages: the conversation.
+        logprobs: whether to tell log probabilities.
+        top_logprobs: of so many of the likeliest tokens too, where they are told.
     """
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
+    logprobs: StrictBool | None = None
+    top_logprobs: Annotated[StrictInt, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+
+    @model_validator(mode="after")
+    def _told_together(self) -> ChatBody:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs is told beside logprobs, which must be true")
+        return self
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        """See the base."""
+        return self.top_logprobs or 0 if self.logprobs else None

@@ -9,12 +9,15 @@ from batchpilot.baselines import Setting
 from batchpilot.core import WindowMetrics
 from batchpilot.engines.torch import LiveEngine, ModelRunner, Telemetry, TorchEngineConfig
 from batchpilot.engines.torch.rehearsal import rehearse_engine
+from batchpilot.serving.pictures.decoding import require_pillow
 from batchpilot.serving.rehearsal import rehearse
 from batchpilot.serving.rollout.control import TunerControl, make_setting, tuner_by_name
+from batchpilot.serving.server.config import ServerConfig
 from batchpilot.serving.server.engine_loop import EngineLoop, LiveMeasures
 from batchpilot.serving.server.history import History
 from batchpilot.serving.server.metrics import ServerMetrics
-from batchpilot.serving.server.service import ServerConfig, Service
+from batchpilot.serving.server.service import Service
+from batchpilot.serving.server.structured import Grammars
 from batchpilot.serving.server.text import Text
 from batchpilot.serving.session.session import TunerSession
 from batchpilot.tuners import DEFAULT_TUNER
@@ -54,10 +57,16 @@ def build_service(
 
     Raises:
         ValueError: a value is outside its bound, or the tuner cannot be built.
+        MissingExtraError: images are to be taken, and what decodes them is not installed.
     """
+    if config.vision != (runner.vision is not None):
+        raise ValueError(f"config.vision is {config.vision}; it must say whether the runner was made with vision")
+    if config.vision:
+        require_pillow()
     engine_config = engine_config or TorchEngineConfig()
     rehearse_engine(engine_config, runner)
-    engine = LiveEngine(engine_config, runner, room=room, telemetry=telemetry, clock=clock)
+    grammars = Grammars(lambda: text.guidance(runner.shape.vocabulary), runner.shape.vocabulary)
+    engine = LiveEngine(engine_config, runner, room=room, telemetry=telemetry, clock=clock, grammars=grammars)
     setting = setting or make_setting(slo=config.slo, latency=runner.latency)
     control = TunerControl(tuner, setting)
     for name in (tuner, MOST_TO_COMPILE):

@@ -8,6 +8,7 @@ import math
 import queue
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -198,6 +199,7 @@ class EngineLoop:
             self.failure = f"{type(error).__name__}: {error}"
             for generation in self._all_open():
                 self._end(generation, "engine_error")
+            self._generations.clear()
 
     def _turn(self, began_s: float) -> tuple[float, float]:
         """One step and all that follows from it.
@@ -261,10 +263,10 @@ class EngineLoop:
                 priority=order.priority,
                 sampling=order.sampling,
                 waited_ms=waited_ms,
+                images=order.images,
             )
         except ValueError as error:
-            generation.mistake = str(error)
-            self._end(generation, "invalid")
+            self._end(generation, "invalid", str(error))
             return
         generation.number = number
         self._generations[number] = generation
@@ -274,14 +276,16 @@ class EngineLoop:
             ttft_target_ms=order.ttft_target_ms,
             tpot_target_ms=order.tpot_target_ms,
             waited_ms=waited_ms,
+            cached_tokens=self._engine.cached_tokens(number),
         )
 
     def _publish(self, step: LiveStep) -> None:
         now_s = self._clock()
         said: list[tuple[Generation, Piece]] = []
-        spoke = [number for number, token, _ in step.events if token is not None]
-        self._session.on_step_tokens(spoke)
-        for number, token, finished in step.events:
+        spoke = Counter(number for number, token, _, _ in step.events if token is not None)
+        for count in sorted(set(spoke.values())) or [1]:
+            self._session.on_step_tokens([number for number, tokens in spoke.items() if tokens == count], count)
+        for number, token, finished, logprobs in step.events:
             generation = self._generations[number]
             if generation.ended and finished is None:
                 self.cancel(generation)  # given up just when its turn came
@@ -295,8 +299,11 @@ class EngineLoop:
                 del self._generations[number]
                 self._tell_end(number, finished)
             if finished is None or self._ends(generation, finished):
-                said.append((generation, Piece(token, finished)))
-        self._metrics.tokens(len(spoke))
+                piece = self._piece(generation, token, finished)
+                if logprobs is not None:  # plain, since it may go to another process
+                    piece = piece._replace(logprobs=(logprobs.chosen, logprobs.likeliest))
+                said.append((generation, piece))
+        self._metrics.tokens(spoke.total())
         self._deliver(said)
 
     def _tell_end(self, number: int, finished: str) -> None:
@@ -319,10 +326,17 @@ class EngineLoop:
         self._metrics.end(generation, finished, self._clock())
         return True
 
-    def _end(self, generation: Generation, finished: str) -> None:
+    def _end(self, generation: Generation, finished: str, mistake: str | None = None) -> None:
         """End a request that the engine does not know, or knows no more."""
         if self._ends(generation, finished):
-            self._deliver([(generation, Piece(None, finished))])
+            self._deliver([(generation, self._piece(generation, None, finished, mistake))])
+
+    def _piece(
+        self, generation: Generation, token: int | None, finished: str | None, mistake: str | None = None
+    ) -> Piece:
+        if finished is None or finished in ENDED_WELL:
+            return Piece(token, finished)
+        return Piece(token, finished, mistake, self._session.predicted_ttft_ms(len(generation.order.prompt)))
 
     def _deliver(self, said: list[tuple[Generation, Piece]]) -> None:
         """Hand what was said to the coroutines, all of a step in one call."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from batchpilot.engines.torch.sampling import Sampling
+from batchpilot.core.sampling import Sampling
+from batchpilot.workloads.prompt_images import PromptImage
 
 ENDED_WELL = ("length", "stop")
 
@@ -18,10 +20,16 @@ class Piece(NamedTuple):
         token: the next token, None for none.
         finished: why the request has ended, as `live_events.Event` says, "invalid", "shutting_down" or
             "engine_error"; None while it goes on. Nothing comes after it.
+        mistake: why the engine cannot take it, where it is "invalid".
+        wait_ms: with the end of one that was not served, the predicted TTFT of another like it; NaN if unknown.
+        logprobs: the token's log probability, and ids of the likeliest tokens with theirs; None where nobody asked.
     """
 
     token: int | None
     finished: str | None = None
+    mistake: str | None = None
+    wait_ms: float = math.nan
+    logprobs: tuple[float, tuple[tuple[int, float], ...]] | None = None
 
 
 Heard = tuple[int, Piece]
@@ -61,6 +69,7 @@ class Order:
         priority: "high", "normal" or "low".
         user: whose it is.
         arrived_s: when it came, by the engine loop's clock.
+        images: in the prompt.
     """
 
     prompt: list[int]
@@ -71,6 +80,7 @@ class Order:
     priority: str
     user: str | None
     arrived_s: float
+    images: tuple[PromptImage, ...] = ()
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
@@ -83,7 +93,6 @@ class Generation:
         number: the engine's id, None until it has one.
         first_s: when its first token came, by the engine loop's clock; None before.
         tokens: how many tokens came.
-        mistake: why the engine cannot take it, None if it can.
         cancelled: whether nobody wants the answer any more.
         satisfied: whether it was cut short because its client has all it asked for (a stop string).
         ended: whether its last piece has been said.
@@ -95,7 +104,6 @@ class Generation:
     number: int | None = None
     first_s: float | None = None
     tokens: int = 0
-    mistake: str | None = None
     cancelled: bool = False
     satisfied: bool = False
     ended: bool = False

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from batchpilot.core import WindowMetrics
+from batchpilot.fleet.scalers import DESIRED_METRIC
+from batchpilot.serving.server.desired import DesiredServers
 
 if TYPE_CHECKING:
     from batchpilot.serving.rollout.control import TunerControl
@@ -87,8 +89,19 @@ class ServerMetrics:
             "met",
             ("yes", "no"),
         )
+        self._queries = counter("prefix_cache_queries", "Prompt tokens of requests that were let in.")
+        self._hits = counter("prefix_cache_hits", "Of these, tokens found in the prefix cache.")
+        self._images = counter("images", "Images of requests that were let in.")
+        self._image_hits = counter("image_hits", "Of these, images whose features were kept.")
+        self._drafts = counter("spec_decode_num_drafts", "Drafts verified, one a request and step.")
+        self._drafted = counter("spec_decode_num_draft_tokens", "Tokens of drafts.")
+        self._accepted = counter("spec_decode_num_accepted_tokens", "Of these, tokens that were accepted.")
         self._preemptions = counter("num_preemptions", "Requests put back into the queue for want of KV blocks.")
         self._failed_steps = counter("failed_steps", "Engine steps that failed.")
+        self._desired = DesiredServers()
+        told = "Servers like this one that what it has to do asks for; the sum over all is how many there should be."
+        wanted = Gauge(DESIRED_METRIC, told, registry=self.registry)
+        wanted.set_function(lambda: self._desired.replicas)
 
     def step(self, duration_ms: float, *, failed: bool) -> None:
         """Count a step.
@@ -125,7 +138,15 @@ class ServerMetrics:
         Args:
             window: that was closed.
         """
+        self._desired.hear(window)
         self._preemptions.inc(window.preemptions)
+        self._queries.inc(window.admitted_prompt_tokens)
+        self._hits.inc(window.cached_prompt_tokens)
+        self._images.inc(window.images)
+        self._image_hits.inc(window.image_hits)
+        self._drafts.inc(window.drafts)
+        self._drafted.inc(window.drafted_tokens)
+        self._accepted.inc(window.accepted_tokens)
 
     def end(self, generation: Generation, finished: str, now_s: float) -> None:
         """Count a request that has ended.
@@ -184,7 +205,7 @@ class _Present:
         yield _gauge("num_queued_tokens", "Prompt tokens of the requests in the queue.", held.queued_tokens)
         yield _gauge("kv_cache_usage_perc", "Share of KV blocks in use, 0-1.", held.kv_used_fraction)
         limits = GaugeMetricFamily("batchpilot:tuner_limit", "Limits in force; off ones are absent.", labels=["limit"])
-        for name, value in session.limits().to_dict().items():
+        for name, value in session.limits().in_force().items():
             if isinstance(value, int | float):
                 limits.add_metric([name], value)
         yield limits
@@ -200,6 +221,14 @@ class _Present:
         yield _counter("tuner_limit_changes", "Times that limits changed.", status["limit_changes"])
         yield _counter("tuner_errors", "Times that the tuner raised.", status["tuner_errors"])
         latest = session.latest
+        if latest is not None and latest.duration_ms > 0:
+            per_s = 1000.0 * latest.completions / latest.duration_ms
+            yield _gauge("requests_per_second", "Requests that finished a second in the last window.", per_s)
+            yield _gauge("device_utilisation", "Of the device in the last window, 0-1.", latest.utilisation)
+            if latest.memory_total_mb > 0:
+                for name, value in (("used", latest.memory_used_mb), ("peak", latest.memory_peak_mb)):
+                    yield _gauge(f"device_memory_{name}_bytes", "Of the device in the last window.", value * 2**20)
+                yield _gauge("device_memory_bytes", "Of the device.", latest.memory_total_mb * 2**20)
         if latest is not None and latest.slo_attainment == latest.slo_attainment:
             yield _gauge("slo_attainment", "Share within SLO in the last window.", latest.slo_attainment)
 

@@ -16,18 +16,6 @@ NoKey = Annotated[dict[str, Any], Field(max_length=0)]
 Label = Annotated[str, Field(max_length=1024)]
 
 
-class PlainText(BaseModel):
-    """The form of answer that there is.
-
-    Attributes:
-        type: text.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    type: Literal["text"] = "text"
-
-
 class NeutralFields(BaseModel):
     """What both kinds of completion take at its neutral value; null is one always.
 
@@ -45,7 +33,6 @@ class NeutralFields(BaseModel):
     min_p: Zero | None = None
     use_beam_search: Literal[False] | None = None
     early_stopping: Literal[False] | None = None
-    logprobs: Literal[False] | None = None
     prompt_logprobs: None = None
     echo: Literal[False] | None = None
     stop_token_ids: NoEntry | None = None
@@ -57,7 +44,6 @@ class NeutralFields(BaseModel):
     detokenize: Literal[True] | None = None
     truncate_prompt_tokens: None = None
     return_token_ids: Literal[False] | None = None
-    response_format: PlainText | None = None
     structured_outputs: None = None
     guided_json: None = None
     guided_regex: None = None
@@ -85,7 +71,6 @@ class NeutralCompletionFields(NeutralFields):
 class NeutralChatFields(NeutralFields):
     """The same for conversations alone. Without tools it means nothing how they are chosen."""
 
-    top_logprobs: Literal[0] | None = None
     tools: NoEntry | None = None
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 
 from batchpilot.serving.server.answering import Answer, make_orders
 from batchpilot.serving.server.bodies import ChatBody, CommonBody, CompletionBody
+from batchpilot.serving.server.chat_prompts import LONG_CHARACTERS, Prompt, chat_prompt
+from batchpilot.serving.server.completing import Completing
 from batchpilot.serving.server.errors import ApiError
+from batchpilot.serving.server.event_stream import EventStream
 from batchpilot.serving.server.json_answers import JsonAnswer
-from batchpilot.serving.server.service import Service
 from batchpilot.serving.server.shapes import DONE, Shape, event
-from batchpilot.serving.server.text import served_name
+from batchpilot.serving.server.text import Text, served_name
+from batchpilot.serving.server.told_logprobs import TokenLogprob
 
 DEFAULT_COMPLETION_TOKENS = 16
 """What OpenAI's completions take for `max_tokens`, or what the model's context leaves."""
@@ -23,14 +26,8 @@ DEFAULT_COMPLETION_TOKENS = 16
 DEFAULT_CHAT_TOKENS = 1024
 """Most tokens of a chat answer that does not say, or what the model's context leaves."""
 
-_UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-"""Proxies on the way pass every chunk on at once."""
 
-_LONG_CHARACTERS = 20_000
-"""Longer texts are tokenized beside the event loop, which would stand still for other clients."""
-
-
-def openai_routes(service: Service) -> APIRouter:
+def openai_routes(service: Completing) -> APIRouter:
     """The routes under `/v1`.
 
     Args:
@@ -58,7 +55,7 @@ def openai_routes(service: Service) -> APIRouter:
     async def completions(body: CompletionBody, request: Request) -> Response:
         _check_model(service, body.model)
         prompts = [
-            await _tokens(service.text.encode, prompt, len(prompt)) if isinstance(prompt, str) else prompt
+            Prompt(await _tokens(service.text, prompt) if isinstance(prompt, str) else prompt)
             for prompt in body.prompts
         ]
         return await _answer(service, request, body, prompts, DEFAULT_COMPLETION_TOKENS)
@@ -66,17 +63,13 @@ def openai_routes(service: Service) -> APIRouter:
     @router.post("/chat/completions", responses=errors, summary="Answer in a conversation")
     async def chat_completions(body: ChatBody, request: Request) -> Response:
         _check_model(service, body.model)
-        turns = [message.turn for message in body.messages]
-        try:
-            prompt = await _tokens(service.text.encode_chat, turns, sum(len(turn["content"]) for turn in turns))
-        except ValueError as error:
-            raise ApiError(400, str(error), param="messages") from None
+        prompt = await chat_prompt(service.text, body.messages, vision=service.config.vision)
         return await _answer(service, request, body, [prompt], DEFAULT_CHAT_TOKENS)
 
     return router
 
 
-def _model(service: Service) -> dict[str, Any]:
+def _model(service: Completing) -> dict[str, Any]:
     return {
         "id": service.config.model,
         "object": "model",
@@ -86,18 +79,18 @@ def _model(service: Service) -> dict[str, Any]:
     }
 
 
-def _check_model(service: Service, name: str) -> None:
+def _check_model(service: Completing, name: str) -> None:
     wrong = served_name(name, service.config.model)
     if wrong:
         raise ApiError(404, wrong, param="model", code="model_not_found")
 
 
-async def _tokens(encode: Callable[[Any], list[int]], text: Any, characters: int) -> list[int]:
-    return await run_in_threadpool(encode, text) if characters > _LONG_CHARACTERS else encode(text)
+async def _tokens(text: Text, prompt: str) -> list[int]:
+    return await run_in_threadpool(text.encode, prompt) if len(prompt) > LONG_CHARACTERS else text.encode(prompt)
 
 
 async def _answer(
-    service: Service, request: Request, body: CommonBody, prompts: list[list[int]], default: int
+    service: Completing, request: Request, body: CommonBody, prompts: list[Prompt], default: int
 ) -> Response:
     try:
         orders = make_orders(service, body, prompts, default)
@@ -106,27 +99,34 @@ async def _answer(
     answer = Answer(service, request, orders, body)
     await answer.begin()
     shape = Shape(service.config.model, chat=isinstance(body, ChatBody))
-    prompt_tokens = sum(map(len, prompts))
+    prompt_tokens = sum(len(prompt.tokens) for prompt in prompts)
     if body.stream:
         events = _events(answer, shape, body, prompt_tokens)
-        return StreamingResponse(events, headers=_UNBUFFERED, media_type="text/event-stream")
+        return EventStream(events)
     texts = [""] * len(orders)
     finished: list[str | None] = [None] * len(orders)
+    logprobs: list[list[TokenLogprob]] = [[] for _ in orders]
     try:
-        async for delta in answer.deltas():
-            texts[delta.choice] += delta.text
-            finished[delta.choice] = delta.finished
+        async for deltas in answer.deltas():
+            for delta in deltas:
+                texts[delta.choice] += delta.text
+                finished[delta.choice] = delta.finished
+                if delta.logprob is not None:
+                    logprobs[delta.choice].append(delta.logprob)
     finally:
         answer.close()
-    return JsonAnswer(shape.whole(texts, finished, _usage(prompt_tokens, answer.tokens)))
+    told = None if body.wanted_logprobs is None else logprobs
+    return JsonAnswer(shape.whole(texts, finished, _usage(prompt_tokens, answer.tokens), told))
 
 
-async def _events(answer: Answer, shape: Shape, body: CommonBody, prompt_tokens: int) -> AsyncIterator[str]:
+async def _events(answer: Answer, shape: Shape, body: CommonBody, prompt_tokens: int) -> AsyncGenerator[str, None]:
     options = body.stream_options
     always = options is not None and bool(options.continuous_usage_stats)
     try:
-        async for delta in answer.deltas():
-            yield shape.chunk(delta, _usage(prompt_tokens, answer.tokens) if always else None)
+        async for deltas in answer.deltas():
+            yield "".join(
+                [shape.chunk(delta, _usage(prompt_tokens, delta.tokens) if always else None) for delta in deltas]
+            )
         if options is not None and options.include_usage:
             yield event(shape.usage(_usage(prompt_tokens, answer.tokens)))
     except ApiError as error:

@@ -6,22 +6,16 @@ import logging
 import threading
 from collections.abc import Callable
 
-import uvicorn
-
 from batchpilot.engines import DetectedDevice
 from batchpilot.serving.doors.draining import DrainingServer
 from batchpilot.serving.doors.origins import check_binding
-from batchpilot.serving.doors.protocol import door_settings
 from batchpilot.serving.server.app import build_app
+from batchpilot.serving.server.front.fronted import FrontedServer
+from batchpilot.serving.server.front.wire import Opening
+from batchpilot.serving.server.listening import listening
 from batchpilot.serving.server.service import Service
 
 log = logging.getLogger("batchpilot.server")
-
-_KEEP_ALIVE_S = 75
-"""Longer than clients and proxies keep idle connections, so that no request meets one that is being closed."""
-
-_LAST_WORDS_S = 5.0
-"""After running requests were cancelled, time for their clients to be told."""
 
 
 def make_server(
@@ -31,7 +25,8 @@ def make_server(
     port: int = 8000,
     device: DetectedDevice | None = None,
     on_start: Callable[[int], None] | None = None,
-) -> DrainingServer:
+    apart: bool = False,
+) -> DrainingServer | FrontedServer:
     """A server that is ready to run.
 
     Args:
@@ -40,31 +35,29 @@ def make_server(
         port: 0 for any that is free.
         device: what the engine runs on, for the status.
         on_start: hears the port once it listens.
+        apart: HTTP in a process of its own, which costs the engine's interpreter a message a step; the service's
+            tokenizer can be pickled then.
 
     Raises:
         ValueError: the host can be reached by others and there is no token.
     """
     check_binding(host, service.config.token)
-    config = uvicorn.Config(
-        build_app(service, device),
-        host=host,
-        port=port,
-        log_level="warning",
-        access_log=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(service.config.grace_s + _LAST_WORDS_S + 1),
-        **door_settings(service.config.body_s),
-    )
+    app = build_app(service, device)
+    if not apart:
+        return DrainingServer(listening(app, service.config, host, port), lambda: _drain(service), on_start)
+    opening = Opening(service.config, service.text, service.engine.longest, service.started, host, port)
+    return FrontedServer(service, app, opening, lambda: _drain(service), on_start)
+
+
+def _drain(service: Service) -> None:
+    """Take no new request, and cancel what runs after the time of grace."""
 
     def cancel() -> None:
         cancelled = service.engine.cancel_all()
         if cancelled:
             log.warning("%d requests were cancelled at the end of the time of grace", cancelled)
 
-    def drain() -> None:
-        service.draining = True
-        timer = threading.Timer(service.config.grace_s, cancel)
-        timer.daemon = True
-        timer.start()
-
-    return DrainingServer(config, drain, on_start)
+    service.draining = True
+    timer = threading.Timer(service.config.grace_s, cancel)
+    timer.daemon = True
+    timer.start()

@@ -10,6 +10,7 @@ from typing import Any
 
 from batchpilot.core.files import json_text
 from batchpilot.serving.server.answering import Delta
+from batchpilot.serving.server.told_logprobs import TokenLogprob, chat_logprobs, completion_logprobs
 
 DONE = "data: [DONE]\n\n"
 
@@ -33,16 +34,28 @@ class Shape:
         head = json_text({**self._head, "object": self._chunk_name})
         self._opening = f'data: {head[:-1]}, "choices": [{{"index": '
 
-    def whole(self, texts: Sequence[str], finished: Sequence[str | None], usage: dict[str, int]) -> dict[str, Any]:
+    def whole(
+        self,
+        texts: Sequence[str],
+        finished: Sequence[str | None],
+        usage: dict[str, int],
+        logprobs: Sequence[Sequence[TokenLogprob]] | None = None,
+    ) -> dict[str, Any]:
         """An answer at once.
 
         Args:
             texts: of each choice.
             finished: why each ended.
             usage: numbers of tokens.
+            logprobs: of the tokens of each choice, None where they are not told.
         """
         said = [{"message": {"role": "assistant", "content": text}} if self._chat else {"text": text} for text in texts]
-        choices = [self._choice(index, *choice) for index, choice in enumerate(zip(said, finished, strict=True))]
+        told = [None] * len(texts) if logprobs is None else [self._logprobs(tokens) for tokens in logprobs]
+        parts = zip(said, told, finished, strict=True)
+        choices = [
+            {"index": index, **text, "logprobs": logprob, "finish_reason": end}
+            for index, (text, logprob, end) in enumerate(parts)
+        ]
         name = "chat.completion" if self._chat else "text_completion"
         return {**self._head, "object": name, "choices": choices, "usage": usage}
 
@@ -60,7 +73,8 @@ class Shape:
             self._begun.add(delta.choice)
         finished = "null" if delta.finished is None else f'"{delta.finished}"'
         told = "" if usage is None else f', "usage": {json_text(usage)}'
-        end = f'"logprobs": null, "finish_reason": {finished}}}]{told}}}\n\n'
+        logprobs = "null" if delta.logprob is None else json_text(self._logprobs([delta.logprob]))
+        end = f'"logprobs": {logprobs}, "finish_reason": {finished}}}]{told}}}\n\n'
         return f"{self._opening}{delta.choice}, {said}, {end}"
 
     def usage(self, usage: dict[str, int]) -> dict[str, Any]:
@@ -75,9 +89,8 @@ class Shape:
     def _chunk_name(self) -> str:
         return "chat.completion.chunk" if self._chat else "text_completion"
 
-    @staticmethod
-    def _choice(index: int, said: dict[str, Any], finished: str | None) -> dict[str, Any]:
-        return {"index": index, **said, "logprobs": None, "finish_reason": finished}
+    def _logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+        return chat_logprobs(tokens) if self._chat else completion_logprobs(tokens)
 
 
 def event(data: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from batchpilot.core.names import closest
+from batchpilot.serving.server.structured import byte_guidance, tokenizer_guidance
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
@@ -42,15 +43,37 @@ class Text(Protocol):
             text: the prompt.
         """
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    def encode_chat(self, messages: Sequence[dict[str, str]], mark: str = "") -> list[list[int]]:
         """Token ids of a conversation, up to where the assistant speaks.
 
         Args:
             messages: each with `role` and `content`.
+            mark: text that stands for something else, which is left out; "" for none.
+
+        Returns:
+            Those before the first mark, between marks, and behind the last one.
         """
 
     def stream(self) -> TextStream:
         """For one answer."""
+
+    def token(self, token: int) -> tuple[str, list[int] | None]:
+        """A token by itself: its text, and its bytes where that is certain.
+
+        Args:
+            token: its id.
+        """
+
+    def guidance(self, vocabulary: int) -> Any:
+        """The tokens as the package `llguidance` reads them.
+
+        Args:
+            vocabulary: number of token ids.
+
+        Raises:
+            MissingExtraError: the package is missing.
+            ValueError: it does not know tokenizers of this kind.
+        """
 
 
 class Bytes:
@@ -66,17 +89,43 @@ class Bytes:
         """
         return list(text.encode())
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    def encode_chat(self, messages: Sequence[dict[str, str]], mark: str = "") -> list[list[int]]:
         """The bytes of a plain transcript.
 
         Args:
             messages: each with `role` and `content`.
+            mark: see `Text`.
         """
-        return self.encode("".join(f"{m['role']}: {m['content']}\n" for m in messages) + "assistant: ")
+        return [self.encode(piece) for piece in _split(_transcript(messages), mark)]
 
     def stream(self) -> TextStream:
         """Bytes to text; what is no UTF-8 becomes replacement characters."""
         return _ByteStream()
+
+    def token(self, token: int) -> tuple[str, list[int] | None]:
+        """A byte, as text where it is a character, else as OpenAI's API writes it.
+
+        Args:
+            token: its id.
+        """
+        byte = token & 0xFF
+        return (chr(byte) if byte < 0x80 else f"bytes:\\x{byte:02x}"), [byte]
+
+    def guidance(self, vocabulary: int) -> Any:
+        """Bytes, of which 0, that no JSON holds, ends an output.
+
+        Args:
+            vocabulary: number of token ids.
+        """
+        return byte_guidance(vocabulary)
+
+
+def _transcript(messages: Sequence[dict[str, str]]) -> str:
+    return "".join(f"{m['role']}: {m['content']}\n" for m in messages) + "assistant: "
+
+
+def _split(text: str, mark: str) -> list[str]:
+    return text.split(mark) if mark else [text]
 
 
 class _ByteStream:
@@ -111,27 +160,49 @@ class ModelText:
         ids: list[int] = self._tokenizer.encode(text)
         return ids
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    def encode_chat(self, messages: Sequence[dict[str, str]], mark: str = "") -> list[list[int]]:
         """By the model's chat template, or as a plain transcript where it has none.
 
         Args:
             messages: each with `role` and `content`.
+            mark: see `Text`.
 
         Raises:
             ValueError: the template refuses the conversation.
         """
         if self._tokenizer.chat_template is None:
-            return self.encode("".join(f"{m['role']}: {m['content']}\n" for m in messages) + "assistant: ")
+            first, *rest = _split(_transcript(messages), mark)
+            return [self.encode(first), *(self._encode_further(piece) for piece in rest)]
         try:
             text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
         except Exception as error:  # a template is a program of the model's, and may raise anything
             raise ValueError(f"the model's chat template refuses these messages: {error}") from error
+        return [self._encode_further(piece) for piece in _split(text, mark)]
+
+    def _encode_further(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return ids
 
     def stream(self) -> TextStream:
         """Tokens to text, holding back characters that are not complete."""
         return _TokenStream(self._tokenizer)
+
+    def token(self, token: int) -> tuple[str, list[int] | None]:
+        """A token's own text; parts of characters have no bytes that a tokenizer would tell.
+
+        Args:
+            token: its id.
+        """
+        text: str = self._tokenizer.decode([token])
+        return text, None if "\ufffd" in text else list(text.encode())
+
+    def guidance(self, vocabulary: int) -> Any:
+        """The model's tokenizer.
+
+        Args:
+            vocabulary: number of token ids.
+        """
+        return tokenizer_guidance(self._tokenizer, vocabulary, self.stop_tokens)
 
 
 class _TokenStream:
@@ -160,14 +231,22 @@ class _TokenStream:
 
 
 def load_text(model: str) -> Text:
-    """The tokenizer of a model directory; bytes where there is none.
+    """The tokenizer of a model directory or package; bytes where there is none.
 
     Args:
         model: a preset or a folder.
 
     Raises:
-        ValueError: the folder's tokenizer cannot be loaded.
+        ValueError: the tokenizer cannot be loaded, or the model's package is missing.
     """
+    # Not above: the process for HTTP, which is sent its tokenizer, has no use for engines.
+    from batchpilot.engines.packaged import PACKAGED
+
+    if model in PACKAGED:
+        from transformers import AutoTokenizer
+
+        file = PACKAGED[model].path()
+        return ModelText(AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True))
     folder = Path(model)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return Bytes()

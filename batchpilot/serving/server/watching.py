@@ -11,22 +11,14 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
 from batchpilot.engines import DetectedDevice
+from batchpilot.serving.doors.pages import MEDIA_TYPES, PAGE_HEADERS
+from batchpilot.serving.server.alerts import alert_rules
 from batchpilot.serving.server.errors import ApiError
 from batchpilot.serving.server.grafana import dashboard
 from batchpilot.serving.server.json_answers import JsonAnswer
 from batchpilot.serving.server.metrics import CONTENT_TYPE
 from batchpilot.serving.server.service import Service
 from batchpilot.serving.server.tuner_routes import decision_list, tuner_status
-
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
-    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
-    "Cache-Control": "no-cache",
-    "X-Content-Type-Options": "nosniff",
-}
-"""The live page may load nothing but its own parts and numbers."""
-
-_MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 
 
 def watching_routes(service: Service, device: DetectedDevice | None) -> APIRouter:
@@ -57,6 +49,10 @@ def watching_routes(service: Service, device: DetectedDevice | None) -> APIRoute
     async def grafana() -> dict[str, Any]:
         return dashboard()
 
+    @router.get("/alerts.yml", tags=["metrics"], summary="Prometheus alerts over the metrics", response_class=Response)
+    async def alerts() -> Response:
+        return Response(alert_rules(service.config.slo), media_type="application/yaml")
+
     @router.get("/api/live", tags=["metrics"], summary="What the live page shows")
     async def live(
         after: Annotated[
@@ -76,7 +72,7 @@ def watching_routes(service: Service, device: DetectedDevice | None) -> APIRoute
     async def page_part(name: str) -> Response:
         if name not in parts:
             raise ApiError(404, f"the live page has no part {name!r}")
-        return Response(parts[name], headers=PAGE_HEADERS, media_type=_MEDIA_TYPES[name.rpartition(".")[2]])
+        return Response(parts[name], headers=PAGE_HEADERS, media_type=MEDIA_TYPES[name.rpartition(".")[2]])
 
     return router
 

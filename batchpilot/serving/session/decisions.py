@@ -110,6 +110,9 @@ class Decisions:
         window = self._close(now_ms)
         self.windows += 1
         self.latest = window
+        if self.tuner.quick and not self._background and (self._worker is None or not self._worker.busy):
+            self._adopt(now_ms, self.tuner.decide(window, self._details(now_ms)))
+            return window
         if self._worker is None:
             self._worker = Worker("batchpilot-tuner")
             # A session that is dropped without being closed leaves no thread.

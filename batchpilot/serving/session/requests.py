@@ -32,31 +32,57 @@ class Tracked:
         computed_tokens: its tokens in the KV cache, as far as told.
         generated_tokens: output tokens so far; `InFlight` brings it up to date whenever it hands a request out.
         first_token_ms: time of its first token, NaN before.
+        cached_tokens: tokens of its prompt that the server has found in its prefix cache, as far as told.
+        started: whether it was ever let in.
         joined: the shared count of those that decode together, when this was last brought up to date; None beside them.
     """
 
     __slots__ = (
         "ahead_tokens",
         "arrival_ms",
+        "cached_tokens",
         "computed_tokens",
         "first_token_ms",
         "generated_tokens",
         "joined",
         "prefill_told",
         "prompt_tokens",
+        "started",
         "tpot_target_ms",
         "ttft_target_ms",
     )
 
-    def __init__(self, arrival_ms: float, prompt_tokens: int, ttft_target_ms: float, tpot_target_ms: float) -> None:
+    def __init__(
+        self,
+        arrival_ms: float,
+        prompt_tokens: int,
+        ttft_target_ms: float,
+        tpot_target_ms: float,
+        cached_tokens: int = 0,
+    ) -> None:
         self.arrival_ms = arrival_ms
         self.prompt_tokens = prompt_tokens
         self.ttft_target_ms = ttft_target_ms
         self.tpot_target_ms = tpot_target_ms
         self.prefill_told = False
-        self.ahead_tokens = self.computed_tokens = self.generated_tokens = 0
+        self.ahead_tokens = self.generated_tokens = 0
+        self.started = False
+        self.find(cached_tokens)
         self.first_token_ms = math.nan
         self.joined: int | None = None
+
+    def find(self, tokens: int) -> None:
+        """So many tokens of its prompt are in the server's prefix cache; the last one is always computed.
+
+        Args:
+            tokens: how many.
+        """
+        self.cached_tokens = self.computed_tokens = min(max(tokens, 0), max(self.prompt_tokens - 1, 0))
+
+    @property
+    def uncached_tokens(self) -> int:
+        """What its prompt asks of the server."""
+        return self.prompt_tokens - self.cached_tokens
 
     @property
     def tokens_to_compute(self) -> int:
@@ -80,15 +106,18 @@ class InFlight:
     Attributes:
         waiting: requests by id in order of arrival.
         running: requests by id in order of admission.
-        queued_tokens: prompt tokens of those that wait.
-        unanswered_tokens: prompt tokens of requests without a first token: what `max_queued_tokens` bounds.
+        queued_tokens: prompt tokens of those that wait, cached ones aside.
+        unanswered_tokens: likewise of requests without a first token: what `max_queued_tokens` bounds.
         held_tokens: tokens that running requests hold in the KV cache when a server reserves whole prompts.
+        admitted_prompt_tokens: prompt tokens of requests that were let in for the first time.
+        cached_prompt_tokens: of these, what was found in the prefix cache.
     """
 
     def __init__(self) -> None:
         self.waiting: dict[Hashable, Tracked] = {}
         self.running: dict[Hashable, Tracked] = {}
         self.queued_tokens = self.unanswered_tokens = self.held_tokens = 0
+        self.admitted_prompt_tokens = self.cached_prompt_tokens = 0
         self._begun_tokens = 0
         self._decoding: set[Hashable] = set()
         self._said = 0
@@ -118,15 +147,16 @@ class InFlight:
             tracked: what is known of it.
         """
         self.waiting[request] = tracked
-        self.queued_tokens += tracked.prompt_tokens
-        self.unanswered_tokens += tracked.prompt_tokens
+        self.queued_tokens += tracked.uncached_tokens
+        self.unanswered_tokens += tracked.uncached_tokens
         tracked.ahead_tokens = self.tokens_to_compute()
 
-    def start(self, request: Hashable) -> Tracked | None:
+    def start(self, request: Hashable, cached_tokens: int | None = None) -> Tracked | None:
         """A waiting request is let in; nothing happens to one that runs.
 
         Args:
             request: its id.
+            cached_tokens: what the server found of its prompt; None for what was known before.
 
         Returns:
             The request, None when there is none.
@@ -139,8 +169,16 @@ class InFlight:
         tracked = self.waiting.pop(request, None)
         if tracked is None:
             return None
-        self.queued_tokens -= tracked.prompt_tokens
+        self.queued_tokens -= tracked.uncached_tokens
         self.running[request] = tracked
+        if not tracked.started:
+            tracked.started = True
+            if cached_tokens is not None:
+                self.unanswered_tokens -= tracked.uncached_tokens
+                tracked.find(cached_tokens)
+                self.unanswered_tokens += tracked.uncached_tokens
+            self.admitted_prompt_tokens += tracked.prompt_tokens
+            self.cached_prompt_tokens += tracked.cached_tokens
         self._begun_tokens += tracked.tokens_to_compute
         self.held_tokens += tracked.prompt_tokens + tracked.generated_tokens
         return tracked
@@ -165,7 +203,7 @@ class InFlight:
         """
         if tracked.generated_tokens == 0:
             self._begun_tokens -= tracked.tokens_to_compute
-            self.unanswered_tokens -= tracked.prompt_tokens
+            self.unanswered_tokens -= tracked.uncached_tokens
         self.held_tokens += tokens
         tracked.generated_tokens += tokens
         # The last token of an output is not computed on yet.
@@ -225,7 +263,7 @@ class InFlight:
         tracked = self._stop(request)
         if tracked is not None:
             self.waiting[request] = tracked
-            self.queued_tokens += tracked.prompt_tokens
+            self.queued_tokens += tracked.uncached_tokens
         return tracked
 
     def leave(self, request: Hashable) -> Tracked | None:
@@ -239,9 +277,9 @@ class InFlight:
         """
         tracked = self._stop(request)
         if tracked is None and (tracked := self.waiting.pop(request, None)) is not None:
-            self.queued_tokens -= tracked.prompt_tokens
+            self.queued_tokens -= tracked.uncached_tokens
         if tracked is not None and tracked.generated_tokens == 0:
-            self.unanswered_tokens -= tracked.prompt_tokens
+            self.unanswered_tokens -= tracked.uncached_tokens
         return tracked
 
     def update(self) -> None:

@@ -142,6 +142,7 @@ class TunerSession:
         ttft_target_ms: float = math.inf,
         tpot_target_ms: float = math.inf,
         waited_ms: float = 0.0,
+        cached_tokens: int = 0,
     ) -> None:
         """A request arrives and waits.
 
@@ -151,20 +152,23 @@ class TunerSession:
             ttft_target_ms: its promise, infinity for none.
             tpot_target_ms: likewise.
             waited_ms: how long ago it came, >= 0, for a server that hears late.
+            cached_tokens: what of its prompt is in the server's prefix cache now and need not be computed.
         """
         with self._lock:
             now_ms = self._event() - waited_ms
-            self._recorder.arrive(now_ms, request, prompt_tokens, ttft_target_ms, tpot_target_ms)
+            self._recorder.arrive(now_ms, request, prompt_tokens, ttft_target_ms, tpot_target_ms, cached_tokens)
 
-    def on_start(self, request: Hashable) -> None:
+    def on_start(self, request: Hashable, *, cached_tokens: int | None = None) -> None:
         """A waiting request is let into the batch.
 
         Args:
             request: its id.
+            cached_tokens: what the server found of its prompt in its prefix cache, of whole blocks; None for what was
+                told on arrival.
         """
         with self._lock:
             self._event()
-            self._recorder.start(request)
+            self._recorder.start(request, cached_tokens)
 
     def on_prefill(self, request: Hashable, tokens: int) -> None:
         """A step computed part of a prompt, or recomputed what a preemption lost.

@@ -63,6 +63,11 @@ class ContainedTuner:
         """Whether it studies a window's details."""
         return bool(getattr(self.tuner, "needs_details", False))
 
+    @property
+    def quick(self) -> bool:
+        """Whether its very class says that a tell takes no time worth the name."""
+        return vars(type(self.tuner)).get("quick") is True and "tell" not in getattr(self.tuner, "__dict__", ())
+
     def decide(self, window: WindowMetrics, details: WindowDetails | None) -> Advice:
         """Tell a window and ask for what comes next.
 

@@ -72,7 +72,13 @@ class WindowRecorder:
         self._output_tokens: list[int] = []
 
     def arrive(
-        self, now_ms: float, request: Hashable, prompt_tokens: int, ttft_target_ms: float, tpot_target_ms: float
+        self,
+        now_ms: float,
+        request: Hashable,
+        prompt_tokens: int,
+        ttft_target_ms: float,
+        tpot_target_ms: float,
+        cached_tokens: int = 0,
     ) -> None:
         """A request arrives.
 
@@ -82,11 +88,12 @@ class WindowRecorder:
             prompt_tokens: its prompt.
             ttft_target_ms: its promise; infinite, or no time at all, for none.
             tpot_target_ms: likewise.
+            cached_tokens: what of its prompt the server has in its prefix cache.
         """
         if self.requests.get(request) is not None or prompt_tokens < 0:
             self.odd_events += 1
             return
-        tracked = Tracked(now_ms, prompt_tokens, _promise(ttft_target_ms), _promise(tpot_target_ms))
+        tracked = Tracked(now_ms, prompt_tokens, _promise(ttft_target_ms), _promise(tpot_target_ms), cached_tokens)
         self.requests.arrive(request, tracked)
         self.now.arrivals += 1
         self.now.arrived_prompt_tokens += prompt_tokens
@@ -95,13 +102,14 @@ class WindowRecorder:
         if self.keeps_details:
             self._arrived.append(tracked)
 
-    def start(self, request: Hashable) -> None:
+    def start(self, request: Hashable, cached_tokens: int | None = None) -> None:
         """A request is let in.
 
         Args:
             request: its id.
+            cached_tokens: what was found of its prompt; None for what was known before.
         """
-        self._known(self.requests.start(request))
+        self._known(self.requests.start(request, cached_tokens))
 
     def prefill(self, request: Hashable, tokens: int) -> None:
         """A step computed part of a request's prompt, or recomputed what a preemption lost.
@@ -135,7 +143,7 @@ class WindowRecorder:
             tracked.first_token_ms = now_ms
             self.now.ttft_ms.append(now_ms - tracked.arrival_ms)
             if not tracked.prefill_told:
-                self.now.prefill_tokens += tracked.prompt_tokens
+                self.now.prefill_tokens += tracked.uncached_tokens
         self.requests.emit(tracked, tokens)
         self.now.generated_tokens += tokens
         return tracked if first else None
@@ -262,6 +270,7 @@ class WindowRecorder:
         """
         window = self._summarise(now_ms, limits, estimate if estimate is not None else self.facts.estimate)
         self.now = WindowCounts(now_ms)
+        self.requests.admitted_prompt_tokens = self.requests.cached_prompt_tokens = 0
         return window
 
     def take_details(self, now_ms: float) -> WindowDetails:
@@ -315,6 +324,8 @@ class WindowRecorder:
             prefill_tokens=w.prefill_tokens,
             arrivals=w.arrivals,
             arrived_prompt_tokens=w.arrived_prompt_tokens,
+            admitted_prompt_tokens=requests.admitted_prompt_tokens,
+            cached_prompt_tokens=requests.cached_prompt_tokens,
             completions=w.completions,
             refused_on_arrival=w.refused_on_arrival,
             refused_by_guard=w.refused_by_guard,

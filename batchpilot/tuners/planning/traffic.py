@@ -21,7 +21,7 @@ _PRIOR_OUTPUTS = np.array([32, 64, 128, 256, 512])
 """Output lengths believed in until requests have finished."""
 
 _FEWEST_OUTPUTS = 5
-_REMEMBERED = ("arrival_ms", "prompt_tokens", "ttft_target_ms", "tpot_target_ms")
+_REMEMBERED = ("arrival_ms", "prompt_tokens", "cached_tokens", "ttft_target_ms", "tpot_target_ms")
 
 
 class Traffic:
@@ -95,6 +95,11 @@ class Traffic:
         """Mean prompt length, at least 1."""
         return max(float(np.mean(self.arrivals["prompt_tokens"])), 1.0)
 
+    @property
+    def mean_cached(self) -> float:
+        """Mean prompt tokens that were found in the prefix cache."""
+        return float(np.mean(self.arrivals["cached_tokens"]))
+
     def typical_ttft_ms(self) -> float:
         """What requests are promised, a figure that a few of them cannot set; infinite without a promise."""
         return typical_target(self.arrivals["ttft_target_ms"])
@@ -127,7 +132,9 @@ class Traffic:
             order = order[: np.searchsorted(ahead[order], length_ms)]
             coming = self.arrivals[order]
             coming["arrival_ms"] = details.now_ms + ahead[order]
-            coming["computed_tokens"] = coming["generated_tokens"] = 0
+            # What they will find is what those like them found.
+            coming["computed_tokens"] = coming["cached_tokens"]
+            coming["generated_tokens"] = 0
             coming["first_token_ms"] = np.nan
             requests = as_requests(np.concatenate([known, coming]))
             requests["ttft_target_ms"] *= margin

@@ -23,7 +23,7 @@ from batchpilot.tuners.planning.estimating import Estimate
 from batchpilot.tuners.planning.search import CoordinateSearch
 from batchpilot.tuners.planning.starting import starting_limits
 from batchpilot.tuners.planning.traffic import Traffic
-from batchpilot.tuners.planning.worth import work_in_progress
+from batchpilot.tuners.planning.worth import believed_kv_tokens, work_in_progress
 from batchpilot.tuners.rails.true_estimate import TrueEstimate
 
 MOVED = {"guarded": ("token_budget", "step_target_ms", "ttft_guard")}
@@ -54,9 +54,6 @@ MOST_STEPS = 5000
 MOST_WORK = 30_000_000
 """Of all rollouts of a plan, as the twin counts it; a second of one core. Where there is much to do a plan takes a
 third of it. A search that has taken as much ends with the best that it found."""
-
-MOST_KV_TOKENS = 2**40
-"""A cache of more is none that is known."""
 
 MARGIN = 0.97
 """Share of each target that a plan aims at, at most: the twin knows no noise, and what it just meets is missed half the
@@ -257,7 +254,7 @@ class PlanningTuner(Tuner):
 
     def _plan(self, details: WindowDetails, metrics: WindowMetrics) -> None:
         tpot_ms, ttft_ms = self._promises()
-        kv_tokens = int(metrics.kv_capacity_tokens) if 0 < metrics.kv_capacity_tokens < MOST_KV_TOKENS else 0
+        kv_tokens = believed_kv_tokens(details, metrics)
         horizon = self._horizon(details, metrics.step_ms_mean, kv_tokens, ttft_ms, tpot_ms)
         margin = max(min(share_for(self._estimate.error), MARGIN), LOWEST_SHARE)
         futures = self._traffic.futures(details, self._futures, horizon.length_ms, margin, self._rng)
@@ -305,7 +302,12 @@ class PlanningTuner(Tuner):
         seen_through = max(SEEN_THROUGH_TTFT_TARGETS * ttft_ms, SHORTEST_SEEN_THROUGH_MS)
         seen_through = min(seen_through, LONGEST_SEEN_THROUGH_MS, MOST_STEPS * shortest_ms / 2)
         worth = work_in_progress(
-            latency, traffic.mean_prompt, traffic.mean_output, traffic.rate_per_ms(details.now_ms), kv_tokens
+            latency,
+            traffic.mean_prompt,
+            traffic.mean_output,
+            traffic.rate_per_ms(details.now_ms),
+            kv_tokens,
+            cached_tokens=traffic.mean_cached,
         )
-        price = traffic.mean_output / traffic.mean_prompt
+        price = traffic.mean_output / max(traffic.mean_prompt - traffic.mean_cached, 1.0)
         return Horizon(details.now_ms, counted, counted + seen_through, price, worth)

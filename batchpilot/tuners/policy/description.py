@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from batchpilot.core.actions import ActionTable
-from batchpilot.core.features import FEATURE_NAMES, FEATURE_VERSION
+from batchpilot.core.features import FEATURE_VERSION, FEATURES_OF_VERSION, feature_names
 from batchpilot.core.limits import TRACKS
 from batchpilot.core.names import lookup
 from batchpilot.tuners.policy.seal import SEAL_KEY
@@ -48,6 +48,7 @@ class PolicyDescription:
         observation_low: lowest value of each feature seen in training, F values; empty when not recorded.
         observation_high: highest value, likewise.
         training: where it comes from: git revision, seeds, scenarios, scores, as the training wrote it.
+        feature_version: of the features that it looks at.
 
     Raises:
         ValueError: a value is outside its bound.
@@ -60,6 +61,12 @@ class PolicyDescription:
     observation_low: tuple[float, ...] = ()
     observation_high: tuple[float, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
+    feature_version: int = FEATURE_VERSION
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the features that it looks at, in order."""
+        return feature_names(self.feature_version)
 
     def __post_init__(self) -> None:
         lookup(TRACKS, self.track, "track")
@@ -71,12 +78,12 @@ class PolicyDescription:
                 f"decision_interval_ms is {self.decision_interval_ms}; it must be above 0 and at most an hour, or None"
             )
         counts = {len(self.observation_low), len(self.observation_high)}
-        if counts != {0} and counts != {len(FEATURE_NAMES)}:
+        if counts != {0} and counts != {len(self.feature_names)}:
             raise ValueError(
                 f"observation_low and observation_high have {sorted(counts)} values; "
-                f"both need {len(FEATURE_NAMES)}, one a feature, or none"
+                f"both need {len(self.feature_names)}, one a feature, or none"
             )
-        pairs = zip(FEATURE_NAMES, self.observation_low, self.observation_high, strict=False)
+        pairs = zip(self.feature_names, self.observation_low, self.observation_high, strict=False)
         for name, low, high in pairs:
             if not low <= high:
                 raise ValueError(f"feature {name} was seen between {low} and {high}, which is no range")
@@ -86,8 +93,8 @@ class PolicyDescription:
         values = {
             "schema": SCHEMA,
             "track": self.track,
-            "feature_version": FEATURE_VERSION,
-            "feature_names": list(FEATURE_NAMES),
+            "feature_version": self.feature_version,
+            "feature_names": list(self.feature_names),
             "action_table": self.table.describe(),
             "stack": self.stack,
             "decision_interval_ms": self.decision_interval_ms,
@@ -119,7 +126,7 @@ class PolicyDescription:
         values = {
             key: text if key == "track" else _from_json(key, text) for key, text in metadata.items() if key in KEYS
         }
-        check_features(values["feature_version"], values["feature_names"])
+        version = check_features(values["feature_version"], values["feature_names"])
         return cls(
             track=metadata["track"],
             table=read_table(values["action_table"]),
@@ -128,27 +135,34 @@ class PolicyDescription:
             observation_low=read_numbers("observation_low", values["observation_low"]),
             observation_high=read_numbers("observation_high", values["observation_high"]),
             training=read_mapping("training", values["training"]),
+            feature_version=version,
         )
 
 
-def check_features(version: object, names: object) -> None:
+def check_features(version: object, names: object) -> int:
     """Refuse a policy that was made for other features than `core.features` computes.
 
     Args:
         version: its feature version.
         names: its feature names in order.
 
+    Returns:
+        Its feature version.
+
     Raises:
         ValueError: one of them differs; the first difference is named.
     """
-    if version != FEATURE_VERSION:
-        raise ValueError(f"its feature version is {version!r}; this version of batchpilot computes {FEATURE_VERSION}")
-    if not isinstance(names, list) or len(names) != len(FEATURE_NAMES):
+    if isinstance(version, bool) or not isinstance(version, int) or version not in FEATURES_OF_VERSION:
+        known = ", ".join(map(str, FEATURES_OF_VERSION))
+        raise ValueError(f"its feature version is {version!r}; this version of batchpilot computes {known}")
+    needed = feature_names(version)
+    if not isinstance(names, list) or len(names) != len(needed):
         count = len(names) if isinstance(names, list) else type(names).__name__
-        raise ValueError(f"feature_names: {count} given; {len(FEATURE_NAMES)} names are needed")
-    for index, (given, expected) in enumerate(zip(names, FEATURE_NAMES, strict=True)):
+        raise ValueError(f"feature_names: {count} given; {len(needed)} names are needed")
+    for index, (given, expected) in enumerate(zip(names, needed, strict=True)):
         if given != expected:
             raise ValueError(f"feature {index} is {given!r} in the policy and {expected!r} here")
+    return version
 
 
 def read_table(description: object) -> ActionTable:
@@ -247,14 +261,14 @@ def _check_table(table: ActionTable) -> None:
             raise ValueError(f"action_table: {grid.field} has {len(grid.values)} notches; at most {LONGEST_GRID}")
         if grid.ordered != (grid.field != "discipline"):
             raise ValueError(f"action_table: {grid.field} must have {'notches' if grid.ordered else 'choices'}")
-        lowest = 0.0 if grid.field in ("discipline", "max_queued_tokens") else math.ulp(0.0)
+        lowest = 0.0 if grid.field in ("discipline", "max_queued_tokens", "speculative_tokens") else math.ulp(0.0)
         if not all(lowest <= value <= HIGHEST_LIMIT or value == math.inf for value in grid.values):
             raise ValueError(f"action_table: a notch of {grid.field} is outside {lowest:g} to {HIGHEST_LIMIT}, or off")
-        whole = grid.field in ("batch_size", "token_budget", "max_queued_tokens")
+        whole = grid.field in ("batch_size", "token_budget", "max_queued_tokens", "speculative_tokens")
         if whole and not all(math.isinf(value) or value == round(value) for value in grid.values):
             raise ValueError(f"action_table: a notch of {grid.field} is no whole number")
-        if grid.field == "batch_size" and math.isinf(grid.values[-1]):
-            raise ValueError("action_table: batch_size cannot be off")
+        if grid.field in ("batch_size", "speculative_tokens") and math.isinf(grid.values[-1]):
+            raise ValueError(f"action_table: {grid.field} cannot be off, which would be unlimited")
     for name, value in table.base.to_dict().items():
         if isinstance(value, int | float) and value > HIGHEST_LIMIT:
             raise ValueError(f"action_table: {name} of the base limits is {value:g}; at most {HIGHEST_LIMIT}")

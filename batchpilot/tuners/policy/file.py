@@ -6,7 +6,6 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchpilot.core.features import FEATURE_NAMES
 from batchpilot.tuners.policy.description import PolicyDescription
 from batchpilot.tuners.policy.graph import read_model
 from batchpilot.tuners.policy.network import Network
@@ -68,11 +67,11 @@ def parse_policy(data: bytes) -> PolicyFile:
     model = read_model(data)
     description = PolicyDescription.from_metadata(model.metadata)
     network, table = model.network, description.table
-    expected = description.stack * len(FEATURE_NAMES)
+    expected = description.stack * len(description.feature_names)
     if network.inputs != expected:
         raise ValueError(
-            f"the network reads {network.inputs} numbers; {description.stack} windows of {len(FEATURE_NAMES)} "
-            f"features are {expected}"
+            f"the network reads {network.inputs} numbers; {description.stack} windows of "
+            f"{len(description.feature_names)} features are {expected}"
         )
     if network.sizes != table.sizes:
         raise ValueError(

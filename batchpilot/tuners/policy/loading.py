@@ -64,7 +64,7 @@ def policy_tuner(
     """
     if bounds is not None and not rails:
         raise ValueError("bounds are given, but rails are off; nothing would hold the policy within them")
-    observation = Observation(policy.description.stack)
+    observation = Observation(policy.description.stack, len(policy.description.feature_names))
     tuner = PolicyTuner(policy, slo=slo, observation=observation)
     if not rails:
         return tuner

@@ -16,18 +16,20 @@ class Observation:
 
     Args:
         stack: windows seen at once, k.
+        features: how many of them are looked at, the first F.
 
     Attributes:
         values: features of k windows, oldest first, shape (k * F,).
     """
 
-    def __init__(self, stack: int) -> None:
-        self.values: Floats = np.zeros(stack * len(FEATURE_NAMES), np.float32)
+    def __init__(self, stack: int, features: int = len(FEATURE_NAMES)) -> None:
+        self.values: Floats = np.zeros(stack * features, np.float32)
+        self._features = features
 
     @property
     def latest(self) -> Floats:
         """The features of the last window, shape (F,)."""
-        return self.values[-len(FEATURE_NAMES) :]
+        return self.values[-self._features :]
 
     def add(self, window: WindowMetrics) -> None:
         """See one more window.
@@ -35,10 +37,10 @@ class Observation:
         Args:
             window: the window.
         """
-        width = len(FEATURE_NAMES)
+        width = self._features
         if len(self.values) > width:
             self.values[:-width] = self.values[width:]
-        self.values[-width:] = window_features(window)
+        self.values[-width:] = window_features(window)[:width]
 
     def clear(self) -> None:
         """Forget every window."""

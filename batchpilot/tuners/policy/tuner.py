@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 
 from batchpilot.core import SLO, Limits, Tuner, WindowMetrics
+from batchpilot.core.actions import ActionTable
 from batchpilot.core.slo import within_promise
+from batchpilot.tuners.policy.description import PolicyDescription
 from batchpilot.tuners.policy.file import PolicyFile
+from batchpilot.tuners.policy.network import Floats, Network
 from batchpilot.tuners.policy.observation import Observation
 from batchpilot.tuners.policy.oddity import WindowClock
 from batchpilot.tuners.policy.position import Position
@@ -34,10 +37,37 @@ class PolicyTuner(Tuner):
     def __init__(self, policy: PolicyFile, *, slo: SLO | None = None, observation: Observation | None = None) -> None:
         self.policy = policy
         self._promised_ms = math.inf if slo is None else slo.tpot_ms
-        self._observation = observation or Observation(policy.description.stack)
+        self._observation = observation or Observation(policy.description.stack, len(policy.description.feature_names))
         self._position = Position(policy.description.table)
         self._lock = threading.Lock()
         self.reset()
+
+    @classmethod
+    def predicting(
+        cls,
+        predict: Callable[[Floats], Any],
+        table: ActionTable,
+        *,
+        track: str = "limits",
+        stack: int = 1,
+        slo: SLO | None = None,
+    ) -> PolicyTuner:
+        """A tuner of any function from features to actions, to try an agent before it is exported.
+
+        Args:
+            predict: from raw features of shape (k * F,), oldest window first, to one action a limit; an error of its
+                passes through `tell`.
+            table: what its actions mean: attribute `table` of the environment that it was trained in.
+            track: in which it competes.
+            stack: windows that it looks at, k.
+            slo: the promise, until windows tell their own.
+
+        Raises:
+            ValueError: table, track or stack is not what a policy can have.
+        """
+        # It stands in for a file's network, of which a tuner asks nothing else.
+        decider = cast(Network, _Predicting(predict, table.sizes))
+        return cls(PolicyFile(decider, PolicyDescription(track, table, stack), "predict", 0, "predict", 0), slo=slo)
 
     def ask(self) -> Limits:
         """The limits last decided."""
@@ -177,6 +207,23 @@ class PolicyTuner(Tuner):
             0 <= notch < len(grid.values) for notch, grid in zip(whole, grids, strict=False)
         ):
             raise ValueError(f"notches {whole} are not on the grids of this policy")
+        return whole
+
+
+class _Predicting:
+    def __init__(self, predict: Callable[[Floats], Any], sizes: Sequence[int]) -> None:
+        self._predict, self._sizes = predict, tuple(sizes)
+
+    def decide(self, features: Floats) -> list[int]:
+        told = np.asarray(self._predict(features.copy())).reshape(-1)
+        allowed = " x ".join(f"0..{size - 1}" for size in self._sizes)
+        whole = [int(action) for action in told] if told.dtype.kind in "iu" else None
+        if (
+            whole is None
+            or len(whole) != len(self._sizes)
+            or not all(0 <= action < size for action, size in zip(whole, self._sizes, strict=True))
+        ):
+            raise ValueError(f"predict gave {told.tolist()}; allowed are whole numbers {allowed}")
         return whole
 
 

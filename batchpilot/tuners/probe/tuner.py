@@ -62,6 +62,8 @@ class ProbeTuner(Tuner):
         ValueError: `windows_per_decision` is below 1, or `settle_ms` below 0.
     """
 
+    quick = True
+
     def __init__(
         self,
         config: TunerConfig | None = None,

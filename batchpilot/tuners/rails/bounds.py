@@ -8,13 +8,17 @@ from typing import Any
 
 from batchpilot.core import Limits, WindowMetrics
 
-NUMBERS = ("batch_size", "token_budget", "max_queued_tokens", "max_wait_ms", "step_target_ms", "ttft_guard")
+NUMBERS = (
+    *("batch_size", "token_budget", "max_queued_tokens", "max_wait_ms", "step_target_ms", "ttft_guard"),
+    *("max_padding_tokens", "max_padding_share", "speculative_tokens"),
+)
 
 
 class Bounds:
     """Holds every limit between a lowest and a highest value.
 
-    Off counts as infinite: a highest value switches a limit on, a lowest value never does.
+    Off counts as infinite: a highest value switches a limit on, a lowest value never does. Of `speculative_tokens`, off
+    is 0, and it is the other way round.
 
     Args:
         lowest: lowest value of each field; a field that is off there has none.
@@ -80,5 +84,5 @@ class Bounds:
 
 
 def _bound(limits: Limits | None, name: str, off: float) -> float:
-    value: float | None = None if limits is None else getattr(limits, name)
-    return off if value is None else value
+    value: float = off if limits is None else limits.in_force().get(name, off)
+    return value

@@ -29,10 +29,11 @@ class TrainedRange:
     replaces = True
 
     def __init__(self, low: Sequence[float], high: Sequence[float], observation: Observation, start: Limits) -> None:
-        margin = MARGIN * (FEATURE_HIGH - FEATURE_LOW)
+        lowest, highest = FEATURE_LOW[: len(observation.latest)], FEATURE_HIGH[: len(observation.latest)]
+        margin = MARGIN * (highest - lowest)
         self._is_recorded = bool(low and high)
-        self._low = np.array(low, np.float32) - margin if low else FEATURE_LOW
-        self._high = np.array(high, np.float32) + margin if high else FEATURE_HIGH
+        self._low = np.array(low, np.float32) - margin if low else lowest
+        self._high = np.array(high, np.float32) + margin if high else highest
         self._observation = observation
         self._start = start
         self.reset()

@@ -13,6 +13,9 @@ from datetime import UTC, datetime, timedelta
 from batchpilot.workloads.readers.base import RowError
 from batchpilot.workloads.readers.delimited import DelimitedFormat
 
+TIMESTAMP_UNIT = "100ns"
+"""Of `read_timestamp`, a key of `TIME_UNITS`."""
+
 _ORIGIN = datetime(2020, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 
@@ -45,5 +48,7 @@ def read_timestamp(text: str, column: str) -> int:
     return steps
 
 
-AZURE = DelimitedFormat("TIMESTAMP", "ContextTokens", "GeneratedTokens", time_unit="100ns", read_time=read_timestamp)
+AZURE = DelimitedFormat(
+    "TIMESTAMP", "ContextTokens", "GeneratedTokens", time_unit=TIMESTAMP_UNIT, read_time=read_timestamp
+)
 """The layout that both years share."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
+
+from batchpilot.core.image_sizes import SIDES_PX
 
 MAX_TOKENS = 2**31 - 1
 """A longer request is a mistake in the file, not a request."""
@@ -42,11 +44,17 @@ class TraceRow(NamedTuple):
         time: arrival, in the format's unit, from any origin.
         prompt_tokens: prompt length, >= 1.
         output_tokens: generated length, >= 1.
+        image_px: side of its image, 0 for none.
+        image: which one that is; empty for one that nobody else has.
+        block_hashes: of the whole blocks that the prompt begins with (see `workloads.prefixes`), if the format has any.
     """
 
     time: float
     prompt_tokens: int
     output_tokens: int
+    block_hashes: Sequence[int] = ()
+    image_px: int = 0
+    image: str = ""
 
 
 RowParser = Callable[[str], TraceRow | None]
@@ -61,10 +69,12 @@ class TraceFormat(ABC):
     Attributes:
         time_unit: the unit of `TraceRow.time`, a key of `TIME_UNITS`.
         header_lines: how many lines `start` consumes.
+        block_tokens: tokens in a hashed block, 0 for a format without block hashes.
     """
 
     time_unit: str
     header_lines: int
+    block_tokens: int = 0
 
     @abstractmethod
     def start(self, lines: Iterator[str]) -> RowParser:
@@ -95,6 +105,22 @@ def read_tokens(text: str, column: str) -> int:
     if not (1 <= tokens <= MAX_TOKENS and tokens == int(tokens)):
         raise RowError(f"{column} is {text[:120]!r}; expected a whole number of tokens, at least 1")
     return int(tokens)
+
+
+def read_side(text: str, column: str) -> int:
+    """The side of an image in pixels, 0 for none.
+
+    Args:
+        text: as it stands in the file; nothing, or 0, is no image.
+        column: its name, for the message.
+
+    Raises:
+        RowError: none of `SIDES_PX`.
+    """
+    sides = {"": 0, "0": 0, **{str(side): side for side in SIDES_PX}}
+    if text not in sides:
+        raise RowError(f"{column} is {text[:120]!r}; expected {', '.join(map(str, SIDES_PX))}, or nothing for no image")
+    return sides[text]
 
 
 def read_number(text: str, column: str) -> float:

@@ -6,6 +6,7 @@ import csv
 import re
 from collections.abc import Callable, Iterator
 
+from batchpilot.core.image_sizes import image_tokens
 from batchpilot.core.names import closest
 from batchpilot.workloads.readers.base import (
     HeaderError,
@@ -14,6 +15,7 @@ from batchpilot.workloads.readers.base import (
     TraceFormat,
     TraceRow,
     read_number,
+    read_side,
     read_tokens,
 )
 
@@ -33,6 +35,7 @@ class DelimitedFormat(TraceFormat):
         time_unit: unit of the arrival times as `read_time` returns them.
         read_time: reads an arrival time given its text and its column's name; by default a number >= 0.
         failed_without_output: a request with 0 generated tokens is a failed one, not a malformed row.
+        image_columns: names of the columns of image sides and of which images they are; a file need not have them.
     """
 
     def __init__(
@@ -44,12 +47,14 @@ class DelimitedFormat(TraceFormat):
         time_unit: str,
         read_time: Callable[[str, str], float] = read_number,
         failed_without_output: bool = False,
+        image_columns: tuple[str, str] | None = None,
     ) -> None:
         self.header_lines = 1
         self.columns = (arrival_column.strip(), prompt_column.strip(), output_column.strip())
         self.time_unit = time_unit
         self.read_time = read_time
         self.failed_without_output = failed_without_output
+        self.image_columns = image_columns
 
     def start(self, lines: Iterator[str]) -> RowParser:
         """See `TraceFormat`."""
@@ -63,6 +68,8 @@ class DelimitedFormat(TraceFormat):
                 )
         arrival_column, prompt_column, output_column = self.columns
         arrival, prompt, output = (header.index(name) for name in self.columns)
+        size_column, id_column = self.image_columns or ("", "")
+        side, image = (header.index(name) if name in header else None for name in (size_column, id_column))
 
         def parse(line: str) -> TraceRow | None:
             fields = split_fields(line)
@@ -72,11 +79,20 @@ class DelimitedFormat(TraceFormat):
                     raise RowError(f"found {len(fields)} fields in {line.strip()[:120]!r}; expected {len(header)}")
             if self.failed_without_output and read_number(fields[output].strip(), output_column) == 0:
                 return None
-            return TraceRow(
+            row = TraceRow(
                 self.read_time(fields[arrival].strip(), arrival_column),
                 read_tokens(fields[prompt].strip(), prompt_column),
                 read_tokens(fields[output].strip(), output_column),
             )
+            if side is None:
+                return row
+            image_px = read_side(fields[side].strip(), size_column)
+            if row.prompt_tokens < image_tokens(image_px):
+                raise RowError(
+                    f"{prompt_column} is {row.prompt_tokens}; expected at least the {image_tokens(image_px)} tokens of "
+                    f"its image of {image_px} px, which it counts"
+                )
+            return row._replace(image_px=image_px, image="" if image is None else fields[image].strip())
 
         return parse
 

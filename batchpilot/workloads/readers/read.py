@@ -6,31 +6,37 @@ import gzip
 import zlib
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
 from batchpilot.core.names import lookup
 from batchpilot.core.slo import SLO, SLO_CLASSES
+from batchpilot.workloads.images import Images
+from batchpilot.workloads.prefixes import Prefixes
 from batchpilot.workloads.readers.azure import AZURE
 from batchpilot.workloads.readers.base import TIME_UNITS, HeaderError, RowError, TraceError, TraceFormat, TraceRow
 from batchpilot.workloads.readers.burstgpt import BURSTGPT
 from batchpilot.workloads.readers.generic import csv_format
 from batchpilot.workloads.readers.mooncake import MOONCAKE
+from batchpilot.workloads.readers.text import open_text
 from batchpilot.workloads.readers.vidur import VIDUR
+from batchpilot.workloads.readers.weka import WekaFormat, documents, parse_conversation, put_side_by_side, weka_format
 from batchpilot.workloads.table import RequestTable
 
-READERS: dict[str, Callable[..., TraceFormat]] = {
+_BROKEN = (EOFError, zlib.error, gzip.BadGzipFile)
+
+READERS: dict[str, Callable[..., TraceFormat | WekaFormat]] = {
     "azure2023": lambda: AZURE,
     "azure2024": lambda: AZURE,
     "burstgpt": lambda: BURSTGPT,
     "mooncake": lambda: MOONCAKE,
     "vidur": lambda: VIDUR,
+    "weka": weka_format,
     "csv": csv_format,
 }
-"""Formats by name; only `csv` takes options."""
+"""Formats by name; `csv` and `weka` take options."""
 
 
 def read_trace(
@@ -61,10 +67,12 @@ def read_trace(
         slo: what every request was promised.
         skip_bad_rows: count malformed rows in `skipped_rows` instead of refusing the file.
         max_requests: keep the first so many, >= 1; None for all.
-        **options: of format csv: `arrival_column`, `prompt_column`, `output_column`, `time_unit` (see `csv_format`).
+        **options: of format csv: `arrival_column`, `prompt_column`, `output_column`, `time_unit` (see `csv_format`);
+            of format weka: `every_s`, from the beginning of one conversation to that of the next.
 
     Returns:
-        An open-loop table; `skipped_rows` counts the rows of the whole file that were left out.
+        An open-loop table, but for turns of conversations, which wait for their answers; `skipped_rows` counts the rows
+        of the whole file that were left out.
 
     Raises:
         TraceError: a malformed row, a wrong header, or no request at all; the message names file, line, what was found
@@ -80,9 +88,15 @@ def read_trace(
     try:
         layout = reader(**options)
     except TypeError:
-        allowed = "arrival_column, prompt_column, output_column and time_unit, with format csv only"
+        allowed = (
+            "arrival_column, prompt_column, output_column, image_size_column, image_id_column and time_unit with "
+            "format csv, every_s with weka"
+        )
         raise ValueError(f"format {format} does not take {', '.join(options)}; options are {allowed}") from None
-    table = _read_rows(Path(path), layout, skip_bad_rows).with_slos(slo)
+    if isinstance(layout, WekaFormat):
+        table = _read_conversations(Path(path), layout, skip_bad_rows).with_slos(slo)
+    else:
+        table = _read_rows(Path(path), layout, skip_bad_rows).with_slos(slo)
     if start_s > 0 or duration_s is not None:
         end_s = np.inf if duration_s is None else start_s + duration_s
         window = table.window(start_s * 1000.0, end_s * 1000.0)
@@ -101,6 +115,8 @@ def read_trace(
 
 def _read_rows(path: Path, layout: TraceFormat, skip_bad_rows: bool) -> RequestTable:
     times, prompts, outputs = array("d"), array("q"), array("q")
+    hashes, starts = array("q"), array("q", [0])
+    sides, numbers, names = array("q"), array("q"), dict[str, int]()
     skipped = 0
     for row in _rows(path, layout, skip_bad_rows):
         if row is None:
@@ -109,6 +125,11 @@ def _read_rows(path: Path, layout: TraceFormat, skip_bad_rows: bool) -> RequestT
         times.append(row.time)
         prompts.append(row.prompt_tokens)
         outputs.append(row.output_tokens)
+        hashes.extend(row.block_hashes)
+        starts.append(len(hashes))
+        sides.append(row.image_px)
+        # One without a name gets a number that no name has.
+        numbers.append(names.setdefault(row.image, len(names)) if row.image else -len(sides))
     if not times:
         left_out = f" ({skipped} rows left out)" if skipped else ""
         raise TraceError(f"{path}, line {layout.header_lines + 1}: found no request{left_out}; expected at least one")
@@ -119,13 +140,46 @@ def _read_rows(path: Path, layout: TraceFormat, skip_bad_rows: bool) -> RequestT
         np.frombuffer(prompts, dtype=np.int64),
         np.frombuffer(outputs, dtype=np.int64),
         skipped_rows=skipped,
+        prefixes=_prefixes(path, hashes, starts, layout.block_tokens) if hashes else None,
+        images=Images.from_arrays(np.frombuffer(sides, np.int64), np.frombuffer(numbers, np.int64))
+        if any(sides)
+        else None,
     )
+
+
+def _read_conversations(path: Path, layout: WekaFormat, skip_bad_rows: bool) -> RequestTable:
+    conversations, skipped = [], 0
+    with open_text(path) as file:
+        try:
+            for number, text in documents(file):
+                try:
+                    conversations.append(parse_conversation(text))
+                except RowError as error:
+                    if not skip_bad_rows:
+                        raise TraceError(f"{path}, line {number}: {error}") from None
+                    skipped += 1
+        except _BROKEN as error:
+            raise TraceError(f"{path}: found broken gzip data ({error}); expected a whole file") from None
+    if not any(conversation.calls for conversation in conversations):
+        raise TraceError(f"{path}, line 1: found no call; expected at least one")
+    try:
+        table = put_side_by_side(conversations, layout.every_s)
+    except ValueError as error:
+        raise TraceError(f"{path}: {error}") from None
+    return replace(table, skipped_rows=table.skipped_rows + skipped)
+
+
+def _prefixes(path: Path, hashes: array[int], starts: array[int], block_tokens: int) -> Prefixes:
+    try:
+        return Prefixes(np.frombuffer(hashes, np.int64), np.frombuffer(starts, np.int64), block_tokens)
+    except ValueError as error:
+        raise TraceError(f"{path}: {error}") from None
 
 
 def _rows(path: Path, layout: TraceFormat, skip_bad_rows: bool) -> Iterator[TraceRow | None]:
     """The rows of a file, None for each that is left out; every error names file and line."""
     number = layout.header_lines
-    with _open_text(path) as file:
+    with open_text(path) as file:
         try:
             parse = layout.start(file)
             for line in file:
@@ -140,16 +194,6 @@ def _rows(path: Path, layout: TraceFormat, skip_bad_rows: bool) -> Iterator[Trac
                     yield None
         except HeaderError as error:
             raise TraceError(f"{path}, line 1: {error}") from None
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        except _BROKEN as error:
             found = f"found broken gzip data ({error}); expected a whole file"
             raise TraceError(f"{path}, after line {number}: {found}") from None
-
-
-@contextmanager
-def _open_text(path: Path) -> Iterator[TextIO]:
-    """The file as text: bytes that are no UTF-8 are replaced, so that they spoil only the field they stand in."""
-    with path.open("rb") as raw:
-        compressed = raw.read(2) == b"\x1f\x8b"
-    opener = gzip.open if compressed else open
-    with opener(path, "rt", encoding="utf-8-sig", errors="replace") as file:
-        yield file

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -159,6 +160,24 @@ def test_a_file_that_decides_otherwise_is_not_written(folders, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_actions_that_are_worth_the_same_but_for_rounding_may_be_taken_either_way(folders):
+    trained = load_training(folders["limits"])
+    network, observations = trained.network, np.random.default_rng(0).random((64, len(FEATURE_NAMES)))
+    observations = observations.astype(np.float32)
+    biases = network.biases[-1].copy()
+    # The first two actions of the first limit are equal and best by far, the third only a little less good.
+    weights = network.weights[-1].copy()
+    weights[:5] = 0.0
+    biases[:5] = [5.0, 5.0, 4.99, 0.0, 0.0]
+    tied = replace(network, weights=(*network.weights[:-1], weights), biases=(*network.biases[:-1], biases))
+    data, best = to_bytes(tied, trained.description), np.array([tied.decide(row) for row in observations])
+    for first in (0, 1):
+        either = np.concatenate([0 * best[:, :1] + first, best[:, 1:]], axis=1)
+        check_decisions(data, lambda rows, either=either: either, observations)
+    with pytest.raises(ValueError, match="on 64 of 64"):
+        check_decisions(data, lambda rows: np.concatenate([0 * best[:, :1] + 2, best[:, 1:]], axis=1), observations)
+
+
 def test_a_file_that_is_there_is_kept(folders, tmp_path):
     (tmp_path / "policy.onnx").write_text("mine")
     with pytest.raises(ValueError, match="is there already"):
@@ -174,8 +193,8 @@ def test_a_file_that_is_there_is_kept(folders, tmp_path):
         ({"feature_names": list(reversed(FEATURE_NAMES))}, "feature 0 is"),
         ({"observation_std": [0.0] * len(FEATURE_NAMES)}, "std holds a number that is not above 0"),
         ({"observation_mean": [0.0]}, "shapes"),
-        ({"observation_low": [0.0] * 36}, "no multiple"),
-        ({"stack": 2}, "describes 70"),
+        ({"observation_low": [0.0] * (len(FEATURE_NAMES) + 1)}, "no multiple"),
+        ({"stack": 2}, f"describes {2 * len(FEATURE_NAMES)}"),
         ({"training": {"score": math.nan}}, "training cannot be written as JSON"),
     ],
 )

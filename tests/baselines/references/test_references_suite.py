@@ -18,7 +18,12 @@ from batchpilot.core import Limits
 from batchpilot.core.limits import TRACKS
 from batchpilot.core.provenance import config_hash
 
-SINCE = {"parameters", "promise"}
+SINCE = {
+    "parameters": True,
+    "promise": True,
+    "engine": {"prefix_cache", "vision", "speculation"},
+    "workload": {"sharing", "conversations", "images"},
+}
 """Fields that scenarios have had since, and that no catalogued one uses."""
 
 SETTINGS = {track: (Limits(8), 0.5) for track in TRACKS}

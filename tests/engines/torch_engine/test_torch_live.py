@@ -207,7 +207,7 @@ def test_what_does_not_fit_the_queue_is_refused_at_once_and_told_why():
     client = Client(live_engine(Limits(1, max_queued_tokens=0)))
     request = client.submit(0, 4)
     assert client.engine.in_flight == 0
-    assert client.step().events == [(request, None, "refused_on_arrival")]
+    assert client.step().events == [(request, None, "refused_on_arrival", None)]
 
 
 def test_what_there_is_no_room_for_is_refused_and_counted():

@@ -8,7 +8,8 @@ pytest.importorskip("transformers")
 
 import torch
 
-from batchpilot.engines.torch.sampling import Sampling, SamplingTable, choose, uniform
+from batchpilot.core.sampling import Sampling
+from batchpilot.engines.torch.sampling import SamplingTable, choose, uniform
 
 LOGITS = torch.tensor([2.0, 0.0, 1.0, -1.0, 0.5])
 

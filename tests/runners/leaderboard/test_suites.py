@@ -12,7 +12,8 @@ from batchpilot.latency.model.registry import find_latency
 from batchpilot.runners.chosen import first_seed, left_out_notes, scenarios_of
 
 APART = ("train", "validation", "held-out")
-PAIRS = list(combinations(APART, 2))
+AGENTS = tuple(f"agents-{name}" for name in APART)
+PAIRS = [*combinations(APART, 2), *combinations(AGENTS, 2)]
 
 
 def segments(name: str) -> list[tuple[str, float, float]]:

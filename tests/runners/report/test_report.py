@@ -96,8 +96,8 @@ def test_provenance_notes_and_references_are_stated(report):
 
 
 def test_the_verdict_counts_losses_beside_wins(report):
-    assert "Best strategy: guarded-default (shortest prompt first)" in report.text
-    assert "beats in 3 and loses to in 1 of 4 scenarios" in report.text
+    assert "guarded-default (shortest prompt first) wins: " in report.text
+    assert "better in 3, worse in 1 of 4 scenarios" in report.text
 
 
 def test_few_seeds_are_said_to_give_intervals_that_are_too_narrow(report):

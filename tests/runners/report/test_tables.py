@@ -128,7 +128,7 @@ def test_a_mean_over_part_of_the_runs_is_marked_with_its_share():
 
 def test_refusals_show_what_long_prompts_paid():
     rows = [result_row(refused_q1=0.01, refused_q2=0.02, refused_q3=0.1, refused_q4=0.4)]
-    assert texts(refusal_grid(summarise(rows))) == [[" 1 dynamic", "1.0%", "2.0%", "10.0%", "40.0%", "+39.0"]]
+    assert texts(refusal_grid(summarise(rows))) == [[" 1 dynamic", "1.0%", "2.0%", "10.0%", "40.0%", "+39.0", "0.980"]]
 
 
 def test_every_run_is_listed_by_seed():

@@ -51,7 +51,8 @@ def broken_session():
 class Reciprocals:
     """One over the input, and the size of its batch."""
 
-    @ray_serve.tuned_batch(broken_session, batch_wait_timeout_s=0.001)
+    # A wait that twelve calls outlast on no machine: a batch goes when it is full, however slowly calls arrive.
+    @ray_serve.tuned_batch(broken_session, batch_wait_timeout_s=0.5)
     async def __call__(self, batch):
         await asyncio.sleep(0.005)
         return [(1 / value, len(batch)) for value in batch]
@@ -76,7 +77,7 @@ def test_a_tuner_moves_the_batch_size_of_a_deployment(cluster, monkeypatch):
         sizes += [size for _, size in asyncio.run(example.load(handle, 1.0, callers=48))]
         if max(sizes) > 8:
             break
-    assert min(sizes) == 1
+    assert sizes[0] <= 8, "the probe starts at initial_batch_size"
     assert max(sizes) > 8
     status = handle.status.remote().result()
     assert status["odd_events"] == 0
@@ -87,8 +88,13 @@ def test_a_policy_file_is_imported_into_a_deployment(cluster, monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
     example = importlib.import_module("ray_serve_tuned")
     handle = serve.run(example.deployment("policy", path=str(POLICY)).bind(), name="policy")
-    assert len(asyncio.run(example.load(handle, 2.0, callers=48))) > 48
-    status = handle.status.remote().result()
+    answers = 0
+    for _ in range(20):
+        answers += len(asyncio.run(example.load(handle, 1.0, callers=48)))
+        status = handle.status.remote().result()
+        if answers > 48 and status["windows"] > 1:
+            break
+    assert answers > 48
     assert status["tuner"] == "policy"
     assert status["windows"] > 1
     assert (status["tuner_errors"], status["odd_events"]) == (0, 0)

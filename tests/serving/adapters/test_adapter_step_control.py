@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchpilot.core import Limits
+from batchpilot.latency.fitting.measurement_files import read_measurements
 from batchpilot.serving.adapters.step_control import StepControl
 from batchpilot.serving.adapters.step_model import StepModel
+from batchpilot.serving.recording import StepRecorder
 from batchpilot.serving.session.session import TunerSession
 
 TURN = {"running": 0, "context_tokens": 0, "budget": 512}
@@ -380,3 +382,16 @@ def test_a_hiccup_does_not_close_the_door_for_good():
     control.hear_begun("new")
     control.hear_waiting("newer", 200, 1000.0, 0.0)
     assert control.hopeless() == []
+
+
+def test_recorded_steps_are_those_that_computed_something(tmp_path):
+    recorder = StepRecorder(tmp_path / "steps.csv")
+    recorder.start()
+    session = TunerSession(ScriptedTuner(Limits(16)), window_ms=100.0)
+    control = StepControl(session, 16, 512, recorder=recorder)
+    hear(control, batch_size=4, tokens=100, context_tokens=50, duration_ms=7.25)
+    hear(control, tokens=0, duration_ms=1.0)
+    control.close()
+    steps = read_measurements(tmp_path / "steps.csv").observations
+    told = [column.tolist() for column in (steps.batch_size, steps.tokens, steps.context_tokens, steps.latency_ms)]
+    assert told == [[4], [100], [50], [7.25]]

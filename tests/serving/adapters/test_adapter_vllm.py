@@ -18,6 +18,7 @@ from vllm.v1.engine import FinishReason
 from vllm.v1.request import RequestStatus
 
 from batchpilot.core import Limits
+from batchpilot.latency.fitting.measurement_files import read_measurements
 from batchpilot.serving.adapters import vllm_scheduler
 from batchpilot.serving.adapters.versions import UnknownVersionError
 from batchpilot.serving.adapters.vllm_refusals import MARK, check_answerable, output_has_error
@@ -384,3 +385,15 @@ def test_an_unknown_version_is_refused_on_import(monkeypatch):
     monkeypatch.setattr(vllm, "__version__", "0.99.0")
     with pytest.raises(UnknownVersionError, match=r"vllm is '0\.99\.0'"):
         importlib.reload(vllm_scheduler)
+
+
+def test_steps_are_recorded_as_the_scheduler_knows_them(config, tmp_path):
+    path = tmp_path / "steps.csv"
+    scheduler = make_scheduler(config, {"tuner": "static-8", "record": str(path)})
+    scheduler.add_request(make_request("a", 100, max_tokens=3))
+    while scheduler.requests:
+        step(scheduler)
+    scheduler.shutdown()
+    steps = read_measurements(path).observations
+    assert steps.tokens.tolist() == [100, 1, 1]
+    assert steps.batch_size.tolist() == [1, 1, 1]

@@ -89,3 +89,13 @@ def test_what_is_known_of_step_times_is_taken_from_a_file_or_by_name(tmp_path):
 def test_wrong_parameters_are_named(parameters):
     with pytest.raises(ValueError, match="latency parameter"):
         VLLMSettings(parameters=parameters)
+
+
+def test_steps_are_recorded_where_the_settings_say_and_a_file_of_somebody_else_stops_the_start(tmp_path):
+    assert VLLMSettings().recorder() is None
+    recorder = VLLMSettings(record=str(tmp_path / "steps.csv")).recorder()
+    assert recorder.recording
+    recorder.stop()
+    (tmp_path / "notes.csv").write_text("notes\n")
+    with pytest.raises(ValueError, match="no recording of steps"):
+        VLLMSettings(record=str(tmp_path / "notes.csv")).recorder()

@@ -1,5 +1,6 @@
 """Where the tokens of a prompt stand in requests."""
 
+import base64
 import json
 
 import pytest
@@ -81,3 +82,17 @@ def test_the_bare_name_of_a_format_is_no_prompt():
 )
 def test_texts_that_are_generated_at_once_are_seen(body, texts):
     assert asked(body).choices == texts
+
+
+def test_a_picture_that_is_sent_or_whose_detail_is_said_counts_by_its_size():
+    header = b"\x89PNG\r\n\x1a\n" + bytes([0, 0, 0, 13]) + b"IHDR"
+
+    def tokens(width, height, **more):
+        size = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes(5)
+        url = f"data:image/png;base64,{base64.b64encode(header + size).decode()}"
+        part = {"type": "image_url", "image_url": {"url": url, **more}}
+        return asked({"messages": [{"role": "user", "content": [part]}]}).prompt_tokens
+
+    assert [tokens(side, side) for side in (200, 300, 2000)] == [256, 576, 1024]
+    assert tokens(2000, 2000, detail="low") == 256
+    assert tokens(200, 200, detail="high") == 1024

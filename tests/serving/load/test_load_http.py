@@ -16,11 +16,13 @@ from typer.testing import CliRunner  # noqa: E402
 from batchpilot import Limits  # noqa: E402
 from batchpilot.baselines import StaticTuner  # noqa: E402
 from batchpilot.core import SLO  # noqa: E402
+from batchpilot.runners.http.load_report import lateness  # noqa: E402
 from batchpilot.runners.main import app  # noqa: E402
 from batchpilot.serving.gateway import Gateway, GatewaySettings  # noqa: E402
 from batchpilot.serving.load.run import LoadSettings, run_load  # noqa: E402
 from batchpilot.serving.session.session import TunerSession  # noqa: E402
 from batchpilot.workloads.table import RequestTable  # noqa: E402
+from batchpilot.workloads.turns import Turns  # noqa: E402
 
 STEPS = example()
 RELAXED = SLO(5000.0, 500.0)
@@ -97,6 +99,32 @@ def test_clients_of_a_closed_loop_send_their_next_request_when_the_last_has_ende
     assert outcome.count("length") == 12
     under_way = [(due <= moment) & (ended > moment) for moment in due]
     assert max(int(at.sum()) for at in under_way) == 3
+
+
+def test_a_turn_of_a_conversation_is_sent_its_think_time_after_the_answer_before(server):
+    session, turn = np.repeat(np.arange(3), 3), np.tile(np.arange(3), 3)
+    turns = Turns(session, np.full(9, 30.0))
+    talks = RequestTable.from_arrays(10.0 * session + 30.0 * turn, 20, 4, slos=RELAXED, turns=turns)
+    outcome = loaded(talks, server).outcome
+    due, ended = outcome.requests.arrival_ms, outcome.requests.arrival_ms + outcome.e2e_ms
+    assert outcome.count("length") == 9
+    for row, later in enumerate(talks.turns.following()):
+        if later >= 0:
+            assert due[later] - ended[row] == pytest.approx(30.0)
+
+
+def test_a_turn_that_was_refused_loses_the_later_ones_unsent(server, steps):
+    turns = Turns(np.array([0, 1, 1]), np.zeros(3))
+    talks = RequestTable.from_arrays([0.0, 5.0, 6.0], 20, [50, 4, 4], slos=RELAXED, turns=turns)
+    session = TunerSession(StaticTuner(Limits(1, max_queued_tokens=1)))
+    with serving(Gateway(session, GatewaySettings(server))) as front:
+        result = loaded(talks, front)
+    outcome = result.outcome
+    assert outcome.finish_reason == ["length", "refused_on_arrival", "refused_on_arrival"]
+    assert np.isnan(outcome.requests.arrival_ms).tolist() == [False, False, True]
+    assert sum(result.statuses.values()) == 2
+    late = lateness(result.late_ms)
+    assert 0.0 <= late["client_late_p50_ms"] <= late["client_late_p100_ms"], "of those that were sent"
 
 
 def test_an_empty_load_and_a_dead_server_are_refused_in_words(server):

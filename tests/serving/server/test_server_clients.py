@@ -255,7 +255,7 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
 @pytest.mark.parametrize(
     ("ask", "changes", "param"),
     [
-        (complete, {"logprobs": 1}, "logprobs"),
+        (complete, {"logprobs": 21}, "logprobs"),
         (complete, {"best_of": 2}, "best_of"),
         (complete, {"echo": True}, "echo"),
         (complete, {"suffix": "end"}, "suffix"),
@@ -268,10 +268,10 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
         (complete, {"guided_json": {}}, "guided_json"),
         (complete, {"something_else": 1}, "something_else"),
         (complete, {"messages": HELLO}, "messages"),
-        (chat, {"logprobs": True}, "logprobs"),
+        (chat, {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         (chat, {"tools": [TOOL]}, "tools"),
         (chat, {"tool_choice": "required"}, "tool_choice"),
-        (chat, {"response_format": {"type": "json_object"}}, "response_format.type"),
+        (chat, {"response_format": {"type": "xml"}}, "response_format"),
         (chat, {"modalities": ["text", "audio"]}, "modalities"),
         (chat, {"reasoning_effort": "high"}, "reasoning_effort"),
         (chat, {"messages": []}, "messages"),

@@ -181,3 +181,25 @@ def test_every_panel_asks_for_samples_and_labels_that_are_told(server, families)
             for name in names:
                 assert name in told, panel["title"]
                 assert set(labels) <= told[name], (panel["title"], name)
+
+
+def test_rate_and_use_of_the_device_are_told_of_the_last_window():
+    with serving(tiny_runner(), tuner="static-32", window_ms=200.0) as (service, url, _):
+        body = {"model": "tiny", "prompt": "hello", "max_tokens": 40, "ignore_eos": True}
+        seen = []
+
+        def finished():
+            httpx.post(f"{url}/v1/completions", json=body)
+            page = {family.name: family for family in parser.text_string_to_metric_families(_page(url))}
+            if f"{PREFIX}requests_per_second" in page:
+                seen.append([value(page[f"{PREFIX}{name}"]) for name in ("requests_per_second", "device_utilisation")])
+            return any(rate > 0 and use > 0 for rate, use in seen)
+
+        wait_for(finished, 60.0)
+        assert all(0 <= use <= 1 and rate * 0.2 <= 1000 for rate, use in seen)
+        latest = service.session.latest
+        assert (f"{PREFIX}device_memory_used_bytes" in _page(url)) == (latest.memory_total_mb > 0)
+
+
+def _page(url):
+    return httpx.get(f"{url}/metrics").text

@@ -11,8 +11,11 @@ pytest.importorskip("fastapi")
 
 from batchpilot.serving.server.answering import Delta
 from batchpilot.serving.server.shapes import Shape
+from batchpilot.serving.server.told_logprobs import TokenLogprob, completion_logprobs
 
-DELTAS = st.builds(Delta, st.integers(0, 100), st.text(), st.sampled_from([None, "stop", "length"]))
+LOGPROBS = st.none() | st.builds(TokenLogprob, logprob=st.floats(-100.0, 0.0), likeliest=st.just(()))
+ENDS = st.sampled_from([None, "stop", "length"])
+DELTAS = st.builds(Delta, st.integers(0, 100), st.text(), ENDS, logprob=LOGPROBS)
 USAGE = st.none() | st.fixed_dictionaries({"prompt_tokens": st.integers(0), "completion_tokens": st.integers(0)})
 
 
@@ -30,7 +33,8 @@ def test_a_completion_s_chunk_reads_as_what_was_said(model, delta, usage):
     chunk = read(Shape(model, chat=False).chunk(delta, usage))
     assert (chunk["model"], chunk["object"], chunk.get("usage")) == (model, "text_completion", usage)
     (choice,) = chunk["choices"]
-    assert choice == {"index": delta.choice, "text": delta.text, "logprobs": None, "finish_reason": delta.finished}
+    told = None if delta.logprob is None else completion_logprobs([delta.logprob])
+    assert choice == {"index": delta.choice, "text": delta.text, "logprobs": told, "finish_reason": delta.finished}
 
 
 @given(st.lists(DELTAS, min_size=1, max_size=6))

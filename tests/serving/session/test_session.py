@@ -513,3 +513,29 @@ def test_the_example_server_follows_its_tuner():
     assert (status["odd_events"], status["running"], status["waiting"]) == (0, 0, 0)
     assert status["windows"] > 0
     assert session.limits().batch_size > 8
+
+
+def test_tokens_that_a_server_has_cached_are_no_work_and_count_as_hits():
+    clock, tuner = Clock(), Scripted(Limits(8))
+    session = TunerSession(tuner, window_ms=100.0, clock=clock)
+    session.on_arrival("a", 1000, cached_tokens=960)
+    session.on_arrival("b", 500)
+    session.on_arrival("c", 300, cached_tokens=300)
+    assert session.queued_tokens == session.unanswered_tokens == 40 + 500 + 1
+    session.on_start("a")
+    session.on_start("b", cached_tokens=400)
+    assert session.queued_tokens == 1
+    assert session.unanswered_tokens == 40 + 100 + 1
+    clock.ms = 50.0
+    session.on_tokens("a", 1)
+    session.on_tokens("b", 1)
+    assert session.unanswered_tokens == 1
+    session.on_step(2, 140, 1360, 5.0)
+    clock.ms = 120.0
+    session.tick()
+    (window,) = tuner.heard
+    assert (window.admitted_prompt_tokens, window.cached_prompt_tokens) == (1500, 1360)
+    assert window.prefix_hit_rate == pytest.approx(1360 / 1500)
+    assert window.prefill_tokens == 140
+    (waiting,) = tuner.studied[0].waiting
+    assert (waiting["computed_tokens"], waiting["cached_tokens"]) == (299, 299)

@@ -11,6 +11,7 @@ from adapter_tuners import Clock, ScriptedTuner
 from batchpilot.core import Limits
 from batchpilot.serving import TunerSession, make_tuner, rehearse
 from batchpilot.serving.session import decisions
+from batchpilot.tuners.probe import ProbeTuner
 
 
 class Thoughtful(ScriptedTuner):
@@ -90,3 +91,44 @@ def test_no_thread_is_left_of_a_session_that_is_over(ending):
             break
         over.wait(0.02)
     assert thinking() == before
+
+
+def test_a_tuner_whose_class_says_that_it_is_quick_needs_no_thread():
+    clock = Clock()
+    session = TunerSession(make_tuner("hybrid"), window_ms=100.0, clock=clock)
+    before = threading.active_count()
+    for _ in range(3):
+        clock.pass_ms(100.0)
+        session.tick()
+    assert threading.active_count() == before
+    assert session.status()["windows_heard"] == 3
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_is_derived_from_a_quick_tuner_is_not_believed_to_be_quick():
+    class Pondering(ProbeTuner):
+        may_answer = threading.Event()
+
+        def tell(self, metrics):
+            assert self.may_answer.wait(60.0)
+            super().tell(metrics)
+
+    clock = Clock()
+    session = TunerSession(Pondering(), window_ms=100.0, clock=clock)
+    clock.pass_ms(100.0)
+    session.tick()
+    assert session.status()["tells_late"] == 1
+    Pondering.may_answer.set()
+    assert session.settle(60.0)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_nor_is_a_quick_tuner_whose_tell_was_replaced():
+    clock, tuner, may_answer = Clock(), make_tuner("hybrid"), threading.Event()
+    tuner.tell = lambda metrics: may_answer.wait(60.0)
+    session = TunerSession(tuner, window_ms=100.0, clock=clock)
+    clock.pass_ms(100.0)
+    session.tick()
+    assert session.status()["tells_late"] == 1
+    may_answer.set()
+    assert session.settle(60.0)

@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from policy_samples import BASE, always, make_description, make_policy_bytes, make_window
 
+import batchpilot.tuners.policy
 from batchpilot.core import SLO, Limits, WindowMetrics
 from batchpilot.core.actions import ACTION_MODES, ActionTable
 from batchpilot.core.features import FEATURE_NAMES, window_features
@@ -256,10 +258,38 @@ def test_batchpilot_policy_inspect_tells_what_a_file_is(path):
     told = json.loads(CliRunner().invoke(app, ["policy", "inspect", str(path), "--json"]).stdout)
     assert told["track"] == "limits"
     assert told["feature_names"] == list(FEATURE_NAMES)
-    assert told["network"] == [35, 8, 8, 15]
+    assert told["network"] == [36, 8, 8, 15]
     assert told["size_bytes"] == path.stat().st_size
-    assert "35 -> 8 -> 8 -> 15 (Tanh, Relu)" in CliRunner().invoke(app, ["policy", "inspect", str(path)]).stdout
+    assert "36 -> 8 -> 8 -> 15 (Tanh, Relu)" in CliRunner().invoke(app, ["policy", "inspect", str(path)]).stdout
     path.write_bytes(path.read_bytes()[:-1])
     refused = CliRunner().invoke(app, ["policy", "inspect", str(path)])
     assert refused.exit_code == 2
     assert "truncated" in refused.output
+
+
+def test_a_policy_of_the_first_features_decides_as_before_there_were_more():
+    description = make_description(stack=3, feature_version=1)
+    data = make_policy_bytes(description, seed=4)
+    policy = parse_policy(data)
+    assert policy.description.feature_names == FEATURE_NAMES[:35]
+    assert policy.network.inputs == 3 * 35
+    tuner, cached = tuner_of(data), tuner_of(data)
+    seen = np.zeros((3, 35), np.float32)
+    moves = set()
+    for k in range(40):
+        window = make_window(tuner.ask(), k)
+        seen = np.vstack([seen[1:], window_features(window)[:35]])
+        tuner.tell(window)
+        cached.tell(replace(window, admitted_prompt_tokens=1000, cached_prompt_tokens=900))
+        assert tuner.ask() == cached.ask()
+        moves.add(str(tuner.ask()))
+        np.testing.assert_array_equal(tuner._observation.values, seen.ravel())
+    assert len(moves) > 3
+
+
+@pytest.mark.parametrize("name", ["guarded", "limits"])
+def test_shipped_policies_load_and_decide(name):
+    tuner = load_policy(Path(batchpilot.tuners.policy.__file__).parent / "shipped" / f"{name}.onnx")
+    for k in range(5):
+        tuner.tell(make_window(tuner.ask(), k))
+    assert tuner.ask().batch_size >= 1

@@ -85,6 +85,8 @@ def tune_server(asked: Asked, *, as_json: bool) -> None:
         raise ValueError(
             "the load is a closed loop, whose clients wait for a slow server; tune --server needs an open one"
         )
+    if asked.requests.turns is not None:
+        raise ValueError("the load holds conversations, which wait for a slow server; tune --server needs an open loop")
     path, trials = _trials(asked)
     capacity = kind.facts.get("kv_capacity_tokens")
     run = TrialRunner(kind, asked.requests, asked.folder, asked.start_s, asked.grace_s, asked.seed, asked.model)

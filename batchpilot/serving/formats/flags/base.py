@@ -30,6 +30,7 @@ class Started:
         facts: whole numbers besides: `max_model_len`, `kv_capacity_tokens`, `port`.
         program: the words that start it, without environment.
         arguments: the words after them, without limits and without a model that stands by itself.
+        fixed: flags of limits that a file states which goes before the command line.
     """
 
     server: str
@@ -39,6 +40,7 @@ class Started:
     facts: Mapping[str, int]
     program: tuple[str, ...]
     arguments: tuple[str, ...]
+    fixed: tuple[str, ...] = ()
 
     def without(self, *names: str) -> list[str]:
         """The arguments without some flags and their values.
@@ -67,7 +69,9 @@ class ServerFlags:
         facts: the same by name of a fact.
         model: flags that name the model.
         positional: whether the model may be the first word after the program.
-        files: flags that name a YAML file of the same options; flags of the command line win.
+        files: flags that name a YAML file of the same options.
+        file_wins: whether such a file goes before flags of the command line; else these win.
+        subcommand: a word that may stand between program and model and changes nothing.
         defaults: limits of a server that was told none.
         suffixes: multiples that a count may end in.
         fitted: makes the server's own sense of limits before they are written.
@@ -86,6 +90,8 @@ class ServerFlags:
     suffixes: Mapping[str, int] = field(default_factory=dict)
     fitted: Callable[[Limits], Limits] = lambda limits: limits
     dash: str = "-"
+    file_wins: bool = False
+    subcommand: str | None = None
     source: str = ""
 
     def options(self, limits: Limits) -> dict[str, int]:
@@ -111,7 +117,7 @@ class ServerFlags:
         Args:
             limits: what was found.
         """
-        on = {name: value for name, value in limits.to_dict().items() if value is not None and name not in self.limits}
+        on = {name: value for name, value in limits.in_force().items() if name not in self.limits}
         return [name for name, value in on.items() if (name, value) != ("discipline", "fcfs")]
 
     def command(self, started: Started, limits: Limits) -> list[str]:
@@ -128,7 +134,15 @@ class ServerFlags:
 
         Args:
             started: the command as it was.
+
+        Raises:
+            ValueError: a file states a limit, and flags would not change it.
         """
+        if started.fixed:
+            raise ValueError(
+                f"a file that the command names states {', '.join(started.fixed)}, and in {self.name} that goes before "
+                "flags of the command line; take it out of the file, or write the limits there"
+            )
         alone = self.positional and started.model is not None
         return [*([str(started.model)] if alone else []), *started.arguments]
 
@@ -147,6 +161,8 @@ class ServerFlags:
         while words and _ASSIGNMENT.fullmatch(words[0]):
             words.pop(0)
         after = self._after_program(words)
+        if self.subcommand is not None and words[after : after + 1] == [self.subcommand]:
+            after += 1
         model = words[after] if self.positional and after < len(words) and not words[after].startswith("-") else None
         told: dict[str, str] = {}
         kept: list[str] = []
@@ -167,7 +183,9 @@ class ServerFlags:
         for name in self.files:
             if name in told:
                 from_files |= self._file((folder or Path()) / told[name])
-        return self._started({**from_files, **told}, model, tuple(words[:after]), tuple(kept))
+        together = {**told, **from_files} if self.file_wins else {**from_files, **told}
+        fixed = tuple(name for name in from_files if name in self._limit_names) if self.file_wins else ()
+        return self._started(together, model, tuple(words[:after]), tuple(kept), fixed)
 
     def read_file(self, path: Path) -> Started:
         """A YAML file of the server's options.
@@ -184,7 +202,12 @@ class ServerFlags:
         return self._started(told, model, self.program, ())
 
     def _started(
-        self, told: Mapping[str, Any], model: str | None, program: tuple[str, ...], arguments: tuple[str, ...]
+        self,
+        told: Mapping[str, Any],
+        model: str | None,
+        program: tuple[str, ...],
+        arguments: tuple[str, ...],
+        fixed: tuple[str, ...] = (),
     ) -> Started:
         stated = {
             name: self._count(flag, told[flag]) for name, flags in self.limits.items() for flag in flags if flag in told
@@ -195,10 +218,12 @@ class ServerFlags:
             for flag in flags
             if flag in told and str(told[flag]).lower() not in ("auto", "none")
         }
-        base = {name: value for name, value in self.defaults.to_dict().items() if value is not None}
+        base = self.defaults.in_force()
         assumed = tuple(name for name in base if name not in stated)
         model = model or next((str(told[name]) for name in self.model if name in told), None)
-        return Started(self.name, model, Limits.from_dict({**base, **stated}), assumed, facts, program, arguments)
+        return Started(
+            self.name, model, Limits.from_dict({**base, **stated}), assumed, facts, program, arguments, fixed
+        )
 
     def _file(self, path: Path) -> dict[str, Any]:
         try:

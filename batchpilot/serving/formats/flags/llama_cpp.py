@@ -17,6 +17,6 @@ LLAMA_CPP = ServerFlags(
     positional=False,
     files=(),
     defaults=Limits(4, 2048),
-    source="llama.cpp b11434, common/arg.cpp",
+    source="llama.cpp b11434, common/arg.cpp; its own parser, in the wheel xllamacpp 2026.10.11549, reads them",
 )
 """Flags of llama.cpp's server."""

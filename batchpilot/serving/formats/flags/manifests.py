@@ -69,6 +69,7 @@ def dynamo(name: str, server: ServerFlags, started: Started, limits: Limits) -> 
         started: the command as it was.
         limits: instead of its own.
     """
+    server.arguments(started)  # refuses what flags would not change
     model = [f"--{server.model[0]}", started.model] if server.positional and started.model else []
     arguments = [*model, *started.without(*_ADDRESS), *server.flags(limits)]
     worker = {"extraPodSpec": {"mainContainer": {"args": arguments}}}

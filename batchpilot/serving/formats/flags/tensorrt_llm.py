@@ -1,4 +1,7 @@
-"""TensorRT-LLM: `trtllm-serve MODEL --max_batch_size 64 --max_num_tokens 2048`, and the file of its `--config`."""
+"""TensorRT-LLM: `trtllm-serve MODEL --max_batch_size 64 --max_num_tokens 2048`, and the file of its `--config`.
+
+What the file says goes before the flags.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ TENSORRT_LLM = ServerFlags(
     files=("config", "extra_llm_api_options"),
     defaults=Limits(2048, 8192),
     dash="_",
+    file_wins=True,
+    subcommand="serve",
     source="tensorrt-llm 1.2, tensorrt_llm/commands/serve.py, from its published text; it could not be installed here",
 )
 """Flags of TensorRT-LLM."""

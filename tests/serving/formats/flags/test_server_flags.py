@@ -1,5 +1,6 @@
 """Limits in the words of servers: what is written is read back, by us and by servers' own parsers where installed."""
 
+import json
 import os
 import shlex
 import subprocess
@@ -143,7 +144,38 @@ def test_mistakes_of_the_commands():
     assert "starts vLLM, not llama.cpp" in told("flags", "batch_size=4", *other, code=1)
 
 
+def test_a_file_of_tensorrt_llm_goes_before_its_flags(tmp_path):
+    (tmp_path / "options.yaml").write_text("max_batch_size: 16\nkv_cache_config: {free_gpu_memory_fraction: 0.8}\n")
+    server = SERVERS["tensorrt-llm"]
+    command = "trtllm-serve a/b --config options.yaml --max_batch_size 64 --max_num_tokens 512"
+    started = server.read(command, tmp_path)
+    assert (started.limits.batch_size, started.limits.token_budget) == (16, 512)
+    for write in (server.command, lambda *given: MANIFESTS["dynamo"]("worker", server, *given)):
+        with pytest.raises(ValueError, match="states max_batch_size, and in tensorrt-llm that goes before"):
+            write(started, Limits(40, 1024))
+
+
+def test_the_subcommand_of_tensorrt_llm_is_no_model():
+    started = SERVERS["tensorrt-llm"].read("trtllm-serve serve a/b --max_batch_size 64")
+    assert (started.model, started.limits.batch_size) == ("a/b", 64)
+    assert SERVERS["tensorrt-llm"].command(started, Limits(40, 1024))[:3] == ["trtllm-serve", "serve", "a/b"]
+
+
 PARSERS = {
+    "llama.cpp": (
+        "BATCHPILOT_LLAMA_CPP_PYTHON",
+        # Its wheel has the parser but no Python function for it. The parameters begin behind the object's head.
+        "import ctypes, glob, sys, xllamacpp\n"
+        "library = ctypes.CDLL(glob.glob(xllamacpp.__path__[0] + '/*.so')[0])\n"
+        "parse = library._Z19common_params_parseiPPcR13common_params13llama_examplePFviS0_E\n"
+        "parse.restype = ctypes.c_bool\n"
+        "words = ['llama-server', '-m', 'm.gguf', '--port', '9', *sys.argv[1:]]\n"
+        "given = (ctypes.c_char_p * (len(words) + 1))(*[word.encode() for word in words], None)\n"
+        "for program in range(20):\n"
+        "    told = xllamacpp.CommonParams()\n"
+        "    if parse(len(words), given, ctypes.c_void_p(id(told) + 16), program, None): break\n"
+        "print(told.n_parallel, told.n_batch)",
+    ),
     "vllm": (
         "BATCHPILOT_VLLM_PYTHON",
         "import sys\n"
@@ -172,3 +204,21 @@ def test_the_servers_own_parser_reads_the_flags(name):
     if found.returncode and "No module named" in found.stderr:
         pytest.skip(f"{name} is not installed; {variable} may name a Python that has it")
     assert found.stdout.split()[-2:] == ["40", "1024"], found.stderr
+
+
+SCHEMAS = {"compose": "BATCHPILOT_COMPOSE_SCHEMA", "llm-d": "BATCHPILOT_LLM_D_SCHEMA"}
+"""Variables that name the file compose-spec.json, and values.schema.json of the chart llm-d-modelservice."""
+
+
+@pytest.mark.parametrize("kind", SCHEMAS)
+@pytest.mark.filterwarnings("ignore:The metaschema:DeprecationWarning")  # the chart's is one that jsonschema lacks
+def test_a_patch_is_what_the_published_schema_asks_for(kind):
+    jsonschema = pytest.importorskip("jsonschema")
+    if SCHEMAS[kind] not in os.environ:
+        pytest.skip(f"{SCHEMAS[kind]} names no schema")
+    with open(os.environ[SCHEMAS[kind]]) as file:  # noqa: PTH123
+        schema = json.load(file)
+    server = SERVERS["vllm"]
+    patch = MANIFESTS[kind]("worker", server, server.read(COMMANDS["vllm"]), Limits(40, 1024))
+    validator = jsonschema.validators.validator_for(schema)(schema)
+    assert [error.message for error in validator.iter_errors(patch)] == []

@@ -1,0 +1,52 @@
+"""An engine's requests that have not ended, carried over into an engine with further ones. Times in ms."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchpilot.engines.scheduler.state import UNFINISHED, SchedulerState, as_bytes
+
+_ITS_OWN = ("requests", "slots", "user_finish", "chains", "contents", "step_log")
+"""What belongs to the requests of a state, to their users or prompts; all else goes on as it is."""
+
+_QUEUES = {"running": "n_running", "waiting": "n_queue", "due": "n_due"}
+
+
+def unfinished(state: SchedulerState) -> NDArray[np.int64]:
+    """Places of the requests that have not ended, or not even arrived, ascending.
+
+    Args:
+        state: one engine's.
+    """
+    reasons = state.requests["reason"][: int(state.clock["n_requests"][0])]
+    return np.flatnonzero(reasons == UNFINISHED).astype(np.int64)
+
+
+def carry_over(old: SchedulerState, new: SchedulerState, kept: NDArray[np.int64]) -> None:
+    """Go on in a new state where the old one is: same clock, same running requests, same queues.
+
+    Between two windows, when nothing is noted of the present one and no calendar of decoding is open. What a prefix
+    cache holds is not carried.
+
+    Args:
+        old: the one engine's.
+        new: the other's, loaded; its first requests are the kept ones, in this order.
+        kept: places in the old one of the requests that have not ended, ascending.
+    """
+    requests, arrived = int(new.clock["n_requests"][0]), int(old.clock["next_arrival"][0])
+    for name in SchedulerState._fields:
+        before, after = getattr(old, name), getattr(new, name)
+        if name not in _ITS_OWN:
+            after[...] = before
+    users = new.requests["user"][: len(kept)].copy()
+    as_bytes(new.requests)[: len(kept)] = as_bytes(old.requests)[kept]
+    new.requests["user"][: len(kept)] = users
+    place = np.full(len(old.requests), -1, np.int64)
+    place[kept] = np.arange(len(kept))
+    for queue, count in _QUEUES.items():
+        n = int(old.clock[count][0])
+        new.slots[queue][:n] = place[old.slots[queue][:n]]
+    new.clock["n_requests"] = requests
+    new.clock["next_arrival"] = np.searchsorted(kept, arrived)
+    new.clock["n_ended"] = new.clock["n_logged"] = 0

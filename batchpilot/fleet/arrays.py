@@ -1,0 +1,105 @@
+"""What a router is, knows and decides, as arrays that compiled and plain code read alike. Times in ms."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+VIEW = np.dtype(
+    [
+        ("on", "i1"),
+        ("draining", "i1"),
+        ("dead", "i1"),
+        ("suspected", "i1"),
+        ("version", "i4"),
+        ("tier", "i4"),
+        ("ready_ms", "f8"),
+        ("open_until_ms", "f8"),
+        ("weight", "f8"),
+        ("credit", "f8"),
+        ("requests", "i8"),
+        ("queued_tokens", "i8"),
+        ("sent", "i8"),
+        ("sent_tokens", "i8"),
+        ("full_step_ms", "f8"),
+        ("full_step_tokens", "f8"),
+        ("failures", "i8"),
+        ("tried_by", "i8"),
+    ],
+    align=True,
+)
+"""One record a replica. What it is: `on` (it exists), `draining` (takes no more), `ready_ms` (when it has started),
+`version`, `tier` (0 the model asked for, 1 a smaller one), `weight`. What is believed: `suspected` by a health check,
+left alone `open_until_ms` by the circuit breaker after so many `failures` in a row. What was seen at the last poll:
+`requests` that run or wait, `queued_tokens` of prompts without a first token, how long a full step takes and how many
+prompt tokens it holds; `sent` and `sent_tokens` since. `dead` is the truth, which no router knows before it tries.
+`credit` belongs to weighted round robin, `tried_by` is the request that failed to reach it."""
+
+
+ROUTING = np.dtype(
+    [
+        ("next", "i8"),
+        ("rule", "i8"),
+        ("poll_ms", "f8"),
+        ("next_poll_ms", "f8"),
+        ("counts_sent", "i1"),
+        ("retries", "i8"),
+        ("breaker_failures", "i8"),
+        ("breaker_ms", "f8"),
+        ("degrade_ttft_ms", "f8"),
+        ("retried", "i8"),
+        ("fullest", "i8"),
+    ],
+    align=True,
+)
+"""The router: the request that arrives next, its settings, how often it had to try again, and
+the requests of the row that has most."""
+
+BUCKET = np.dtype([("tokens", "f8"), ("rate_per_s", "f8"), ("burst", "f8"), ("filled_ms", "f8")], align=True)
+"""A user's token bucket: what is in it, what flows in a second, what it holds, and when that was."""
+
+PLACED, NOBODY, LIMITED, UNREACHED = range(4)
+"""What became of a request at the door: a replica has it; no replica could take it; its user's bucket was empty; every
+replica that it tried was dead."""
+
+UNROUTED = -1
+"""The same of one that has not arrived."""
+
+
+class FleetArrays(NamedTuple):
+    """Everything about a fleet but its replicas' schedulers.
+
+    Attributes:
+        routing: one record of `ROUTING`.
+        turns: the replica chosen last for each version, those that ask for none first, shape (versions + 1,).
+        views: records of `VIEW`, shape (replicas,).
+        incoming: records of `REQUEST` in order of arrival, shape (n,).
+        versions: that each request asks for, -1 for any, shape (n,).
+        draws: two numbers in [0, 1) a request, shape (n, 2).
+        buckets: records of `BUCKET` by user.
+        where: (replica, place in its row, what became of it at the door) by request, shape (n, 3).
+    """
+
+    routing: Any
+    turns: NDArray[np.int64]
+    views: Any
+    incoming: Any
+    versions: NDArray[np.int64]
+    draws: NDArray[np.float64]
+    buckets: Any
+    where: NDArray[np.int64]
+
+
+def new_views(replicas: int) -> NDArray[np.void]:
+    """Views of replicas that do not exist yet.
+
+    Args:
+        replicas: how many.
+    """
+    views = np.zeros(replicas, VIEW)
+    views["weight"] = 1.0
+    views["tried_by"] = -1
+    views["full_step_ms"] = views["full_step_tokens"] = 1.0
+    return views

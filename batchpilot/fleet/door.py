@@ -1,0 +1,142 @@
+"""The door of a fleet: every request, where it went, and what the router knows. Times in ms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from batchpilot.engines.simulated.loading import incoming_records
+from batchpilot.fleet.arrays import BUCKET, ROUTING, UNROUTED, FleetArrays
+from batchpilot.fleet.kernel import ALL_ROUTED, NO_ROOM, place, run_fleet
+from batchpilot.fleet.rate_limit import RateLimit
+from batchpilot.fleet.replicas import Replicas
+from batchpilot.fleet.routers import Router
+from batchpilot.workloads.table import RequestTable
+
+_DRAW_STREAM = 31
+
+
+class Door:
+    """Routes requests to replicas.
+
+    Args:
+        requests: what arrives.
+        router: how.
+        replicas: to whom.
+        rate_limits: a token bucket for every user, or by user.
+        versions: that each request asks for, None for any.
+        seed: of the rules that draw.
+
+    Attributes:
+        retries: other replicas that a request tries.
+
+    Raises:
+        ValueError: `versions` is not a whole number a request.
+    """
+
+    def __init__(
+        self,
+        requests: RequestTable,
+        router: Router,
+        replicas: Replicas,
+        rate_limits: RateLimit | Mapping[int, RateLimit] | None,
+        versions: ArrayLike | None,
+        seed: int,
+    ) -> None:
+        n = len(requests)
+        asked = _checked(versions, n)
+        routing: Any = np.zeros(1, ROUTING).view(np.recarray)
+        routing[0] = (
+            *(0, router.code, router.poll_ms, 0.0, router.counts_sent, router.retries, router.breaker_failures),
+            *(router.breaker_ms, router.degrade_ttft_ms, 0, 0),
+        )
+        self.retries = router.retries
+        self._replicas = replicas
+        self._arrays = FleetArrays(
+            routing,
+            np.full(int(asked.max(initial=-1)) + 2, -1, np.int64),
+            replicas.views,
+            incoming_records(requests).copy().view(np.recarray),
+            asked,
+            np.random.default_rng([seed, _DRAW_STREAM]).random((n, 2)),
+            _buckets(rate_limits, requests),
+            np.full((n, 3), UNROUTED, np.int64),
+        )
+
+    @property
+    def where(self) -> NDArray[np.int64]:
+        """(replica, place in its row, what became of it at the door) by request, shape (n, 3)."""
+        return self._arrays.where
+
+    @property
+    def arrived(self) -> int:
+        """Requests that have arrived."""
+        return int(self._arrays.routing[0].next)
+
+    @property
+    def retried(self) -> int:
+        """Times that a request had to look for another replica."""
+        return int(self._arrays.routing[0].retried)
+
+    def advance(self, until_ms: float) -> None:
+        """Route what arrives before a time, and run every replica up to it.
+
+        Args:
+            until_ms: fleet time.
+
+        Raises:
+            RuntimeError: a replica is stuck (a defect of the scheduler).
+        """
+        r = self._replicas
+        while True:
+            code = run_fleet(r.state, self._arrays, until_ms)
+            if code == ALL_ROUTED:
+                return
+            if code != NO_ROOM:
+                raise RuntimeError(f"a replica is stuck before {until_ms} ms: what waits there can never run")
+            r.grow()
+
+    def place_again(self, requests: NDArray[np.int64], now_ms: float) -> None:
+        """Find other replicas for requests that lost theirs.
+
+        Args:
+            requests: which, shape (n,).
+            now_ms: fleet time.
+        """
+        r = self._replicas
+        for request in requests:
+            if self._arrays.routing[0].fullest == r.state.requests.shape[1]:
+                r.grow()
+            place(r.state, self._arrays, int(request), now_ms)
+            self._arrays.routing[0].retried += 1
+
+    def requests_at(self, i: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The requests in some places of a replica's row.
+
+        Args:
+            i: the replica.
+            places: shape (n,).
+        """
+        mine = np.flatnonzero(self.where[:, 0] == i)
+        return mine[np.isin(self.where[mine, 1], places)]
+
+
+def _checked(versions: ArrayLike | None, n: int) -> NDArray[np.int64]:
+    given = np.full(n, -1, np.int64) if versions is None else np.asarray(versions)
+    if given.shape != (n,) or given.dtype.kind not in "iu":
+        raise ValueError(f"versions has shape {given.shape}, type {given.dtype}; it must be a whole number a request")
+    return given.astype(np.int64)
+
+
+def _buckets(limits: RateLimit | Mapping[int, RateLimit] | None, requests: RequestTable) -> Any:
+    buckets: Any = np.zeros(requests.users, BUCKET).view(np.recarray)
+    buckets["rate_per_s"] = math.inf
+    for code, user in enumerate(np.unique(requests.user).tolist()):
+        limit = limits.get(user) if isinstance(limits, Mapping) else limits
+        if limit is not None:
+            buckets[code] = (limit.burst_tokens, limit.tokens_per_s, limit.burst_tokens, 0.0)
+    return buckets

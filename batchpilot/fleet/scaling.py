@@ -1,0 +1,104 @@
+"""Scaling a fleet: what the scaler sees, and what its answer does. Times in ms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from batchpilot.fleet.door import Door
+from batchpilot.fleet.replicas import Replicas
+from batchpilot.fleet.scalers import FleetView, Scaler
+from batchpilot.workloads.table import RequestTable
+
+
+class Scaling:
+    """Keeps as many replicas of the first kind as a scaler wants.
+
+    Args:
+        scaler: whom to ask.
+        bounds: fewest and most replicas.
+        replicas: of the fleet.
+        door: what has arrived.
+        requests: what arrives, for its tokens.
+    """
+
+    def __init__(
+        self, scaler: Scaler, bounds: tuple[int, int], replicas: Replicas, door: Door, requests: RequestTable
+    ) -> None:
+        self._scaler, self._bounds, self._replicas, self._door = scaler, bounds, replicas, door
+        self._interval_ms = 1000.0 * scaler.interval_s
+        self.next_ms = self._interval_ms
+        self._offered = np.concatenate([[0.0], np.cumsum(requests.prompt_tokens + requests.estimated_output_tokens)])
+        self._arrived = 0
+        self._ttft_ms, self._first = 0.0, 0
+        self._busy_ms = np.zeros(len(replicas))
+        self._ended = np.zeros(len(replicas), np.int64)
+
+    def hear(self, i: int, busy_ms: float, ttft_ms: float, first: int) -> None:
+        """Take in a window of a replica.
+
+        Args:
+            i: the replica.
+            busy_ms: time within steps.
+            ttft_ms: sum of the times to first token.
+            first: number of them.
+        """
+        self._busy_ms[i] += busy_ms
+        self._ttft_ms += ttft_ms
+        self._first += first
+
+    def decide(self, serving: Sequence[int], now_ms: float) -> None:
+        """Ask the scaler, if it is time, and add or drain replicas.
+
+        Args:
+            serving: replicas that serve, draining ones included.
+            now_ms: fleet time.
+        """
+        if now_ms < self.next_ms:
+            return
+        self.next_ms += self._interval_ms
+        r = self._replicas
+        mine = [i for i in range(len(r)) if r.kinds[i] == 0]
+        kept = [i for i in serving if r.kinds[i] == 0 and not r.views[i].draining]
+        starting = [i for i in mine if r.views[i].on and r.views[i].ready_ms > now_ms]
+        least, most = self._bounds
+        wanted = min(max(self._scaler.decide(self._view(kept, starting, now_ms)), least), most)
+        here = len(kept) + len(starting)
+        for i in (i for i in mine if not r.views[i].on):
+            if here >= wanted:
+                break
+            r.empty(i, self._door.where, now_ms)
+            r.start(i, now_ms, now_ms + 1000.0 * r.specs[0].startup_s)
+            self._ended[i] = 0
+            here += 1
+        for i in (*starting, *sorted(kept, key=lambda i: int(r.views[i].requests))):
+            if here <= wanted:
+                break
+            if i in starting:
+                r.stop(i, now_ms)
+            else:
+                r.views[i].draining = 1
+            here -= 1
+
+    def _view(self, kept: Sequence[int], starting: Sequence[int], now_ms: float) -> FleetView:
+        r, clock, span_ms = self._replicas, self._replicas.state.clock, self._interval_ms
+        arrived = self._door.arrived
+        responses = np.concatenate([np.zeros(0), *(r.finished_ms(i, int(self._ended[i])) for i in kept)])
+        view = FleetView(
+            now_s=now_ms / 1000.0,
+            serving=len(kept),
+            starting=len(starting),
+            queued=int(sum(clock[i].n_queue for i in kept)),
+            running=int(sum(clock[i].n_running for i in kept)),
+            utilisation=float(np.minimum(self._busy_ms[list(kept)] / span_ms, 1.0).mean()) if kept else 0.0,
+            ttft_s=self._ttft_ms / self._first / 1000.0 if self._first else math.nan,
+            response_s=float(responses.mean()) / 1000.0 if len(responses) else math.nan,
+            arrivals_per_s=1000.0 * (arrived - self._arrived) / span_ms,
+            tokens_per_s=1000.0 * float(self._offered[arrived] - self._offered[self._arrived]) / span_ms,
+        )
+        self._arrived, self._ttft_ms, self._first = arrived, 0.0, 0
+        self._busy_ms[:] = 0.0
+        self._ended[:] = [int(clock[i].n_ended) for i in range(len(r))]
+        return view

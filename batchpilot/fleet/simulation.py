@@ -1,0 +1,226 @@
+"""A fleet over time: requests routed, replicas tuned, scaled, struck by faults. Times in ms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from batchpilot.engines.scheduler.state import FAILED, REFUSED_ARRIVAL
+from batchpilot.fleet.arrays import LIMITED, NOBODY, UNREACHED, UNROUTED
+from batchpilot.fleet.door import Door
+from batchpilot.fleet.faults import Faults
+from batchpilot.fleet.rate_limit import RateLimit
+from batchpilot.fleet.replicas import Replicas
+from batchpilot.fleet.result import FleetResult, Moment, result_of
+from batchpilot.fleet.routers import Router
+from batchpilot.fleet.scalers import Scaler
+from batchpilot.fleet.scaling import Scaling
+from batchpilot.fleet.spec import Fault, ReplicaSpec
+from batchpilot.workloads.table import RequestTable
+
+HEALTH_MS = 5000.0
+"""How long a replica must have been silent before a health check takes it out."""
+
+
+def simulate_fleet(
+    requests: RequestTable,
+    replicas: ReplicaSpec | Sequence[ReplicaSpec],
+    router: Router | str = "least-requests",
+    *,
+    scaler: Scaler | None = None,
+    least: int = 1,
+    most: int = 8,
+    faults: Sequence[Fault] = (),
+    rate_limits: RateLimit | Mapping[int, RateLimit] | None = None,
+    versions: ArrayLike | None = None,
+    window_ms: float = 1000.0,
+    health_ms: float = HEALTH_MS,
+    horizon_ms: float | None = None,
+    seed: int = 0,
+) -> FleetResult:
+    """Serve requests with several replicas of the one scheduler.
+
+    Args:
+        requests: what arrives, in an open loop.
+        replicas: kinds of replicas, each with the number that stands ready at the start.
+        router: who takes a request; a rule's name for a router with a fresh view.
+        scaler: asked for the number of replicas of the first kind; None keeps those of the start.
+        least: fewest replicas of the first kind under a scaler.
+        most: most of them.
+        faults: what befalls replicas.
+        rate_limits: a token bucket for every user, or by user; a request that it does not cover is refused.
+        versions: version that each request asks for, -1 for any, shape (n,); None for any.
+        window_ms: of a tuner's windows, and between the moments of the timeline.
+        health_ms: after so long a replica that died or hangs is known to have; what had no token yet goes elsewhere.
+        horizon_ms: where to stop; None runs until every request has ended.
+        seed: of the rules that draw.
+
+    Returns:
+        What became of every request, of every replica, and what it cost.
+
+    Raises:
+        ValueError: an argument is outside its bound; the message names it.
+
+    Source: inference basics and deployment documents, dispatchers, replicas and scaling.
+    """
+    fleet = Fleet(
+        requests,
+        [replicas] if isinstance(replicas, ReplicaSpec) else replicas,
+        Router(router) if isinstance(router, str) else router,
+        scaler=scaler,
+        bounds=(least, most),
+        faults=faults,
+        rate_limits=rate_limits,
+        versions=versions,
+        window_ms=window_ms,
+        health_ms=health_ms,
+        seed=seed,
+    )
+    fleet.run_until(math.inf if horizon_ms is None else horizon_ms)
+    return fleet.result()
+
+
+class Fleet:
+    """A fleet that runs; `simulate_fleet` explains its arguments.
+
+    Attributes:
+        now_ms: fleet time; single steps of replicas may have gone beyond it.
+        replicas: rows, views and lives of the replicas.
+        moments: the timeline, one a window.
+    """
+
+    def __init__(
+        self,
+        requests: RequestTable,
+        specs: Sequence[ReplicaSpec],
+        router: Router,
+        *,
+        scaler: Scaler | None = None,
+        bounds: tuple[int, int] = (1, 8),
+        faults: Sequence[Fault] = (),
+        rate_limits: RateLimit | Mapping[int, RateLimit] | None = None,
+        versions: ArrayLike | None = None,
+        window_ms: float = 1000.0,
+        health_ms: float = HEALTH_MS,
+        seed: int = 0,
+    ) -> None:
+        _check(requests, specs, bounds, window_ms, health_ms)
+        kinds = [k for k, spec in enumerate(specs) for _ in range(spec.count)]
+        ready = len(kinds)
+        if scaler is not None:
+            kinds += [0] * max(bounds[1] - specs[0].count, 0)
+        if not kinds:
+            raise ValueError("no kind of replica has a count above 0, and no scaler adds any")
+        self.now_ms = 0.0
+        self.moments: list[Moment] = []
+        self.replicas = Replicas(specs, kinds, requests)
+        self._requests = requests
+        self._door = Door(requests, router, self.replicas, rate_limits, versions, seed)
+        self._faults = Faults(faults, self.replicas, self._door, health_ms)
+        self._scaling = None if scaler is None else Scaling(scaler, bounds, self.replicas, self._door, requests)
+        self._window_ms = window_ms if scaler is not None or self.replicas.tuned else math.inf
+        for i in range(ready):
+            self.replicas.start(i, 0.0, 0.0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every request has ended."""
+        r = self.replicas
+        return self._door.arrived == len(self._requests) and not any(
+            len(r.pending(i)) for i in range(len(r)) if r.views[i].on
+        )
+
+    def run_until(self, until_ms: float) -> bool:
+        """Run until a time, window by window where somebody decides, fault by fault.
+
+        Args:
+            until_ms: fleet time, infinity to run until every request has ended.
+
+        Returns:
+            Whether every request has ended.
+        """
+        while self.now_ms < until_ms and not (self.finished and math.isinf(until_ms)):
+            following = min(until_ms, self._faults.next_ms, self.now_ms + self._window_ms)
+            self._door.advance(following)
+            if math.isinf(following):
+                break
+            self.now_ms = following
+            self._faults.befall(self.now_ms)
+            if self._window_ms < math.inf:
+                self._look()
+        return self.finished
+
+    def result(self) -> FleetResult:
+        """What has happened so far."""
+        where, arrival_ms = self._door.where, self._requests.arrival_ms
+        records = np.array(self.replicas.collect(where))
+        limited, fate = where[:, 2] == LIMITED, where[:, 2]
+        for mask, reason in ((limited, REFUSED_ARRIVAL), ((fate == NOBODY) | (fate == UNREACHED), FAILED)):
+            records["reason"][mask] = reason
+            records["finish_ms"][mask] = arrival_ms[mask]
+            records["first_ms"][mask] = math.nan
+        absent = fate == UNROUTED
+        for name in ("first_ms", "finish_ms"):
+            records[name][absent] = math.nan
+        return result_of(
+            self._requests,
+            records,
+            where,
+            limited,
+            self.replicas,
+            self.moments,
+            retried=self._door.retried,
+            now_ms=self.now_ms,
+        )
+
+    def _look(self) -> None:
+        """A window ends: tuners hear theirs, who is drained goes, the timeline grows, the scaler is asked."""
+        r = self.replicas
+        on = [i for i in range(len(r)) if r.views[i].on and not r.views[i].dead and r.views[i].ready_ms <= self.now_ms]
+        for i in on:
+            ttft_ms, first = r.sum_of_ttft_ms(i)
+            window = r.measure(i)
+            if self._scaling is not None:
+                self._scaling.hear(i, window.busy_ms, ttft_ms, first)
+            if r.views[i].draining and len(r.pending(i)) == 0:
+                r.stop(i, self.now_ms)
+        here = [i for i in on if r.views[i].on]
+        self.moments.append(
+            Moment(
+                self.now_ms,
+                serving=sum(not r.views[i].draining for i in here),
+                existing=int(np.count_nonzero(r.views["on"])),
+                queued=int(sum(r.state.clock[i].n_queue for i in here)),
+                running=int(sum(r.state.clock[i].n_running for i in here)),
+            )
+        )
+        if self._scaling is not None:
+            self._scaling.decide(here, self.now_ms)
+
+
+def _check(
+    requests: RequestTable,
+    specs: Sequence[ReplicaSpec],
+    bounds: tuple[int, int],
+    window_ms: float,
+    health_ms: float,
+) -> None:
+    if not specs:
+        raise ValueError("replicas is empty; give at least one kind")
+    for spec in specs:
+        if spec.engine.prefix_cache:
+            raise ValueError(f"prefix_cache of {spec.name} is on; replicas of a fleet have none yet, set it to False")
+    if requests.concurrency:
+        raise ValueError("a fleet serves an open loop; the requests are those of a closed one (concurrency > 0)")
+    if requests.images is not None:
+        raise ValueError("the requests hold images; replicas of a fleet have no vision tower yet, leave images out")
+    if requests.turns is not None:
+        raise ValueError("a fleet serves an open loop; the requests hold conversations, whose turns follow answers")
+    if not 1 <= bounds[0] <= bounds[1]:
+        raise ValueError(f"least {bounds[0]} and most {bounds[1]} must be 1 <= least <= most")
+    for name, value in (("window_ms", window_ms), ("health_ms", health_ms)):
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} is {value}; it must be above 0 ms")

@@ -1,0 +1,1 @@
+"""`batchpilot fleet`: several replicas behind a router, compared."""

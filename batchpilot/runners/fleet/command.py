@@ -1,0 +1,230 @@
+"""`batchpilot fleet`: which router, which scaler, how many replicas; every way on the same requests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from batchpilot.baselines import SERVER_DEFAULT, Setting
+from batchpilot.core.files import json_text
+from batchpilot.core.names import lookup
+from batchpilot.core.provenance import provenance
+from batchpilot.core.slo import SLO
+from batchpilot.engines.simulated.fairness import fairness
+from batchpilot.envs.scenarios import PreparedRun
+from batchpilot.fleet.routers import RULES, Router
+from batchpilot.fleet.scalers import SCALERS, Clairvoyant, Predictive, Scaler
+from batchpilot.fleet.simulation import simulate_fleet
+from batchpilot.runners.completion import completing
+from batchpilot.runners.fleet.offering import Offer, offer, parse_replicas, rates
+from batchpilot.runners.leaderboard.evaluation import tightest_slo
+from batchpilot.runners.leaderboard.strategies import make_strategy
+from batchpilot.runners.options import (
+    CatalogueOption,
+    ColumnsOption,
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    TensorParallelOption,
+    TpotOption,
+    TraceFormatOption,
+    TtftOption,
+    refuse,
+    reporting_mistakes,
+    stdout_console,
+)
+from batchpilot.runners.progress import ToldProgress
+from batchpilot.runners.report.grids import Cell, Grid, number, percent
+from batchpilot.runners.report.statistics import estimate
+from batchpilot.runners.report.tables import tables
+from batchpilot.runners.selection import Changes, find_scenario, find_tuner_config, parse_limits, replay_of
+
+NONE = "none"
+
+
+@reporting_mistakes
+def fleet(
+    context: typer.Context,
+    scenario: Annotated[
+        str,
+        typer.Argument(
+            help="What one replica is asked to serve: a name or a file.", autocompletion=completing("scenarios")
+        ),
+    ] = "quick-chat",
+    trace: Annotated[Path | None, typer.Option(help="Replay this trace to the whole fleet instead.")] = None,
+    trace_format: TraceFormatOption = None,
+    columns: ColumnsOption = None,
+    replicas: Annotated[
+        list[str] | None, typer.Option("--replicas", help="4, or H100:2 once for each kind of device.")
+    ] = None,
+    router: Annotated[list[str] | None, typer.Option("--router", help=f"{', '.join(RULES)}; all unless given.")] = None,
+    poll_ms: Annotated[
+        list[float] | None, typer.Option("--poll-ms", min=0, help="Age of the router's view; 0 is fresh.")
+    ] = None,
+    count_sent: Annotated[bool, typer.Option(help="Routers count what they sent since the last poll.")] = True,
+    scaler: Annotated[
+        list[str] | None, typer.Option("--scaler", help=f"{NONE}, {', '.join(SCALERS)}; none unless given.")
+    ] = None,
+    least: Annotated[int, typer.Option(min=1, help="Fewest replicas under a scaler.")] = 1,
+    most: Annotated[int, typer.Option(min=1, help="Most replicas under a scaler.")] = 8,
+    startup_s: Annotated[float, typer.Option(min=0, help="Until a replica that is added serves.")] = 60.0,
+    load: Annotated[
+        float | None, typer.Option(help="Offer this share of what the replicas serve together, by estimate.")
+    ] = None,
+    tuner: Annotated[
+        str, typer.Option(help="Of each replica.", autocompletion=completing("tuners"))
+    ] = "guarded-default",
+    limits: Annotated[
+        str | None, typer.Option(help="Constant limits instead: batch_size=64,token_budget=2048.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Of workload, noise and draws.")] = 3,
+    device: DeviceOption = None,
+    catalogue: CatalogueOption = None,
+    model: ModelOption = None,
+    tensor_parallel: TensorParallelOption = None,
+    ttft_ms: TtftOption = None,
+    tpot_ms: TpotOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare routers and scalers of a fleet: goodput, latency and cost of each on the same requests."""
+    if trace is None:
+        refuse(context, "without --trace", "trace_format", "columns")
+    rules = list(router or RULES)
+    scalers = list(scaler or [NONE])
+    for name in rules:
+        lookup(RULES, name, "routing rule")
+    for name in scalers:
+        lookup(dict.fromkeys((NONE, *SCALERS)), name, "scaler")
+    named = find_scenario(scenario) if trace is None else replay_of(trace, format=trace_format, columns=columns)
+    chosen = Changes(device, model, tensor_parallel, None, None, ttft_ms, tpot_ms).of(named)
+    kinds = parse_replicas(replicas or ["4"], chosen.device)
+    constant = None if limits is None else parse_limits(limits)
+
+    def make(run: PreparedRun, seed: int) -> Any:
+        if constant is not None:
+            return constant
+        promise: SLO | None = tightest_slo(run)
+        believed = run.engine.believed_latency()
+        return make_strategy(
+            tuner, Setting(find_tuner_config(None), SERVER_DEFAULT, promise, seed, "guarded", believed)
+        )
+
+    ways = [(rule, age, how) for rule in rules for age in poll_ms or [0.0] for how in scalers]
+    rows: dict[tuple[str, float, str], list[dict[str, Any]]] = {way: [] for way in ways}
+    offers: list[Offer] = []
+    with ToldProgress() as progress:
+        bar = progress.add_task("simulating", total=seeds * len(ways))
+        for seed in range(seeds):
+            offered = offer(chosen, kinds, make, seed, load, startup_s)
+            offers.append(offered)
+            for rule, age, how in ways:
+                progress.update(bar, description=f"seed {seed}: {rule}, view {age:g} ms old, scaler {how}")
+                result = simulate_fleet(
+                    offered.requests,
+                    offered.specs,
+                    Router(rule, poll_ms=age, counts_sent=count_sent),
+                    scaler=_scaler(how, offered, startup_s),
+                    least=least,
+                    most=most,
+                    horizon_ms=offered.horizon_ms,
+                    seed=seed,
+                )
+                progress.update(bar, advance=1)
+                rows[rule, age, how].append(result.summary() | {"fairness": fairness(result.served), "seed": seed})
+    stated = {
+        "load": f"{named.name}, {len(offers[0].requests):,} requests, {offers[0].load:.0%} of the replicas' capacity",
+        "replicas": ", ".join(f"{number} x {name}" for name, number in kinds),
+        "model": chosen.model,
+        "latency": offers[0].latency,
+        "strategy": limits or tuner,
+        "seeds": seeds,
+    }
+    if as_json:
+        told = [{"router": a, "poll_ms": b, "scaler": c, "runs": runs} for (a, b, c), runs in rows.items()]
+        typer.echo(json_text({"ways": told} | stated | provenance(0, stated), indent=2))
+        return
+    typer.echo("\n".join(f"{name}: {value}" for name, value in stated.items()) + "\n")
+    typer.echo(verdict(rows) + "\n")
+    for shown in tables(ways_grid(rows)):
+        stdout_console().print(shown)
+
+
+def _scaler(name: str, offered: Offer, startup_s: float) -> Scaler | None:
+    if name == NONE:
+        return None
+    if name == "predictive":
+        return Predictive(offered.capacity_tokens_per_s, ahead_s=startup_s)
+    if name == "clairvoyant":
+        return Clairvoyant(*rates(offered.requests, 30.0), offered.capacity_tokens_per_s, ahead_s=startup_s)
+    return SCALERS[name]()
+
+
+def _way(way: tuple[str, float, str]) -> str:
+    rule, age, how = way
+    return rule + (f", {age:g} ms old" if age else "") + ("" if how == NONE else f", {how}")
+
+
+def _mean(runs: Sequence[dict[str, Any]], column: str) -> float:
+    known = [run[column] for run in runs if not math.isnan(run[column])]
+    return sum(known) / len(known) if known else math.nan
+
+
+def verdict(rows: dict[tuple[str, float, str], list[dict[str, Any]]]) -> str:
+    """Who serves best, by how much, and whether it matters.
+
+    Args:
+        rows: runs by way.
+    """
+    goodput = {way: estimate([[run["goodput_fraction"] for run in runs]]).value for way, runs in rows.items()}
+    best = max(goodput, key=lambda way: (goodput[way], -_mean(rows[way], "ttft_p99_ms")))
+    near = [way for way, value in goodput.items() if value > goodput[best] - 0.01]
+    p99 = {way: _mean(rows[way], "ttft_p99_ms") for way in rows}
+    quickest = min(near, key=lambda way: p99[way] if not math.isnan(p99[way]) else math.inf)
+    if len(near) == len(rows) > 1:
+        return (
+            f"Any of these will do: all {len(rows)} keep within a point of {goodput[best]:.1%} of the tokens. "
+            f"Shortest tail: {_way(quickest)}, TTFT p99 {p99[quickest]:,.0f} ms."
+        )
+    return (
+        f"{_way(best)} keeps most: {goodput[best]:.1%} of the tokens within their promise; "
+        f"{len(near) - 1} more within a point, the worst {min(goodput.values()):.1%}."
+    )
+
+
+def ways_grid(rows: dict[tuple[str, float, str], list[dict[str, Any]]]) -> Grid:
+    """Every way in the order of goodput.
+
+    Args:
+        rows: runs by way.
+    """
+    scaled = any(how != NONE for _, _, how in rows)
+    lines = []
+    for way, runs in rows.items():
+        goodput = estimate([[run["goodput_fraction"] for run in runs]])
+        interval = f" [{goodput.low:.3f}, {goodput.high:.3f}]" if len(runs) > 1 else ""
+        cells = [
+            _way(way),
+            f"{goodput.value:.3f}{interval}",
+            *(number(_mean(runs, f"ttft_p{q}_ms")) for q in (50, 99)),
+            number(_mean(runs, "tpot_p95_ms"), 1),
+            percent(_mean(runs, "refused_fraction")),
+            number(_mean(runs, "fairness"), 3),
+            *((number(_mean(runs, "replica_hours"), 2), number(_mean(runs, "usd"), 2)) if scaled else ()),
+            number(_mean(runs, "usd_per_million_tokens"), 2),
+            number(_mean(runs, "joules_per_token"), 2),
+        ]
+        lines.append((goodput.value, tuple(Cell(text) for text in cells)))
+    lines.sort(key=lambda line: -line[0])
+    columns = (
+        *("Router", "Goodput share\n[95 % interval]", "TTFT\np50 ms", "TTFT\np99 ms", "TPOT\np95 ms", "refused"),
+        "fairness\nto users",
+        *(("replica\nhours", "cost\n$") if scaled else ()),
+        "$ a million\ngood tokens",
+        "J a good\ntoken",
+    )
+    caption = "Interquartile mean of goodput, means of the others, over seeds; every way serves the same requests."
+    return Grid("Who takes a request?", columns, tuple(cells for _, cells in lines), caption)

@@ -1,0 +1,148 @@
+"""What a fleet is asked to serve, and with what: a scenario's requests for as many replicas, and the replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from batchpilot.configs.catalogue import device as find_device
+from batchpilot.configs.catalogue import model as find_model
+from batchpilot.configs.catalogue import powers as find_powers
+from batchpilot.configs.catalogue import prices as find_prices
+from batchpilot.configs.scenario import Scenario
+from batchpilot.core.limits import Limits
+from batchpilot.core.tuner import Tuner
+from batchpilot.envs.scenarios import GRACE_S, PreparedRun, capacity_per_s, prepare
+from batchpilot.fleet.spec import ReplicaSpec
+from batchpilot.latency.planning.energy import EnergyModel
+from batchpilot.workloads.table import RequestTable, concatenate
+
+_SEED_STRIDE = 10_007
+
+Make = Callable[[PreparedRun, int], Limits | Tuner]
+"""What each replica runs with: from its engine's run and a seed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """One seed of a comparison.
+
+    Attributes:
+        requests: what arrives at the fleet.
+        specs: kinds of replicas.
+        horizon_ms: where the run stops.
+        capacity_tokens_per_s: prompt and output tokens a second that one replica of the first kind serves, estimated.
+        load: offered requests over what all replicas together serve, estimated.
+        latency: where the first kind's latency comes from.
+    """
+
+    requests: RequestTable
+    specs: Sequence[ReplicaSpec]
+    horizon_ms: float
+    capacity_tokens_per_s: float
+    load: float
+    latency: str
+
+
+def parse_replicas(texts: Sequence[str], default: str) -> list[tuple[str, int]]:
+    """Devices and numbers as typed: `4`, `H100:2`, `A100-80GB`.
+
+    Args:
+        texts: one a kind.
+        default: the device where only a number is given.
+
+    Raises:
+        ValueError: a number is not a whole number from 1, or the device is unknown.
+    """
+    kinds = []
+    for text in texts:
+        name, _, number = (
+            text.rpartition(":") if ":" in text else (("", "", text) if text.isdigit() else (text, "", "1"))
+        )
+        if not number.isdigit() or int(number) < 1:
+            raise ValueError(f"--replicas {text}: {number!r} must be a whole number of replicas, at least 1")
+        kinds.append((find_device(name or default).name, int(number)))
+    return kinds
+
+
+def offer(
+    scenario: Scenario, kinds: Sequence[tuple[str, int]], make: Make, seed: int, load: float | None, startup_s: float
+) -> Offer:
+    """A scenario for a fleet: as many independent draws of it as there are replicas, or its trace as it is.
+
+    Args:
+        scenario: what one engine would be asked to serve.
+        kinds: device and number of replicas.
+        make: what each replica runs with.
+        seed: of everything drawn.
+        load: scale the rate to this share of what all replicas serve together; None leaves it.
+        startup_s: of a replica that a scaler adds.
+
+    Raises:
+        ValueError: a device does not hold the model, or the load is not above 0.
+    """
+    runs = [prepare(scenario.model_copy(update={"device": name}), seed) for name, _ in kinds]
+    total = sum(number for _, number in kinds)
+    home = prepare(scenario, seed)
+    if scenario.needs_trace or scenario.family == "trace":
+        requests = home.requests
+    else:
+        others = (prepare(scenario, seed + _SEED_STRIDE * k).requests for k in range(1, total))
+        requests = concatenate([home.requests, *others])
+    prompt, output = float(requests.prompt_tokens.mean()), float(requests.output_tokens.mean())
+    each = [capacity_per_s(run.engine.latency, run.engine.capacity_tokens, prompt, output) for run in runs]
+    capacity = sum(rate * number for rate, (_, number) in zip(each, kinds, strict=True))
+    lasting_s = float(requests.arrival_ms.max() - requests.arrival_ms.min()) / 1000.0
+    offered = len(requests) / lasting_s / capacity
+    if load is not None:
+        requests, offered = requests.scale_rate(load / offered), load
+    known, powers, served = find_prices(None), find_powers(None), find_model(scenario.model)
+    specs = []
+    for (name, number), run, rate in zip(kinds, runs, each, strict=True):
+        made = make(run, seed)
+        limits = made if isinstance(made, Limits) else _maker(make, run, seed)
+        price, power = known.get(name), powers.get(name)
+        energy = (
+            None
+            if power is None
+            else EnergyModel(power, find_device(name), served, scenario.tensor_parallel, scenario.dtype)
+        )
+        specs.append(
+            ReplicaSpec(
+                replace(run.engine, drift=()),
+                limits,
+                name=name,
+                count=number,
+                weight=rate / max(each),
+                devices=scenario.tensor_parallel,
+                usd_per_device_hour=None if price is None else price.usd_per_hour,
+                startup_s=startup_s,
+                energy=energy,
+            )
+        )
+    end_ms = float(requests.arrival_ms.max()) + 1000.0 * GRACE_S
+    return Offer(requests, specs, end_ms, each[0] * (prompt + output), offered, runs[0].latency_provenance)
+
+
+def _maker(make: Make, run: PreparedRun, seed: int) -> Callable[[int], Tuner]:
+    def made(replica: int) -> Tuner:
+        tuner = make(run, seed + replica)
+        assert not isinstance(tuner, Limits)
+        return tuner
+
+    return made
+
+
+def rates(requests: RequestTable, slot_s: float) -> tuple[list[float], list[float]]:
+    """Tokens that arrive a second, slot by slot, for the scaler that knows them.
+
+    Args:
+        requests: what arrives.
+        slot_s: width of a slot.
+    """
+    tokens = requests.prompt_tokens + requests.output_tokens
+    slot = (requests.arrival_ms / 1000.0 // slot_s).astype(int)
+    summed = np.bincount(slot, tokens) / slot_s
+    return [slot_s * k for k in range(len(summed))], summed.tolist()

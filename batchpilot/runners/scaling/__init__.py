@@ -1,0 +1,1 @@
+"""`batchpilot export-scaler`: the decision as others execute it."""

@@ -1,0 +1,80 @@
+"""A model of the images that requests carry: how many, how large, and how often the same. Lengths in tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchpilot.core.image_sizes import image_tokens
+from batchpilot.workloads.images import NONE_PX, Images
+from batchpilot.workloads.prefixes import Prefixes
+from batchpilot.workloads.table import RequestTable
+
+HASHED_TOKENS = 16
+"""Tokens in a hashed block of an image; those of every size fill whole ones."""
+
+
+@dataclass(frozen=True)
+class ImageModel:
+    """What images requests carry.
+
+    Attributes:
+        share: share of the requests that have one, 0 to 1.
+        sizes: weight by side in px.
+        different: how many there are of each size, >= 1.
+        zipf: the k-th most popular is asked about in proportion to 1 / k ** zipf, >= 0.
+    """
+
+    share: float
+    sizes: Mapping[int, float]
+    different: int = 1000
+    zipf: float = 1.0
+
+    @property
+    def mean_tokens(self) -> float:
+        """Mean image tokens of a request."""
+        weights = np.array(list(self.sizes.values()))
+        return float(self.share * (image_tokens(list(self.sizes)) * weights).sum() / weights.sum())
+
+
+def add_images(requests: RequestTable, model: ImageModel, rng: np.random.Generator) -> RequestTable:
+    """The same requests with images drawn: prompts longer by their tokens.
+
+    Args:
+        requests: without images.
+        model: what to draw.
+        rng: source of randomness.
+
+    Raises:
+        ValueError: the requests have images already, or are turns of conversations, whose histories would have to
+            repeat them.
+    """
+    if requests.images is not None:
+        raise ValueError("the requests have images already; leave the drawn ones out")
+    if requests.turns is not None:
+        raise ValueError("images are not drawn for conversations, whose later turns would have to repeat them")
+    n = len(requests)
+    sides, weights = np.array(list(model.sizes), np.int64), np.array(list(model.sizes.values()))
+    popularity = 1.0 / np.arange(1, model.different + 1) ** model.zipf
+    shown = rng.random(n) < model.share
+    side_px = np.where(shown, rng.choice(sides, n, p=weights / weights.sum()), NONE_PX)
+    number = rng.choice(model.different, n, p=popularity / popularity.sum())
+    if requests.prefixes is None:
+        images = Images.from_arrays(side_px, number)
+        prefixes = _hashed(images)
+    else:
+        prefixes = requests.prefixes
+        images = Images.from_arrays(side_px, number, np.where(shown, prefixes.blocks() * prefixes.block_tokens, 0))
+    return replace(requests, prompt_tokens=requests.prompt_tokens + images.tokens, images=images, prefixes=prefixes)
+
+
+def _hashed(images: Images) -> Prefixes:
+    """Block hashes of prompts that begin with their image: equal images are equal beginnings."""
+    blocks = images.tokens // HASHED_TOKENS
+    most = int(blocks.max(initial=0))
+    starts = np.concatenate([[0], np.cumsum(blocks)]).astype(np.int64)
+    owner: NDArray[np.int64] = np.repeat(np.arange(len(images)), blocks)
+    return Prefixes(images.contents()[owner] * most + np.arange(len(owner)) - starts[owner], starts, HASHED_TOKENS)

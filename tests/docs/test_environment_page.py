@@ -1,0 +1,92 @@
+"""The tables of docs/environment.md are those of the code: a change of the one fails until the other follows."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from batchpilot.baselines.static import SERVER_DEFAULT
+from batchpilot.core import TRACKS
+from batchpilot.core.actions import ACTION_MODES, MOVES, ActionTable
+from batchpilot.core.features import BOUNDS, FEATURES
+from batchpilot.core.grids import CHOSEN_BY_POLICIES, GRIDS
+from batchpilot.envs import BatchingEnv, suite_ids
+from batchpilot.envs.action_forms import ACTION_FORMS
+
+PAGE = (Path(__file__).parents[2] / "docs/environment.md").read_text()
+REQUESTS = (
+    *("running", "batch_size", "batch_size_mean", "kv_batch_size", "queue", "arrivals", "ended", "completions"),
+    *("preemptions", "refused_on_arrival", "refused_by_guard", "failed_requests"),
+)
+
+
+def unit(quantity):
+    """The unit of what a feature is made of, as its name says it."""
+    if quantity.endswith("tokens_per_s"):
+        return "tokens/s"
+    if "_ms" in quantity:
+        return "ms"
+    if "token" in quantity:
+        return "tokens"
+    if quantity in REQUESTS:
+        return "requests"
+    return "steps" if quantity in ("failures", "steps") else "1"
+
+
+def observation_rows():
+    for number, one in enumerate(FEATURES):
+        low, high = BOUNDS[one.kind]
+        over = one.a if one.b == "one" else f"{one.a} / {one.b}"
+        bounds = f"{low:g} to {high:g}"
+        yield f"| {number} | `{one.name}` | {one.kind} | {bounds} | {over} | {unit(one.a)} | {one.neutral:g} |"
+
+
+MEASURED_IN = {"step_target_ms": "TPOT targets", "ttft_guard": "TTFT targets", "discipline": "-"}
+
+
+def action_rows():
+    for name, grid in GRIDS.items():
+        table = ActionTable((name,), SERVER_DEFAULT)
+        start = grid.values[table.start(100.0)[0]]
+        notches = [value for value in grid.values if np.isfinite(value)]
+        off = ", off" if len(notches) < len(grid.values) else ""
+        what = f"{notches[0]:,.9g} to {notches[-1]:,.9g}{off}" if grid.ordered else ", ".join(CHOSEN_BY_POLICIES)
+        begins = ("off" if np.isinf(start) else f"{start:,g}") if grid.ordered else CHOSEN_BY_POLICIES[0]
+        tracks = ", ".join(track for track, fields in TRACKS.items() if name in fields)
+        sizes = " / ".join(str(ActionTable((name,), SERVER_DEFAULT, mode).sizes[0]) for mode in ACTION_MODES)
+        yield f"| `{name}` | {MEASURED_IN.get(name, unit(name))} | {what} | {begins} | {sizes} | {tracks} |"
+
+
+def space_rows():
+    for track, fields in TRACKS.items():
+        table = ActionTable(fields, SERVER_DEFAULT)
+        forms = {name: form(table).space for name, form in ACTION_FORMS.items()}
+        nvec = ", ".join(map(str, forms["multi-discrete"].nvec.tolist()))
+        yield f"| {track} | [{nvec}] | {forms['discrete'].n:,} | {forms['box'].shape[0]} |"
+
+
+@pytest.mark.parametrize("rows", [observation_rows, action_rows, space_rows])
+def test_tables_are_those_of_the_code(rows):
+    expected = "\n".join(rows())
+    assert expected in PAGE, f"docs/environment.md should hold:\n{expected}"
+
+
+def test_every_id_and_what_info_tells_stand_on_the_page():
+    for _, suite in suite_ids().values():
+        assert f"`{suite}`" in PAGE
+    env = BatchingEnv("quick-chat", decision_interval_ms=1e6)
+    env.reset(seed=0)
+    info = env.step(np.array([2, 2, 2]))[-1]
+    for name in (*info, *info["episode"], "references", "normalised_score"):
+        assert f"`{name}`" in PAGE
+    assert f"`{list(MOVES)}`" in PAGE
+
+
+def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
+    pytest.importorskip("stable_baselines3")
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert len(code.splitlines()) <= 20
+    exec(compile(code.replace("100_000", "256"), "example", "exec"), {"__name__": "example"})
+    assert (tmp_path / "agent.onnx").exists()

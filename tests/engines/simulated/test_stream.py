@@ -1,0 +1,112 @@
+"""Tables served one after another are one run: the same requests, the same windows, to the bit."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchpilot.baselines import SERVER_DEFAULT
+from batchpilot.core import SLO, Limits
+from batchpilot.engines import simulate
+from batchpilot.engines.simulated.config import EngineConfig
+from batchpilot.engines.simulated.stream import simulate_stream
+from batchpilot.latency import SaturationParameters
+from batchpilot.tuners import make_tuner
+from batchpilot.workloads import RequestTable
+
+LATENCY = SaturationParameters(p_max=8.0, k_b=0.15, k_s=0.004, tau_0=8.0, tau_b=0.1, tau_c=1e-4)
+COLUMNS = ("ttft_ms", "e2e_ms", "tpot_ms", "generated_tokens", "finish_code", "slo_met")
+
+
+def requests(n, seed, rate=12.0, users=1):
+    rng = np.random.default_rng(seed)
+    return RequestTable.from_arrays(
+        np.cumsum(rng.exponential(1000.0 / rate, n)),
+        rng.integers(1, 600, n),
+        rng.integers(1, 120, n),
+        user=rng.integers(0, users, n) * 7,
+        priority=rng.integers(0, 3, n),
+        slos=SLO(800.0, 60.0),
+    )
+
+
+def parts(table, cuts):
+    edges = [0, *sorted(cuts), len(table)]
+    return [table.select(slice(begin, end)) for begin, end in pairwise(edges)]
+
+
+def whole(results):
+    """Requests of all results by arrival and prompt, and all windows."""
+    results = list(results)
+    columns = {name: np.concatenate([getattr(result, name) for result in results]) for name in COLUMNS}
+    arrival = np.concatenate([result.requests.arrival_ms for result in results])
+    order = np.argsort(arrival, kind="stable")
+    return (
+        {name: column[order] for name, column in columns.items()},
+        [w for r in results for w in r.windows],
+        results[-1],
+    )
+
+
+def assert_same(stream, at_once):
+    columns, windows, last = whole(stream)
+    for name, column in columns.items():
+        np.testing.assert_array_equal(column, getattr(at_once, name), err_msg=name)
+    assert list(map(repr, windows)) == list(map(repr, at_once.windows))  # NaN is not equal to itself
+    assert (last.elapsed_ms, last.computed_tokens) == (at_once.elapsed_ms, at_once.computed_tokens)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    cuts=st.lists(st.integers(1, 399), max_size=5),
+    rate=st.sampled_from([3.0, 12.0, 40.0]),
+    discipline=st.sampled_from(["fcfs", "sjf", "slo", "fair", "priority"]),
+)
+def test_tables_in_a_row_are_one_run(seed, cuts, rate, discipline):
+    table = requests(400, seed, rate, users=5)
+    limits = Limits(16, token_budget=512, max_queued_tokens=6000, ttft_guard=1.0, step_target_ms=50.0)
+    config = EngineConfig(latency=LATENCY, kv_capacity_tokens=6000, discipline=discipline, noise=0.1, seed=seed)
+    at_once = simulate(
+        table, LATENCY, limits, kv_capacity_tokens=6000, discipline=discipline, noise=0.1, seed=seed, window_ms=500.0
+    )
+    assert_same(simulate_stream(parts(table, cuts), config, limits, window_ms=500.0), at_once)
+
+
+@pytest.mark.parametrize("tuner", ["hybrid", "aimd"])
+def test_a_tuner_decides_over_tables_as_over_one(tuner):
+    table = requests(1500, 3, rate=40.0)
+    at_once = simulate(table, LATENCY, make_tuner(tuner, base=SERVER_DEFAULT), kv_capacity_tokens=20_000, seed=1)
+    config = EngineConfig(latency=LATENCY, kv_capacity_tokens=20_000, seed=1)
+    stream = simulate_stream(parts(table, [10, 11, 700]), config, make_tuner(tuner, base=SERVER_DEFAULT))
+    assert_same(stream, at_once)
+
+
+def test_static_batches_go_on_over_tables():
+    table = requests(300, 5)
+    limits = Limits(8, max_wait_ms=200.0)
+    at_once = simulate(table, LATENCY, limits, mode="static")
+    stream = simulate_stream(parts(table, [50, 200]), EngineConfig(latency=LATENCY, mode="static"), limits)
+    assert_same(stream, at_once)
+
+
+def test_empty_tables_are_passed_over_and_none_gives_no_result():
+    table = requests(50, 1)
+    config, empty = EngineConfig(latency=LATENCY), table.select(slice(0, 0))
+    results = list(simulate_stream([empty, table, empty], config, Limits(8)))
+    assert len(results) == 1
+    assert results[0].count("length") == 50
+    assert list(simulate_stream([empty], config, Limits(8))) == []
+
+
+def test_a_table_that_begins_before_the_last_one_ended_is_refused():
+    table = requests(50, 1)
+    with pytest.raises(ValueError, match="before the last arrival"):
+        list(simulate_stream([table, table], EngineConfig(latency=LATENCY), Limits(8)))
+
+
+def test_a_tuner_that_studies_details_is_refused():
+    with pytest.raises(ValueError, match="details"):
+        list(simulate_stream([requests(5, 1)], EngineConfig(latency=LATENCY), make_tuner("model-based")))

@@ -1,0 +1,70 @@
+"""`batchpilot fleet` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from batchpilot.runners.fleet.command import fleet
+from batchpilot.runners.fleet.offering import parse_replicas
+
+
+@pytest.fixture
+def run():
+    app = typer.Typer()
+    app.command()(fleet)
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in (*arguments, "--seeds", "1")])
+
+
+def test_routers_are_compared_on_the_same_requests_with_a_verdict(run):
+    result = run("quick-chat", "--replicas", "2", "--router", "round-robin", "--router", "least-requests")
+    assert result.exit_code == 0, result.output
+    assert "replicas: 2 x A100-80GB" in result.output
+    assert "Any of these will do" in result.output or "keeps most" in result.output
+    assert "Who takes a request?" in result.output
+
+
+def test_a_scaler_is_told_with_hours_and_dollars(run):
+    result = run(
+        "quick-chat",
+        "--replicas",
+        1,
+        "--router",
+        "least-requests",
+        "--scaler",
+        "none",
+        "--scaler",
+        "queue-and-use",
+        "--json",
+    )
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    fixed, scaled = told["ways"]
+    assert (fixed["scaler"], scaled["scaler"]) == ("none", "queue-and-use")
+    assert scaled["runs"][0]["usd"] > 0
+    assert fixed["runs"][0]["requests"] == scaled["runs"][0]["requests"]
+    assert told["git_revision"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--router", "best"), "routing rule"),
+        (("--scaler", "magic"), "scaler"),
+        (("--replicas", "H100:none"), "whole number of replicas"),
+        (("--replicas", "Z80:2"), "Z80"),
+        (("--format", "azure2023"), "--trace"),
+    ],
+)
+def test_mistakes_are_named(run, arguments, said):
+    result = run("quick-chat", *arguments)
+    assert result.exit_code != 0
+    assert said in result.output
+
+
+def test_replicas_are_typed_as_numbers_or_devices():
+    assert parse_replicas(["4"], "H100-80GB") == [("H100-80GB", 4)]
+    assert parse_replicas(["H100:2", "T4"], "A10") == [("H100-80GB", 2), ("T4", 1)]

@@ -1,0 +1,194 @@
+"""Images in workloads: drawn from a model, read from a trace, carried through tables."""
+
+import numpy as np
+import pytest
+
+from batchpilot.configs.errors import ConfigError
+from batchpilot.configs.scenario import load_scenario, scenario
+from batchpilot.configs.workload_spec import Workload
+from batchpilot.core import SLO_CLASSES
+from batchpilot.envs.scenarios import prepare
+from batchpilot.runners.http.importing import trace_text
+from batchpilot.workloads import TraceError, build_requests, read_trace
+
+PHASE = {
+    "duration_s": 100,
+    "arrivals": {"kind": "poisson", "rate_per_s": 10.0},
+    "lengths": {"kind": "fixed", "prompt_tokens": 100, "output_tokens": 20},
+}
+IMAGES = {"share": 0.5, "sizes": {224: 1, 336: 2, 448: 1}, "different": 40, "zipf": 1.0}
+
+
+def build(workload, seed=0, capacity_per_s=lambda prompt, output: 10.0):
+    return build_requests(Workload.model_validate(workload), SLO_CLASSES, np.random.default_rng(seed), capacity_per_s)
+
+
+def test_a_share_of_the_requests_has_images_on_top_of_their_text():
+    table = build({"phases": [PHASE], "images": IMAGES})
+    shown = table.images.shown
+    assert shown.mean() == pytest.approx(0.5, abs=0.05)
+    assert (table.images.side_px == 336)[shown].mean() == pytest.approx(0.5, abs=0.07)
+    np.testing.assert_array_equal(table.prompt_tokens, 100 + table.images.tokens)
+    assert sorted(set(table.images.tokens)) == [0, 256, 576, 1024]
+    assert len(np.unique(table.images.contents())) - 1 <= 3 * 40
+    popular = np.bincount(table.images.number[shown])
+    assert popular[0] > 5 * popular[20]
+
+
+def test_without_images_every_request_is_what_it_was():
+    plain, with_images = (build({"phases": [PHASE], **rest}) for rest in ({}, {"images": {"share": 0.0}}))
+    np.testing.assert_array_equal(plain.arrival_ms, with_images.arrival_ms)
+    np.testing.assert_array_equal(plain.prompt_tokens, with_images.prompt_tokens)
+    np.testing.assert_array_equal(plain.priority, with_images.priority)
+    assert plain.images is None
+    assert not with_images.images.shown.any()
+
+
+def test_equal_seeds_draw_equal_images():
+    first, again, other = (build({"phases": [PHASE], "images": IMAGES}, seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first.images.number, again.images.number)
+    assert not np.array_equal(first.images.side_px[:500], other.images.side_px[:500])
+
+
+def test_a_prompt_that_begins_with_an_image_shares_its_blocks_with_those_that_begin_with_the_same():
+    table = build({"phases": [PHASE], "images": {"share": 1.0, "different": 2}})
+    assert set(table.prefixes.blocks()) == {36}
+    assert table.prefixes.different == 72
+    first, second = (np.flatnonzero(table.images.number == k)[:2] for k in (0, 1))
+    hashes = [table.prefixes.select(np.array([r])).hashes.tolist() for r in (*first, *second)]
+    assert hashes[0] == hashes[1] != hashes[2] == hashes[3]
+
+
+def test_behind_a_shared_text_an_image_begins_where_the_text_ends():
+    sharing = {"levels": [{"tokens": 64}], "block_tokens": 16}
+    table = build({"phases": [PHASE], "images": IMAGES, "sharing": sharing})
+    shown = table.images.shown
+    assert set(table.images.before_tokens[shown]) == {64}
+    assert table.prefixes.different == 4
+
+
+def test_a_load_counts_the_tokens_of_images():
+    asked = []
+
+    def capacity(prompt, output):
+        asked.append(prompt)
+        return 10.0
+
+    by_load = PHASE | {"arrivals": {"kind": "poisson", "load": 1.0}}
+    build({"phases": [by_load], "images": {"share": 0.5}}, capacity_per_s=capacity)
+    assert asked == [100 + 0.5 * 576]
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        ({"share": 1.5}, "share"),
+        ({"share": 0.5, "sizes": {300: 1}}, "a side of 300 px is none of 224, 336, 448"),
+        ({"share": 0.5, "sizes": {224: 0}}, "give at least one size a weight above 0"),
+        ({"share": 0.5, "different": 0}, "different"),
+    ],
+)
+def test_images_that_cannot_be_drawn_are_refused_in_words(images, told):
+    with pytest.raises(ValueError, match=told):
+        Workload.model_validate({"phases": [PHASE], "images": images})
+
+
+def test_conversations_with_drawn_images_are_refused_in_words():
+    conversations = scenario("held-talk-h100").workload.conversations.model_dump()
+    with pytest.raises(ValueError, match="images are not drawn for conversations"):
+        Workload.model_validate({"conversations": conversations, "images": IMAGES})
+
+
+SCENARIO = """\
+name: pictures
+description: A test.
+family: stationary
+device: H100-80GB
+model: Llama-3-8B
+workload:
+  phases:
+    - duration_s: 20
+      arrivals: {kind: poisson, rate_per_s: 5}
+      lengths: {kind: fixed, prompt_tokens: 100, output_tokens: 20}
+  images: {share: 0.5, sizes: {336: 1}}
+engine:
+  vision: VISION
+"""
+
+
+def scenario_with(tmp_path, vision):
+    path = tmp_path / "pictures.yaml"
+    path.write_text(SCENARIO.replace("VISION", vision))
+    return load_scenario(path)
+
+
+def test_a_scenario_says_what_encodes_its_images(tmp_path):
+    prepared = prepare(scenario_with(tmp_path, "{tower: clip-vit-l14, feature_cache: 50, together: 4}"), 0)
+    tower = prepared.engine.vision
+    assert (tower.feature_cache, tower.together) == (50, 4)
+    assert 1.0 < tower.encode_ms(336) < 5.0
+    own = prepare(scenario_with(tmp_path, "{pass_ms: 3, token_ms: 0.01}"), 0).engine.vision
+    assert own.encode_ms(224, 2) == pytest.approx(3 + 0.01 * 512)
+
+
+@pytest.mark.parametrize("vision", ["{pass_ms: 3}", "{tower: clip-vit-l14, pass_ms: 1, token_ms: 1}", "{together: 2}"])
+def test_a_tower_is_named_or_stated_and_not_both(tmp_path, vision):
+    with pytest.raises(ConfigError, match="give either a tower, or both pass_ms and token_ms"):
+        scenario_with(tmp_path, vision)
+
+
+def test_what_is_off_leaves_the_fingerprint_of_a_scenario_as_it_was():
+    content = scenario("quick-shift").content()
+    assert "images" not in content["workload"]
+    assert "vision" not in content["engine"]
+
+
+TRACE = """\
+arrival_ms,prompt_tokens,output_tokens,image_size,image_id
+0,600,5,336,cat
+10,40,5,,
+20,700,5,336,cat
+30,1100,5,448,cat
+40,300,5,224,
+50,300,5,224,
+60,20,5,0,
+"""
+
+
+def test_a_trace_tells_which_requests_have_images(tmp_path):
+    path = tmp_path / "pictures.csv"
+    path.write_text(TRACE)
+    images = read_trace(path, "csv").images
+    assert images.side_px.tolist() == [336, 0, 336, 448, 224, 224, 0]
+    contents = images.contents()
+    assert contents[0] == contents[2]
+    assert len(set(contents[images.shown])) == 4, "a size or no name of its own makes it another image"
+    path.write_text(TRACE.replace("image_size,image_id", "px,which"))
+    again = read_trace(path, "csv", image_size_column="px", image_id_column="which").images
+    np.testing.assert_array_equal(again.contents(), contents)
+    assert read_trace(path, "csv").images is None
+
+
+def test_a_trace_that_is_written_with_images_is_read_back(tmp_path):
+    path = tmp_path / "pictures.csv"
+    path.write_text(TRACE)
+    table = read_trace(path, "csv")
+    path.write_text(trace_text(table))
+    again = read_trace(path, "csv")
+    np.testing.assert_array_equal(again.images.side_px, table.images.side_px)
+    same, same_again = (np.equal.outer(one.images.contents(), one.images.contents()) for one in (table, again))
+    np.testing.assert_array_equal(same, same_again)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ("0,600,5,300,cat", "line 2: image_size is '300'; expected 224, 336, 448, or nothing for no image"),
+        ("0,500,5,336,cat", "line 2: prompt_tokens is 500; expected at least the 576 tokens of its image of 336 px"),
+    ],
+)
+def test_a_row_whose_image_cannot_be_is_refused_in_words(tmp_path, row, told):
+    path = tmp_path / "pictures.csv"
+    path.write_text(TRACE.splitlines()[0] + "\n" + row + "\n")
+    with pytest.raises(TraceError, match=told):
+        read_trace(path, "csv")
