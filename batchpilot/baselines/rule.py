@@ -13,22 +13,13 @@ from operator import attrgetter
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from batchpilot.core import Limits, Tuner, WindowMetrics
+from batchpilot.core.metrics import COUNT_NAMES, METRIC_NAMES
 from batchpilot.core.slo import can_be_aimed_at
 
-_COUNTS = (
-    "steps",
-    "generated_tokens",
-    "prefill_tokens",
-    "arrivals",
-    "arrived_prompt_tokens",
-    "completions",
-    "failures",
-    "queue",
-    "running",
-    "kv_capacity_tokens",
-)
 _AMOUNTS = ("start_ms", "duration_ms", "busy_ms", "batch_size_mean")
-_counts, _amounts = attrgetter(*_COUNTS), attrgetter(*_AMOUNTS)
+_OPEN_ENDED = ("ttft_target_ms", "tpot_target_ms")
+_counts, _amounts, _open_ended = attrgetter(*COUNT_NAMES), attrgetter(*_AMOUNTS), attrgetter(*_OPEN_ENDED)
+_perhaps_unknown = attrgetter(*(n for n in METRIC_NAMES if n not in {*COUNT_NAMES, *_AMOUNTS, *_OPEN_ENDED}))
 _HUGE = 1e15
 
 
@@ -200,9 +191,10 @@ def _kind(value: object) -> type:
 
 
 def _plausible(window: WindowMetrics) -> bool:
-    latencies = (window.step_ms_mean, window.ttft_ms_p50, window.tpot_ms_p50)
+    """Whether a rule may calculate with every field: none negative or huge, unknown (NaN) only what may be."""
     return (
         all(count == 0 or 1 <= count < _HUGE for count in _counts(window))
         and all(0 <= amount < _HUGE for amount in _amounts(window))
-        and all(not ms < 0 and not ms >= _HUGE for ms in latencies)
+        and all(not value < 0 and not value >= _HUGE for value in _perhaps_unknown(window))
+        and all(not ms < 0 and (ms == math.inf or not ms >= _HUGE) for ms in _open_ended(window))
     )

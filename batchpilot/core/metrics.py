@@ -176,8 +176,8 @@ METRIC_NAMES = tuple(field.name for field in fields(WindowMetrics) if field.name
 METRICS = np.dtype([(name, "f8") for name in METRIC_NAMES])
 """`WindowMetrics` without its limits as a record, for arrays of windows; counts are floats there."""
 
+COUNT_NAMES = tuple(field.name for field in fields(WindowMetrics) if field.type == "int")
 _values = attrgetter(*METRIC_NAMES)
-_COUNTS = tuple(field.name for field in fields(WindowMetrics) if field.type == "int")
 _PERHAPS_NAN = tuple(field.name for field in fields(WindowMetrics) if field.type == "float")
 
 
@@ -210,7 +210,7 @@ def plain_record(record: np.void) -> dict[str, Any]:
         record: one record of `METRICS`.
     """
     told: dict[str, Any] = dict(zip(METRIC_NAMES, record.item(), strict=True))
-    for name in _COUNTS:
+    for name in COUNT_NAMES:
         told[name] = int(told[name])
     return told
 

@@ -64,6 +64,19 @@ def test_limits_stay_in_bounds_and_odd_windows_never_raise(name, windows, promis
         assert isinstance(tuner.status()["reason"], str)
 
 
+@pytest.mark.parametrize("value", [10**400, -1.0, 1e300])
+@pytest.mark.parametrize("name", ["memory-guard", "memory-aware", "gradient2"])
+@pytest.mark.parametrize("field", [*WindowMetrics.__dataclass_fields__][1:])
+def test_a_number_that_no_window_holds_is_heard_and_moves_nothing(name, field, value):
+    tuner = make_tuner(name, CONFIG, base=BASE, slo=SLO())
+    before = tuner.ask()
+    tell(
+        tuner, {"steps": 3, "running": 2, "queue": 1, "memory_peak_mb": 1.0, "memory_total_mb": 2.0, field: value}, 0.0
+    )
+    assert tuner.ask() == before
+    assert tuner.status()["odd_windows"] == 1
+
+
 @settings(deadline=None)
 @given(names, st.lists(sane, max_size=15), st.lists(sane, max_size=10), st.integers(0, 3))
 def test_a_saved_tuner_goes_on_as_if_nothing_had_been(name, before, after, seed):
