@@ -11,6 +11,7 @@ from batchpilot.core.limits import TRACKS
 
 ENV_ID = "batchpilot/Batching-v0"
 BATCH_SERVICE_ID = "batchpilot/BatchService-v0"
+FLEET_ID = "batchpilot/Fleet-v0"
 
 VERSION = 0
 """Changes with anything that makes scores of a track and suite another thing: features, actions, scenarios, rewards."""
@@ -33,12 +34,13 @@ def suite_ids() -> dict[str, tuple[str, str]]:
 
 
 def register_envs() -> None:
-    """Register `batchpilot/Batching-v0`, an id for every track and suite, and the batch-service queue; idempotent."""
+    """Register `batchpilot/Batching-v0`, an id for every track and suite, the queue and the fleet; idempotent."""
     _register(ENV_ID)
     for name, (track, suite) in suite_ids().items():
         _register(name, scenario=suite, track=track, seeds="suite")
-    if BATCH_SERVICE_ID not in gymnasium.registry:
-        gymnasium.register(BATCH_SERVICE_ID, entry_point="batchpilot.envs.batch_service:BatchServiceEnv")
+    for own_id, home in ((BATCH_SERVICE_ID, "batch_service:BatchServiceEnv"), (FLEET_ID, "fleet.env:FleetEnv")):
+        if own_id not in gymnasium.registry:
+            gymnasium.register(own_id, entry_point=f"batchpilot.envs.{home}")
 
 
 def _register(name: str, **arguments: Any) -> None:

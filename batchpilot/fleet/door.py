@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from batchpilot.core.names import lookup
 from batchpilot.engines.simulated.loading import incoming_records
 from batchpilot.fleet.arrays import BUCKET, ROUTING, UNROUTED, FleetArrays
 from batchpilot.fleet.kernel import ALL_ROUTED, NO_ROOM, place, run_fleet
 from batchpilot.fleet.rate_limit import RateLimit
 from batchpilot.fleet.replicas import Replicas
-from batchpilot.fleet.routers import Router
+from batchpilot.fleet.routers import RULES, Router
 from batchpilot.workloads.table import RequestTable
 
 _DRAW_STREAM = 31
@@ -81,6 +82,17 @@ class Door:
     def retried(self) -> int:
         """Times that a request had to look for another replica."""
         return int(self._arrays.routing[0].retried)
+
+    def route_by(self, rule: str) -> None:
+        """Choose by another rule from now on; what it wants to know of replicas it sees at the next poll.
+
+        Args:
+            rule: a key of `RULES`.
+
+        Raises:
+            ValueError: an unknown rule.
+        """
+        self._arrays.routing[0].rule = lookup(RULES, rule, "routing rule")
 
     def advance(self, until_ms: float) -> None:
         """Route what arrives before a time, and run every replica up to it.

@@ -61,6 +61,7 @@ class Replicas:
         state: the scheduler's arrays, a row a replica.
         views: what routers know, records of `VIEW`.
         spans: lives of replicas, in order of their beginning.
+        busy_ms: time that each row has spent within the steps of the windows measured so far, shape (replicas,).
         done: the final records of the requests that left a row, records of `REQUEST`, shape (requests,).
     """
 
@@ -73,10 +74,13 @@ class Replicas:
         self.views["on"] = 0
         self.spans: list[Span] = []
         self.done = np.zeros(len(requests), REQUEST)
+        self.busy_ms = np.zeros(len(kinds))
         self._nobody = requests.select(slice(0, 0))
         self._targets = requests
         self._tuners: list[Tuner | None] = [None] * len(kinds)
         self._limits: list[Limits | None] = [None] * len(kinds)
+        self._ordered: list[Limits | None] = [None] * len(kinds)
+        self._weights = np.array([specs[kind].weight for kind in kinds], np.float64)
         self._record = np.zeros(1, METRICS).view(np.recarray)
         self._worked = np.zeros((len(specs), len(_WORK)))
 
@@ -115,10 +119,10 @@ class Replicas:
         plain(open_window)(self.row(i))
         tuner = None if isinstance(spec.limits, Limits) else spec.limits(i)
         self._tuners[i], self._limits[i] = tuner, None
-        self.set_limits(i, spec.limits if tuner is None else tuner.ask())  # type: ignore[arg-type]
+        self.set_limits(i, tuner.ask() if tuner is not None else self._ordered[i] or spec.limits)  # type: ignore[arg-type]
         view = self.views[i]
         view.on, view.draining, view.dead, view.suspected = 1, 0, 0, 0
-        view.version, view.tier, view.weight = spec.version, spec.tier, spec.weight
+        view.version, view.tier, view.weight = spec.version, spec.tier, self._weights[i]
         view.ready_ms, view.open_until_ms, view.failures, view.tried_by = ready_ms, 0.0, 0, -1
         view.requests = view.queued_tokens = view.sent = view.sent_tokens = 0
         view.credit = 0.0
@@ -153,6 +157,45 @@ class Replicas:
             write_limits(self.state, i, limits, self.specs[self.kinds[i]].engine.discipline)
             self._limits[i] = limits
 
+    def order(self, i: int, limits: Limits) -> None:
+        """Let a row run with other limits from now on, whenever a replica has it.
+
+        Args:
+            i: its number.
+            limits: in place of its kind's.
+
+        Raises:
+            ValueError: its kind has tuners, which decide themselves.
+        """
+        spec = self.specs[self.kinds[i]]
+        if not isinstance(spec.limits, Limits):
+            raise ValueError(f"replicas of {spec.name} have tuners, which set their limits; give the kind limits")
+        self._ordered[i] = limits
+        if self.views[i].on and not self.views[i].dead:
+            self.set_limits(i, limits)
+
+    def weigh(self, i: int, weight: float) -> None:
+        """Give a row another weight under the rules that weigh, whenever a replica has it.
+
+        Args:
+            i: its number.
+            weight: > 0.
+
+        Raises:
+            ValueError: it is not above 0.
+        """
+        if not (math.isfinite(weight) and weight > 0):
+            raise ValueError(f"weight of replica {i} is {weight}; it must be above 0")
+        self._weights[i] = self.views[i].weight = weight
+
+    def limits_of(self, i: int) -> Limits | None:
+        """What a row runs with, None before its first replica.
+
+        Args:
+            i: its number.
+        """
+        return self._limits[i]
+
     def measure(self, i: int) -> WindowMetrics:
         """Close a replica's window, and let its tuner hear of it.
 
@@ -161,6 +204,7 @@ class Replicas:
         """
         one = self.row(i)
         summarise(one, self._record)
+        self.busy_ms[i] += float(self._record[0].busy_ms)
         self._note(i)
         open_window(one)
         limits = self._limits[i]

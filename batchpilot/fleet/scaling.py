@@ -59,14 +59,23 @@ class Scaling:
         if now_ms < self.next_ms:
             return
         self.next_ms += self._interval_ms
+        kept, starting = self._mine(serving, now_ms)
+        self.keep(self._scaler.decide(self._view(kept, starting, now_ms)), serving, now_ms)
+
+    def keep(self, wanted: int, serving: Sequence[int], now_ms: float) -> None:
+        """Add or drain replicas.
+
+        Args:
+            wanted: replicas, starting ones included; held between the bounds.
+            serving: replicas that serve, draining ones included.
+            now_ms: fleet time.
+        """
         r = self._replicas
-        mine = [i for i in range(len(r)) if r.kinds[i] == 0]
-        kept = [i for i in serving if r.kinds[i] == 0 and not r.views[i].draining]
-        starting = [i for i in mine if r.views[i].on and r.views[i].ready_ms > now_ms]
+        kept, starting = self._mine(serving, now_ms)
         least, most = self._bounds
-        wanted = min(max(self._scaler.decide(self._view(kept, starting, now_ms)), least), most)
+        wanted = min(max(wanted, least), most)
         here = len(kept) + len(starting)
-        for i in (i for i in mine if not r.views[i].on):
+        for i in (i for i in range(len(r)) if r.kinds[i] == 0 and not r.views[i].on):
             if here >= wanted:
                 break
             r.empty(i, self._door.where, now_ms)
@@ -81,6 +90,12 @@ class Scaling:
             else:
                 r.views[i].draining = 1
             here -= 1
+
+    def _mine(self, serving: Sequence[int], now_ms: float) -> tuple[list[int], list[int]]:
+        """Replicas of the first kind that serve and stay, and those that start."""
+        r = self._replicas
+        kept = [i for i in serving if r.kinds[i] == 0 and not r.views[i].draining]
+        return kept, [i for i in range(len(r)) if r.kinds[i] == 0 and r.views[i].on and r.views[i].ready_ms > now_ms]
 
     def _view(self, kept: Sequence[int], starting: Sequence[int], now_ms: float) -> FleetView:
         r, clock, span_ms = self._replicas, self._replicas.state.clock, self._interval_ms

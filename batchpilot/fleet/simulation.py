@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from batchpilot.engines.scheduler.state import FAILED, REFUSED_ARRIVAL
 from batchpilot.fleet.arrays import LIMITED, NOBODY, UNREACHED, UNROUTED
@@ -122,6 +122,7 @@ class Fleet:
         self._faults = Faults(faults, self.replicas, self._door, health_ms)
         self._scaling = None if scaler is None else Scaling(scaler, bounds, self.replicas, self._door, requests)
         self._window_ms = window_ms if scaler is not None or self.replicas.tuned else math.inf
+        self._windows = 0
         for i in range(ready):
             self.replicas.start(i, 0.0, 0.0)
 
@@ -136,6 +137,9 @@ class Fleet:
     def run_until(self, until_ms: float) -> bool:
         """Run until a time, window by window where somebody decides, fault by fault.
 
+        Windows end at multiples of their length, wherever a run stops between: many short runs give what a long one
+        gives.
+
         Args:
             until_ms: fleet time, infinity to run until every request has ended.
 
@@ -143,43 +147,84 @@ class Fleet:
             Whether every request has ended.
         """
         while self.now_ms < until_ms and not (self.finished and math.isinf(until_ms)):
-            following = min(until_ms, self._faults.next_ms, self.now_ms + self._window_ms)
+            window_end_ms = (self._windows + 1) * self._window_ms
+            following = min(until_ms, self._faults.next_ms, window_end_ms)
             self._door.advance(following)
             if math.isinf(following):
                 break
             self.now_ms = following
             self._faults.befall(self.now_ms)
-            if self._window_ms < math.inf:
+            if following == window_end_ms:
+                self._windows += 1
                 self._look()
         return self.finished
 
-    def result(self) -> FleetResult:
-        """What has happened so far."""
+    def scale(self, wanted: int) -> None:
+        """Add or drain replicas of the first kind now, as a scaler's answer does.
+
+        Args:
+            wanted: replicas, starting ones included; held between the fleet's bounds.
+
+        Raises:
+            ValueError: the fleet was made without a scaler, and so without room for others.
+        """
+        if self._scaling is None:
+            raise ValueError("this fleet has no scaler and keeps its replicas; make it with one to order others")
+        self._scaling.keep(wanted, self._serving(), self.now_ms)
+
+    def route_by(self, rule: str) -> None:
+        """Choose replicas by another rule from now on.
+
+        Args:
+            rule: a key of `RULES`.
+
+        Raises:
+            ValueError: an unknown rule.
+        """
+        self._door.route_by(rule)
+
+    def records(self) -> NDArray[np.void]:
+        """What has become of every request so far, records of `REQUEST`; those that have not ended have reason 0."""
         where, arrival_ms = self._door.where, self._requests.arrival_ms
         records = np.array(self.replicas.collect(where))
-        limited, fate = where[:, 2] == LIMITED, where[:, 2]
-        for mask, reason in ((limited, REFUSED_ARRIVAL), ((fate == NOBODY) | (fate == UNREACHED), FAILED)):
+        fate = where[:, 2]
+        for mask, reason in ((fate == LIMITED, REFUSED_ARRIVAL), ((fate == NOBODY) | (fate == UNREACHED), FAILED)):
             records["reason"][mask] = reason
             records["finish_ms"][mask] = arrival_ms[mask]
             records["first_ms"][mask] = math.nan
         absent = fate == UNROUTED
         for name in ("first_ms", "finish_ms"):
             records[name][absent] = math.nan
+        return records
+
+    @property
+    def where(self) -> NDArray[np.int64]:
+        """(replica, place in its row, what became of it at the door) by request, shape (n, 3)."""
+        return self._door.where
+
+    def result(self) -> FleetResult:
+        """What has happened so far."""
+        where, records = self._door.where, self.records()
         return result_of(
             self._requests,
             records,
             where,
-            limited,
+            where[:, 2] == LIMITED,
             self.replicas,
             self.moments,
             retried=self._door.retried,
             now_ms=self.now_ms,
         )
 
+    def _serving(self) -> list[int]:
+        """Replicas that have started and live, draining ones included."""
+        views = self.replicas.views
+        return np.flatnonzero((views["on"] == 1) & (views["dead"] == 0) & (views["ready_ms"] <= self.now_ms)).tolist()
+
     def _look(self) -> None:
         """A window ends: tuners hear theirs, who is drained goes, the timeline grows, the scaler is asked."""
         r = self.replicas
-        on = [i for i in range(len(r)) if r.views[i].on and not r.views[i].dead and r.views[i].ready_ms <= self.now_ms]
+        on = self._serving()
         for i in on:
             ttft_ms, first = r.sum_of_ttft_ms(i)
             window = r.measure(i)

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 
 from batchpilot.baselines.static import SERVER_DEFAULT
+from batchpilot.configs.fleet_scenario import fleet_scenario_names
 from batchpilot.core import TRACKS
 from batchpilot.core.actions import ACTION_MODES, MOVES, ActionTable
 from batchpilot.core.features import BOUNDS, FEATURES
 from batchpilot.core.grids import CHOSEN_BY_POLICIES, GRIDS
 from batchpilot.envs import BatchingEnv, suite_ids
 from batchpilot.envs.action_forms import ACTION_FORMS
+from batchpilot.envs.fleet.actions import BATCH_FACTORS, FIELDS, WEIGHT_FACTORS
+from batchpilot.envs.fleet.observing import FLEET_FEATURES, REPLICA_FEATURES, FleetFeature
 
 PAGE = (Path(__file__).parents[2] / "docs/environment.md").read_text()
 REQUESTS = (
@@ -66,7 +69,14 @@ def space_rows():
         yield f"| {track} | [{nvec}] | {forms['discrete'].n:,} | {forms['box'].shape[0]} |"
 
 
-@pytest.mark.parametrize("rows", [observation_rows, action_rows, space_rows])
+def fleet_rows():
+    for features in (FLEET_FEATURES, (FleetFeature("of each row", "", "", ""),), REPLICA_FEATURES):
+        for one in features:
+            name = f"`{one.name}`" if one.kind else f"**{one.name}**"
+            yield " ".join(f"| {name} | {one.kind} | {one.over} | {one.unit} |".split())
+
+
+@pytest.mark.parametrize("rows", [observation_rows, action_rows, space_rows, fleet_rows])
 def test_tables_are_those_of_the_code(rows):
     expected = "\n".join(rows())
     assert expected in PAGE, f"docs/environment.md should hold:\n{expected}"
@@ -81,6 +91,15 @@ def test_every_id_and_what_info_tells_stand_on_the_page():
     for name in (*info, *info["episode"], "references", "normalised_score"):
         assert f"`{name}`" in PAGE
     assert f"`{list(MOVES)}`" in PAGE
+
+
+def test_the_fleets_actions_and_scenarios_stand_on_the_page():
+    section = PAGE.split("## A fleet\n")[1].split("## Other")[0]
+    for name in (*FIELDS, *fleet_scenario_names()):
+        assert f"`{name}`" in section
+    for factors, over in ((BATCH_FACTORS, "batch size"), (WEIGHT_FACTORS, "weight")):
+        *named, last = [f"{one:g}" if one >= 1 else f"1/{1 / one:g}" for one in factors]
+        assert f"{', '.join(named)} or {last} times the {over} at the start" in section
 
 
 def test_the_example_of_the_page_runs(tmp_path, monkeypatch):

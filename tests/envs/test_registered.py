@@ -12,7 +12,7 @@ from gymnasium.utils.env_checker import check_env
 from batchpilot.configs.scenario import suite
 from batchpilot.configs.seeds import suite_seeds
 from batchpilot.core import TRACKS
-from batchpilot.envs import BATCH_SERVICE_ID, ENV_ID, BatchingEnv, env_id, suite_ids
+from batchpilot.envs import BATCH_SERVICE_ID, ENV_ID, FLEET_ID, BatchingEnv, env_id, suite_ids
 
 # A track changes the spaces, a suite the runs; conversations take seconds to draw, so one suite of them stands for all.
 CHECKED = [
@@ -22,7 +22,7 @@ CHECKED = [
 ]
 
 
-@pytest.mark.parametrize("name", [ENV_ID, BATCH_SERVICE_ID, *dict.fromkeys(CHECKED)])
+@pytest.mark.parametrize("name", [ENV_ID, BATCH_SERVICE_ID, FLEET_ID, *dict.fromkeys(CHECKED)])
 def test_an_id_is_made_by_itself_and_keeps_gymnasiums_contract(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from batchpilot import SLO, Limits, RequestTable, SaturationParameters, simulate
 from batchpilot.engines import EngineConfig
-from batchpilot.fleet import Fault, RateLimit, ReplicaSpec, Router, simulate_fleet
+from batchpilot.fleet import Fault, Fleet, RateLimit, ReplicaSpec, Router, simulate_fleet
 from batchpilot.fleet.routers import RULES
+from batchpilot.fleet.scalers import QueueAndUse
 from batchpilot.tuners import make_tuner
 
 LATENCY = SaturationParameters(p_max=12.0, k_b=10.0, k_s=0.008, tau_0=5.0, tau_b=0.02, tau_c=3e-4)
@@ -211,3 +212,34 @@ def test_a_smaller_model_of_another_version_does_not_stand_in():
 def test_a_closed_loop_is_refused():
     with pytest.raises(ValueError, match="open loop"):
         simulate_fleet(RequestTable.from_arrays([0.0], [1], [1], concurrency=1), replica())
+
+
+@pytest.mark.parametrize("piece_ms", [700.0, 2500.0])
+def test_a_run_in_pieces_is_the_run_whatever_befalls_it(piece_ms):
+    def begun() -> Fleet:
+        faults = [Fault(1234.5, 0, "hangs", 900.0), Fault(2000.0, 1, "slows", 1500.0)]
+        router = Router("least-tokens", poll_ms=300.0)
+        return Fleet(table(200, 20.0), [replica(2)], router, scaler=QueueAndUse(interval_s=1.0), faults=faults)
+
+    whole, pieces = begun(), begun()
+    whole.run_until(14_000.0)
+    for end in [*np.arange(piece_ms, 14_000.0, piece_ms), 14_000.0]:
+        pieces.run_until(float(end))
+    a, b = whole.result(), pieces.result()
+    np.testing.assert_array_equal(a.replica, b.replica)
+    np.testing.assert_allclose(a.served.e2e_ms, b.served.e2e_ms)
+    assert [moment.existing for moment in whole.moments] == [moment.existing for moment in pieces.moments]
+    assert a.replica_hours == pytest.approx(b.replica_hours)
+
+
+def test_a_fleet_without_a_scaler_takes_no_orders_for_replicas():
+    with pytest.raises(ValueError, match="no scaler"):
+        Fleet(table(3), [replica()], Router()).scale(2)
+
+
+def test_replicas_with_tuners_take_no_limits():
+    tuned = Fleet(table(3), [replica(limits=lambda _: make_tuner("aimd"))], Router())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="have tuners"):
+        tuned.replicas.order(0, LIMITS)
+    with pytest.raises(ValueError, match="weight of replica 0 is 0"):
+        tuned.replicas.weigh(0, 0.0)

@@ -8,8 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from batchpilot.runners.fleet.command import fleet
-from batchpilot.runners.fleet.offering import parse_replicas
+from batchpilot.runners.fleet.command import fleet, parse_replicas
 
 
 @pytest.fixture

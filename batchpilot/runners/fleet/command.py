@@ -10,17 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from batchpilot.baselines import SERVER_DEFAULT, Setting
+from batchpilot.configs.catalogue import device as find_device
 from batchpilot.core.files import json_text
 from batchpilot.core.names import lookup
 from batchpilot.core.provenance import provenance
 from batchpilot.core.slo import SLO
 from batchpilot.engines.simulated.fairness import fairness
+from batchpilot.envs.fleet.offering import Offer, offer, rates
 from batchpilot.envs.scenarios import PreparedRun
 from batchpilot.fleet.routers import RULES, Router
 from batchpilot.fleet.scalers import SCALERS, Clairvoyant, Predictive, Scaler
 from batchpilot.fleet.simulation import simulate_fleet
 from batchpilot.runners.completion import completing
-from batchpilot.runners.fleet.offering import Offer, offer, parse_replicas, rates
 from batchpilot.runners.leaderboard.evaluation import tightest_slo
 from batchpilot.runners.leaderboard.strategies import make_strategy
 from batchpilot.runners.options import (
@@ -151,6 +152,27 @@ def fleet(
     typer.echo(verdict(rows) + "\n")
     for shown in tables(ways_grid(rows)):
         stdout_console().print(shown)
+
+
+def parse_replicas(texts: Sequence[str], default: str) -> list[tuple[str, int]]:
+    """Devices and numbers as typed: `4`, `H100:2`, `A100-80GB`.
+
+    Args:
+        texts: one a kind.
+        default: the device where only a number is given.
+
+    Raises:
+        ValueError: a number is not a whole number from 1, or the device is unknown.
+    """
+    kinds = []
+    for text in texts:
+        name, _, number = (
+            text.rpartition(":") if ":" in text else (("", "", text) if text.isdigit() else (text, "", "1"))
+        )
+        if not number.isdigit() or int(number) < 1:
+            raise ValueError(f"--replicas {text}: {number!r} must be a whole number of replicas, at least 1")
+        kinds.append((find_device(name or default).name, int(number)))
+    return kinds
 
 
 def _scaler(name: str, offered: Offer, startup_s: float) -> Scaler | None:

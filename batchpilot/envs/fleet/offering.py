@@ -33,7 +33,7 @@ class Offer:
         requests: what arrives at the fleet.
         specs: kinds of replicas.
         horizon_ms: where the run stops.
-        capacity_tokens_per_s: prompt and output tokens a second that one replica of the first kind serves, estimated.
+        capacity_per_s: requests a second that one replica of the first kind serves, estimated.
         load: offered requests over what all replicas together serve, estimated.
         latency: where the first kind's latency comes from.
     """
@@ -41,30 +41,19 @@ class Offer:
     requests: RequestTable
     specs: Sequence[ReplicaSpec]
     horizon_ms: float
-    capacity_tokens_per_s: float
+    capacity_per_s: float
     load: float
     latency: str
 
+    @property
+    def capacity_tokens_per_s(self) -> float:
+        """Prompt and output tokens a second that one replica of the first kind serves, estimated."""
+        return self.capacity_per_s * float((self.requests.prompt_tokens + self.requests.output_tokens).mean())
 
-def parse_replicas(texts: Sequence[str], default: str) -> list[tuple[str, int]]:
-    """Devices and numbers as typed: `4`, `H100:2`, `A100-80GB`.
-
-    Args:
-        texts: one a kind.
-        default: the device where only a number is given.
-
-    Raises:
-        ValueError: a number is not a whole number from 1, or the device is unknown.
-    """
-    kinds = []
-    for text in texts:
-        name, _, number = (
-            text.rpartition(":") if ":" in text else (("", "", text) if text.isdigit() else (text, "", "1"))
-        )
-        if not number.isdigit() or int(number) < 1:
-            raise ValueError(f"--replicas {text}: {number!r} must be a whole number of replicas, at least 1")
-        kinds.append((find_device(name or default).name, int(number)))
-    return kinds
+    @property
+    def capacity_output_tokens_per_s(self) -> float:
+        """Output tokens of it."""
+        return self.capacity_per_s * float(self.requests.output_tokens.mean())
 
 
 def offer(
@@ -86,7 +75,7 @@ def offer(
     runs = [prepare(scenario.model_copy(update={"device": name}), seed) for name, _ in kinds]
     total = sum(number for _, number in kinds)
     home = prepare(scenario, seed)
-    if scenario.needs_trace or scenario.family == "trace":
+    if scenario.workload.trace is not None:
         requests = home.requests
     else:
         others = (prepare(scenario, seed + _SEED_STRIDE * k).requests for k in range(1, total))
@@ -123,7 +112,7 @@ def offer(
             )
         )
     end_ms = float(requests.arrival_ms.max()) + 1000.0 * GRACE_S
-    return Offer(requests, specs, end_ms, each[0] * (prompt + output), offered, runs[0].latency_provenance)
+    return Offer(requests, specs, end_ms, each[0], offered, runs[0].latency_provenance)
 
 
 def _maker(make: Make, run: PreparedRun, seed: int) -> Callable[[int], Tuner]:

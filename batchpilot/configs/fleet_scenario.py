@@ -1,0 +1,157 @@
+"""Fleet scenarios: one file says what a fleet starts with, how far it may grow, who asks, and what befalls it."""
+
+from __future__ import annotations
+
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from batchpilot.configs.errors import ConfigError
+from batchpilot.configs.load_spec import Positive
+from batchpilot.configs.reading import read_yaml
+from batchpilot.configs.scenario import Device, EngineSpec, Family, Model, Promise, Scenario, SloTargets, WeightType
+from batchpilot.configs.strict import StrictModel, config_error, problem
+from batchpilot.configs.workload_spec import Workload
+from batchpilot.core.names import unknown_name
+
+_FOLDER = Path(__file__).parent / "fleets"
+
+SUITE = "fleet"
+"""What the leaderboard calls all catalogued fleet scenarios together."""
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class Failure(StrictModel):
+    """Something that befalls a replica.
+
+    Attributes:
+        at_s: when.
+        replica: its number, in order of `replicas`.
+        kind: it dies (and loses what it has), hangs, or slows.
+        lasting_s: until it is as before; left out for good.
+        factor: of the step time, of one that slows.
+    """
+
+    at_s: Annotated[float, Field(ge=0)]
+    replica: Annotated[int, Field(ge=0)]
+    kind: Literal["dies", "hangs", "slows"]
+    lasting_s: Positive | None = None
+    factor: Positive = 2.0
+
+
+class FleetScenario(StrictModel):
+    """One run of a fleet.
+
+    Attributes:
+        name: what tables call it; a catalogued scenario's file is called the same.
+        description: one sentence on what it shows.
+        family: the kind of load.
+        replicas: those that stand ready at the start, by device; the first kind is the one that is scaled.
+        least: fewest replicas of the first kind.
+        most: most of them.
+        startup_s: from the decision to add a replica until it serves.
+        interval_s: between two decisions.
+        model: what every replica serves.
+        tensor_parallel: devices that a replica takes.
+        dtype: how weights are stored.
+        workload: what each replica that stands ready is asked to serve; as many draws of it arrive as there are, and
+            its `load` is a multiple of what one replica of the first kind serves.
+        slos: targets that change or add to `core.SLO_CLASSES`.
+        promise: targets of every request instead.
+        engine: how replicas serve.
+        failures: what befalls them.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    description: str
+    family: Family
+    replicas: Annotated[dict[Device, Count], Field(min_length=1)]
+    least: Count = 1
+    most: Count = 8
+    startup_s: Annotated[float, Field(ge=0)] = 60.0
+    interval_s: Positive = 30.0
+    model: Model
+    tensor_parallel: Count = 1
+    dtype: WeightType = "fp16"
+    workload: Workload
+    slos: dict[str, SloTargets] = Field(default_factory=dict)
+    promise: Promise | None = None
+    engine: EngineSpec = EngineSpec()
+    failures: list[Failure] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _bounds_agree(self) -> FleetScenario:
+        first = next(iter(self.replicas.values()))
+        if not self.least <= first <= self.most:
+            raise problem(
+                f"{first} replicas of the first kind stand ready, outside least {self.least} and most {self.most}",
+                "replicas",
+            )
+        total = sum(self.replicas.values())
+        for index, failure in enumerate(self.failures):
+            if failure.replica >= total:
+                told = f"replica {failure.replica} does not stand ready at the start; there are {total}, from 0"
+                raise problem(told, "failures", index, "replica")
+            if failure.kind == "hangs" and failure.lasting_s is None:
+                raise problem("a replica that hangs for good has died: say kind dies", "failures", index, "kind")
+        if self.workload.phases is None and self.workload.trace is None:
+            raise problem("a fleet serves an open loop: give phases or a trace", "workload")
+        return self
+
+    @cached_property
+    def each(self) -> Scenario:
+        """What one replica of the first kind would be asked to serve alone."""
+        return Scenario.model_validate(
+            {
+                "name": self.name,
+                "description": self.description,
+                "family": self.family,
+                "device": next(iter(self.replicas)),
+                "decision_interval_ms": 1000.0 * self.interval_s,
+            }
+            | {
+                name: self.model_dump()[name]
+                for name in ("model", "tensor_parallel", "dtype", "workload", "slos", "promise", "engine")
+            }
+        )
+
+
+def load_fleet_scenario(path: str | Path) -> FleetScenario:
+    """Read a fleet scenario file.
+
+    Args:
+        path: a YAML file.
+
+    Raises:
+        ConfigError: not YAML, an unknown key, a value that is not allowed, a contradiction; the message names file,
+            line, key, what was given and what is allowed.
+        OSError: the file cannot be read.
+    """
+    file = read_yaml(path)
+    try:
+        return FleetScenario.model_validate(file.data)
+    except ValidationError as error:
+        raise config_error(error, file) from None
+
+
+def fleet_scenario_names() -> list[str]:
+    """Names of the catalogued fleet scenarios."""
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+
+
+@cache
+def fleet_scenario(name: str) -> FleetScenario:
+    """A catalogued fleet scenario.
+
+    Args:
+        name: one of `fleet_scenario_names()`.
+
+    Raises:
+        ConfigError: no such scenario; the message names the closest ones.
+    """
+    if name not in fleet_scenario_names():
+        raise ConfigError(unknown_name(name, fleet_scenario_names(), "fleet scenario"))
+    return load_fleet_scenario(_FOLDER / f"{name}.yaml")
