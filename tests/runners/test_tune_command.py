@@ -16,6 +16,7 @@ pytest.importorskip("optuna")
 pytest.importorskip("cmaes")
 
 from batchpilot.core.limits import Limits
+from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.selection import parse_limits
 from batchpilot.runners.tuning.command import tune
 from batchpilot.runners.tuning.search import Search
@@ -69,6 +70,27 @@ def test_the_first_trial_is_what_servers_ship(run, tmp_path):
     first = results(tmp_path)["trials"][0]
     assert Limits.from_dict(first["limits"]) == Limits(256, token_budget=2048)
     assert first["value"] == pytest.approx(results(tmp_path)["held"]["static-default"]["seen"])
+
+
+def test_a_prior_names_the_first_trials_after_the_default(run, tmp_path):
+    SaturationParameters(p_max=20.0, k_b=0.1, k_s=0.005, tau_0=10.0).to_yaml(tmp_path / "twin.yaml")
+    quick = ("--track", "batch", "--no-grid", "--sampler", "gp", "--trials", "3", "--seeds", "1")
+    told = run(*quick, "--prior", tmp_path / "twin.yaml", "--out", tmp_path / "study")
+    assert told.exit_code == 0, told.output
+    first, *others = (Limits.from_dict(trial["limits"]) for trial in results(tmp_path / "study")["trials"])
+    assert first.batch_size == 256
+    assert 256 not in {limits.batch_size for limits in others}
+    assert "twin.yaml" in results(tmp_path / "study")["origin"]["config"]["prior"]
+
+
+def test_a_bound_on_refusals_is_a_constraint(run, tmp_path):
+    told = run("--trials", "6", "--no-grid", "--max-refused", "0", "--out", tmp_path)
+    assert told.exit_code == 0, told.output
+    trials = results(tmp_path)["trials"]
+    assert all("refused" in trial["constraints"] for trial in trials if "constraints" in trial)
+    best = Limits.from_dict(results(tmp_path)["limits"])
+    queues = {trial["limits"]["max_queued_tokens"] for trial in trials}
+    assert best.max_queued_tokens is None or len(queues) == 1
 
 
 def test_nothing_is_replaced_or_gone_on_with_without_being_told(run, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from batchpilot.baselines.references.static_best import tightest_tpot_ms
@@ -13,7 +13,7 @@ from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core.limits import Limits
 from batchpilot.core.metrics import WindowMetrics
 from batchpilot.core.names import lookup
-from batchpilot.engines import SimulatedEngine, SimulationResult, run_engine
+from batchpilot.engines import SimulatedEngine, SimulationResult, run_engine, simulate
 from batchpilot.envs.scenarios import PreparedRun, prepare
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.torch.validation import scenario_requests, serve
@@ -34,12 +34,14 @@ class Figures:
         slo_attainment: share of the requests within their SLO.
         failures: steps that failed.
         memory_fraction: largest mean share of memory in use over a window.
+        refused_fraction: share of the requests that were refused.
     """
 
     value: float
     slo_attainment: float
     failures: int
     memory_fraction: float
+    refused_fraction: float = 0.0
 
 
 class Bench(Protocol):
@@ -50,6 +52,9 @@ class Bench(Protocol):
 
     def run(self, limits: Limits, seed: int) -> Figures:
         """One whole run."""
+
+    def imitated(self, latency: SaturationParameters, limits: Limits, seed: int) -> Figures:
+        """One whole run on a simulation of it whose steps take what is given."""
 
 
 def goodput(result: SimulationResult) -> float:
@@ -119,6 +124,19 @@ class SimulatedBench:
         engine = SimulatedEngine(run.engine, run.requests)
         return figures(run_engine(engine, limits, window_ms=run.window_ms, horizon_ms=run.horizon_ms), self.objective)
 
+    def imitated(self, latency: SaturationParameters, limits: Limits, seed: int) -> Figures:
+        """One whole run on another engine: it knows neither the noise of this one nor its drift.
+
+        Args:
+            latency: what its steps take.
+            limits: in force throughout.
+            seed: of the requests.
+        """
+        run = self.prepared(seed)
+        config = replace(run.engine, latency=latency, estimate=latency, noise=0.0, drift=())
+        engine = SimulatedEngine(config, run.requests)
+        return figures(run_engine(engine, limits, window_ms=run.window_ms, horizon_ms=run.horizon_ms), self.objective)
+
     def __getstate__(self) -> dict[str, object]:
         """Without the prepared runs, which another process draws itself."""
         return {"scenario": self.scenario, "objective": self.objective, "_prepared": {}}
@@ -163,6 +181,26 @@ class TorchBench:
         )
         return figures(served.result, self.objective)
 
+    def imitated(self, latency: SaturationParameters, limits: Limits, seed: int) -> Figures:
+        """One whole run on a simulated engine instead.
+
+        Args:
+            latency: what its steps take.
+            limits: in force throughout.
+            seed: of arrivals and lengths.
+        """
+        spec = self.scenario.engine
+        result = simulate(
+            self.asked(seed),
+            latency,
+            limits,
+            kv_capacity_tokens=self.runner.kv_capacity_tokens,
+            estimate=latency,
+            mode=spec.mode,
+            prefill=spec.prefill,
+        )
+        return figures(result, self.objective)
+
     def asked(self, seed: int) -> RequestTable:
         """The requests of a seed.
 
@@ -189,6 +227,7 @@ def figures(result: SimulationResult, objective: str) -> Figures:
         result.slo_attainment if math.isfinite(result.slo_attainment) else 1.0,
         sum(window.failures for window in result.windows),
         max((_memory_fraction(window) for window in result.windows), default=0.0),
+        result.refused_fraction if math.isfinite(result.refused_fraction) else 0.0,
     )
 
 

@@ -60,7 +60,19 @@ MOST_STARTS = 16
 """Of a server, where --trials does not say."""
 
 _SEARCHED = (
-    *("backend", "sampler", "objective", "min_attainment", "max_memory", "seeds", "check_seeds", "grid", "jobs"),
+    *(
+        "backend",
+        "sampler",
+        "objective",
+        "min_attainment",
+        "max_memory",
+        "max_refused",
+        "prior",
+        "seeds",
+        "check_seeds",
+        "grid",
+        "jobs",
+    ),
     *("storage", "device", "catalogue", "model", "tensor_parallel", "dtype", "threads", "kv_capacity_tokens"),
     *("parameters", "requests"),
 )
@@ -93,6 +105,13 @@ def tune(
     max_memory: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the memory that the best may use on average.")
     ] = 1.0,
+    max_refused: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the requests that the best may refuse.")
+    ] = 1.0,
+    prior: Annotated[
+        Path | None,
+        typer.Option(help="Step latency as `calibrate --out` wrote it: begin with what a simulation of it expects."),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of each trial.")] = 3,
     first_seed: Annotated[int, typer.Option("--seed", help="The first of them; also of the sampler.")] = 0,
     check_seeds: Annotated[
@@ -205,6 +224,7 @@ def tune(
         chosen = Changes(device, model, tensor_parallel, dtype, parameters, ttft_ms, tpot_ms, prefix_cache).of(named)
         bench, unseen_bench = SimulatedBench(chosen, objective), SimulatedBench(_after(chosen), objective)
         served = stated(SimulatedBench(chosen).prepared(first_seed))
+    twin = None if prior is None else read_parameters(prior)
     folder = out or Path("reports") / f"tune-{trace.stem if trace else chosen.name}-{track}"
     config = {
         "scenario": chosen.content(),
@@ -216,6 +236,8 @@ def tune(
         "seeds": list(range(first_seed, first_seed + seeds)),
         "min_attainment": min_attainment,
         "max_memory": max_memory,
+        "max_refused": max_refused,
+        "prior": None if twin is None else twin.estimate.provenance,
         "batchpilot": versions()["batchpilot"],
     }
 
@@ -224,6 +246,7 @@ def tune(
     from batchpilot.runners.tuning.output import finish
     from batchpilot.runners.tuning.result import conclude
     from batchpilot.runners.tuning.search import Search
+    from batchpilot.runners.tuning.twin import twin_prior
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     search = Search(
@@ -236,6 +259,7 @@ def tune(
         first_seed,
         min_attainment,
         max_memory,
+        max_refused,
         config,
     )
     mended = search.mend()
@@ -244,6 +268,8 @@ def tune(
     if resume:
         search.refuse_another("" if storage is None else f"{chosen.name}-")
     _settle(search, folder, resume=resume, overwrite=overwrite)
+    if twin is not None:
+        search = replace(search, prior=twin_prior(search, bench, twin.parameters))
     exploration = _run_with_progress(search, bench, jobs)
     count = seeds if check_seeds is None else check_seeds
     unseen = range(first_seed + seeds, first_seed + seeds + count)

@@ -27,6 +27,7 @@ from batchpilot.runners.tuning.bench import Bench, Figures
 from batchpilot.runners.tuning.resuming import differences, told
 from batchpilot.tuners.bayesian.exploring import Exploration
 from batchpilot.tuners.bayesian.journal import mend_journal
+from batchpilot.tuners.bayesian.prior import Prior
 from batchpilot.tuners.bayesian.samplers import STARTUP_TRIALS
 from batchpilot.tuners.bayesian.space import SearchSpace
 from batchpilot.tuners.bayesian.studies import counts, open_storage, redacted
@@ -52,7 +53,9 @@ class Search:
         sampler_seed: of the sampler's draws.
         min_slo_attainment: a trial below it is not feasible.
         max_memory_fraction: a trial above it is not feasible.
+        max_refused_fraction: likewise.
         settings: everything that makes its trials what they are; kept with the study.
+        prior: what a twin expects of settings; None for nothing.
     """
 
     track: str
@@ -64,7 +67,14 @@ class Search:
     sampler_seed: int = 0
     min_slo_attainment: float = 0.0
     max_memory_fraction: float = 1.0
+    max_refused_fraction: float = 1.0
     settings: Mapping[str, Any] = field(default_factory=dict)
+    prior: Prior | None = None
+
+    @property
+    def space(self) -> SearchSpace:
+        """What may be set."""
+        return SearchSpace(self.track, SERVER_DEFAULT)
 
     def explore(self, worker: int = 0) -> Exploration:
         """The study, opened; trials of processes that died are told as failed.
@@ -73,24 +83,27 @@ class Search:
             worker: tells the draws of one process from those of another.
         """
         return Exploration(
-            SearchSpace(self.track, SERVER_DEFAULT),
+            self.space,
             self.sampler,
             name=self.study,
             storage=open_storage(self.storage),
             seed=(self.sampler_seed, worker),
             startup_trials=STARTUP_TRIALS,
             pruner=MedianPruner(n_startup_trials=TRIALS_BEFORE_PRUNING, n_min_trials=TRIALS_BEFORE_PRUNING),
+            prior=self.prior,
         )
 
     def begin(self, tpot_ms: float) -> Exploration:
-        """The study with what servers ship as its first trial.
+        """The study with what servers ship as its first trial, then the best guesses of its prior.
 
         Args:
             tpot_ms: what step targets are multiples of.
         """
         exploration = self.explore()
         exploration.study.set_user_attr(SETTINGS, plain(self.settings))
-        exploration.suggest(SearchSpace(self.track, SERVER_DEFAULT).base_params(tpot_ms))
+        exploration.suggest(self.space.base_params(tpot_ms))
+        if self.prior is not None:
+            exploration.believe(self.prior)
         return exploration
 
     def mend(self) -> str | None:
@@ -227,10 +240,12 @@ def constraints(search: Search, figures: list[Figures]) -> Mapping[str, float]:
         figures: one a seed, at least one.
     """
     attainment = sum(one.slo_attainment for one in figures) / len(figures)
+    refused = sum(one.refused_fraction for one in figures) / len(figures)
     return {
         "failures": float(sum(one.failures for one in figures)),
         "memory": max(one.memory_fraction for one in figures) - search.max_memory_fraction,
         "slo_attainment": search.min_slo_attainment - attainment,
+        "refused": refused - search.max_refused_fraction,
     }
 
 

@@ -12,9 +12,10 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from batchpilot.core.limits import Limits
+from batchpilot.tuners.bayesian.prior import Prior
 from batchpilot.tuners.bayesian.samplers import SAMPLERS, make_sampler
 from batchpilot.tuners.bayesian.space import SearchSpace
-from batchpilot.tuners.bayesian.studies import FINISHED, best_trial, claim, conclude, open_study
+from batchpilot.tuners.bayesian.studies import FINISHED, best_trial, claim, conclude, merit, open_study, violation
 
 LIMITS = "limits"
 """The trial attribute that says in plain words what its notches stand for."""
@@ -35,6 +36,7 @@ class Exploration:
         seed: numbers >= 0 that seed its draws.
         startup_trials: random trials before the sampler's model is believed.
         pruner: stops hopeless trials, where the sampler learns from them; None for none.
+        prior: what is believed of settings; None for nothing.
 
     Attributes:
         params: parameters of the running trial; None between trials.
@@ -50,7 +52,9 @@ class Exploration:
         seed: tuple[int, ...],
         startup_trials: int,
         pruner: BasePruner | None,
+        prior: Prior | None = None,
     ) -> None:
+        self._prior = prior
         self._space, self._sampler, self._seed, self._startup_trials = space, sampler, seed, startup_trials
         self._study = open_study(
             name, storage, pruner if pruner and SAMPLERS[sampler].learns_from_pruned else NopPruner()
@@ -101,6 +105,21 @@ class Exploration:
         """
         self._study.enqueue_trial(dict(params), skip_if_exists=True)
 
+    @property
+    def prior(self) -> Prior | None:
+        """What is believed of settings; None for nothing."""
+        return self._prior
+
+    def believe(self, prior: Prior) -> None:
+        """Go on with a prior, and try its best guesses next.
+
+        Args:
+            prior: what is believed.
+        """
+        self._prior = prior
+        for params in prior.guesses():
+            self.suggest(params)
+
     def ask(self, tpot_target_ms: float) -> Limits:
         """Begin a trial.
 
@@ -112,7 +131,9 @@ class Exploration:
         """
         number = len(self._study.get_trials(deepcopy=False))
         seed = int(np.random.SeedSequence([*self._seed, number]).generate_state(1)[0])
-        self._study.sampler = make_sampler(self._sampler, seed, self._startup_trials)
+        self._study.sampler = make_sampler(
+            self._sampler, seed, self._startup_trials, prior=self._prior, space=self._space.distributions
+        )
         self._trial = self._study.ask(self._space.distributions)
         claim(self._trial)
         limits = self._space.limits(self._trial.params, tpot_target_ms)
@@ -156,6 +177,20 @@ class Exploration:
     def best(self) -> FrozenTrial | None:
         """The best complete trial; None without one."""
         return best_trial(self._finished())
+
+    def believed_best(self) -> FrozenTrial | None:
+        """The complete trial whose setting is believed to be the best; without a prior the best complete trial.
+
+        Of many noisy values the largest is luck. A prior knows which of them it can be.
+        """
+        complete = [trial for trial in self._finished() if trial.state is TrialState.COMPLETE]
+        if self._prior is None or not complete:
+            return best_trial(complete)
+        told = [(trial.params, merit(trial, self._prior.scale)) for trial in complete]
+        mean = self._prior.posterior(told).mean
+        places = self._prior.nearest([trial.params for trial in complete])
+        believed = dict(zip((trial.number for trial in complete), mean[places], strict=True))
+        return max(complete, key=lambda trial: (-violation(trial), believed[trial.number]))
 
     def best_value(self) -> float | None:
         """The value of the best complete trial; None without one."""

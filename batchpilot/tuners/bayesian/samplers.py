@@ -7,7 +7,7 @@ called the best. GP and CMA-ES learn from whole trials only, so with them none i
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -16,7 +16,10 @@ from batchpilot.core.extras import needing
 from batchpilot.core.names import lookup
 
 if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
+
+    from batchpilot.tuners.bayesian.prior import Prior
 
 STARTUP_TRIALS = 8
 """Random trials before a model is believed, where nothing else is said."""
@@ -84,20 +87,40 @@ SAMPLERS: dict[str, Sampler] = {
 """Tree-structured Parzen estimator; Gaussian process; covariance matrix adaptation; the yardstick."""
 
 
-def make_sampler(name: str, seed: int, startup_trials: int = STARTUP_TRIALS) -> BaseSampler:
+def make_sampler(
+    name: str,
+    seed: int,
+    startup_trials: int = STARTUP_TRIALS,
+    *,
+    prior: Prior | None = None,
+    space: Mapping[str, BaseDistribution] | None = None,
+) -> BaseSampler:
     """A sampler by name.
+
+    With a prior, TPE proposes among its pseudo-observations, and a Gaussian process around its mean takes the place of
+    Optuna's GP. CMA-ES and random search know of it only by the trials that it is asked to begin with.
 
     Args:
         name: a key of `SAMPLERS`.
         seed: of its draws, >= 0.
         startup_trials: random ones before its model is believed, >= 1; CMA-ES believes its own from the second.
+        prior: what is believed before a trial; None for nothing.
+        space: distributions by parameter, for a prior.
 
     Raises:
         ValueError: no such sampler.
         MissingExtraError: something it needs is not installed.
     """
     sampler = lookup(SAMPLERS, name, "sampler")
+    informed = prior is not None and name in ("tpe", "gp")
     with needing(f"sampler {name!r}", "tune", "torch"):
-        for package in ("optuna", *sampler.needs):
+        for package in ("optuna", *(() if informed else sampler.needs)):
             import_module(package)
-    return sampler.build(seed, startup_trials)
+    if prior is None or not informed:
+        return sampler.build(seed, startup_trials)
+    from optuna.samplers import TPESampler
+
+    from batchpilot.tuners.bayesian.informed import InformedSampler
+
+    inner = TPESampler(seed=seed, n_startup_trials=1, multivariate=True) if name == "tpe" else None
+    return InformedSampler(prior, dict(space or {}), inner, seed)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from batchpilot.core.actions import ActionTable
 from batchpilot.core.grids import GRIDS, Grid
 from batchpilot.core.limits import DISCIPLINES, TRACKS, Limits
 from batchpilot.core.names import lookup
+from batchpilot.tuners.planning.search import usual_notches
 
 
 class SearchSpace:
@@ -61,7 +63,34 @@ class SearchSpace:
         Args:
             tpot_target_ms: what `step_target_ms` is a multiple of.
         """
-        notches = self._table.start(tpot_target_ms)
+        return self._params(self._table.start(tpot_target_ms))
+
+    def sample(self, count: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+        """Parameters spread over where limits usually lie: of each field every notch is drawn about as often.
+
+        Args:
+            count: how many, >= 1.
+            rng: draws them.
+        """
+        usual = [np.array(usual_notches(grid) or range(len(grid.values))) for grid in self._table.grids]
+        columns = [notches[rng.permutation(np.arange(count) % len(notches))] for notches in usual]
+        return [self._params(row) for row in np.stack(columns, axis=1)]
+
+    def nearby(self, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Parameters that differ in one limit: by a quarter and a half of a doubling, or in the discipline.
+
+        Args:
+            params: a value for each of `distributions`.
+        """
+        near = []
+        for grid in self._table.grids:
+            here = _notch(grid, params[_name(grid)])
+            notches = [here + move for move in (-2, -1, 1, 2)] if grid.ordered else usual_notches(grid)
+            allowed = [notch for notch in notches if 0 <= notch < len(grid.values) and notch != here]
+            near += [{**params, _name(grid): _value(grid, notch)} for notch in allowed]
+        return near
+
+    def _params(self, notches: Sequence[int] | NDArray[np.int64]) -> dict[str, Any]:
         return {_name(grid): _value(grid, int(notch)) for grid, notch in zip(self._table.grids, notches, strict=True)}
 
 

@@ -18,6 +18,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from batchpilot.tuners.bayesian.journal import journal_backend, mend_journal
+from batchpilot.tuners.bayesian.prior import penalised
 
 OWNER = "owner"
 """The trial attribute that says which process runs it."""
@@ -145,6 +146,16 @@ def redacted(storage: str | Path) -> str:
     """
     scheme, separator, rest = str(storage).partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}" if separator else scheme
+
+
+def merit(trial: FrozenTrial, scale: float) -> float:
+    """What a complete trial is worth to a prior: its value, less what it violates constraints by.
+
+    Args:
+        trial: complete.
+        scale: the largest value that the prior expects.
+    """
+    return float(penalised(float(trial.value or 0.0), violation(trial), scale))
 
 
 @contextmanager

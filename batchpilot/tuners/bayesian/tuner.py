@@ -6,7 +6,11 @@ before its time. When `trials` are told, the best is locked: least violation of 
 largest value. The dynamic strategy then watches the arrival rate and, when it changes, opens a new study that starts
 from the limits that were the best; the hybrid strategy stays.
 
-A trial's end costs what Optuna takes to propose the next, milliseconds to tens of them; every other `tell` is sums.
+With a twin, the requests of the first trial are replayed on a simulation whose steps take what is believed, also faster
+and slower ones, and what that expects of settings is the prior of the study (`prior.py`).
+
+A trial's end costs what Optuna takes to propose the next, milliseconds to tens of them; every other `tell` is sums. The
+end of the first trial with a twin costs seconds, once a study.
 """
 
 from __future__ import annotations
@@ -17,18 +21,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from optuna.pruners import PercentilePruner
 from optuna.study import get_all_study_names
 
 from batchpilot.baselines import SERVER_DEFAULT
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core import SLO, Limits, Tuner, WindowMetrics
+from batchpilot.core.details import WindowDetails, believable
 from batchpilot.core.slo import can_be_aimed_at
+from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.tuners.bayesian.exploring import Exploration
+from batchpilot.tuners.bayesian.foreseen import foreseen
 from batchpilot.tuners.bayesian.measuring import Measurement, is_idle, is_unusable, window_value
 from batchpilot.tuners.bayesian.settings import Settings
 from batchpilot.tuners.bayesian.space import SearchSpace
 from batchpilot.tuners.bayesian.studies import open_storage
+from batchpilot.tuners.planning.traffic import Traffic
+from batchpilot.tuners.planning.worth import believed_kv_tokens
 from batchpilot.tuners.probe.load import LoadTracker
 from batchpilot.tuners.probe.phases import Phase
 from batchpilot.tuners.probe.score import ScoreBoard
@@ -54,6 +64,7 @@ class OptunaTuner(Tuner):
         storage: where the study lives: an SQLAlchemy URL or a journal file; None for memory. A study that is there
             already goes on, and the trials of processes that died are told as failed.
         study_name: its name there; a number follows that counts re-openings.
+        twin: step latency that is believed of the engine, for a prior; None for none. It is no part of a saved state.
         **options: fields of `Settings`.
 
     Attributes:
@@ -68,6 +79,7 @@ class OptunaTuner(Tuner):
     _limits: Limits
     _phase: Phase
     _counts: dict[str, int]
+    _details: WindowDetails | None
 
     def __init__(
         self,
@@ -78,9 +90,13 @@ class OptunaTuner(Tuner):
         seed: int = 0,
         storage: str | Path | None = None,
         study_name: str = "batchpilot",
+        twin: SaturationParameters | None = None,
         **options: Any,
     ) -> None:
         self._settings = Settings(**options)
+        if twin is not None and self._settings.objective == "score":
+            raise ValueError("a twin tells tokens within the promise; objective 'score' has no use for it")
+        self._twin, self.needs_details = twin, twin is not None
         self.name = f"optuna-{self._settings.sampler}"
         self._config = config or TunerConfig()
         self._base = base or SERVER_DEFAULT
@@ -95,6 +111,18 @@ class OptunaTuner(Tuner):
     def ask(self) -> Limits:
         """The limits of the running trial, or the locked ones."""
         return self._limits
+
+    def study(self, details: WindowDetails) -> None:
+        """Hear what came, for the twin.
+
+        Args:
+            details: of the window that `tell` hears next.
+        """
+        believed = believable(details)
+        if believed is not None and self._phase is not Phase.STABLE_RUNNING:
+            with self._lock:
+                self._traffic.hear(believed)
+                self._details = believed
 
     def tell(self, metrics: WindowMetrics) -> None:
         """Hear one completed window; see the module for how.
@@ -113,6 +141,8 @@ class OptunaTuner(Tuner):
             if is_idle(metrics):
                 self._counts["windows_held"] += 1
                 return
+            if self._details is not None:
+                self._kv_tokens, self._details = believed_kv_tokens(self._details, metrics), None
             if can_be_aimed_at(metrics.tpot_target_ms):
                 self._window_tpot_ms = metrics.tpot_target_ms
             if self._phase is Phase.STABLE_RUNNING:
@@ -228,6 +258,7 @@ class OptunaTuner(Tuner):
         self._counts = dict.fromkeys(_COUNTERS, 0)
         self._load = LoadTracker()
         self._board = ScoreBoard(self._config)
+        self._traffic, self._details, self._kv_tokens = Traffic(), None, 0
         space = _space(self._settings, self._config, self._base)
         self._exploration = self._explore(space, self._settings, self._study_number, (self._seed, self._opening))
         self._exploration.suggest(space.base_params(self._tpot_ms))
@@ -270,12 +301,23 @@ class OptunaTuner(Tuner):
     def _conclude(self, *, hopeless: bool, reason: str) -> None:
         constraints = self._measurement.constraints(self._settings.least_attainment, self._config.memory_usage_limit)
         self._exploration.tell(None if hopeless else self._measurement.value, constraints)
+        self._look_ahead()
         self._go_on(reason)
+
+    def _look_ahead(self) -> None:
+        """Ask the twin what it expects of settings, once a study, when the first requests are known."""
+        if self._twin is None or self._exploration.prior is not None or not self._traffic.known:
+            return
+        space = _space(self._settings, self._config, self._base)
+        seed = np.random.SeedSequence([self._seed, self._opening])
+        self._exploration.believe(
+            foreseen(self._traffic, self._twin, space, self._tpot_ms, self._kv_tokens, np.random.default_rng(seed))
+        )
 
     def _go_on(self, reason: str) -> None:
         """Begin the next trial, or lock the best one once enough were told."""
         self._measurement = Measurement()
-        best = self._exploration.best()
+        best = self._exploration.believed_best()
         if best is not None and self._exploration.told >= self._settings.trials:
             self._limits = self._exploration.limits_of(best, self._tpot_ms)
             self._phase = Phase.STABLE_RUNNING
@@ -291,8 +333,9 @@ class OptunaTuner(Tuner):
             return
         if not self._load.changed(metrics.arrivals, metrics.duration_ms, self._config.load_change_threshold):
             return
-        best = self._exploration.best()
+        best = self._exploration.believed_best()
         self._opening += 1
+        self._traffic = Traffic()
         self._study_number = self._last_study() + 1
         space = _space(self._settings, self._config, self._base)
         self._exploration = self._explore(space, self._settings, self._study_number, (self._seed, self._opening))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.core.actions import ActionTable
+from batchpilot.core.grids import Grid
 from batchpilot.core.limits import DISCIPLINES
 
 Values = NDArray[np.float64]
@@ -53,7 +54,7 @@ class CoordinateSearch:
 
     def __init__(self, table: ActionTable, heats: int = 2, finals: int = 8, caution: float = CAUTION) -> None:
         self._table, self._heats, self._finals, self._caution = table, heats, finals, caution
-        self._far = [_far_notches(table, k) for k in range(len(table.fields))]
+        self._far = [usual_notches(grid) for grid in table.grids]
 
     def improve(
         self,
@@ -139,8 +140,12 @@ class _Known:
         return np.stack([self._values[key][:futures] for key in keys])
 
 
-def _far_notches(table: ActionTable, field: int) -> list[int]:
-    grid = table.grids[field]
+def usual_notches(grid: Grid) -> list[int]:
+    """Notches of a grid where its limit usually lies, a doubling apart, off among them; disciplines worth trying.
+
+    Args:
+        grid: of one of `RANGES`, or the disciplines.
+    """
     if not grid.ordered:
         return [notch for notch, code in enumerate(grid.values) if code in DISCIPLINES_TRIED]
     lowest, highest = RANGES[grid.field]

@@ -143,6 +143,15 @@ class Traffic:
             futures.append(Future(requests, len(details.running), len(details.waiting)))
         return futures
 
+    def draw_outputs(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Output lengths like those that finished, shape (count,).
+
+        Args:
+            count: how many.
+            rng: draws them.
+        """
+        return self._draw_outputs(np.zeros(count, np.int64), rng)
+
     def _draw_outputs(self, generated: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         """An output length for each request, above what it has generated already."""
         outputs = np.sort(self._believed_outputs())

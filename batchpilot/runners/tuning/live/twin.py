@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from batchpilot.core.limits import Limits
 from batchpilot.engines import EngineConfig, SimulatedEngine
@@ -22,6 +21,7 @@ from batchpilot.latency.fitting.observations import Observations
 from batchpilot.latency.fitting.saturation_fit import fit
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.tuning.live.trials import COMPLETE, Trial
+from batchpilot.tuners.bayesian.prior import possible_factors
 from batchpilot.workloads.table import RequestTable
 
 SERVERS = 9
@@ -111,8 +111,7 @@ class Twin:
             limits: the setting.
         """
         if limits not in self._known:
-            at = (np.arange(SERVERS) + 0.5) / SERVERS
-            factors = np.exp(self.doubt * norm.ppf(at))
+            factors = possible_factors(self.doubt, SERVERS)
             self._known[limits] = np.array([self._goodput(limits, float(factor)) for factor in factors])
         return self._known[limits]
 
