@@ -80,7 +80,7 @@ def test_a_prior_names_the_first_trials_after_the_default(run, tmp_path):
     first, *others = (Limits.from_dict(trial["limits"]) for trial in results(tmp_path / "study")["trials"])
     assert first.batch_size == 256
     assert 256 not in {limits.batch_size for limits in others}
-    assert "twin.yaml" in results(tmp_path / "study")["origin"]["config"]["prior"]
+    assert "twin.yaml" in results(tmp_path / "study")["origin"]["prior"]
 
 
 def test_a_bound_on_refusals_is_a_constraint(run, tmp_path):

@@ -280,6 +280,7 @@ def tune(
         "unseen_seeds": list(unseen),
         "study": search.study,
         "optuna": optuna.__version__,
+        "prior": config["prior"],
     }
     written = finish(folder, search, found, title=f"Limits for {chosen.name}", objective=objective, origin=origin)
     if as_json:
