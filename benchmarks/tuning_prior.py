@@ -5,8 +5,8 @@
 
 Offline, trials of track `limits` until one comes within 2 % of the best single setting of the grid of 298, each a mean
 over two seeds of requests, other ones in each replicate. A warm study begins with the best trials of one on other
-requests, all of which the sampler knows. The twin's times are the truth's times a factor. Online, the goodput share of a whole run while the tuner explores, and of the
-limits that it locks in a run of their own.
+requests, all of which the sampler knows. The twin's times are the truth's times a factor. Online, the goodput share of
+a whole run while the tuner explores, and of the limits that it locks in a run of their own.
 """
 
 from __future__ import annotations
