@@ -27,7 +27,7 @@ SERVERS = 5
 """Possible servers of a prior."""
 
 DOUBT = 0.35
-"""Spread of the logarithm of their step times, where nobody says better: a calibration that is off by a third or a half."""
+"""Spread of the logarithm of their step times, where nobody says better: a calibration that is off by a third."""
 
 DISCREPANCIES = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Scales of what the twin knows nothing of, alike likely before a trial; shares of the largest value expected."""
