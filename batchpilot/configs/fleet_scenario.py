@@ -54,6 +54,7 @@ class FleetScenario(StrictModel):
         most: most of them.
         startup_s: from the decision to add a replica until it serves.
         interval_s: between two decisions.
+        day_s: length of the day that forecasts may look for; left out for none.
         model: what every replica serves.
         tensor_parallel: devices that a replica takes.
         dtype: how weights are stored.
@@ -73,6 +74,7 @@ class FleetScenario(StrictModel):
     most: Count = 8
     startup_s: Annotated[float, Field(ge=0)] = 60.0
     interval_s: Positive = 30.0
+    day_s: Positive | None = None
     model: Model
     tensor_parallel: Count = 1
     dtype: WeightType = "fp16"

@@ -49,6 +49,31 @@ class Span:
     until_ms: float = math.inf
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a replica did since it was last listened to.
+
+    Attributes:
+        busy_ms: time within steps.
+        ttft_ms: sum of the times to first token.
+        first: number of them.
+        good: requests that ended within their SLO.
+        ended: requests that ended, refused and failed ones included.
+    """
+
+    busy_ms: float
+    ttft_ms: float
+    first: int
+    good: int
+    ended: int
+
+
+_COUNTED = ("completions", "refused_on_arrival", "refused_by_guard", "failed_requests")
+
+
+_SILENT = Heard(0.0, 0.0, 0, 0, 0)
+
+
 class Replicas:
     """Rows for every replica that may exist.
 
@@ -61,7 +86,7 @@ class Replicas:
         state: the scheduler's arrays, a row a replica.
         views: what routers know, records of `VIEW`.
         spans: lives of replicas, in order of their beginning.
-        busy_ms: time that each row has spent within the steps of the windows measured so far, shape (replicas,).
+        busy_ms: time within steps that was heard of each row so far, shape (replicas,).
         done: the final records of the requests that left a row, records of `REQUEST`, shape (requests,).
     """
 
@@ -75,6 +100,7 @@ class Replicas:
         self.spans: list[Span] = []
         self.done = np.zeros(len(requests), REQUEST)
         self.busy_ms = np.zeros(len(kinds))
+        self._heard = [_SILENT] * len(kinds)
         self._nobody = requests.select(slice(0, 0))
         self._targets = requests
         self._tuners: list[Tuner | None] = [None] * len(kinds)
@@ -117,6 +143,7 @@ class Replicas:
         clock.tpot_target_ms = float(np.median(self._targets.tpot_target_ms)) if len(self._targets) else math.nan
         clock.now_ms = ready_ms
         plain(open_window)(self.row(i))
+        self._heard[i] = _SILENT
         tuner = None if isinstance(spec.limits, Limits) else spec.limits(i)
         self._tuners[i], self._limits[i] = tuner, None
         self.set_limits(i, tuner.ask() if tuner is not None else self._ordered[i] or spec.limits)  # type: ignore[arg-type]
@@ -196,17 +223,40 @@ class Replicas:
         """
         return self._limits[i]
 
+    def hear(self, i: int) -> Heard:
+        """Listen to a replica: what it did since the last time.
+
+        Args:
+            i: its number.
+        """
+        window, before = np.asarray(self.state.window)[i], self._heard[i]
+        count = min(int(window["n_ttft"]), self.state.slots.shape[1])
+        ttft_ms = float(np.asarray(self.state.slots)["ttft_ms"][i, before.first : count].sum())
+        ended = sum(int(window[name]) for name in _COUNTED)
+        self._heard[i] = now = Heard(float(window["busy_ms"]), 0.0, count, int(window["slo_met"]), ended)
+        busy_ms = now.busy_ms - before.busy_ms
+        self.busy_ms[i] += busy_ms
+        return Heard(busy_ms, ttft_ms, count - before.first, now.good - before.good, ended - before.ended)
+
+    def has_tuner(self, i: int) -> bool:
+        """Whether a replica has a tuner, which wants its windows.
+
+        Args:
+            i: its number.
+        """
+        return self._tuners[i] is not None
+
     def measure(self, i: int) -> WindowMetrics:
-        """Close a replica's window, and let its tuner hear of it.
+        """Close a replica's window, and let its tuner hear of it; what was not heard before is not heard any more.
 
         Args:
             i: its number.
         """
         one = self.row(i)
         summarise(one, self._record)
-        self.busy_ms[i] += float(self._record[0].busy_ms)
         self._note(i)
         open_window(one)
+        self._heard[i] = _SILENT
         limits = self._limits[i]
         assert limits is not None
         window = from_record(self._record[0], limits)
@@ -311,15 +361,6 @@ class Replicas:
         held = np.flatnonzero(where[:, 0] >= 0)
         self.done[held] = np.asarray(self.state.requests)[where[held, 0], where[held, 1]]
         return self.done
-
-    def sum_of_ttft_ms(self, i: int) -> tuple[float, int]:
-        """Sum and number of the times to first token in a replica's open window.
-
-        Args:
-            i: its number.
-        """
-        count = min(int(self.state.window[i].n_ttft), self.state.slots.shape[1])
-        return float(self.state.slots["ttft_ms"][i, :count].sum()), count
 
     def finished_ms(self, i: int, since: int) -> NDArray[np.float64]:
         """Response times of the requests that finished in a replica since so many had ended.

@@ -32,6 +32,8 @@ class FleetView:
         response_s: mean time of the requests that finished, NaN without one.
         arrivals_per_s: requests that arrived a second, refused ones included.
         tokens_per_s: prompt and expected output tokens that arrived a second.
+        slo_attainment: share of the requests that ended within their SLO, refused and failed ones counted as missed;
+            NaN where nobody knows.
     """
 
     now_s: float
@@ -44,6 +46,7 @@ class FleetView:
     response_s: float
     arrivals_per_s: float
     tokens_per_s: float
+    slo_attainment: float = math.nan
 
 
 class Scaler(Protocol):

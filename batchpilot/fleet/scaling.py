@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from batchpilot.core.limits import Limits
 from batchpilot.fleet.door import Door
-from batchpilot.fleet.replicas import Replicas
+from batchpilot.fleet.replicas import Heard, Replicas
 from batchpilot.fleet.scalers import FleetView, Scaler
+from batchpilot.fleet.tuner import FleetTuner
 from batchpilot.workloads.table import RequestTable
 
 
@@ -33,21 +35,22 @@ class Scaling:
         self._offered = np.concatenate([[0.0], np.cumsum(requests.prompt_tokens + requests.estimated_output_tokens)])
         self._arrived = 0
         self._ttft_ms, self._first = 0.0, 0
+        self._good = self._judged = 0
         self._busy_ms = np.zeros(len(replicas))
         self._ended = np.zeros(len(replicas), np.int64)
 
-    def hear(self, i: int, busy_ms: float, ttft_ms: float, first: int) -> None:
-        """Take in a window of a replica.
+    def hear(self, i: int, heard: Heard) -> None:
+        """Take in what a replica did.
 
         Args:
             i: the replica.
-            busy_ms: time within steps.
-            ttft_ms: sum of the times to first token.
-            first: number of them.
+            heard: since the last time.
         """
-        self._busy_ms[i] += busy_ms
-        self._ttft_ms += ttft_ms
-        self._first += first
+        self._busy_ms[i] += heard.busy_ms
+        self._ttft_ms += heard.ttft_ms
+        self._first += heard.first
+        self._good += heard.good
+        self._judged += heard.ended
 
     def decide(self, serving: Sequence[int], now_ms: float) -> None:
         """Ask the scaler, if it is time, and add or drain replicas.
@@ -61,6 +64,8 @@ class Scaling:
         self.next_ms += self._interval_ms
         kept, starting = self._mine(serving, now_ms)
         self.keep(self._scaler.decide(self._view(kept, starting, now_ms)), serving, now_ms)
+        if isinstance(self._scaler, FleetTuner):
+            self._limit(self._scaler.ask().limits)
 
     def keep(self, wanted: int, serving: Sequence[int], now_ms: float) -> None:
         """Add or drain replicas.
@@ -91,6 +96,11 @@ class Scaling:
                 r.views[i].draining = 1
             here -= 1
 
+    def _limit(self, limits: Sequence[Limits]) -> None:
+        """Put a plan's limits into force, by kind."""
+        for i, kind in enumerate(self._replicas.kinds):
+            self._replicas.order(i, limits[kind])
+
     def _mine(self, serving: Sequence[int], now_ms: float) -> tuple[list[int], list[int]]:
         """Replicas of the first kind that serve and stay, and those that start."""
         r = self._replicas
@@ -112,8 +122,10 @@ class Scaling:
             response_s=float(responses.mean()) / 1000.0 if len(responses) else math.nan,
             arrivals_per_s=1000.0 * (arrived - self._arrived) / span_ms,
             tokens_per_s=1000.0 * float(self._offered[arrived] - self._offered[self._arrived]) / span_ms,
+            slo_attainment=self._good / self._judged if self._judged else math.nan,
         )
         self._arrived, self._ttft_ms, self._first = arrived, 0.0, 0
+        self._good = self._judged = 0
         self._busy_ms[:] = 0.0
         self._ended[:] = [int(clock[i].n_ended) for i in range(len(r))]
         return view

@@ -226,20 +226,22 @@ class Fleet:
         r = self.replicas
         on = self._serving()
         for i in on:
-            ttft_ms, first = r.sum_of_ttft_ms(i)
-            window = r.measure(i)
+            heard = r.hear(i)
+            if r.has_tuner(i):
+                r.measure(i)
             if self._scaling is not None:
-                self._scaling.hear(i, window.busy_ms, ttft_ms, first)
+                self._scaling.hear(i, heard)
             if r.views[i].draining and len(r.pending(i)) == 0:
                 r.stop(i, self.now_ms)
-        here = [i for i in on if r.views[i].on]
+        views, clock = np.asarray(r.views), np.asarray(r.state.clock)
+        here = [i for i in on if views["on"][i]]
         self.moments.append(
             Moment(
                 self.now_ms,
-                serving=sum(not r.views[i].draining for i in here),
-                existing=int(np.count_nonzero(r.views["on"])),
-                queued=int(sum(r.state.clock[i].n_queue for i in here)),
-                running=int(sum(r.state.clock[i].n_running for i in here)),
+                serving=int((views["draining"][here] == 0).sum()),
+                existing=int(np.count_nonzero(views["on"])),
+                queued=int(clock["n_queue"][here].sum()),
+                running=int(clock["n_running"][here].sum()),
             )
         )
         if self._scaling is not None:

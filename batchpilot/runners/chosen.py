@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from batchpilot.configs.fleet_scenario import SUITE as FLEETS
+from batchpilot.configs.fleet_scenario import fleet_scenario_names
 from batchpilot.configs.prototype import PROTOTYPE, prototype_scenarios
 from batchpilot.configs.recordings import recording_of, with_recording
 from batchpilot.configs.scenario import Scenario, suite, suites
@@ -14,7 +16,7 @@ from batchpilot.runners.selection import find_scenario
 
 def suite_names() -> list[str]:
     """Every suite that `--suite` takes."""
-    return [*suites(), PROTOTYPE]
+    return [*suites(), PROTOTYPE, FLEETS]
 
 
 def scenarios_of(name: str, named: Sequence[str] | None, traces: Path | None) -> list[Scenario]:
@@ -35,6 +37,17 @@ def scenarios_of(name: str, named: Sequence[str] | None, traces: Path | None) ->
         return prototype_scenarios(traces)
     found = [find_scenario(one) for one in named] if named else suite(name)
     return [one if traces is None else with_recording(one, traces) for one in found]
+
+
+def is_of_fleets(suite: str, scenarios: Sequence[str] | None) -> bool:
+    """Whether a leaderboard's options mean fleets.
+
+    Args:
+        suite: as typed.
+        scenarios: names or files in place of it.
+    """
+    known = fleet_scenario_names()
+    return suite == FLEETS or (bool(scenarios) and all(one in known for one in scenarios or ()))
 
 
 def first_seed(name: str, first: int, count: int, *, whole_suite: bool) -> int:

@@ -21,19 +21,27 @@ RATE_SLOT_S = 30.0
 Start = Callable[[PreparedFleet], FleetRun]
 
 
-def clairvoyant_of(prepared: PreparedFleet) -> Clairvoyant:
-    """The scaler that knows a run's future.
+HEADROOMS = (0.6, 0.8, 1.0, 1.2)
+"""Of the clairvoyant scaler, replicas over those needed by estimate; the best for the very run counts."""
+
+
+def clairvoyants_of(prepared: PreparedFleet) -> list[Clairvoyant]:
+    """The scalers that know a run's future, one a headroom.
 
     Args:
         prepared: the run.
     """
     known = rates(prepared.offer.requests, RATE_SLOT_S)
-    return Clairvoyant(
-        *known,
-        prepared.offer.capacity_tokens_per_s,
-        ahead_s=prepared.scenario.startup_s,
-        interval_s=prepared.scenario.interval_s,
-    )
+    return [
+        Clairvoyant(
+            *known,
+            prepared.offer.capacity_tokens_per_s,
+            ahead_s=prepared.scenario.startup_s,
+            headroom=headroom,
+            interval_s=prepared.scenario.interval_s,
+        )
+        for headroom in HEADROOMS
+    ]
 
 
 def played(run: FleetRun, scaler: Scaler | None, reward: FleetReward) -> float:
@@ -62,7 +70,7 @@ def references_of(prepared: PreparedFleet, start: Start, reward: FleetReward) ->
     """
     bounds = range(prepared.scenario.least, prepared.scenario.most + 1)
     fixed = {count: played(start(prepared.standing(count)), None, reward) for count in bounds}
-    known = played(start(prepared), clairvoyant_of(prepared), reward)
+    known = max(played(start(prepared), scaler, reward) for scaler in clairvoyants_of(prepared))
     standing = prepared.offer.specs[0].count
     return {STANDING: fixed[standing], BEST_FIXED: max(fixed.values()), CLAIRVOYANT: known}
 

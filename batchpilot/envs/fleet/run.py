@@ -16,6 +16,7 @@ from batchpilot.configs.fleet_scenario import FleetScenario
 from batchpilot.core.limits import Limits
 from batchpilot.engines.scheduler.state import LENGTH, UNFINISHED
 from batchpilot.envs.fleet.offering import Make, Offer, offer
+from batchpilot.fleet.replicas import Span
 from batchpilot.fleet.result import FleetResult
 from batchpilot.fleet.routers import Router
 from batchpilot.fleet.scalers import FleetView, Scaler
@@ -323,6 +324,17 @@ def checked_interval_ms(interval_ms: float) -> float:
     if not (math.isfinite(interval_ms) and interval_ms > 0 and interval_ms % WINDOW_MS == 0):
         raise ValueError(f"the interval is {interval_ms:g} ms; it must be a multiple of {WINDOW_MS:g} ms")
     return interval_ms
+
+
+def paid_replica_s(spans: Sequence[Span], prepared: PreparedFleet) -> float:
+    """Seconds that replicas were paid for, in the price of one of the first kind.
+
+    Args:
+        spans: lives of replicas, ended.
+        prepared: what was run.
+    """
+    unit = _price(prepared, 0)
+    return sum((span.until_ms - span.from_ms) * _price(prepared, span.spec) for span in spans) / unit / 1000.0
 
 
 def _usd(prepared: PreparedFleet, kind: int) -> float:

@@ -120,6 +120,41 @@ def plan(
     return _planned(outlook, service, slo, attainment, kv_capacity_tokens, max_step_tokens)
 
 
+def plan_at(
+    parameters: SaturationParameters,
+    demand: Demand,
+    slo: SLO,
+    kv_capacity_tokens: int,
+    rate_per_s: float,
+    *,
+    max_step_tokens: int = MAX_STEP_TOKENS,
+) -> tuple[Plan, float]:
+    """The limits that serve most of a given rate within SLO, and the share that is served.
+
+    Args:
+        parameters: step latency.
+        demand: what is asked.
+        slo: targets, both finite.
+        kv_capacity_tokens: KV tokens that fit.
+        rate_per_s: requests per second, > 0.
+        max_step_tokens: most tokens of a step that memory allows, >= 1.
+
+    Raises:
+        ValueError: the rate is not above 0, or no step is short enough for the promise.
+    """
+    if not (rate_per_s > 0 and math.isfinite(rate_per_s)):
+        raise ValueError(f"rate is {rate_per_s}; it must be above 0 requests per second")
+    found = [
+        (service.facing(rate_per_s / 1000.0), service)
+        for service in _services(parameters, demand, slo, kv_capacity_tokens, max_step_tokens)
+    ]
+    if not found:
+        raise ValueError(_why_nothing_holds(parameters, demand, slo, ATTAINMENT, max_step_tokens))
+    outlook, service = max(found, key=lambda pair: pair[0].attainment)
+    chosen = _planned(outlook, service, slo, ATTAINMENT, kv_capacity_tokens, max_step_tokens)
+    return chosen, outlook.attainment
+
+
 def at_rate(chosen: Plan, rate_per_s: float, parameters: SaturationParameters, demand: Demand, kv_tokens: int) -> Plan:
     """The same limits at another rate, with the usual step there.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from batchpilot.configs.scenario import Scenario
 from batchpilot.configs.tuner import TunerConfig
@@ -13,7 +13,7 @@ from batchpilot.core.files import write_json
 from batchpilot.core.names import lookup
 from batchpilot.core.provenance import provenance
 from batchpilot.runners.leaderboard.evaluation import Cell, Curves, Row, Task
-from batchpilot.runners.leaderboard.jobs import run_tasks
+from batchpilot.runners.leaderboard.jobs import Runnable, run_tasks
 from batchpilot.runners.leaderboard.strategies import STATIC_BEST, STATIC_SUITE, check_strategies
 
 TRACK = "default"
@@ -65,6 +65,15 @@ class Leaderboard:
             dict.fromkeys(one for name in named for one in (TRACK_TUNERS[self.track] if name == TRACK else (name,)))
         )
 
+    def content(self) -> dict[str, Any]:
+        """What is compared, as plain data: what a configuration hash is made of."""
+        return {
+            "scenarios": [scenario.model_dump() for scenario in self.scenarios],
+            "track": self.track,
+            "tuners": self.strategies,
+            "tuner_config": self.config.to_dict(),
+        }
+
     def tasks(self) -> list[Task]:
         """One task for every scenario and seed, in order."""
         return [
@@ -72,6 +81,28 @@ class Leaderboard:
             for scenario in self.scenarios
             for seed in range(self.first_seed, self.first_seed + self.seeds)
         ]
+
+
+class Board(Protocol):
+    """What `run_leaderboard` needs of a leaderboard, of engines or of fleets."""
+
+    @property
+    def track(self) -> str:
+        """What may be decided."""
+
+    @property
+    def seeds(self) -> int:
+        """Number of seeds."""
+
+    @property
+    def first_seed(self) -> int:
+        """The first of them."""
+
+    def content(self) -> dict[str, Any]:
+        """What is compared, as plain data."""
+
+    def tasks(self) -> Sequence[Runnable]:
+        """One task for every scenario and seed, in order."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +125,13 @@ class Outcome:
 
 
 def run_leaderboard(
-    board: Leaderboard,
+    board: Board,
     folder: Path,
     *,
     jobs: int = 1,
     cluster: str | None = None,
     resume: bool = False,
-    on_done: Callable[[Task, bool], None] | None = None,
+    on_done: Callable[[Runnable, bool], None] | None = None,
     on_damage: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Run every cell of a leaderboard.
@@ -132,19 +163,14 @@ def run_leaderboard(
         if tuner not in failed
     }
     best = _best_limits(tasks, cells)
-    config = {
-        "scenarios": [scenario.model_dump() for scenario in board.scenarios],
-        "track": board.track,
-        "tuners": board.strategies,
-        "tuner_config": board.config.to_dict(),
-    }
+    config = board.content()
     seeds = {"seeds": list(range(board.first_seed, board.first_seed + board.seeds)), "track": board.track}
     origin = seeds | {key: value for key, value in provenance(config=config).items() if key != "seed"}
     write_json(folder / "config.json", config | origin)
     return Outcome(rows, curves, best, origin, failed)
 
 
-def _failed(tasks: Sequence[Task], cells: Sequence[Cell]) -> dict[str, str]:
+def _failed(tasks: Sequence[Runnable], cells: Sequence[Cell]) -> dict[str, str]:
     """What each tuner raised, the first time."""
     found: dict[str, str] = {}
     for task, cell in zip(tasks, cells, strict=True):
@@ -153,6 +179,6 @@ def _failed(tasks: Sequence[Task], cells: Sequence[Cell]) -> dict[str, str]:
     return found
 
 
-def _best_limits(tasks: Sequence[Task], cells: Sequence[Cell]) -> dict[tuple[str, int], dict[str, Any]]:
+def _best_limits(tasks: Sequence[Runnable], cells: Sequence[Cell]) -> dict[tuple[str, int], dict[str, Any]]:
     pairs = zip(tasks, cells, strict=True)
     return {(task.scenario.name, task.seed): cell.best for task, cell in pairs if cell.best is not None}

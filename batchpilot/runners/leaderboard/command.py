@@ -13,17 +13,18 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from batchpilot.configs.fleet_scenario import SUITE as FLEETS
 from batchpilot.configs.recordings import is_recorded
 from batchpilot.configs.scenario import Scenario
 from batchpilot.core.files import json_text
 from batchpilot.core.limits import TRACKS
 from batchpilot.envs.backends import SIMULATED
-from batchpilot.runners.chosen import first_seed, left_out_notes, scenarios_of, suite_names
+from batchpilot.runners.chosen import first_seed, is_of_fleets, left_out_notes, scenarios_of, suite_names
 from batchpilot.runners.completion import completing
-from batchpilot.runners.leaderboard.board import Leaderboard, Outcome, run_leaderboard
-from batchpilot.runners.leaderboard.evaluation import Row, Task
-from batchpilot.runners.leaderboard.jobs import cell_path
+from batchpilot.runners.leaderboard.board import Leaderboard, Outcome
+from batchpilot.runners.leaderboard.evaluation import Row
 from batchpilot.runners.leaderboard.regression import load_baseline, regression_grid, regressions, save_baseline
+from batchpilot.runners.leaderboard.running import refuse_to_overwrite, run_with_progress
 from batchpilot.runners.leaderboard.strategies import STATIC_BEST
 from batchpilot.runners.options import (
     CatalogueOption,
@@ -43,7 +44,6 @@ from batchpilot.runners.options import (
     stdout_console,
 )
 from batchpilot.runners.pasted import show_pasted
-from batchpilot.runners.progress import ToldProgress
 from batchpilot.runners.report.summary import summarise, summarise_families, write_csv
 from batchpilot.runners.report.tables import leaderboard_tables, short_tables, tables
 from batchpilot.runners.report.verdict import verdict
@@ -122,6 +122,16 @@ def leaderboard(
     as_json: JsonOption = False,
 ) -> None:
     """Rank strategies on the same requests, against references; write results.csv, summary.csv and report.html."""
+    named_tuners = tuple(name.strip() for name in tuners.split(",") if name.strip())
+    if is_of_fleets(suite_name, scenarios):
+        from batchpilot.runners.fleet import leaderboard_command as fleets
+
+        refuse(context, "for fleets", *fleets.ENGINE_ONLY)
+        folder = out or Path("reports") / FLEETS
+        refuse_to_overwrite(folder, resume or overwrite)
+        of_fleets = fleets.board_of(scenarios, named_tuners, seeds, seed)
+        fleets.run_fleets(of_fleets, folder, jobs=jobs, cluster=cluster, resume=resume, as_json=as_json, full=full)
+        return
     if trace is None:
         refuse(context, "without --trace", "trace_format", "columns", "rate", "start_s", "duration_s", "skip_bad_rows")
     else:
@@ -160,13 +170,13 @@ def leaderboard(
     board = Leaderboard(
         tuple(one for one in chosen if not one.needs_trace),
         track,
-        tuple(name.strip() for name in tuners.split(",") if name.strip()),
+        named_tuners,
         seeds,
         first_seed(suite_name, seed, seeds, whole_suite=trace is None and not scenarios),
         find_tuner_config(config),
     )
     folder = out or Path("reports") / f"{_run_name(trace, scenarios, suite_name)}-{track}"
-    _refuse_to_overwrite(folder, resume or overwrite)
+    refuse_to_overwrite(folder, resume or overwrite)
     started = time.monotonic()
     if server:
         kept = folder / "engine.json"
@@ -177,7 +187,7 @@ def leaderboard(
             ),
         )
         notes += [MEASURED, SEARCHED] if STATIC_BEST in board.strategies else [MEASURED]
-    outcome = _run_with_progress(board, folder, jobs, cluster, resume)
+    outcome = run_with_progress(board, folder, jobs, cluster, resume)
     summary = summarise(outcome.rows)
     notes += [f"Left out: {error}." for error in outcome.failed.values()]
     notes += too_long_notes(outcome.rows)
@@ -226,37 +236,6 @@ def _run_name(trace: Path | None, scenarios: list[str] | None, suite_name: str) 
     if scenarios:
         return Path(scenarios[0]).stem if len(scenarios) == 1 else f"{len(scenarios)}-scenarios"
     return suite_name
-
-
-def _refuse_to_overwrite(folder: Path, told: bool) -> None:
-    if (folder / "results.csv").exists() and not told:
-        raise ValueError(f"{folder} holds results already; add --overwrite or --resume, or give another --out")
-
-
-def _run_with_progress(board: Leaderboard, folder: Path, jobs: int, cluster: str | None, resume: bool) -> Outcome:
-    tasks = board.tasks()
-    try:
-        with ToldProgress() as progress:
-            bar = progress.add_task("running", total=len(tasks))
-
-            def advance(task: Task, from_disk: bool) -> None:
-                kept = " (kept)" if from_disk else ""
-                progress.update(bar, advance=1, description=f"{task.scenario.name} seed {task.seed}{kept}")
-
-            def tell(damage: str) -> None:
-                progress.console.print(damage, style="yellow", markup=False, soft_wrap=True)
-
-            return run_leaderboard(
-                board, folder, jobs=jobs, cluster=cluster, resume=resume, on_done=advance, on_damage=tell
-            )
-    except KeyboardInterrupt:
-        finished = sum(cell_path(folder, task).exists() for task in tasks)
-        typer.secho(
-            f"stopped: {finished} of {len(tasks)} cells are kept in {folder}; the same command with --resume goes on",
-            err=True,
-            fg=typer.colors.YELLOW,
-        )
-        raise typer.Exit(130) from None
 
 
 def _write(folder: Path, board: Leaderboard, outcome: Outcome, summary: list[dict[str, Any]], notes: list[str]) -> None:

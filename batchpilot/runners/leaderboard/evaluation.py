@@ -70,6 +70,10 @@ class Task:
         data += [content_hash(name) for name in self.tuners]
         return config_hash([data, dict(self.backend.origin), git_revision(), versions()])
 
+    def run(self) -> Cell:
+        """Compute the cell, see `run_cell`."""
+        return run_cell(self)
+
 
 @dataclass(frozen=True)
 class Cell:

@@ -4,18 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from joblib import Parallel, delayed
 
 from batchpilot.core.files import write_atomic
 from batchpilot.runners.leaderboard.cluster import ray_cluster
-from batchpilot.runners.leaderboard.evaluation import Cell, Task, run_cell
+from batchpilot.runners.leaderboard.evaluation import Cell
 
 CELLS_PER_WORKER = 4
 """Cells that a worker of a cluster is given before any of them is kept: its backend hands results over in batches."""
 
 
-def cell_path(folder: Path, task: Task) -> Path:
+class Named(Protocol):
+    """A scenario, of an engine or of a fleet."""
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+
+
+class Runnable(Protocol):
+    """What one cell computes."""
+
+    @property
+    def scenario(self) -> Named:
+        """Where."""
+
+    @property
+    def seed(self) -> int:
+        """Of the scenario."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the cell's numbers might."""
+
+    def run(self) -> Cell:
+        """Compute the cell."""
+
+
+def cell_path(folder: Path, task: Runnable) -> Path:
     """Where a cell is kept; the name holds the fingerprint, so a stale cell is never taken for a fresh one.
 
     Args:
@@ -26,13 +54,13 @@ def cell_path(folder: Path, task: Task) -> Path:
 
 
 def run_tasks(
-    tasks: Sequence[Task],
+    tasks: Sequence[Runnable],
     folder: Path,
     *,
     jobs: int = 1,
     cluster: str | None = None,
     resume: bool = False,
-    on_done: Callable[[Task, bool], None] | None = None,
+    on_done: Callable[[Runnable, bool], None] | None = None,
     on_damage: Callable[[str], None] | None = None,
 ) -> list[Cell]:
     """Run every task and return the cells in the order of the tasks, whatever the number of processes.
@@ -82,19 +110,21 @@ def _kept(path: Path, on_damage: Callable[[str], None] | None) -> Cell | None:
         return None
 
 
-def _run(indices: Sequence[int], tasks: Sequence[Task], jobs: int) -> Iterator[tuple[int, Cell]]:
+def _run(indices: Sequence[int], tasks: Sequence[Runnable], jobs: int) -> Iterator[tuple[int, Cell]]:
     if jobs == 1 or len(indices) < 2:
         for index in indices:
-            yield index, run_cell(tasks[index])
+            yield index, tasks[index].run()
         return
     if indices:
         # One cell here first: it fills the disk cache of compiled kernels, which every process would else compile.
-        yield indices[0], run_cell(tasks[indices[0]])
+        yield indices[0], tasks[indices[0]].run()
     parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
     yield from parallel(delayed(_indexed)(index, tasks[index]) for index in indices[1:])
 
 
-def _on_cluster(indices: Sequence[int], tasks: Sequence[Task], jobs: int, cluster: str) -> Iterator[tuple[int, Cell]]:
+def _on_cluster(
+    indices: Sequence[int], tasks: Sequence[Runnable], jobs: int, cluster: str
+) -> Iterator[tuple[int, Cell]]:
     if not indices:
         return
     size = jobs * CELLS_PER_WORKER
@@ -103,5 +133,5 @@ def _on_cluster(indices: Sequence[int], tasks: Sequence[Task], jobs: int, cluste
             yield from Parallel(n_jobs=jobs, batch_size=1)(delayed(_indexed)(index, tasks[index]) for index in batch)
 
 
-def _indexed(index: int, task: Task) -> tuple[int, Cell]:
-    return index, run_cell(task)
+def _indexed(index: int, task: Runnable) -> tuple[int, Cell]:
+    return index, task.run()

@@ -9,7 +9,7 @@ import typer
 
 from batchpilot.core.files import write_atomic
 from batchpilot.core.limits import TRACKS
-from batchpilot.runners.leaderboard.evaluation import Task
+from batchpilot.runners.leaderboard.jobs import Runnable
 from batchpilot.runners.options import JsonOption, reporting_mistakes
 from batchpilot.runners.progress import ToldProgress
 from batchpilot.runners.submissions.judging import Entry, judge
@@ -42,7 +42,7 @@ def submit(
     with ToldProgress() as progress:
         bar = progress.add_task("judging", total=None)
 
-        def advance(task: Task, from_disk: bool) -> None:
+        def advance(task: Runnable, from_disk: bool) -> None:
             progress.update(bar, advance=1, description=f"{task.scenario.name} seed {task.seed}")
 
         record = judge(Entry(strategy, track, suite, seeds, name), KEPT, jobs=jobs, on_done=advance)

@@ -18,7 +18,7 @@ from batchpilot.core.slo import SLO
 from batchpilot.envs.episode import DEFAULT, HINDSIGHT
 from batchpilot.envs.registration import env_id, suite_ids
 from batchpilot.runners.leaderboard.evaluation import Cell, Task
-from batchpilot.runners.leaderboard.jobs import run_tasks
+from batchpilot.runners.leaderboard.jobs import Runnable, run_tasks
 from batchpilot.runners.leaderboard.strategies import POLICY, REFERENCES, check_strategies, make_strategy
 from batchpilot.runners.submissions.record import Record, ScenarioScores, figures_of, test_set_of
 from batchpilot.tuners.planning import SHIPPED_POLICIES
@@ -49,7 +49,7 @@ def judge(
     folder: Path,
     *,
     jobs: int = 1,
-    on_done: Callable[[Task, bool], None] | None = None,
+    on_done: Callable[[Runnable, bool], None] | None = None,
 ) -> Record:
     """Play every run of the suite and write down what came of it.
 

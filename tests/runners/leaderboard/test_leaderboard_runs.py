@@ -9,7 +9,7 @@ from batchpilot.baselines.references.static_best import best_static, best_static
 from batchpilot.configs.scenario import scenario
 from batchpilot.core import Limits
 from batchpilot.envs import prepare
-from batchpilot.runners.leaderboard import jobs
+from batchpilot.runners.leaderboard import evaluation, jobs
 from batchpilot.runners.leaderboard.board import Leaderboard, run_leaderboard
 from batchpilot.runners.leaderboard.evaluation import Cell, Task, run_cell
 
@@ -54,11 +54,11 @@ def test_a_stopped_run_resumes_where_it_was(board, tmp_path, monkeypatch):
         calls.append(task.seed)
         return run_cell(task)
 
-    monkeypatch.setattr(jobs, "run_cell", stop_after_one)
+    monkeypatch.setattr(evaluation, "run_cell", stop_after_one)
     with pytest.raises(KeyboardInterrupt):
         run_leaderboard(board, tmp_path / "stopped")
     ran = []
-    monkeypatch.setattr(jobs, "run_cell", lambda task: ran.append(task.seed) or run_cell(task))
+    monkeypatch.setattr(evaluation, "run_cell", lambda task: ran.append(task.seed) or run_cell(task))
     resumed = run_leaderboard(board, tmp_path / "stopped", resume=True)
     assert calls == [0]
     assert ran == [1, 2]

@@ -1,0 +1,206 @@
+"""What may compete for a fleet, by the name typed: ROUTER+SCALER, ROUTER+SCALER+LIMITS, and references in hindsight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from batchpilot.baselines import SERVER_DEFAULT, Setting
+from batchpilot.baselines.guarded import GuardedTuner
+from batchpilot.baselines.static import StaticTuner
+from batchpilot.configs.tuner import TunerConfig
+from batchpilot.core.limits import Limits
+from batchpilot.core.names import lookup, unknown_name
+from batchpilot.core.tuner import Tuner
+from batchpilot.envs.fleet.references import BEST_FIXED, CLAIRVOYANT, clairvoyants_of
+from batchpilot.envs.fleet.run import POLL_MS, Orders, PreparedFleet
+from batchpilot.envs.scenarios import PreparedRun, prepare
+from batchpilot.fleet.forecast import Forecast
+from batchpilot.fleet.routers import RULES, Router
+from batchpilot.fleet.scalers import SCALERS, Predictive, Scaler
+from batchpilot.fleet.tuner import FleetTuner, Kind
+from batchpilot.latency.planning.demand import Demand
+from batchpilot.runners.leaderboard.evaluation import tightest_slo
+from batchpilot.runners.leaderboard.strategies import make_strategy
+from batchpilot.tuners import TUNERS
+
+NONE, PLANNED = "none", "fleet-tuner"
+"""No scaler; replicas and limits planned together."""
+
+SHIPPED, GUARDED = "static-default", "guarded-default"
+"""Limits of replicas: what servers ship, which hold unless others are named, and those that hold in the references."""
+
+DEFAULT, ALL = "default", "all"
+
+FORECAST_SLOT_S = 30.0
+
+REFERENCES = (BEST_FIXED, CLAIRVOYANT)
+
+_LOG_REQUESTS = 400
+_LOG_SEED_STRIDE = 7_919
+
+_SCALERS = (NONE, *(name for name in SCALERS if name != CLAIRVOYANT), PLANNED)
+
+DEFAULT_STRATEGIES = (
+    *(f"{rule}+{how}" for rule, how in product(("round-robin", "least-tokens"), _SCALERS[:-1])),
+    *(f"least-tokens+{how}+{GUARDED}" for how in (NONE, "queue-and-use", "predictive")),
+    f"least-tokens+{PLANNED}",
+    *REFERENCES,
+)
+"""Strategies that compete when none are named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """Who routes, who scales, and what replicas run with.
+
+    Attributes:
+        name: as typed.
+        rule: of routing.
+        scaler: of `_SCALERS`, or a reference.
+        limits: a tuner of each replica, by name.
+    """
+
+    name: str
+    rule: str
+    scaler: str
+    limits: str = SHIPPED
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it knows the future."""
+        return self.scaler in REFERENCES
+
+    def make(self, run: PreparedRun, seed: int) -> Limits | Tuner:
+        """What a replica runs with; limits that never move as such, since those need no windows.
+
+        Args:
+            run: of its engine.
+            seed: of a tuner's draws.
+        """
+        believed = run.engine.believed_latency()
+        tuner = make_strategy(
+            self.limits, Setting(TunerConfig(), SERVER_DEFAULT, tightest_slo(run), seed, "guarded", believed)
+        )
+        return tuner.ask() if isinstance(tuner, StaticTuner | GuardedTuner) else tuner
+
+    def router(self) -> Router:
+        """Who takes a request; replicas are looked at once a second."""
+        return Router(self.rule, poll_ms=POLL_MS)
+
+    def ways(self, prepared: PreparedFleet) -> list[tuple[PreparedFleet, Scaler | None]]:
+        """What is played: replicas at the start and who scales them; of a reference all that it may choose from.
+
+        Args:
+            prepared: what is run.
+        """
+        if self.scaler == BEST_FIXED:
+            bounds = range(prepared.scenario.least, prepared.scenario.most + 1)
+            return [(prepared.standing(count), Orders(prepared.scenario.interval_s)) for count in bounds]
+        if self.scaler == CLAIRVOYANT:
+            return [(prepared, scaler) for scaler in clairvoyants_of(prepared)]
+        if self.scaler == NONE:
+            return [(prepared, None)]
+        return [(prepared, _BUILDERS.get(self.scaler, _by_rule)(self.scaler, prepared))]
+
+
+def parse(name: str) -> Strategy:
+    """A strategy by name.
+
+    Args:
+        name: ROUTER+SCALER, ROUTER+SCALER+LIMITS, or a reference.
+
+    Raises:
+        ValueError: an unknown router, scaler or tuner of limits; the message names the closest ones.
+    """
+    if name in REFERENCES:
+        return Strategy(name, "least-tokens", name, GUARDED)
+    parts = name.split("+")
+    if len(parts) not in (2, 3):
+        raise ValueError(
+            f"{unknown_name(name, REFERENCES, 'fleet strategy')}; others are ROUTER+SCALER or ROUTER+SCALER+LIMITS, "
+            f"such as least-tokens+queue-and-use+{GUARDED}"
+        )
+    rule, scaler, *limits = parts
+    lookup(RULES, rule, "routing rule")
+    lookup(dict.fromkeys(_SCALERS), scaler, "scaler")
+    if limits:
+        lookup(dict.fromkeys(TUNERS), limits[0], "tuner of a replica's limits")
+        if scaler == PLANNED:
+            raise ValueError(f"{name}: {PLANNED} sets the limits itself; leave +{limits[0]} out")
+    return Strategy(name, rule, scaler, limits[0] if limits else GUARDED if scaler == PLANNED else SHIPPED)
+
+
+def expand(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Strategies as typed, without doubles: "default" (or none at all) and "all" stand for many.
+
+    Args:
+        names: as typed.
+
+    Raises:
+        ValueError: an unknown one.
+    """
+    every = (*(f"{rule}+{how}" for rule, how in product(RULES, _SCALERS)), *REFERENCES)
+    known = {DEFAULT: DEFAULT_STRATEGIES, ALL: every}
+    found = dict.fromkeys(one for name in names or (DEFAULT,) for one in known.get(name, (name,)))
+    for one in found:
+        parse(one)
+    return tuple(found)
+
+
+def forecast_of(prepared: PreparedFleet) -> Forecast:
+    """A forecast that looks for the scenario's day, where it has one.
+
+    Args:
+        prepared: what is run.
+    """
+    day_s = prepared.scenario.day_s
+    return Forecast(period_s=day_s or 0.0, slot_s=FORECAST_SLOT_S)
+
+
+def _predictive(_: str, prepared: PreparedFleet) -> Scaler:
+    scenario = prepared.scenario
+    return Predictive(
+        prepared.offer.capacity_tokens_per_s,
+        ahead_s=scenario.startup_s,
+        forecast=forecast_of(prepared),
+        interval_s=scenario.interval_s,
+    )
+
+
+def _planned(_: str, prepared: PreparedFleet) -> Scaler:
+    """The fleet tuner: the mix is that of another day's log, the latency what replicas believe."""
+    scenario = prepared.scenario
+    log = prepare(scenario.each, prepared.seed + _LOG_SEED_STRIDE)
+    promise = tightest_slo(log)
+    if promise is None:
+        raise ValueError(f"nothing arrives in {scenario.name}; a fleet tuner has nothing to plan for")
+    lengths = (log.requests.prompt_tokens, log.requests.output_tokens)
+    demand = Demand(*(one[:_LOG_REQUESTS].astype(np.float64) for one in lengths))
+    kinds = [
+        Kind(spec.engine.believed_latency(), spec.engine.capacity_tokens, 0 if k == 0 else spec.count)
+        for k, spec in enumerate(prepared.offer.specs)
+    ]
+    return FleetTuner(
+        kinds,
+        demand,
+        promise,
+        least=scenario.least,
+        most=scenario.most,
+        ahead_s=scenario.startup_s,
+        interval_s=scenario.interval_s,
+        forecast=forecast_of(prepared),
+    )
+
+
+def _by_rule(name: str, prepared: PreparedFleet) -> Scaler:
+    return SCALERS[name](interval_s=prepared.scenario.interval_s)
+
+
+_BUILDERS: dict[str, Callable[[str, PreparedFleet], Scaler]] = {
+    "predictive": _predictive,
+    PLANNED: _planned,
+}

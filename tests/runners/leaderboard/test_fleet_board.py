@@ -1,0 +1,108 @@
+"""The leaderboard of fleets: strategies by name, the same requests for all, files that say where they come from."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from batchpilot.configs.fleet_scenario import SUITE
+from batchpilot.runners.chosen import is_of_fleets, suite_names
+from batchpilot.runners.fleet.strategies import ALL, DEFAULT_STRATEGIES, expand, parse
+from batchpilot.runners.main import app
+
+SCENARIO = """
+name: tiny
+description: A short step.
+family: bursty
+replicas: {A100-80GB: 1}
+most: 2
+startup_s: 10
+interval_s: 15
+model: Llama-3-8B
+workload:
+  phases:
+    - duration_s: 40
+      arrivals: {kind: poisson, load: 1.5}
+      lengths: {kind: azure-conv, max_prompt_tokens: 4096}
+"""
+STRATEGIES = (
+    "least-tokens+none,least-tokens+queue-and-use+guarded-default,least-tokens+fleet-tuner,best-fixed,clairvoyant"
+)
+
+
+def run(folder, *more):
+    (folder / "tiny.yaml").write_text(SCENARIO)
+    typed = ["leaderboard", "--suite", "fleet", "--scenario", str(folder / "tiny.yaml"), "--out", str(folder / "out")]
+    return CliRunner().invoke(app, [*typed, "--tuners", STRATEGIES, "--seeds", "2", *more])
+
+
+def test_every_strategy_is_ranked_on_the_same_requests_with_its_origin(tmp_path):
+    told = run(tmp_path)
+    assert told.exit_code == 0, told.output
+    assert "is worth most" in told.output
+    rows = list(csv.DictReader((tmp_path / "out/results.csv").open()))
+    assert len(rows) == 5 * 2
+    assert len({(row["seed"], row["requests"]) for row in rows}) == 2
+    assert all(row["git_revision"] and row["config_hash"] and row["versions"] for row in rows)
+    by = {(row["tuner"], row["seed"]): row for row in rows}
+    for seed in ("0", "1"):
+        fixed = float(by["best-fixed", seed]["net_value"])
+        assert fixed >= float(by["least-tokens+none", seed]["net_value"])
+        assert float(by["clairvoyant", seed]["replica_hours"]) > 0
+    summary = list(csv.DictReader((tmp_path / "out/summary.csv").open()))
+    overall = [row for row in summary if row["scenario"] == "(overall)"]
+    values = [float(row["net_value"]) for row in overall]
+    assert values == sorted(values, reverse=True)
+    assert all(
+        float(row["net_value_low"]) <= float(row["net_value"]) <= float(row["net_value_high"]) for row in overall
+    )
+    page = (tmp_path / "out/report.html").read_text()
+    assert "A short step." in page
+    assert "git_revision" in page
+    assert json.loads((tmp_path / "out/config.json").read_text())["track"] == "fleet"
+
+    again = run(tmp_path)
+    assert again.exit_code == 2
+    assert "--overwrite" in again.output
+    resumed = run(tmp_path, "--resume", "--json")
+    assert resumed.exit_code == 0
+    assert {row["tuner"] for row in json.loads(resumed.stdout)} == set(STRATEGIES.split(","))
+
+
+def test_options_of_engines_are_refused(tmp_path):
+    told = run(tmp_path, "--device", "H100-80GB")
+    assert told.exit_code == 2
+    assert "--device would change nothing for fleets" in " ".join(told.output.split())
+
+
+def test_names_mean_a_router_a_scaler_and_limits():
+    assert parse("round-robin+none").limits == "static-default"
+    assert parse("least-tokens+fleet-tuner").limits == "guarded-default"
+    assert parse("clairvoyant").is_reference
+    assert set(DEFAULT_STRATEGIES) == set(expand(()))
+    assert len(expand((ALL,))) == 7 * 6 + 2
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("least-token+none", "least-tokens"),
+        ("least-tokens+queue", "queue-and-use"),
+        ("least-tokens+none+guarded", "guarded-default"),
+        ("least-tokens", "ROUTER.SCALER"),
+        ("least-tokens+fleet-tuner+aimd", "sets the limits itself"),
+    ],
+)
+def test_an_unknown_strategy_is_refused_with_what_is_meant(name, said):
+    with pytest.raises(ValueError, match=said):
+        expand((name,))
+
+
+def test_the_suite_is_listed_and_its_scenarios_mean_fleets():
+    assert SUITE in suite_names()
+    assert is_of_fleets("quick", ["fleet-step"])
+    assert not is_of_fleets("quick", ["quick-chat"])
+    assert is_of_fleets("fleet", None)
