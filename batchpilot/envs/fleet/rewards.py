@@ -43,6 +43,18 @@ class GoodputMinusCost:
         good = interval.total_good_tokens / able if able > 0 else 0.0
         return good - self.cost_weight * interval.paid_replicas
 
+    def by_row(self, interval: Interval, prepared: PreparedFleet) -> list[float]:
+        """The same for each row alone; together they are the fleet's but for requests whose replica is gone.
+
+        Args:
+            interval: what it brought.
+            prepared: what is run.
+        """
+        able = prepared.offer.capacity_output_tokens_per_s * interval.duration_ms / 1000.0
+        good = interval.good_tokens / able if able > 0 else 0.0 * interval.good_tokens
+        found: list[float] = (good - self.cost_weight * interval.paid_by_row).tolist()
+        return found
+
 
 class OwnFleetReward:
     """A reward of the user's own, held to its contract.

@@ -167,7 +167,7 @@ class Interval:
         running: requests that run, by row.
         paid_ms: time that each row's replica was paid for.
         usd: what that cost; NaN where a price is missing.
-        paid_replicas: replicas paid for on average, in the price of one of the first kind.
+        paid_by_row: replicas paid for on average, in the price of one of the first kind, by row.
     """
 
     start_ms: float
@@ -186,7 +186,12 @@ class Interval:
     running: NDArray[np.int64]
     paid_ms: NDArray[np.float64]
     usd: float
-    paid_replicas: float
+    paid_by_row: NDArray[np.float64]
+
+    @property
+    def paid_replicas(self) -> float:
+        """Replicas paid for on average, in the price of one of the first kind."""
+        return float(self.paid_by_row.sum())
 
 
 class FleetRun:
@@ -295,7 +300,7 @@ class FleetRun:
             np.where(on, clock["n_running"], 0).astype(np.int64),
             paid_ms,
             float((paid_ms * usd)[paid_ms > 0].sum()) / 3.6e6,
-            float((paid_ms * prices).sum()) / (duration_ms * self._unit),
+            paid_ms * prices / (duration_ms * self._unit),
         )
 
     def _view(self) -> FleetView:

@@ -18,7 +18,8 @@ from batchpilot.fleet.routers import Router
 
 ScenarioLike = str | FleetScenario | Sequence[str | FleetScenario]
 
-_OPTIONS = ("scenario", "workload_seed")
+OPTIONS = ("scenario", "workload_seed")
+"""What `reset` takes in place of draws."""
 
 
 class FleetTask:
@@ -74,7 +75,7 @@ class FleetTask:
         """
         options = options or {}
         for name in options:
-            lookup(dict.fromkeys(_OPTIONS), name, "reset option")
+            lookup(dict.fromkeys(OPTIONS), name, "reset option")
         chosen = self.scenarios[int(rng.integers(len(self.scenarios)))]
         if "scenario" in options:
             by_name = {one.name: one for one in self.scenarios}
