@@ -46,9 +46,16 @@ def test_the_chart_is_an_image_that_shows_the_episode(scenarios, steps):
     assert image.min() < 100
 
 
-def test_the_chart_needs_no_colour(scenarios):
-    image = played(BatchingEnv(scenarios["chat"], render_mode="rgb_array"), 3).render().astype(int)
-    assert np.ptp(image, axis=2).max() == 0
+def test_the_chart_is_in_colour_once_something_has_run(scenarios):
+    env = BatchingEnv(scenarios["chat"], render_mode="rgb_array")
+    spread = [np.ptp(played(env, steps).render().astype(int), axis=2) for steps in (0, 3)]
+    assert spread[0].max() < 20  # greys
+    assert (spread[1] > 60).sum() > 200
+
+
+def test_the_same_episode_gives_the_same_chart(scenarios):
+    first, second = (played(BatchingEnv(scenarios["chat"], render_mode="rgb_array"), 0).render() for _ in range(2))
+    np.testing.assert_array_equal(first, second)
 
 
 def test_without_a_render_mode_nothing_is_rendered(scenarios):

@@ -131,6 +131,10 @@ def result_curves(scenarios=tuple(SCENARIOS), tuners=tuple(GOODPUT), windows=150
                 "queue": np.round(queue).tolist(),
                 "running": np.minimum(batch, queue + 4).tolist(),
                 "goodput_tokens_per_s": goodput.tolist(),
-                "ttft_p95_ms": np.where(rng.random(windows) < 0.05, math.nan, 300 + 40 * queue).tolist(),
+                "ttft_p95_over_promise": np.where(rng.random(windows) < 0.05, math.nan, 0.15 + queue / 50).tolist(),
+                "tpot_p95_over_promise": np.full(windows, 0.6).tolist(),
+                "oldest_wait_over_promise": (queue / 60).tolist(),
+                "arrivals_per_s": np.full(windows, 9.0).tolist(),
+                "refused_per_s": (queue > 20).astype(float).tolist(),
             }
     return curves

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from batchpilot.latency.fitting.observations import Observations
@@ -18,7 +19,7 @@ from batchpilot.runners.report.svg import INK, MUTED, drawing, to_svg
 _PREFILL: dict[str, Any] = {"color": "#0072b2", "marker": "o", "label": "without context (prefill)"}
 _DECODE: dict[str, Any] = {"color": "#d55e00", "marker": "^", "label": "with context (decode)"}
 _MOST_POINTS = 2000
-_ROUND_MS = tuple(digit * 10.0**power for power in range(-1, 5) for digit in (1, 2, 5))
+_LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d31", "#6b7077")
 
 
 def residuals_chart(calibration: Calibration) -> str:
@@ -76,8 +77,10 @@ def predicted_chart(calibration: Calibration) -> str:
         return to_svg(figure, "predicted", title)
 
 
-def surface_chart(calibration: Calibration) -> str:
-    """Lines of equal predicted step time over requests and tokens without context, and the steps that were measured.
+def steps_chart(calibration: Calibration) -> str:
+    """Step time over tokens, a line for each of a few batch sizes without context, and the steps that were measured.
+
+    Each measured step is drawn in the colour of the line whose batch size is nearest.
 
     Args:
         calibration: what was found.
@@ -85,44 +88,50 @@ def surface_chart(calibration: Calibration) -> str:
     Returns:
         One `<svg>` element.
     """
-    observed = calibration.observations
-    widest, longest = max(float(observed.batch_size.max()), 8.0), max(float(observed.tokens.max()), 64.0)
-    requests, tokens = np.geomspace(1, widest, 60), np.geomspace(1, longest, 90)
-    latency_ms = calibration.fit.parameters.predict(requests, tokens[:, None])
-    possible = np.ma.masked_array(latency_ms, tokens[:, None] < requests)
-    levels = [level for level in _ROUND_MS if possible.min() < level < possible.max()]
+    observed, _ = _thinned(calibration)
+    sizes = _line_sizes(observed.batch_size)
+    nearest = np.abs(np.log(observed.batch_size)[:, None] - np.log(sizes)).argmin(axis=1)
+    context = observed.context_tokens > 0
+    longest = max(float(observed.tokens.max()), 64.0)
     with drawing():
-        figure = Figure(figsize=(8.4, 4.6))
+        figure = Figure(figsize=(8.4, 4.8))
         axes = figure.add_subplot()
-        if levels:
-            axes.contour(requests, tokens, possible, levels=levels, colors=INK, linewidths=0.9)
-        decode_ms = calibration.fit.parameters.predict(requests, requests)
-        for level in levels:
-            # Named where they end: labels within the lines tear them apart on logarithmic axes.
-            across, up = widest, _where(level, latency_ms[:, -1], tokens)
-            if not up >= widest:
-                across = up = _where(level, decode_ms, requests)
-            if np.isfinite(up):
-                axes.annotate(f"{level:g} ms", (across, up), (4, -3), textcoords="offset points", fontsize=8)
-        diagonal = [1, min(widest, longest)]
-        axes.plot(diagonal, diagonal, color=MUTED, linewidth=0.8, linestyle=":")
-        for rows, style in _kinds(observed):
-            axes.plot(
-                observed.batch_size[rows], observed.tokens[rows], linestyle="none", markersize=5, clip_on=False, **style
-            )
-        for name, set_scale in (("x", axes.set_xscale), ("y", axes.set_yscale)):
-            set_scale("log", base=2)
-            _plain_numbers(axes, name)
-        axes.set_xlabel("Requests in the step, B (dotted: one token each)")
-        axes.set_ylabel("Tokens in the step, S")
+        for place, (size, colour) in enumerate(zip(sizes, _LINES, strict=False)):
+            tokens = np.geomspace(size, max(longest, 2 * size), 120)
+            label = f"{size:,.0f} request{'s' if size > 1 else ''}"
+            axes.plot(tokens, calibration.fit.parameters.predict(size, tokens), color=colour, lw=1.6, label=label)
+            for rows, marker in ((~context, "o"), (context, "^")):
+                own = rows & (nearest == place)
+                axes.plot(
+                    observed.tokens[own], observed.latency_ms[own], marker, color=colour, ms=4, alpha=0.6, mew=0, ls=""
+                )
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        for axis, values in ((axes.xaxis, observed.tokens), (axes.yaxis, observed.latency_ms)):
+            axis.set_major_locator(FixedLocator(_round_ticks(float(values.min()), float(values.max()))))
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.set_xlabel("Tokens in the step, S (measured: circles without context, triangles with)")
+        axes.set_ylabel("Step time, ms")
         axes.set_title(title := "How long does a step take, and where was that measured?")
-        axes.legend(loc="lower right")
-        return to_svg(figure, "surface", title)
+        axes.legend(title="Line without context, batch of")
+        return to_svg(figure, "steps", title)
 
 
-def _where(level: float, latency_ms: Floats, along: Floats) -> float:
-    """Where a latency is reached along an axis, NaN where it is not."""
-    return float(np.interp(level, latency_ms, along, left=np.nan, right=np.nan))
+def _line_sizes(batch_sizes: Floats) -> Floats:
+    """At most six batch sizes that were measured, evenly over their logarithm."""
+    known = np.unique(batch_sizes)
+    if len(known) <= len(_LINES):
+        return known
+    wanted = np.geomspace(known[0], known[-1], len(_LINES))
+    return np.unique(known[np.abs(np.log(known)[:, None] - np.log(wanted)).argmin(axis=0)])
+
+
+def _round_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten that cover a range; powers alone where that is more than nine."""
+    digits: tuple[int, ...] = (1, 2, 5) if high / low < 1000 else (1,)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [digit * 10.0**power for power in powers for digit in digits]
 
 
 def _thinned(calibration: Calibration) -> tuple[Observations, Floats]:

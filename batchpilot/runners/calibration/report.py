@@ -7,7 +7,7 @@ from pathlib import Path
 from batchpilot.core.files import write_atomic
 from batchpilot.core.provenance import provenance
 from batchpilot.runners.calibration.calibrating import Calibration
-from batchpilot.runners.calibration.charts import predicted_chart, residuals_chart, surface_chart
+from batchpilot.runners.calibration.charts import predicted_chart, residuals_chart, steps_chart
 from batchpilot.runners.calibration.grids import models_grid, parameters_grid, verdict
 from batchpilot.runners.report.page import definitions, element, figure, items, page, table
 
@@ -40,9 +40,9 @@ def write_calibration_report(path: str | Path, calibration: Calibration) -> Path
         element("p", verdict(calibration), "lead"),
         *problems,
         table(models_grid(calibration)),
+        figure(steps_chart(calibration)),
         figure(predicted_chart(calibration)),
         figure(residuals_chart(calibration)),
-        figure(surface_chart(calibration)),
         table(parameters_grid(calibration)),
         items([*fitted.notes, *calibration.remarks]),
         element("h2", "Where the numbers come from"),

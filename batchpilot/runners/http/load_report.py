@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from batchpilot.core.files import write_atomic, write_json
@@ -19,7 +18,7 @@ from batchpilot.engines.simulated.simulation import SimulationResult
 from batchpilot.runners.http.load_columns import Columns
 from batchpilot.runners.report.grids import ABSENT, Cell, Grid, number, percent
 from batchpilot.runners.report.page import definitions, element, figure, items, page, table
-from batchpilot.runners.report.svg import MUTED, drawing, to_svg
+from batchpilot.runners.report.svg import INK, MUTED, drawing, to_svg
 from batchpilot.runners.stated import offered, promise_of
 from batchpilot.serving.load.files import TOO_MANY
 from batchpilot.serving.load.flight import LoadResult
@@ -257,6 +256,7 @@ def write_load(folder: Path, title: str, columns: Columns, asked: Mapping[str, A
         items(notes(columns.result)),
         table(column_grid(columns)),
         table(class_grid(outcome)),
+        figure(timeline_chart(outcome)),
         figure(latency_chart(columns.outcomes)),
         element("h2", "Where the numbers come from"),
         definitions({name: str(value) for name, value in origin.items() if value is not None}),
@@ -264,8 +264,58 @@ def write_load(folder: Path, title: str, columns: Columns, asked: Mapping[str, A
     write_atomic(folder / "report.html", content)
 
 
+def timeline_chart(outcome: SimulationResult) -> str:
+    """Every request where it was due: the served at their TTFT over the promise, the others along the top.
+
+    Args:
+        outcome: over HTTP.
+    """
+    requests = outcome.requests
+    due_s = requests.arrival_ms / 1000.0
+    promised = np.where(np.isfinite(requests.ttft_target_ms), requests.ttft_target_ms, 1000.0)
+    served = (outcome.finish_code == FINISH_REASONS.index("length")) & np.isfinite(outcome.ttft_ms)
+    over = np.maximum(outcome.ttft_ms / promised, 0.01)
+    finite = bool(np.isfinite(requests.ttft_target_ms).any())
+    top = 2.5 * max(1.0, float(over[served].max(initial=1.0)))
+    kinds = (
+        ("served within the promise", served & outcome.slo_met, over, _COLOURS[0], "o"),
+        ("served, promise missed", served & ~outcome.slo_met, over, _COLOURS[1], "^"),
+        ("refused", _ended(outcome, "refused"), np.full(len(over), top), MUTED, "x"),
+        ("failed or unfinished", ~served & ~_ended(outcome, "refused"), np.full(len(over), 1.6 * top), INK, "+"),
+    )
+    with drawing():
+        drawn = Figure(figsize=(9.0, 3.6))
+        axes = drawn.add_subplot()
+        for name, rows, height, colour, marker in kinds:
+            if rows.any():
+                axes.plot(due_s[rows], height[rows], marker, color=colour, ms=4, ls="", label=f"{name}: {rows.sum():,}")
+        axes.axhline(1, color=INK, linewidth=1)
+        axes.set_yscale("log")
+        _round_ticks(axes.yaxis, "{:g} x" if finite else "{:g}")
+        axes.set_xlabel("Due, s after the start")
+        axes.set_ylabel("TTFT over its promise" if finite else "TTFT, s")
+        axes.set_title(title := "When was the promise kept, and who was turned away?")
+        drawn.legend(loc="outside lower left", ncols=4)
+        return to_svg(drawn, "timeline", title)
+
+
+def _round_ticks(axis: Any, words: str) -> None:
+    """Round values on a logarithmic axis: 1, 2 and 5 times powers of ten, powers alone over more than three decades."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: words.format(value))
+
+
+def _ended(outcome: SimulationResult, beginning: str) -> NDArray[np.bool_]:
+    codes = [code for code, reason in enumerate(FINISH_REASONS) if reason.startswith(beginning)]
+    return np.isin(outcome.finish_code, codes)
+
+
 def latency_chart(columns: Mapping[str, SimulationResult]) -> str:
-    """Share of requests whose TTFT, TPOT and end-to-end time stay below a value, one line a column.
+    """Share of the served requests whose TTFT, TPOT and end-to-end time stay below a value, one line a column.
 
     Args:
         columns: outcomes by what they are called.
@@ -277,20 +327,21 @@ def latency_chart(columns: Mapping[str, SimulationResult]) -> str:
             for (name, outcome), colour in zip(columns.items(), _COLOURS, strict=False):
                 values = getattr(outcome, column)[outcome.finish_code == FINISH_REASONS.index("length")]
                 values = np.sort(np.maximum(values[np.isfinite(values)], 0.1))
-                share = np.arange(1, len(values) + 1) / len(outcome.requests)
+                share = np.arange(1, len(values) + 1) / max(len(values), 1)
                 axis.step(values, share, where="post", label=name, color=colour, linewidth=1.6)
             axis.set_xscale("log")
-            axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            axis.xaxis.set_minor_formatter(NullFormatter())
             axis.set_xlabel(f"{column.removesuffix('_ms').upper()} (ms)")
             axis.set_ylim(0, 1)
         for axis, target in ((axes[0], "ttft_target_ms"), (axes[1], "tpot_target_ms")):
             for value in sorted(set(getattr(next(iter(columns.values())).requests, target).tolist())):
                 if math.isfinite(value):
                     axis.axvline(value, color=MUTED, linestyle=(0, (4, 2)), linewidth=1)
-        axes[0].set_ylabel("share of all requests")
+        for axis in axes:
+            _round_ticks(axis.xaxis, "{:,g}")
+            axis.tick_params(axis="x", labelrotation=30)
+        axes[0].set_ylabel("share of the served")
         axes[0].legend(loc="lower right")
-        drawn.suptitle("How many requests were as fast as that? (dashed: promised)", x=0.01, ha="left")
+        drawn.suptitle("How many of the served requests were as fast as that? (dashed: promised)", x=0.01, ha="left")
         return to_svg(drawn, "latency", "Distribution of TTFT, TPOT and end-to-end time")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from batchpilot.baselines import SERVER_DEFAULT, Setting
@@ -39,6 +39,7 @@ from batchpilot.runners.torch.references import best_on_engine
 
 Row = dict[str, Any]
 Curves = dict[str, list[float]]
+_LIMITS = tuple(one.name for one in fields(Limits) if one.name != "discipline")
 
 _DIGEST = "digest"
 
@@ -235,13 +236,25 @@ def result_curves(windows: Sequence[WindowMetrics]) -> Curves:
     Args:
         windows: every window of the run.
     """
-    budgets = [math.nan if w.limits.token_budget is None else float(w.limits.token_budget) for w in windows]
+    limits = {name: [_limit(getattr(w.limits, name)) for w in windows] for name in _LIMITS}
     return {
         "time_s": [w.end_ms / 1000.0 for w in windows],
-        "batch_size": [float(w.limits.batch_size) for w in windows],
-        "token_budget": budgets,
+        **limits,
         "queue": [float(w.queue) for w in windows],
         "running": [float(w.running) for w in windows],
         "goodput_tokens_per_s": [w.goodput_tokens_per_s for w in windows],
+        "ttft_p95_over_promise": [w.ttft_ms_p95 / w.ttft_target_ms for w in windows],
+        "tpot_p95_over_promise": [w.tpot_ms_p95 / w.tpot_target_ms for w in windows],
+        "oldest_wait_over_promise": [w.oldest_wait_ms / w.ttft_target_ms for w in windows],
+        "arrivals_per_s": [_per_s(w, w.arrivals) for w in windows],
+        "refused_per_s": [_per_s(w, w.refused_on_arrival + w.refused_by_guard) for w in windows],
         "ttft_p95_ms": [w.ttft_ms_p95 for w in windows],
     }
+
+
+def _limit(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _per_s(window: WindowMetrics, count: int) -> float:
+    return 1000.0 * count / window.duration_ms if window.duration_ms > 0 else math.nan

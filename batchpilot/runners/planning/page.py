@@ -112,7 +112,7 @@ def rate_chart(question: Question, chosen: Plan, curve: Sequence[Simulated]) -> 
 
 
 def region_chart(question: Question, chosen: Plan) -> str:
-    """Requests and tokens of a step: what fits into the step target, the limits, and the usual step.
+    """Requests and tokens of a step: what fits into the step target, what the limits let in of that, the usual step.
 
     Args:
         question: what was planned for.
@@ -121,27 +121,34 @@ def region_chart(question: Question, chosen: Plan) -> str:
     Returns:
         One `<svg>` element.
     """
-    limits = chosen.limits
+    limits, parameters = chosen.limits, question.latency.parameters
     sizes = np.arange(1, max(2, round(1.5 * limits.batch_size)) + 1)
     context = sizes * chosen.context_tokens / chosen.batch_size
     target = limits.step_target_ms or chosen.slo.tpot_ms
-    fits = sla_inverse(question.latency.parameters, sizes, target, context, question.max_step_tokens)
+    fits = sla_inverse(parameters, sizes, target, context, question.max_step_tokens)
+    allowed = sizes <= limits.batch_size
+    budget = float(fits.max()) if limits.token_budget is None else float(limits.token_budget)
+    most = np.maximum(np.minimum(fits, budget), sizes)
+    corner = limits.batch_size, budget
+    corner_ms = float(parameters.predict(corner[0], max(corner), context[limits.batch_size - 1]))
     with drawing():
-        drawn = Figure(figsize=(8.4, 3.6))
+        drawn = Figure(figsize=(8.4, 3.8))
         axes = drawn.add_subplot()
-        axes.fill_between(sizes, sizes, np.maximum(fits, sizes), color=_BLUE, alpha=0.15, linewidth=0)
+        axes.fill_between(sizes, sizes, np.maximum(fits, sizes), color=_BLUE, alpha=0.12, linewidth=0)
         axes.plot(sizes, fits, color=_BLUE, label=f"a step of {target:.3g} ms")
-        axes.plot(sizes, sizes, color=MUTED, linestyle=(0, (1, 1.5)), label="decoding only")
+        edge = "what the limits let in, the step target held"
+        axes.fill_between(
+            sizes[allowed], sizes[allowed], most[allowed], fc="none", ec=INK, lw=1.2, hatch="..", label=edge
+        )
         axes.plot([chosen.batch_size], [chosen.step_tokens], "o", color=_ORANGE, label="usual step at the planned rate")
-        axes.axvline(limits.batch_size, color=INK, linewidth=1, label="batch_size")
-        if limits.token_budget is not None:
-            axes.axhline(limits.token_budget, color=INK, linestyle=(0, (5, 2)), linewidth=1, label="token_budget")
+        without = f"batch_size and token_budget alone: up to {corner_ms:.3g} ms"
+        axes.plot(*([value] for value in corner), "D", color=INK, mfc="none", label=without)
         axes.set_xlim(0, sizes[-1])
         axes.set_ylim(0, None)
         axes.set_xlabel("Requests in a step")
         axes.set_ylabel("Tokens in a step")
-        axes.set_title(title := "Which steps keep the TPOT target?")
-        axes.legend(loc="best")
+        axes.set_title(title := "Which steps keep the TPOT target, and which does the plan let in?")
+        drawn.legend(loc="outside lower left", ncols=2)
         return to_svg(drawn, "region", title)
 
 

@@ -20,7 +20,7 @@ p, li, dd { max-width: 46rem }
 .lead { font-size: 1.1rem }
 .scroll { overflow-x: auto; margin: 0.8rem 0 }
 table { border-collapse: collapse; font-size: 0.88rem; font-variant-numeric: tabular-nums }
-caption { text-align: left; font-weight: 600; padding: 0.4rem 0 }
+caption, .caption { text-align: left; font-weight: 600; padding: 0.4rem 0 }
 th, td { padding: 0.25rem 0.7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--rule) }
 thead th { vertical-align: bottom; font-weight: 600; color: var(--muted) }
 th:first-child { text-align: left; font-weight: inherit; padding-left: 0 }
@@ -73,11 +73,14 @@ def element(name: str, text: str, kind: str = "") -> str:
 
 
 def table(grid: Grid) -> str:
-    """A grid as a table that scrolls where it is too wide, its caption below.
+    """A grid as a table that scrolls where it is too wide, its caption below; two columns without names as a list.
 
     Args:
         grid: what to show.
     """
+    if grid.columns == ("", ""):
+        told = definitions({name.text.strip(): value.text.strip() for name, value in grid.rows})
+        return element("p", grid.title, "caption") + told + (element("p", grid.caption, "how") if grid.caption else "")
     headers = ("<br>".join(escape(line) for line in name.splitlines()) for name in grid.columns)
     head = "".join(f'<th scope="col">{header}</th>' for header in headers)
     body = "\n".join(f"<tr>{_cell(row[0], 'th')}{''.join(_cell(cell) for cell in row[1:])}</tr>" for row in grid.rows)

@@ -19,15 +19,9 @@ from batchpilot.runners.report.grids import (
     runs_grid,
     scenario_grid,
 )
+from batchpilot.runners.report.over_time import Curves, over_time
 from batchpilot.runners.report.page import definitions, element, figure, fold, items, page, table
-from batchpilot.runners.report.plots import (
-    Curves,
-    goodput_by_strategy,
-    over_time,
-    profiles,
-    ratio_by_scenario,
-    refusals_by_quartile,
-)
+from batchpilot.runners.report.plots import goodput_by_strategy, profiles, ratio_by_scenario, refusals_by_length
 from batchpilot.runners.report.summary import OVERALL, Row, summarise_families
 from batchpilot.runners.report.verdict import verdict
 from batchpilot.runners.stated import stated_grid
@@ -129,7 +123,7 @@ def _refusals(summary: Sequence[Row]) -> list[str]:
     shares = [row[f"refused_q{quarter}"] for row in summary for quarter in (1, 2, 3, 4)]
     if not any(share > 0 for share in shares):
         return [element("p", "No strategy refused a request.")]
-    return [figure(refusals_by_quartile(summary)), table(refusal_grid(summary))]
+    return [figure(refusals_by_length(summary)), table(refusal_grid(summary))]
 
 
 def _details(

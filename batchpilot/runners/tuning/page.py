@@ -13,6 +13,7 @@ from batchpilot.core.files import write_atomic
 from batchpilot.runners.report.grids import ABSENT, Cell, Grid, number
 from batchpilot.runners.report.page import definitions, element, figure, items, page, table
 from batchpilot.runners.report.svg import INK, MUTED, drawing, to_svg
+from batchpilot.runners.tuning.limit_chart import limit_chart
 from batchpilot.runners.tuning.result import DEFAULT, GRID_BEST, MEANINGS, STATIC_BEST, TUNED, Tuned, best_so_far
 
 _BLUE, _ORANGE = "#0072b2", "#d55e00"
@@ -52,6 +53,7 @@ def write_tune_page(
             definitions(pasted),
             *([items(list(notes))] if notes else []),
             table(comparison_grid(found, objective)),
+            figure(limit_chart(found, objective)),
             figure(convergence_chart(found, objective)),
             *importances,
             element("h2", "Where the numbers come from"),
