@@ -47,7 +47,8 @@ def over_time(curves: Curves, scenario: str, summary: Sequence[Row]) -> str:
     behind = [name for name in references if name in _BEHIND]
     names = [name for name in strategies_of(summary) if name in ran] or references
     with drawing():
-        figure = Figure(figsize=(_WIDTH, height := 1.75 + 1.35 * len(names)), layout="none")  # searching one is slow
+        figure = Figure(figsize=(_WIDTH, height := 1.75 + 1.35 * len(names)))
+        figure.set_layout_engine("none")  # searching for a layout takes seconds
         inches = {
             "top": 1 - 0.75 / height,
             "bottom": 1.0 / height,

@@ -44,7 +44,8 @@ def goodput_by_strategy(summary: Sequence[Row]) -> str:
         figure = Figure(figsize=(8.4, 1.9 + 0.36 * len(strategies)))
         axes = figure.add_subplot()
         for place, row in enumerate(strategies):
-            _dot(axes, *(100 * (1 - row[name]) for name in _GOODPUT), place, style_of(summary, row["tuner"]))
+            value, low, high = (100 * (1 - row[name]) for name in _GOODPUT)
+            _dot(axes, value, low, high, place, style_of(summary, row["tuner"]))
         for row in references:
             lost = 100 * (1 - row["goodput_fraction"])
             label = f"reference {row['tuner']} {lost:.1f} %"
@@ -83,8 +84,9 @@ def ratio_by_scenario(summary: Sequence[Row], reference: str = HINDSIGHT) -> str
         for row in summary:
             if row["tuner"] in names and row["scenario"] != OVERALL and not math.isnan(row.get(column, math.nan)):
                 offset = (names.index(row["tuner"]) + 1) / (len(names) + 1) - 0.5
-                figures = (100 * (row[name] - 1) for name in (column, f"{column}_low", f"{column}_high"))
-                _dot(axes, *figures, scenarios.index(row["scenario"]) + offset, style_of(summary, row["tuner"]))
+                value, low, high = (100 * (row[name] - 1) for name in (column, f"{column}_low", f"{column}_high"))
+                place = scenarios.index(row["scenario"]) + offset
+                _dot(axes, value, low, high, place, style_of(summary, row["tuner"]))
         axes.axvline(0, color=INK, linewidth=1)
         for boundary in range(1, len(scenarios)):
             axes.axhline(boundary - 0.5, color=MUTED, linewidth=0.4, alpha=0.5)
@@ -117,7 +119,7 @@ def refusals_by_length(summary: Sequence[Row]) -> str:
             colour = MUTED if row["is_reference"] else style_of(summary, row["tuner"])["color"]
             axes.plot([row["refused_fraction"], row["refused_q4"]], [place, place], color=colour, linewidth=2)
             axes.plot([row["refused_q4"]], [place], "o", color=colour, markersize=7, clip_on=False)
-            axes.plot([row["refused_fraction"]], [place], "o", color=colour, markersize=7, mfc="white", clip_on=False)
+            axes.plot([row["refused_fraction"]], [place], "o", color=colour, markersize=7, mfc="none", clip_on=False)
         axes.set_yticks(range(len(refusing)), [row["tuner"] for row in refusing])
         axes.set_ylim(max(1, len(refusing)) - 0.4, -0.6)
         axes.set_xlim(0, max([0.05, *(1.05 * row["refused_q4"] for row in refusing)]))
