@@ -58,6 +58,7 @@ def test_parameters_written_are_read_back_and_predict(run, measured, tmp_path):
     assert "roofline" in result.output
     report = (tmp_path / "report.html").read_text()
     assert report.count("<svg") == 3
+    assert "Line without context, batch of" in report
     assert "<script" not in report
 
 

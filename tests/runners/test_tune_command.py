@@ -60,7 +60,9 @@ def test_finds_limits_that_hold_on_unseen_seeds_and_writes_what_to_paste(run, tm
     flags = yaml.safe_load((tmp_path / "vllm.yaml").read_text())
     assert flags["max-num-batched-tokens"] == limits.token_budget >= flags["max-num-seqs"]
     page = (tmp_path / "report.html").read_text()
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3
+    assert "before: what servers ship" in page
+    assert "after: tuned" in page
     assert "How fast did the search converge?" in page
     assert "http" not in page.split("</style>")[1]
 
