@@ -11,8 +11,19 @@ if TYPE_CHECKING:
     from batchpilot.fleet.routers import Router
     from batchpilot.fleet.simulation import Fleet, simulate_fleet
     from batchpilot.fleet.spec import Fault, ReplicaSpec
+    from batchpilot.fleet.tuner import FleetPlan, FleetTuner
 
-__all__ = ["simulate_fleet", "Fleet", "FleetResult", "ReplicaSpec", "Router", "Fault", "RateLimit"]
+__all__ = [
+    "simulate_fleet",
+    "Fleet",
+    "FleetResult",
+    "ReplicaSpec",
+    "Router",
+    "Fault",
+    "RateLimit",
+    "FleetTuner",
+    "FleetPlan",
+]
 
 _HOMES = {
     "simulate_fleet": "simulation",
@@ -22,6 +33,8 @@ _HOMES = {
     "Router": "routers",
     "Fault": "spec",
     "RateLimit": "rate_limit",
+    "FleetTuner": "tuner",
+    "FleetPlan": "tuner",
 }
 
 

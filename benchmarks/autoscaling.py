@@ -1,0 +1,140 @@
+"""What each scaler costs and keeps on a day of conversations and on a step, the clairvoyant one beside them.
+
+    python benchmarks/autoscaling.py --trace AzureLLMInferenceTrace_conv.csv [--day-hours 1] [--limits static-default]
+
+The day: the published conversation hour's requests in their order, over and over, their time stretched so that the rate
+follows a day's rhythm (a sine between 0.3 and 1.7 of the mean), twice, so that the second day can be known from the
+first. The step: the same requests at one rate, four times that for ten minutes, and one again. A replica (Llama 3 8B
+on an A100) takes 60 s to start; routers look once a second; everybody is asked every 30 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchpilot.configs.fleet_scenario import FleetScenario
+from batchpilot.core.files import json_text
+from batchpilot.core.provenance import provenance
+from batchpilot.envs.fleet.references import BEST_FIXED, CLAIRVOYANT
+from batchpilot.envs.fleet.run import PreparedFleet, prepare_fleet
+from batchpilot.fleet.scalers import Clairvoyant, Scaler
+from batchpilot.runners.fleet.board import figures
+from batchpilot.runners.fleet.strategies import PLANNED, Strategy
+from batchpilot.runners.report.statistics import interquartile_mean
+
+SCALERS = ("queue-and-use", "target-use", "response-time", "predictive", PLANNED, BEST_FIXED, CLAIRVOYANT)
+STANDING, MOST = 2, 6
+COLUMNS = ("slo_attainment", "goodput_fraction", "usd", "usd_per_million_tokens", "replicas_mean", "ttft_p99_ms")
+
+Shape = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+def day(hours: float) -> tuple[Shape, float]:
+    """Rate over its mean by second, and seconds in all: two days."""
+    return (lambda at_s: 1.0 - 0.7 * np.cos(2 * np.pi * at_s / (3600.0 * hours))), 7200.0 * hours
+
+
+def step(hours: float) -> tuple[Shape, float]:
+    """Ten minutes calm, ten at four times that, ten calm; 1 is the calm rate."""
+    return (lambda at_s: np.where((at_s >= 600) & (at_s < 1200), 4.0, 1.0)), 1800.0
+
+
+LOADS: dict[str, tuple[Callable[[float], tuple[Shape, float]], float]] = {"day": (day, 1.1), "step": (step, 0.4)}
+"""Shape, and the rate where that is 1 over what the standing replicas hold by estimate."""
+
+
+def stretched(
+    trace: Path, shape: Shape, lasting_s: float, rate_per_s: float, seed: int
+) -> list[tuple[float, str, str]]:
+    """(seconds, prompt, output) of the requests from a place that the seed draws, at a rate that follows a shape."""
+    with trace.open() as file:
+        rows = list(csv.DictReader(file))
+    arrival_s = np.array([row["TIMESTAMP"][:23] for row in rows], "datetime64[ms]").astype(np.float64) / 1000.0
+    gaps = np.diff(arrival_s, append=arrival_s[-1] + (arrival_s[-1] - arrival_s[0]) / len(rows))
+    grid = np.arange(0.0, lasting_s + 1.0)
+    operational = np.concatenate([[0.0], np.cumsum(shape(grid[:-1] + 0.5))]) * rate_per_s * gaps.mean()
+    begin = int(np.random.default_rng(seed).integers(len(rows)))
+    n = int(operational[-1] / gaps.mean() * 1.2) + len(rows)
+    order = (begin + np.arange(n)) % len(rows)
+    passed = np.concatenate([[0.0], np.cumsum(gaps[order])[:-1]])
+    kept = passed < operational[-1]
+    at_s = np.interp(passed[kept], operational, grid)
+    return [(t, rows[k]["ContextTokens"], rows[k]["GeneratedTokens"]) for t, k in zip(at_s, order[kept], strict=True)]
+
+
+def scenario(name: str, file: Path, day_s: float | None) -> FleetScenario:
+    """The fleet that serves a stretched trace."""
+    options = {"arrival_column": "s", "prompt_column": "prompt", "output_column": "output", "time_unit": "s"}
+    return FleetScenario.model_validate(
+        {
+            "name": f"conversation-{name}",
+            "description": "The conversation hour, stretched.",
+            "family": "trace",
+            "replicas": {"A100-80GB": STANDING},
+            "most": MOST,
+            "day_s": day_s,
+            "model": "Llama-3-8B",
+            "workload": {"trace": {"file": str(file), "format": "csv", "options": options}},
+        }
+    )
+
+
+def label(how: str, begun: PreparedFleet, scaler: Scaler | None) -> str:
+    """What the table calls a way to play: references one by one, so that cost stands against attainment."""
+    if how == BEST_FIXED:
+        return f"fixed {begun.offer.specs[0].count}"
+    return f"{how} {scaler.headroom:g}" if isinstance(scaler, Clairvoyant) else how
+
+
+def main() -> None:
+    """Play and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trace", type=Path, required=True)
+    parser.add_argument("--day-hours", type=float, default=1.0)
+    parser.add_argument("--limits", default="guarded-default")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--held-per-s", type=float, default=8.8, help="Requests a second that a replica holds.")
+    parser.add_argument("--out", type=Path, help="Write the figures as JSON here.")
+    options = parser.parse_args()
+    told = []
+    for name, (shape_of, load) in LOADS.items():
+        shape, lasting_s = shape_of(options.day_hours)
+        runs: dict[str, list[dict[str, float]]] = {}
+        for seed in range(options.seeds):
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "trace.csv"
+                rate = load * STANDING * options.held_per_s
+                lines = [f"{t:.6f},{p},{o}" for t, p, o in stretched(options.trace, shape, lasting_s, rate, seed)]
+                file.write_text("s,prompt,output\n" + "\n".join(lines) + "\n")
+                chosen = scenario(name, file, 3600.0 * options.day_hours if name == "day" else None)
+                for how in SCALERS:
+                    limits = "guarded-default" if how == PLANNED else options.limits
+                    strategy = Strategy(how, "least-tokens", how, limits)
+                    prepared = prepare_fleet(chosen, seed, strategy.make)
+                    for begun, scaler in strategy.ways(prepared):
+                        fleet = begun.fleet(strategy.router(), scaler)
+                        fleet.run_until(begun.offer.horizon_ms)
+                        runs.setdefault(label(how, begun, scaler), []).append(figures(fleet.result(), begun))
+        requests = next(iter(runs.values()))[0]["requests"]
+        print(f"\n{name}: {requests:,} requests in {lasting_s / 3600:.1f} h, limits {options.limits}")
+        print(f"{'':<16}{'attained':>10}{'goodput':>9}{'$':>8}{'$/M good':>10}{'replicas':>10}{'TTFT p99':>10}")
+        for how, found in sorted(runs.items(), key=lambda pair: -pair[1][0]["slo_attainment"]):
+            at, good, usd, per, mean, p99 = (
+                float(interquartile_mean([one[column] for one in found])) for column in COLUMNS
+            )
+            print(f"{how:<16}{at:>10.3f}{good:>9.3f}{usd:>8.2f}{per:>10.3f}{mean:>10.2f}{p99:>10,.0f}", flush=True)
+            told.append({"load": name, "scaler": how, "runs": found})
+    if options.out:
+        config = {name: str(value) for name, value in vars(options).items()}
+        options.out.write_text(json_text({"rows": told} | config | provenance(0, config), indent=1))
+
+
+if __name__ == "__main__":
+    main()
