@@ -71,6 +71,8 @@ def choices_chart(choices: Sequence[Choice]) -> str:
     Returns:
         One `<svg>` element.
     """
+    from matplotlib.ticker import MaxNLocator
+
     priced = [(choice, cost) for choice in choices if (cost := choice.usd_per_million) is not None]
     front = pareto([choice for choice, _ in priced])
     with drawing():
@@ -94,6 +96,7 @@ def choices_chart(choices: Sequence[Choice]) -> str:
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.set_xlabel("Devices needed")
         axes.set_ylabel("$ per million output tokens")
         axes.set_title(title := "What does it cost, and how many devices does it take?")

@@ -51,7 +51,7 @@ def limit_chart(found: Tuned, objective: str) -> str:
                 if held.limits is not None:
                     at = float(getattr(held.limits, name) or off)
                     axes.plot([at], [held.seen], marker, color=colour, ms=10, mfc="none", mew=2, label=label)
-            _values_axis(axes, known, off)
+            _values_axis(axes, known, off if None in _tried(found, name) else math.inf)
             axes.set_xlabel(name)
         for axes in list(grid.flat)[len(names) :]:
             axes.set_visible(False)
@@ -67,18 +67,26 @@ def _numbers(limits: Limits) -> list[str]:
     return [name for name in limits.to_dict() if name != "discipline"]
 
 
+def _tried(found: Tuned, name: str) -> list[Any]:
+    """Every value of a limit in trials and in what stands beside them, None for off."""
+    tried = [trial.limits.get(name) for trial in found.trials if trial.limits]
+    return tried + [getattr(held.limits, name) for held in found.held.values() if held.limits is not None]
+
+
 def _values_axis(axes: Any, known: list[float], off: float) -> None:
-    """A logarithmic axis with a few powers of two that cover the values that occurred, and `off`."""
+    """A logarithmic axis with a few powers of two over the values that occurred, and `off` (infinite: nobody was)."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     low, high = math.floor(math.log2(min(known, default=1.0))), math.ceil(math.log2(max(known, default=2.0)))
     ticks = [2.0**power for power in range(low, high + 1, max(1, math.ceil((high - low) / 3)))]
     axes.set_xscale("log", base=2)
-    axes.set_xlim(2.0 ** (low - 0.5), 1.5 * off)
-    axes.xaxis.set_major_locator(FixedLocator([*(tick for tick in ticks if 3 * tick < off), off]))
+    axes.set_xlim(2.0 ** (low - 0.5), 1.5 * off if math.isfinite(off) else 2.0 ** (high + 0.5))
+    ends = [off] if math.isfinite(off) else []
+    axes.xaxis.set_major_locator(FixedLocator([*(tick for tick in ticks if 3 * tick < off), *ends]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "off" if value >= off else _short(value)))
-    axes.axvline(off, color=MUTED, linewidth=0.5, linestyle=(0, (1, 1.5)))
+    for end in ends:
+        axes.axvline(end, color=MUTED, linewidth=0.5, linestyle=(0, (1, 1.5)))
 
 
 def _short(value: float) -> str:
