@@ -114,6 +114,18 @@ class SpeculationSpec(StrictModel):
     draft_share: Annotated[float, Field(ge=0)] = Speculation().draft_share
 
 
+class TenantSpec(StrictModel):
+    """What one user of the workload may take; see `batchpilot.core.tenants.TenantTerms`.
+
+    Attributes:
+        weight: its share under the discipline `fair` is in proportion to it.
+        max_running: most of its requests that run at a time; None for no ceiling.
+    """
+
+    weight: Positive = 1.0
+    max_running: Annotated[int, Field(ge=1)] | None = None
+
+
 class EngineSpec(StrictModel):
     """How the simulated engine serves.
 
@@ -128,6 +140,7 @@ class EngineSpec(StrictModel):
         drift: what changes on the way.
         max_model_len: longest prompt plus output; None takes the model's.
         speculation: how drafts fare; None where the engine is not known to draft.
+        tenants: terms by user (`workload.users` of them, 0 the one that sends most); the others' are ordinary.
     """
 
     mode: Literal["continuous", "static"] = "continuous"
@@ -140,6 +153,7 @@ class EngineSpec(StrictModel):
     drift: list[Drift] = Field(default_factory=list)
     max_model_len: Annotated[int, Field(ge=2)] | None = None
     speculation: SpeculationSpec | None = None
+    tenants: dict[Annotated[int, Field(ge=0)], TenantSpec] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _blocks_can_be_shared(self) -> EngineSpec:
@@ -236,6 +250,8 @@ class Scenario(StrictModel):
         # What is left off says nothing, so that a run keeps its fingerprint when there is more that could be on.
         if not self.engine.prefix_cache:
             del data["engine"]["prefix_cache"]
+        if not self.engine.tenants:
+            del data["engine"]["tenants"]
         for name in ("vision", "speculation"):
             if getattr(self.engine, name) is None:
                 del data["engine"][name]

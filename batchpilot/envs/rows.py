@@ -186,7 +186,7 @@ class SimulationRows:
         state = self._state
         room = (
             state.requests.shape[1],
-            state.user_finish.shape[1],
+            state.users.shape[1],
             state.noise.shape[1],
             state.parameters.shape[1] - 2,
             state.contents.shape[1],

@@ -9,6 +9,7 @@ import numpy as np
 from batchpilot.configs.catalogue import ModelSpec, device, model
 from batchpilot.configs.scenario import ModelSwitch, Scenario
 from batchpilot.core.speculation import Speculation
+from batchpilot.core.tenants import TenantTerms
 from batchpilot.engines.memory import memory_model
 from batchpilot.engines.simulated.config import EngineConfig
 from batchpilot.latency.model.parameter_file import read_parameters
@@ -88,6 +89,7 @@ def prepare(scenario: Scenario, seed: int) -> PreparedRun:
         drift=drift_schedule(scenario, latency),
         memory=memory,
         speculation=Speculation() if spec.speculation is None else Speculation(**spec.speculation.model_dump()),
+        tenants={user: TenantTerms(**terms.model_dump()) for user, terms in spec.tenants.items()},
         seed=seed,
     )
     horizon_ms = None if scenario.duration_s is None else 1000.0 * (scenario.duration_s + GRACE_S)

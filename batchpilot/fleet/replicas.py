@@ -17,7 +17,7 @@ from batchpilot.engines.scheduler.cancellation import cancel
 from batchpilot.engines.scheduler.controls import write_limits
 from batchpilot.engines.scheduler.state import FAILED, LENGTH, REQUEST, UNFINISHED, SchedulerState, allocate, row
 from batchpilot.engines.scheduler.windows import open_window, summarise
-from batchpilot.engines.simulated.loading import NOISE_TABLE, load
+from batchpilot.engines.simulated.loading import NOISE_TABLE, load, put_tenants
 from batchpilot.fleet.arrays import new_views
 from batchpilot.fleet.spec import ReplicaSpec
 from batchpilot.latency.model.compiled import plain
@@ -138,6 +138,7 @@ class Replicas:
         engine = replace(spec.engine, seed=spec.engine.seed + _SEED_STRIDE * i)
         self._note(i)
         load(self.state, i, engine, self._nobody)
+        put_tenants(self.state, i, np.unique(self._targets.user), engine.tenants)
         clock = self.state.clock[i]
         clock.ttft_target_ms = float(np.median(self._targets.ttft_target_ms)) if len(self._targets) else math.nan
         clock.tpot_target_ms = float(np.median(self._targets.tpot_target_ms)) if len(self._targets) else math.nan
@@ -341,6 +342,8 @@ class Replicas:
         where[mine, 0] = -1
         clock = self.state.clock[i]
         clock.n_requests = clock.next_arrival = clock.n_queue = clock.n_running = 0
+        for counted in ("running", "held"):
+            self.state.users[counted][i] = 0
 
     def grow(self) -> None:
         """Give every row twice the room."""

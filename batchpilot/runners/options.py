@@ -75,6 +75,10 @@ ColumnsOption = Annotated[
         help="Of a CSV trace: arrival=NAME,prompt=NAME,output=NAME,unit=s|ms|us|ns|date; or some, the rest guessed."
     ),
 ]
+TenantsOption = Annotated[
+    Path | None,
+    typer.Option(help="YAML file, a line a user: alice: {weight: 2, max_running: 8}; requests name theirs as `user`."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 

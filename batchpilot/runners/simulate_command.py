@@ -14,7 +14,7 @@ from batchpilot.core.limits import DISCIPLINE_WORDS, TRACKS, Limits
 from batchpilot.core.provenance import provenance
 from batchpilot.core.tuner import Tuner
 from batchpilot.engines import SimulatedEngine, SimulationResult, run_engine
-from batchpilot.engines.simulated.fairness import fairness
+from batchpilot.engines.simulated.fairness import fairness, tenant_figures
 from batchpilot.engines.simulated.simulation import image_figures
 from batchpilot.envs.scenarios import PreparedRun, prepare
 from batchpilot.runners.completion import completing
@@ -160,6 +160,7 @@ def _figures(run: PreparedRun, strategy: str, result: SimulationResult) -> dict[
         "preemptions": result.preemptions,
         "prefix_hit_rate": result.prefix_hit_rate,
         **image_figures(result),
+        **tenant_figures(result, run.engine.tenants),
         **{f"refused_q{k + 1}": float(share) for k, share in enumerate(result.refused_by_prompt_quartile())},
         "final_limits": str(result.windows[-1].limits) if result.windows else "",
         **provenance(run.seed, run.scenario.content()),

@@ -92,6 +92,8 @@ class Reference:
     lookups: int = 0
     hits: int = 0
     encoded_ms: float = 0.0
+    weights: dict = field(default_factory=dict)
+    ceilings: dict = field(default_factory=dict)
 
     def has_to_be_encoded(self, r):
         return r.image is not None and r.computed < r.image_end and r.image not in self.features
@@ -218,7 +220,7 @@ class Reference:
             return r.arrival + r.ttft_target - self.T(1, r.prompt - r.cached, r.cached) - self.lone_encode_ms(r)
         if self.discipline == "fair":
             start = max(self.virtual, self.user_finish.get(r.user, 0.0))
-            self.user_finish[r.user] = start + r.prompt - r.cached + r.estimated
+            self.user_finish[r.user] = start + (r.prompt - r.cached + r.estimated) / self.weights.get(r.user, 1.0)
             return start
         if self.discipline in ("priority", "vision"):
             return (r.priority, r.arrival)
@@ -287,8 +289,13 @@ class Reference:
             r.latest = self.latest(r)
         return r.latest
 
+    def may_join(self):
+        """Who waits and whose tenant is below its ceiling."""
+        run = [r.user for r in self.running]
+        return [r for r in self.waiting if run.count(r.user) < self.ceilings.get(r.user, math.inf)]
+
     def head(self):
-        return min(self.waiting, key=lambda r: (r.key, r.id))
+        return min(self.may_join(), key=lambda r: (r.key, r.id))
 
     def preempt(self, r):
         self.running.remove(r)
@@ -403,7 +410,7 @@ class Reference:
                 if self.reserve(r, tokens, plan):
                     plan.append((r, tokens))
                 return bool(plan)
-        while not plan and not self.delayed() and self.waiting and len(self.running) < self.limits.batch_size:
+        while not plan and not self.delayed() and self.may_join() and len(self.running) < self.limits.batch_size:
             head = self.head()
             self.look_up(head)
             if head.need < 512 or not self.admit(head, min(head.need, budget), plan):
@@ -411,7 +418,7 @@ class Reference:
         return bool(plan)
 
     def make_way(self):
-        while self.waiting and self.head().priority == 0:
+        while self.may_join() and self.head().priority == 0:
             head = self.head()
             self.look_up(head)
             if len(self.running) < self.limits.batch_size and self.needed(head) <= self.free():
@@ -501,7 +508,7 @@ class Reference:
     def admissions(self, plan):
         if self.delayed():
             return
-        while self.waiting and len(self.running) < self.limits.batch_size:
+        while self.may_join() and len(self.running) < self.limits.batch_size:
             head = self.head()
             self.look_up(head)
             if self.prefill == "selective" and head.need >= 512:

@@ -58,6 +58,8 @@ def result_row(scenario="chat-a100", tuner="dynamic", seed=0, **changes):
         "flop_per_byte": 90.0,
         "kv_used_mean": 0.4,
         "kv_used_peak": 0.7,
+        "joules_per_token": 0.6,
+        "usd_per_million": 1.2,
         "fairness": 0.98,
         "success_rate": 0.999,
         "refused_fraction": 0.001,

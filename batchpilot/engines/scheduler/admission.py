@@ -16,7 +16,7 @@ from batchpilot.engines.scheduler.lifecycle import (
     turn_away,
 )
 from batchpilot.engines.scheduler.prefix_cache import look_up
-from batchpilot.engines.scheduler.queue import PRIORITY, VISION, is_relegated, key_on_arrival, push, take_out
+from batchpilot.engines.scheduler.queue import PRIORITY, VISION, is_relegated, key_on_arrival, push
 from batchpilot.engines.scheduler.speculation import draft_ms
 from batchpilot.engines.scheduler.state import (
     CANCELLED,
@@ -26,6 +26,7 @@ from batchpilot.engines.scheduler.state import (
     WHOLE,
     SchedulerState,
 )
+from batchpilot.engines.scheduler.tenants import count_in, leave_line, somebody_may_join
 from batchpilot.latency.model.compiled import inlined, kernel
 from batchpilot.latency.model.saturation import is_reachable, largest_tokens, step_ms
 
@@ -251,7 +252,9 @@ def admit_next(s: SchedulerState, tokens: int) -> bool:
         return True
     if blocks_needed(s, r) > c.free_blocks:
         return False
-    take_out(s, r)
+    if c.ceilings:
+        count_in(s, r)
+    leave_line(s, r)
     claim(s, r)
     if c.images:
         look_at(s, r)
@@ -269,7 +272,11 @@ def admit_next(s: SchedulerState, tokens: int) -> bool:
 def make_way(s: SchedulerState) -> None:
     """Under the priority discipline, preempt less urgent classes for a waiting high-priority request."""
     c = s.clock[0]
-    while c.n_queue > 0 and s.requests[s.slots[0].waiting].priority == _HIGH:
+    while c.n_queue > 0:
+        if c.ceilings and not somebody_may_join(s):
+            return
+        if s.requests[s.slots[0].waiting].priority != _HIGH:
+            return
         if c.n_running < s.limits[0].batch_size and blocks_needed(s, head_of_queue(s)) <= c.free_blocks:
             return
         position = least_urgent(s)

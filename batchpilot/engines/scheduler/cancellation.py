@@ -11,9 +11,9 @@ import math
 from batchpilot.engines.scheduler.admission import skip_cancelled
 from batchpilot.engines.scheduler.conversations import COME, leave_coming
 from batchpilot.engines.scheduler.lifecycle import close_holes, end_request
-from batchpilot.engines.scheduler.queue import take_out
 from batchpilot.engines.scheduler.state import CANCELLED, STATIC, UNFINISHED, SchedulerState
 from batchpilot.engines.scheduler.static_batching import shorten_batch
+from batchpilot.engines.scheduler.tenants import leave_line
 from batchpilot.latency.model.compiled import kernel
 
 
@@ -54,7 +54,7 @@ def cancel(s: SchedulerState, r: int) -> bool:
         cancel_ahead(s, r)
         return True
     if not is_running(s, r):
-        take_out(s, r)
+        leave_line(s, r)
         end_request(s, r, CANCELLED)
         return True
     end_request(s, r, CANCELLED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from batchpilot.engines.scheduler.conversations import break_off, go_on
 from batchpilot.engines.scheduler.kv_blocks import blocks_for, release, take
-from batchpilot.engines.scheduler.queue import DEADLINE, look_up_due, push, relegate, sooner, take_out
+from batchpilot.engines.scheduler.queue import DEADLINE, look_up_due, push, relegate, sooner
 from batchpilot.engines.scheduler.state import (
     FAILED,
     LENGTH,
@@ -13,6 +13,7 @@ from batchpilot.engines.scheduler.state import (
     UNFINISHED,
     SchedulerState,
 )
+from batchpilot.engines.scheduler.tenants import count_out, leave_line
 from batchpilot.latency.model.compiled import kernel
 
 
@@ -58,12 +59,20 @@ def answered(s: SchedulerState, r: int) -> None:
 
 
 @kernel
+def give_up_place(s: SchedulerState, r: int) -> None:
+    """A request holds no KV blocks any more and, if it held some, runs no longer."""
+    if s.clock[0].ceilings and s.requests[r].blocks > 0:
+        count_out(s, r)
+    release(s, r)
+
+
+@kernel
 def end_request(s: SchedulerState, r: int, reason: int) -> None:
     """A request ends: its reason and time are written once, its KV blocks are freed, its conversation goes on."""
     c = s.clock[0]
     s.requests[r].reason = reason
     s.requests[r].finish_ms = c.now_ms
-    release(s, r)
+    give_up_place(s, r)
     s.slots[c.n_ended % len(s.slots)].ended = r
     c.n_ended += 1
     answered(s, r)
@@ -81,7 +90,7 @@ def turn_away(s: SchedulerState, r: int) -> None:
     if s.clock[0].discipline == DEADLINE:
         relegate(s, r)
     else:
-        take_out(s, r)
+        leave_line(s, r)
         end_request(s, r, REFUSED_GUARD)
 
 
@@ -117,7 +126,7 @@ def preempt(s: SchedulerState, position: int) -> None:
     c = s.clock[0]
     r = s.slots[position].running
     s.slots[position].running = -1
-    release(s, r)
+    give_up_place(s, r)
     own = s.requests[r].computed - s.requests[r].cached
     c.useful_tokens -= own
     s.window[0].preemptions += 1

@@ -19,6 +19,7 @@ from batchpilot.engines.scheduler.lifecycle import add_to_plan, close_holes, ref
 from batchpilot.engines.scheduler.queue import PRIORITY, VISION, change_discipline, follow_guard
 from batchpilot.engines.scheduler.speculation import draft_ms, plan_drafts
 from batchpilot.engines.scheduler.state import SELECTIVE, SchedulerState
+from batchpilot.engines.scheduler.tenants import somebody_may_join
 from batchpilot.engines.scheduler.vision import line_up
 from batchpilot.latency.model.compiled import inlined, kernel
 from batchpilot.latency.model.saturation import step_ms
@@ -126,6 +127,8 @@ def plan_admissions(s: SchedulerState) -> None:
     if is_delayed(s):
         return
     while c.n_queue > 0 and c.n_running < s.limits[0].batch_size:
+        if c.ceilings and not somebody_may_join(s):
+            return
         r = head_of_queue(s)
         need = s.requests[r].prompt + s.requests[r].generated - s.requests[r].computed
         if c.prefill == SELECTIVE and need >= LONG_PROMPT_TOKENS:
@@ -152,6 +155,8 @@ def plan_long_prompt(s: SchedulerState) -> bool:
     if is_delayed(s):
         return False
     while c.n_plan == 0 and c.n_queue > 0 and c.n_running < limits.batch_size:
+        if c.ceilings and not somebody_may_join(s):
+            break
         r = head_of_queue(s)
         need = s.requests[r].prompt + s.requests[r].generated - s.requests[r].computed
         if need < LONG_PROMPT_TOKENS or not admit_next(s, min(need, limits.token_budget)):

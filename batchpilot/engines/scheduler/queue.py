@@ -26,7 +26,9 @@ _RELEGATED_MS = 1e15
 
 @kernel
 def sooner(s: SchedulerState, a: int, b: int) -> bool:
-    """Whether request `a` goes before `b`."""
+    """Whether request `a` goes before `b`: none that is held before one that is not, then by key."""
+    if s.requests[a].held != s.requests[b].held:
+        return bool(s.requests[a].held < s.requests[b].held)
     return s.requests[a].key < s.requests[b].key or (s.requests[a].key == s.requests[b].key and a < b)
 
 
@@ -36,8 +38,9 @@ def key_on_arrival(s: SchedulerState, r: int) -> float:
 
     FCFS: arrival. SJF: estimated output tokens. SPF: prompt tokens, cached ones aside. SLO-aware: the latest start that
     still meets the TTFT target, so that ordering by it is ordering by slack at any moment. Fair: start-time fair
-    queueing, the virtual time at which the user's share reaches this request. Priority: class first, then arrival.
-    Deadline: when the first token is due, put off by the prompt's length, so that under load short prompts go first.
+    queueing, the virtual time at which the user's share, by its weight, reaches this request. Priority: class first,
+    then arrival. Deadline: when the first token is due, put off by the prompt's length, so that under load short
+    prompts go first.
     Vision: as priority, until `vision.py` gives its queue a turn.
     """
     c = s.clock[0]
@@ -54,8 +57,9 @@ def key_on_arrival(s: SchedulerState, r: int) -> float:
             - (lone_encode_ms(s, r) if c.images else 0.0)
         )
     if c.discipline == FAIR:
-        start = max(c.virtual_time, s.user_finish[s.requests[r].user])
-        s.user_finish[s.requests[r].user] = start + uncached + s.requests[r].estimated_output
+        tenant = s.users[s.requests[r].user]
+        start = max(c.virtual_time, tenant.finish)
+        tenant.finish = start + (uncached + s.requests[r].estimated_output) / tenant.weight
         return start
     if c.discipline == DEADLINE:
         due_ms = s.requests[r].arrival_ms + s.requests[r].ttft_target_ms
@@ -209,19 +213,32 @@ def relegate(s: SchedulerState, r: int) -> None:
 
 
 @kernel
+def put_in_order(s: SchedulerState) -> None:
+    """Those who wait have new keys: line them up anew. Whom of a tenant its ceiling holds back is seen anew, too."""
+    c = s.clock[0]
+    if c.ceilings:
+        for user in range(len(s.users)):
+            s.users[user].held = 0
+        for k in range(c.n_queue):
+            s.requests[s.slots[k].waiting].held = 0
+    for k in range(c.n_queue):
+        # The heap grows from the front, so the ids behind it are still to be read.
+        rise(s, TURN, k, s.slots[k].waiting)
+
+
+@kernel
 def change_discipline(s: SchedulerState, discipline: int) -> None:
     """Give every waiting and running request the key of another discipline, as if it had arrived under it."""
     c = s.clock[0]
     c.discipline = discipline
     c.virtual_time = 0.0
-    s.user_finish[:] = 0.0
+    for user in range(len(s.users)):
+        s.users[user].finish = 0.0
     for k in range(c.next_arrival):
         r = s.turns[k].arrived if c.conversations else k
         if s.requests[r].reason == UNFINISHED:
             s.requests[r].key = key_on_arrival(s, r)
-    for k in range(c.n_queue):
-        # The heap grows from the front, so the ids behind it are still to be read.
-        rise(s, TURN, k, s.slots[k].waiting)
+    put_in_order(s)
 
 
 @kernel

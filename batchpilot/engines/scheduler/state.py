@@ -112,6 +112,7 @@ CLOCK = np.dtype(
         ("draft_share", "f8"),
         ("draw_a", "i8"),
         ("draw_b", "i8"),
+        ("ceilings", "i8"),
     ],
     align=True,
 )
@@ -124,7 +125,7 @@ without a first token; `n_due` requests are in the line of `due`, made for this 
 from the oldest on; `conversations` (1 for some) and `n_coming` to `conversations.py`; `images` (1 for some) to
 `plan_encode_ms` to `images.py`: images of which features are kept, as a line from the least recently used on, and the
 time that the step being planned spends on encoding before it computes tokens; `plan_drafted` to `draw_b` to
-`speculation.py`."""
+`speculation.py`; `ceilings` is 1 where some tenant has one, which `tenants.py` keeps."""
 
 LIMITS = np.dtype(
     [
@@ -210,6 +211,7 @@ REQUEST = np.dtype(
         ("admitted", "i1"),
         ("retries", "i1"),
         ("unanswered", "i1"),
+        ("held", "i1"),
     ],
     align=True,
 )
@@ -217,7 +219,8 @@ REQUEST = np.dtype(
 waits those that were found there when it was last looked up), `cached` (prompt tokens found on arrival, from its first
 turn on those found then), `blocks` (KV blocks held), `in_step` (the last step that planned it), `key` (smaller is
 sooner), times and targets. `arrival_ms` is written when the request arrives in a closed loop; `latest_ms` is when a
-waiting request becomes hopeless, `place` and `due_place` where it is in the lines of those that wait."""
+waiting request becomes hopeless, `place` and `due_place` where it is in the lines of those that wait; `held` is 1 while
+its tenant's ceiling keeps it behind the others."""
 
 SLOT = np.dtype(
     [
@@ -284,6 +287,13 @@ IMAGE_ROWS = 12
 
 NO_IMAGE = -1
 
+USER = np.dtype([("finish", "f8"), ("weight", "f8"), ("ceiling", "i8"), ("running", "i8"), ("held", "i8")], align=True)
+"""By tenant: virtual finish time and weight of fair sharing; and where some tenant has a ceiling, the most of its
+requests that may run, those that do, and those held back."""
+
+ORDINARY_USER = np.array((0.0, 1.0, OFF_TOKENS, 0, 0), USER)
+"""Of a tenant without terms of its own, who has not been served yet."""
+
 ABSENT = -1
 
 NOBODY = -1
@@ -307,7 +317,7 @@ class SchedulerState(NamedTuple):
         images: records of `IMAGE`, shape (n,) or as many as there are images; `IMAGE_ROWS` without any.
         parameters: rows of (start_ms, latency parameters): row 0 is the estimate, the others are the true ones
             from their start on, ascending.
-        user_finish: virtual finish time by user.
+        users: records of `USER`, shape (users,).
         noise: factors on step time, used in turn.
         step_times: step times of the window, a ring of `STEP_WINDOW`.
         targets: TTFT and TPOT targets of those who arrived in the window, two rings of `TARGET_WINDOW`.
@@ -324,7 +334,7 @@ class SchedulerState(NamedTuple):
     turns: NDArray[np.void]
     images: NDArray[np.void]
     parameters: NDArray[np.float64]
-    user_finish: NDArray[np.float64]
+    users: NDArray[np.void]
     noise: NDArray[np.float64]
     step_times: NDArray[np.float64]
     targets: NDArray[np.float64]
@@ -371,7 +381,10 @@ def allocate(
         turns=np.zeros((simulations, size if conversations else 0), TURN).view(np.recarray),
         images=np.zeros((simulations, max(images, IMAGE_ROWS)), IMAGE).view(np.recarray),
         parameters=np.full((simulations, drift_rows + 2, 1 + N_PARAMETERS), np.inf),
-        user_finish=np.zeros((simulations, max(users, 1))),
+        users=np.array([[(0.0, 1.0, OFF_TOKENS, 0, 0)]], USER)
+        .repeat(max(users, 1), 1)
+        .repeat(simulations, 0)
+        .view(np.recarray),
         noise=np.ones((simulations, noise)),
         step_times=np.zeros((simulations, STEP_WINDOW)),
         targets=np.zeros((simulations, 2, TARGET_WINDOW)),
@@ -393,7 +406,7 @@ def row(s: SchedulerState, i: int) -> SchedulerState:
         s.turns[i],
         s.images[i],
         s.parameters[i],
-        s.user_finish[i],
+        s.users[i],
         s.noise[i],
         s.step_times[i],
         s.targets[i],

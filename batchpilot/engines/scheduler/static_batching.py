@@ -19,8 +19,9 @@ from batchpilot.engines.scheduler.images import begin_encoding, encode_ms, look_
 from batchpilot.engines.scheduler.kv_blocks import blocks_for
 from batchpilot.engines.scheduler.lifecycle import add_to_plan, close_holes, end_request, first_token, turn_away
 from batchpilot.engines.scheduler.plan import close_plan, open_plan
-from batchpilot.engines.scheduler.queue import push, take_out
+from batchpilot.engines.scheduler.queue import push
 from batchpilot.engines.scheduler.state import LENGTH, SchedulerState
+from batchpilot.engines.scheduler.tenants import count_in, count_out, leave_line, somebody_may_join
 from batchpilot.latency.model.compiled import kernel
 from batchpilot.latency.model.saturation import step_ms
 
@@ -118,6 +119,8 @@ def split_batch(s: SchedulerState) -> None:
             s.slots[kept].running = r
             kept += 1
         else:
+            if c.ceilings:
+                count_out(s, r)
             push(s, r)
     c.n_running = kept
     measure_batch(s)
@@ -134,6 +137,8 @@ def form_batch(s: SchedulerState) -> None:
     c.static_generated = 0
     useful = 0
     while c.n_queue > 0 and c.n_running < limits.batch_size:
+        if c.ceilings and not somebody_may_join(s):
+            break
         r = s.slots[0].waiting
         members = c.n_running + 1
         output = max(c.static_output, s.requests[r].output - s.requests[r].generated)
@@ -149,7 +154,9 @@ def form_batch(s: SchedulerState) -> None:
         too_much = too_much or members * longest - useful > limits.max_padding_tokens
         if members > 1 and (too_much or members * blocks > c.total_blocks):
             break
-        take_out(s, r)
+        if c.ceilings:
+            count_in(s, r)
+        leave_line(s, r)
         s.slots[c.n_running].running = r
         c.n_running = members
         c.static_prompt = longest

@@ -13,7 +13,7 @@ Source: batching document for vision-language models.
 from __future__ import annotations
 
 from batchpilot.core.limits import URGENT_WAIT_MS, VISION_DEADLINES_MS
-from batchpilot.engines.scheduler.queue import TURN, rise
+from batchpilot.engines.scheduler.queue import put_in_order
 from batchpilot.engines.scheduler.state import IMAGE_ROWS, SchedulerState
 from batchpilot.latency.model.compiled import kernel
 
@@ -77,6 +77,4 @@ def line_up(s: SchedulerState) -> None:
             s.requests[r].key = arrival_ms - _STRIDE_MS
         else:
             s.requests[r].key = s.images[queue_of(s, r)].rank * _STRIDE_MS + arrival_ms
-    for k in range(c.n_queue):
-        # The heap grows from the front, so the ids behind it are still to be read.
-        rise(s, TURN, k, s.slots[k].waiting)
+    put_in_order(s)

@@ -111,7 +111,7 @@ def peak_tokens_per_s(s: SchedulerState) -> float:
 def oldest_wait_ms(s: SchedulerState) -> float:
     """Age of the longest waiting request, 0 without one."""
     c = s.clock[0]
-    looked_at = min(c.n_queue, 1) if c.discipline == FCFS else c.n_queue
+    looked_at = min(c.n_queue, 1) if c.discipline == FCFS and not c.ceilings else c.n_queue
     oldest = c.now_ms
     for k in range(looked_at):
         oldest = min(oldest, s.requests[s.slots[k].waiting].arrival_ms)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from batchpilot.engines.scheduler.state import UNFINISHED, SchedulerState, as_bytes
 
-_ITS_OWN = ("requests", "slots", "user_finish", "chains", "contents", "step_log")
+_ITS_OWN = ("requests", "slots", "users", "chains", "contents", "step_log")
 """What belongs to the requests of a state, to their users or prompts; all else goes on as it is."""
 
 _QUEUES = {"running": "n_running", "waiting": "n_queue", "due": "n_due"}
@@ -42,6 +42,9 @@ def carry_over(old: SchedulerState, new: SchedulerState, kept: NDArray[np.int64]
     users = new.requests["user"][: len(kept)].copy()
     as_bytes(new.requests)[: len(kept)] = as_bytes(old.requests)[kept]
     new.requests["user"][: len(kept)] = users
+    if new.clock["ceilings"][0]:
+        for of, column in (("running", "blocks"), ("held", "held")):
+            new.users[of] = np.bincount(users[old.requests[column][kept] > 0], minlength=len(new.users))
     place = np.full(len(old.requests), -1, np.int64)
     place[kept] = np.arange(len(kept))
     for queue, count in _QUEUES.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,6 +12,7 @@ import numpy as np
 from batchpilot.core.limits import DISCIPLINES
 from batchpilot.core.names import lookup
 from batchpilot.core.speculation import Speculation
+from batchpilot.core.tenants import TenantTerms
 from batchpilot.engines.scheduler.state import BATCHING_MODES, PREFILL_MODES
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.latency.model.vision_tower import VisionTower
@@ -65,6 +66,7 @@ class EngineConfig:
             nor noise touches it.
         memory: device memory; None for no accounting and no out-of-memory failure.
         speculation: how drafts fare where the limits ask for them; which are accepted is drawn from the seed.
+        tenants: terms by user; the others' are the ordinary ones, weight 1 and no ceiling.
         seed: of the noise, of what is accepted and of the default estimate.
 
     Raises:
@@ -85,6 +87,7 @@ class EngineConfig:
     vision: VisionTower = field(default_factory=VisionTower)
     memory: EngineMemory | None = None
     speculation: Speculation = field(default_factory=Speculation)
+    tenants: Mapping[int, TenantTerms] = field(default_factory=dict)
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from batchpilot.core.tenants import ORDINARY, TenantTerms
 from batchpilot.engines.simulated.simulation import SimulationResult
 
 
@@ -45,6 +46,31 @@ def served_by_user(result: SimulationResult) -> dict[int, tuple[int, int]]:
     served = np.bincount(codes, result.generated_tokens * result.slo_met, len(users))
     asked = np.bincount(codes, result.requests.output_tokens, len(users))
     return {int(user): (int(served[k]), int(asked[k])) for k, user in enumerate(users)}
+
+
+def tenant_figures(result: SimulationResult, terms: Mapping[int, TenantTerms]) -> dict[str, float]:
+    """How tenants with terms of their own fared, for tables.
+
+    Args:
+        result: of a run.
+        terms: by user; nothing is told where there are none.
+
+    Returns:
+        Of each user: the share of its own demand that it was served within SLO, its share of all that was served so,
+        and the 95th percentile of its TTFT in ms; and Jain's index over what was served by weight.
+    """
+    if not terms:
+        return {}
+    by_user = served_by_user(result)
+    all_served = sum(served for served, _ in by_user.values())
+    figures = {"fairness_by_weight": fairness(result, {user: terms.get(user, ORDINARY).weight for user in by_user})}
+    for user, (served, asked) in by_user.items():
+        ttft_ms = result.ttft_ms[result.requests.user == user]
+        known = ttft_ms[np.isfinite(ttft_ms)]
+        figures[f"user_{user}_served_of_demand"] = served / asked if asked else math.nan
+        figures[f"user_{user}_share_of_served"] = served / all_served if all_served else math.nan
+        figures[f"user_{user}_ttft_p95_ms"] = float(np.percentile(known, 95)) if len(known) else math.nan
+    return figures
 
 
 def fairness(result: SimulationResult, weights: Mapping[int, float] | None = None) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -14,6 +15,7 @@ from batchpilot.core.image_sizes import SIDES_PX
 from batchpilot.core.limits import DISCIPLINES
 from batchpilot.core.slo import typical_target
 from batchpilot.core.speculation import Speculation
+from batchpilot.core.tenants import ORDINARY, TenantTerms, has_ceiling
 from batchpilot.engines.scheduler.conversations import KNOWN, UNKNOWN
 from batchpilot.engines.scheduler.speculation import MODULUS_A, MODULUS_B
 from batchpilot.engines.scheduler.state import (
@@ -22,6 +24,7 @@ from batchpilot.engines.scheduler.state import (
     NO_IMAGE,
     NOBODY,
     OFF_TOKENS,
+    ORDINARY_USER,
     PREFILL_MODES,
     REQUEST,
     SchedulerState,
@@ -78,14 +81,13 @@ def load(state: SchedulerState, i: int, config: EngineConfig, requests: RequestT
     """
     n = len(requests)
     users = requests.users
-    room = (state.requests.shape[1], state.user_finish.shape[1], state.parameters.shape[1] - 2)
+    room = (state.requests.shape[1], state.users.shape[1], state.parameters.shape[1] - 2)
     needed = (n, users, len(config.drift))
     if any(need > have for need, have in zip(needed, room, strict=True)):
         raise ValueError(f"requests, users and drift rows {needed} do not fit the state's {room}")
     incoming = _incoming(requests)
     as_bytes(state.requests)[i, :n] = as_bytes(incoming.records)
     state.noise[i] = _noise(config.seed, config.noise, state.noise.shape[1])
-    state.user_finish[i] = 0.0
     believed = config.believed_latency()
     state.parameters[i] = math.inf
     state.parameters[i, 0, 1:] = believed.as_array()
@@ -108,6 +110,7 @@ def load(state: SchedulerState, i: int, config: EngineConfig, requests: RequestT
     clock.peak_tokens_per_s = believed.peak_tokens_per_s(config.capacity_tokens)
     clock.ttft_target_ms = incoming.ttft_target_ms
     clock.tpot_target_ms = incoming.tpot_target_ms
+    put_tenants(state, i, np.unique(requests.user), config.tenants)
     put_speculation(state, i, config.speculation, config.seed)
     if config.memory is not None:
         clock.fixed_mb = config.memory.fixed_mb
@@ -139,6 +142,26 @@ def put_speculation(state: SchedulerState, i: int | slice, speculation: Speculat
     clock["acceptance_decay"][i] = speculation.decay
     clock["draft_share"][i] = speculation.draft_share
     clock["draw_a"][i], clock["draw_b"][i] = _first_draws(seed)
+
+
+def put_tenants(state: SchedulerState, i: int, users: NDArray[np.int64], terms: Mapping[int, TenantTerms]) -> None:
+    """Put the tenants' terms into row `i` of a state; nobody has been served yet.
+
+    Args:
+        state: with room for the users.
+        i: the row; its clock is written before.
+        users: of the requests, ascending; the k-th has row k.
+        terms: by user; the others' are the ordinary ones.
+    """
+    table = state.users.view(np.ndarray)[i]
+    table[:] = ORDINARY_USER
+    if not terms:
+        return
+    for code, user in enumerate(users.tolist()):
+        tenant = terms.get(user, ORDINARY)
+        table["weight"][code] = tenant.weight
+        table["ceiling"][code] = OFF_TOKENS if tenant.max_running is None else tenant.max_running
+    state.clock[i].ceilings = has_ceiling(terms)
 
 
 def incoming_records(requests: RequestTable) -> NDArray[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from batchpilot.core.limits import Limits
 from batchpilot.core.metrics import MeasuredWindows, WindowMetrics
 from batchpilot.core.slo import SLO
 from batchpilot.core.speculation import Speculation
+from batchpilot.core.tenants import TenantTerms
 from batchpilot.core.tuner import Tuner
 from batchpilot.engines.scheduler.details import DetailsReader, believe
 from batchpilot.engines.scheduler.executor import Executor
@@ -292,6 +293,7 @@ def simulate(
     drift: Sequence[tuple[float, SaturationParameters]] = (),
     memory: EngineMemory | None = None,
     speculation: Speculation | None = None,
+    tenants: Mapping[int, TenantTerms] | None = None,
     horizon_ms: float | None = None,
     record_steps: bool = False,
     seed: int = 0,
@@ -319,6 +321,7 @@ def simulate(
         drift: (start_ms, true parameters from then on), ascending.
         memory: device memory, for its accounting and for out-of-memory failures.
         speculation: how drafts fare where the limits' `speculative_tokens` ask for them.
+        tenants: terms by user: weights of the discipline `fair`, ceilings of requests that run at once.
         horizon_ms: stop there and leave the rest unfinished; None runs until every request has ended.
         record_steps: keep start, B, S, C and T of every step.
         seed: of the noise, of which drafts are accepted and of the default estimate.
@@ -348,6 +351,7 @@ def simulate(
         drift=tuple(drift),
         memory=memory,
         speculation=speculation or Speculation(),
+        tenants=tenants or {},
         seed=seed,
     )
     engine = SimulatedEngine(config, requests if slo is None else requests.with_slos(slo), record_steps=record_steps)

@@ -149,9 +149,11 @@ class _Stream:
         kept = unfinished(old.state)
         engine = SimulatedEngine(self._config, _joined(old.requests.select(kept), table))
         carry_over(old.state, engine.state, kept)
-        self._finish.update(zip(np.unique(old.requests.user).tolist(), old.state.user_finish.tolist(), strict=False))
+        self._finish.update(
+            zip(np.unique(old.requests.user).tolist(), old.state.users["finish"].tolist(), strict=False)
+        )
         for code, user in enumerate(np.unique(engine.requests.user).tolist()):
-            engine.state.user_finish[code] = self._finish.get(user, 0.0)
+            engine.state.users["finish"][code] = self._finish.get(user, 0.0)
         return engine
 
 

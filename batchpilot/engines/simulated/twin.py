@@ -23,7 +23,7 @@ from batchpilot.latency.model.saturation import SaturationParameters
 
 _MOST_KV_TOKENS = 2**40
 
-_COPIED = ("clock", "window", "requests", "slots", "parameters", "user_finish")
+_COPIED = ("clock", "window", "requests", "slots", "parameters", "users")
 _PER_REQUEST = ("requests", "slots")
 """Of these, no more than the futures have: there is room for more."""
 
@@ -120,7 +120,7 @@ class Twin:
         state.clock["n_requests"] = [len(future.requests) for future in futures]
         state.parameters[:, 1, 0] = -math.inf
         state.parameters[:, :, 1:] = latency.as_array()
-        state.user_finish[:] = 0.0
+        state.users["finish"] = 0.0
         for i, future in enumerate(futures):
             as_bytes(state.requests)[i, : len(future.requests)] = as_bytes(future.requests)
         begin(

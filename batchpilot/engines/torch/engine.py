@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from batchpilot.core.limits import Limits
 from batchpilot.core.metrics import WindowMetrics, to_record
 from batchpilot.core.sampling import Sampling
+from batchpilot.core.tenants import TenantTerms
 from batchpilot.engines.scheduler.admission import admit_arrivals, next_arrival_ms
 from batchpilot.engines.scheduler.controls import Controls
 from batchpilot.engines.scheduler.state import SchedulerState, allocate
@@ -44,6 +45,7 @@ class TorchEngineConfig:
         discipline: who is next where the limits do not say.
         prefix_cache: compute equal beginnings of prompts once and share their KV blocks; of continuous batching alone.
         sampling: how tokens are chosen and when a request stops.
+        tenants: terms by user, as requests name theirs; the others' are the ordinary ones.
         seed: of the drawn prompts.
     """
 
@@ -55,6 +57,7 @@ class TorchEngineConfig:
     discipline: str = "fcfs"
     prefix_cache: bool = False
     sampling: Sampling = field(default_factory=Sampling)
+    tenants: Mapping[Any, TenantTerms] = field(default_factory=dict)
     seed: int = 0
 
     def scheduler_config(self, runner: ModelRunner) -> EngineConfig:
@@ -80,6 +83,7 @@ class TorchEngineConfig:
             prefill=self.prefill,
             discipline=self.discipline,
             prefix_cache=self.prefix_cache,
+            tenants=self.tenants,
             memory=runner.memory,
         )
 

@@ -102,7 +102,7 @@ class LiveEngine:
         # To the kernels every row has arrived, and a free one has ended.
         self._controls.clock["n_requests"] = self._controls.clock["next_arrival"] = rows
         self._row.requests["reason"] = CANCELLED
-        self._rows = LiveRows(self._row)
+        self._rows = LiveRows(self._row, config.tenants)
         self._contents = LiveContents(self._row, most) if config.prefix_cache else None
         self._sampling = SamplingTable(rows)
         self._tokens = TokenStore.of_rows(np.asarray(self._row.requests)["prompt"], self.longest)

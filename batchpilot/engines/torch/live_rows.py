@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from batchpilot.engines.scheduler.state import SchedulerState
+from batchpilot.core.tenants import ORDINARY, TenantTerms, has_ceiling
+from batchpilot.engines.scheduler.state import OFF_TOKENS, SchedulerState
 
 
 class UserSlots:
     """Numbers for users, of whom a server meets any number while fair sharing keeps an array by user.
 
     Args:
-        user_finish: virtual finish time by user; a slot's is forgotten when another user gets it.
+        users: records of `USER`; a slot's is forgotten when another user gets it.
+        terms: by user; the others' are the ordinary ones.
     """
 
-    def __init__(self, user_finish: NDArray[np.float64]) -> None:
-        self._user_finish = user_finish
+    def __init__(self, users: NDArray[np.void], terms: Mapping[Hashable, TenantTerms] | None = None) -> None:
+        self._users, self._terms = users, terms or {}
         self._slots: OrderedDict[Hashable, int] = OrderedDict()
-        self._free = list(range(len(user_finish)))
-        self._requests: NDArray[np.int64] = np.zeros(len(user_finish), np.int64)
+        self._free = list(range(len(users)))
+        self._requests: NDArray[np.int64] = np.zeros(len(users), np.int64)
 
     def enter(self, user: Hashable) -> int:
         """A user's slot, for one more request; there must not be more requests than slots.
@@ -32,7 +34,9 @@ class UserSlots:
         """
         if user not in self._slots:
             slot = self._free.pop() if self._free else self._forget_idle()
-            self._user_finish[slot] = 0.0
+            tenant = self._terms.get(user, ORDINARY)
+            ceiling = OFF_TOKENS if tenant.max_running is None else tenant.max_running
+            self._users[slot] = (0.0, tenant.weight, ceiling, 0, 0)
             self._slots[user] = slot
         self._slots.move_to_end(user)
         slot = self._slots[user]
@@ -58,13 +62,15 @@ class LiveRows:
 
     Args:
         row: the scheduler's arrays, loaded without requests.
+        terms: of tenants, by user.
     """
 
-    def __init__(self, row: SchedulerState) -> None:
+    def __init__(self, row: SchedulerState, terms: Mapping[Hashable, TenantTerms] | None = None) -> None:
         self._clock = np.asarray(row.clock)[0]
         self._records = np.asarray(row.requests)
         self._ended = np.asarray(row.slots)["ended"]
-        self._users = UserSlots(row.user_finish)
+        self._users = UserSlots(np.asarray(row.users), terms)
+        self._clock["ceilings"] = has_ceiling(terms or {})
         self._free = list(range(len(self._records)))
         self._row_of: dict[int, int] = {}
         self._request_in = [-1] * len(self._records)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 FEWEST = 4
 """Rates of the past below which a fit would know nothing of its own error."""
@@ -59,8 +58,10 @@ class Growth:
         """
         if math.isinf(self.freedom):
             return self.expected(months)
+        from scipy.special import stdtrit
+
         spread = math.hypot(self.error, self.slope_error * months)
-        return self.expected(months) * math.exp(float(stats.t.ppf(SURE, self.freedom)) * spread)
+        return self.expected(months) * math.exp(float(stdtrit(self.freedom, SURE)) * spread)
 
 
 def fit_growth(months: Sequence[float], rates_per_s: Sequence[float]) -> Growth:
@@ -82,6 +83,8 @@ def fit_growth(months: Sequence[float], rates_per_s: Sequence[float]) -> Growth:
         raise ValueError("every past rate must be above 0 and finite")
     if np.ptp(t) == 0:
         raise ValueError("all past rates are of one moment; give several")
+    from scipy import stats
+
     line = stats.linregress(t, np.log(rate))
     now, freedom = float(t.max()), len(t) - 2
     residual = np.log(rate) - (line.intercept + line.slope * t)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from batchpilot.baselines import SERVER_DEFAULT, Setting, StaticTuner
+from batchpilot.configs.tenants import tenants_file
 from batchpilot.core import SLO, Tuner
 from batchpilot.core.extras import needing
 from batchpilot.core.limits import TRACKS
@@ -25,7 +26,7 @@ from batchpilot.runners.http.gateway_fleet import (
 )
 from batchpilot.runners.http.tokens import TOKEN_VARIABLE, chosen_token
 from batchpilot.runners.leaderboard.strategies import make_strategy
-from batchpilot.runners.options import refuse, reporting_mistakes
+from batchpilot.runners.options import TenantsOption, refuse, reporting_mistakes
 from batchpilot.runners.selection import chosen_tuner, find_tuner_config, parse_limits
 from batchpilot.serving.doors.bodies import MOST_MB
 from batchpilot.serving.doors.origins import check_binding
@@ -126,6 +127,7 @@ def gateway(
         str | None, typer.Option(help="Roll a version out to a growing share of the users: OLD,NEW, as 1,2.")
     ] = None,
     rate_limit: Annotated[str | None, typer.Option(help="Of each API key: TOKENS_PER_S,BURST.")] = None,
+    tenants: TenantsOption = None,
     scaler: Annotated[
         str, typer.Option(help=f"Decides batchpilot_desired_replicas: {', '.join(GATEWAY_SCALERS)}.")
     ] = "queue-and-use",
@@ -170,6 +172,7 @@ def gateway(
         record_mb=record_mb,
         late_log=late_log,
         rate_limit=parse_rate_limit(rate_limit) if rate_limit else None,
+        tenants=tenants_file(tenants) if tenants else {},
     )
     check_binding(host, settings.token)
     if limits is not None:

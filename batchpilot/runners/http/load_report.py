@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from batchpilot.core.files import write_atomic, write_json
@@ -270,6 +269,8 @@ def timeline_chart(outcome: SimulationResult) -> str:
     Args:
         outcome: over HTTP.
     """
+    from matplotlib.figure import Figure
+
     requests = outcome.requests
     due_s = requests.arrival_ms / 1000.0
     promised = np.where(np.isfinite(requests.ttft_target_ms), requests.ttft_target_ms, 1000.0)
@@ -320,6 +321,8 @@ def latency_chart(columns: Mapping[str, SimulationResult]) -> str:
     Args:
         columns: outcomes by what they are called.
     """
+    from matplotlib.figure import Figure
+
     with drawing():
         drawn = Figure(figsize=(9.0, 3.2))
         axes = drawn.subplots(1, 3, sharey=True)

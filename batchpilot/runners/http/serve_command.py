@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 
 from batchpilot.baselines import SERVER_DEFAULT
+from batchpilot.configs.tenants import tenants_file
 from batchpilot.core.names import lookup
 from batchpilot.core.slo import SLO, SLO_CLASSES
 from batchpilot.engines.loading import load_runner
 from batchpilot.latency.model.parameter_file import read_parameters
 from batchpilot.runners.completion import completing
 from batchpilot.runners.http.tokens import TOKEN_VARIABLE, chosen_token
-from batchpilot.runners.options import refuse, reporting_mistakes, stdout_console
+from batchpilot.runners.options import TenantsOption, refuse, reporting_mistakes, stdout_console
 from batchpilot.runners.selection import check_promise, chosen_tuner, find_tuner_config, parse_limits
 from batchpilot.serving.doors.origins import check_binding
 from batchpilot.serving.interpreter import keep_what_is_loaded
@@ -71,6 +72,7 @@ def serve(
     vision: Annotated[
         bool, typer.Option("--vision", help="Take images in messages; a small tower with random weights encodes them.")
     ] = False,
+    tenants: TenantsOption = None,
     room: Annotated[int, typer.Option("--room", min=1, help="Most requests at a time.")] = 1024,
     window_ms: Annotated[float, typer.Option("--window-ms", min=1, help="Length of a measurement window.")] = 1000.0,
     slo: Annotated[str, typer.Option("--slo", help="Promise of requests that name none.")] = "interactive",
@@ -102,6 +104,7 @@ def serve(
     tuner = chosen_tuner(tuner, config, tuner_config, DEFAULT_TUNER)
     known = None if parameters is None else read_parameters(parameters).parameters
     token = chosen_token(token_file)
+    terms = tenants_file(tenants) if tenants else {}
     from batchpilot.engines import detect_device
     from batchpilot.engines.torch import Telemetry, TorchEngineConfig
     from batchpilot.engines.torch.telemetry import source_of
@@ -140,7 +143,9 @@ def serve(
         ),
         tuner=tuner,
         setting=replace(setting, base=constant),
-        engine_config=TorchEngineConfig(max_model_len=max_model_len, prefix_cache=prefix_cache, seed=seed),
+        engine_config=TorchEngineConfig(
+            max_model_len=max_model_len, prefix_cache=prefix_cache, tenants=terms, seed=seed
+        ),
         window_ms=window_ms,
         room=room,
         telemetry=Telemetry(source_of(runner.device)) if runner.device.type == "cuda" else None,

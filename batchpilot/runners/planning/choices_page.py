@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
 from batchpilot.runners.planning.choosing import Choice, Refused, pareto
 from batchpilot.runners.report.grids import ABSENT, Cell, Grid
 from batchpilot.runners.report.svg import INK, MUTED, drawing, to_svg
@@ -71,7 +68,8 @@ def choices_chart(choices: Sequence[Choice]) -> str:
     Returns:
         One `<svg>` element.
     """
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     priced = [(choice, cost) for choice in choices if (cost := choice.usd_per_million) is not None]
     front = pareto([choice for choice, _ in priced])

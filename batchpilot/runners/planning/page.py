@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from batchpilot.core.files import write_atomic
 from batchpilot.latency.planning.inverse import sla_inverse
@@ -86,6 +84,9 @@ def rate_chart(question: Question, chosen: Plan, curve: Sequence[Simulated]) -> 
     Returns:
         One `<svg>` element.
     """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
     service = question.service(chosen)
     rates = np.linspace(0.05, 1.05, _CURVE_POINTS) * curve[-1].rate_per_s
     predicted = [service.facing(rate / 1000.0).attainment for rate in rates]
@@ -121,6 +122,8 @@ def region_chart(question: Question, chosen: Plan) -> str:
     Returns:
         One `<svg>` element.
     """
+    from matplotlib.figure import Figure
+
     limits, parameters = chosen.limits, question.latency.parameters
     sizes = np.arange(1, max(2, round(1.5 * limits.batch_size)) + 1)
     context = sizes * chosen.context_tokens / chosen.batch_size

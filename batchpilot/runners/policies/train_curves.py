@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from batchpilot.runners.report.statistics import estimate
@@ -27,6 +26,8 @@ def learning_curves(points: Sequence[Point]) -> str:
     Returns:
         One `<svg>` element.
     """
+    from matplotlib.figure import Figure
+
     seeds = list(dict.fromkeys(point.seed for point in points))
     with drawing():
         figure = Figure(figsize=(8.4, 4.2))

@@ -61,6 +61,8 @@ MEANS = (
     "flop_per_byte",
     "kv_used_mean",
     "kv_used_peak",
+    "joules_per_token",
+    "usd_per_million",
     "fairness",
     "success_rate",
     "refused_fraction",

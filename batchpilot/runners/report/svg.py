@@ -10,10 +10,10 @@ import html
 import io
 import re
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 INK, MUTED, GRID = "#202124", "#6b7077", "#d9dce0"
 """Stand-ins for the page's text, secondary text and rules; the page's own colours replace them."""
@@ -55,6 +55,8 @@ _LOOK: Any = {
 
 def drawing() -> AbstractContextManager[None]:
     """The look that figures are made and written in."""
+    import matplotlib as mpl
+
     return mpl.rc_context(_LOOK)
 
 

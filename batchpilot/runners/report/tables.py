@@ -12,6 +12,7 @@ from rich.text import Text
 
 from batchpilot.runners.leaderboard.comparison_grids import family_grid
 from batchpilot.runners.report.grids import Cell, Grid, behaviour_grid, refusal_grid, results_grid, scenario_grid
+from batchpilot.runners.report.pareto import pareto_grid
 from batchpilot.runners.report.short import places_grid, winners_grid
 from batchpilot.runners.report.summary import Row
 
@@ -40,7 +41,8 @@ def leaderboard_tables(summary: Sequence[Row], families: Sequence[Row] = ()) -> 
         summary: summary rows.
         families: what `summarise_families` gave; nothing is shown by family without them.
     """
-    grids = [scenario_grid(summary), refusal_grid(summary), behaviour_grid(summary), results_grid(summary)]
+    grids = [scenario_grid(summary), refusal_grid(summary), pareto_grid(summary), behaviour_grid(summary)]
+    grids.append(results_grid(summary))
     if families:
         grids[1:1] = [family_grid(families, summary)]
     return [table for grid in grids for table in tables(grid)]

@@ -21,6 +21,7 @@ from batchpilot.runners.report.grids import (
 )
 from batchpilot.runners.report.over_time import Curves, over_time
 from batchpilot.runners.report.page import definitions, element, figure, fold, items, page, table
+from batchpilot.runners.report.pareto import pareto_grid
 from batchpilot.runners.report.plots import goodput_by_strategy, profiles, ratio_by_scenario, refusals_by_length
 from batchpilot.runners.report.summary import OVERALL, Row, summarise_families
 from batchpilot.runners.report.verdict import verdict
@@ -79,6 +80,7 @@ def write_report(
         figure(goodput_by_strategy(summary)),
         table(results_grid(summary)),
         table(behaviour_grid(summary)),
+        table(pareto_grid(summary)),
         *([table(improvement_grid(summary))] if references else []),
         *([figure(profiles(rows, summary))] if HINDSIGHT in references else []),
         element("h2", "Family by family"),
@@ -144,6 +146,7 @@ def _details(
         table(results_grid(summary, scenario)),
         table(behaviour_grid(summary, scenario)),
         table(refusal_grid(summary, scenario)),
+        table(pareto_grid(summary, scenario)),
         table(runs_grid(rows, scenario, references)),
     )
 

@@ -6,9 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
-
 from batchpilot.core.files import write_atomic
 from batchpilot.runners.report.grids import ABSENT, Cell, Grid, number
 from batchpilot.runners.report.page import definitions, element, figure, items, page, table
@@ -100,6 +97,9 @@ def convergence_chart(found: Tuned, objective: str) -> str:
     Returns:
         One `<svg>` element.
     """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     with drawing():
         drawn = Figure(figsize=(8.4, 3.8))
         axes = drawn.add_subplot()
@@ -130,6 +130,9 @@ def importance_chart(found: Tuned) -> str:
     Returns:
         One `<svg>` element.
     """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
     names = list(found.importances)
     with drawing():
         drawn = Figure(figsize=(8.4, 1.2 + 0.36 * len(names)))

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from batchpilot.core import Limits
+from batchpilot.core.tenants import TenantTerms
 from batchpilot.serving.gateway.backlog import Backlog
 from batchpilot.serving.gateway.cache_room import CacheRoom
+from batchpilot.serving.gateway.places import Places
 from batchpilot.serving.gateway.service import ServiceModel
 from batchpilot.serving.gateway.stalls import Stalls
 from batchpilot.serving.gateway.waiting import RefusedError, Ticket, WaitingLine
@@ -33,6 +35,7 @@ class Gate:
         limits: the limits in force.
         now_ms: the clock.
         cache_tokens: what the upstream's KV cache holds, None for unknown.
+        terms: of tenants, by user; the others' are the ordinary ones.
 
     Attributes:
         line: who waits.
@@ -44,9 +47,14 @@ class Gate:
     """
 
     def __init__(
-        self, limits: Callable[[], Limits], now_ms: Callable[[], float], cache_tokens: int | None = None
+        self,
+        limits: Callable[[], Limits],
+        now_ms: Callable[[], float],
+        cache_tokens: int | None = None,
+        terms: Mapping[str, TenantTerms] | None = None,
     ) -> None:
-        self.line = WaitingLine()
+        self.line = WaitingLine(terms)
+        self._places = Places(terms or {})
         self.inside: dict[Ticket, None] = {}
         self.texts = 0
         self.service = ServiceModel()
@@ -87,6 +95,7 @@ class Gate:
         if ticket in self.inside:
             self.service.hear_crowd(self.texts)
             del self.inside[ticket]
+            self._places.give_back(ticket.completion.user)
             self.texts -= ticket.completion.choices
             self._backlog.computed(ticket)
             self.cache.leave(ticket)
@@ -132,7 +141,7 @@ class Gate:
         """Let go whoever may, and tell those no who can no longer be served in time."""
         limits = self._limits()
         self.line.order_by(limits.discipline or "fcfs")
-        while (ticket := self.line.next()) is not None and self._room(ticket, limits):
+        while (ticket := self.line.next(self._places.taken)) is not None and self._room(ticket, limits):
             if not self._turned_away(ticket, limits):
                 self._send(ticket)
 
@@ -185,7 +194,8 @@ class Gate:
         A prompt beyond the whole limit does not wait: behind it nobody else could.
         """
         queued, own = self.queued_tokens, ticket.completion.prompt_tokens
-        must_wait = len(self.line) > 0 or not self._room(ticket, limits)
+        at_ceiling = ticket.completion.user in self._places.taken
+        must_wait = len(self.line) > 0 or at_ceiling or not self._room(ticket, limits)
         if queued >= most or (must_wait and own > most):
             reason = (
                 f"{queued} prompt tokens are queued, {own} would be added; requests come in while it is below {most}"
@@ -250,6 +260,7 @@ class Gate:
             return
         asked, now_ms = ticket.completion, self._now_ms()
         self.inside[ticket] = None
+        self._places.take(asked.user)
         self.cache.enter(ticket, self.line.usual_output_tokens)
         self.texts += asked.choices
         ticket.sent_ms = self._sent_ms = now_ms

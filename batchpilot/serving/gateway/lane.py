@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 from batchpilot.core import Limits
+from batchpilot.core.tenants import TenantTerms
 from batchpilot.serving.gateway.gate import Gate
 from batchpilot.serving.gateway.late_log import LateLog
 from batchpilot.serving.gateway.observer import Observer
@@ -25,6 +27,7 @@ class Lane:
         cache_tokens: what its KV cache holds, None for unknown.
         upstream: name of the engine's upstream in recordings, "" where there is but one.
         late_log: hears of requests that were late or failed, None for nobody.
+        terms: of tenants, by user.
 
     Attributes:
         name: the engine's, "" where the upstream has but one.
@@ -41,11 +44,12 @@ class Lane:
         cache_tokens: int | None = None,
         upstream: str = "",
         late_log: LateLog | None = None,
+        terms: Mapping[str, TenantTerms] | None = None,
     ) -> None:
         self.name = ""
         self._upstream = upstream
         self.session = session
-        self.gate = Gate(self._limits, lambda: session.now_ms, cache_tokens)
+        self.gate = Gate(self._limits, lambda: session.now_ms, cache_tokens, terms)
         self.observer = Observer(session, self.gate, self._record, late_log, upstream)
         self.reading: UpstreamMetrics | None = None
         self._recorder = recorder

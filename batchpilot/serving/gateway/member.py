@@ -55,7 +55,7 @@ class Member:
         late_log: LateLog | None = None,
     ) -> None:
         def lane(session: TunerSession) -> Lane:
-            return Lane(session, recorder, settings.cache_tokens, name, late_log)
+            return Lane(session, recorder, settings.cache_tokens, name, late_log, settings.tenants)
 
         self.upstream = Upstream(settings)
         self.lanes = Lanes(lane(session), None if another is None else lambda: lane(another()))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from batchpilot.core import SLO
+from batchpilot.core.tenants import TenantTerms
 from batchpilot.fleet.rate_limit import RateLimit
 from batchpilot.serving.doors.bodies import MOST_MB
 from batchpilot.serving.recording import LARGEST_MB
@@ -52,6 +54,7 @@ class GatewaySettings:
         record: where the upstream's steps are written from the start; None for `RECORD_FILE`, once somebody asks.
         record_mb: of that file and the one before it together.
         late_log: where requests that were late or failed are written, None for nowhere.
+        tenants: terms by user, as requests name theirs; a ceiling counts what is at one engine.
         rate_limit: of each API key, None for none.
 
     Raises:
@@ -76,6 +79,7 @@ class GatewaySettings:
     record_mb: float = LARGEST_MB
     rate_limit: RateLimit | None = None
     late_log: Path | None = None
+    tenants: Mapping[str, TenantTerms] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if "@" in self.upstream:

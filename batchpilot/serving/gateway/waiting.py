@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from batchpilot.core.limits import DEADLINE_MS_PER_TOKEN
+from batchpilot.core.tenants import ORDINARY, TenantTerms
 from batchpilot.serving.gateway.completions import Completion
 
 FIRST_OUTPUT_TOKENS = 128.0
@@ -72,12 +73,16 @@ class WaitingLine:
     Under `deadline` too the guard refuses: a client that hears of it can go elsewhere, which is better than the end of
     a line.
 
+    Args:
+        terms: of tenants, by user: their weights under `fair`.
+
     Attributes:
         tokens: prompt tokens that wait.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, terms: Mapping[str, TenantTerms] | None = None) -> None:
         self.tokens = 0
+        self._terms = terms or {}
         self._discipline = "fcfs"
         self._heap: list[tuple[float, int, Ticket]] = []
         self._count = itertools.count()
@@ -136,16 +141,30 @@ class WaitingLine:
         self.tokens -= ticket.completion.prompt_tokens
         return True
 
-    def next(self) -> Ticket | None:
-        """Who is next, still waiting; None when nobody waits."""
-        while self._heap and self._heap[0][2] not in self._inside:
+    def next(self, held: Collection[str] = ()) -> Ticket | None:
+        """Who is next, still waiting; None when nobody waits who may go.
+
+        Args:
+            held: users whose turn it is not.
+        """
+        passed = []
+        while self._heap:
+            _, _, ticket = first = self._heap[0]
+            if ticket in self._inside and ticket.completion.user not in held:
+                break
             heapq.heappop(self._heap)
+            if ticket in self._inside:
+                passed.append(first)
+        found = self._heap[0] if self._heap else None
+        for entry in passed:
+            heapq.heappush(self._heap, entry)
         if not self._heap:
             self._user_until.clear()
+        if found is None:
             return None
         if self._discipline == "fair":
-            self._virtual = max(self._virtual, self._heap[0][0])
-        return self._heap[0][2]
+            self._virtual = max(self._virtual, found[0])
+        return found[2]
 
     def hear_output(self, tokens: float) -> None:
         """The length of an output, for the disciplines that guess it where a request does not say.
@@ -174,7 +193,8 @@ class WaitingLine:
                 return ticket.arrived_ms + asked.slo.ttft_ms + DEADLINE_MS_PER_TOKEN * asked.prompt_tokens
             case "fair":
                 start = max(self._virtual, self._user_until.get(asked.user, 0.0))
-                self._user_until[asked.user] = start + asked.prompt_tokens + output
+                weight = self._terms.get(asked.user, ORDINARY).weight
+                self._user_until[asked.user] = start + (asked.prompt_tokens + output) / weight
                 return start
             case "priority" | "vision":
                 return asked.priority * 1e12 + ticket.arrived_ms

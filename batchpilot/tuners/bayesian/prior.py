@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
-from scipy.stats import norm
 
 from batchpilot.core.grids import NOTCHES_PER_DOUBLING
 
@@ -52,7 +51,9 @@ def possible_factors(doubt: float, servers: int) -> Values:
         doubt: spread of the logarithm of the factor, > 0.
         servers: how many, >= 1.
     """
-    factors: Values = np.exp(doubt * norm.ppf((np.arange(servers) + 0.5) / servers))
+    from scipy.special import ndtri
+
+    factors: Values = np.exp(doubt * ndtri((np.arange(servers) + 0.5) / servers))
     return factors
 
 
@@ -159,9 +160,12 @@ class Posterior:
         """
         if math.isinf(best):
             return self.mean
+        from scipy.special import ndtr
+
         gain = self.means - best
         z = gain / self.spreads
-        improvement: Values = self.weights @ (gain * norm.cdf(z) + self.spreads * norm.pdf(z))
+        density = np.exp(-0.5 * z**2) / math.sqrt(2.0 * math.pi)
+        improvement: Values = self.weights @ (gain * ndtr(z) + self.spreads * density)
         return improvement
 
 

@@ -1,6 +1,7 @@
 """The compiled scheduler does, step by step, what the plain one does."""
 
 import math
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from shared_prefixes import in_common, reference_contents
 from batchpilot import SLO, Limits, RequestTable, SaturationParameters, simulate
 from batchpilot.core import DISCIPLINES
 from batchpilot.core.speculation import Speculation
+from batchpilot.core.tenants import TenantTerms
 from batchpilot.latency.model.vision_tower import VisionTower
 from batchpilot.workloads.images import Images
 from batchpilot.workloads.turns import LAST, Turns
@@ -19,6 +21,7 @@ from batchpilot.workloads.turns import LAST, Turns
 LATENCY = SaturationParameters(p_max=12.0, k_b=2.0, k_s=0.02, tau_0=4.0, tau_b=0.05, tau_c=4e-4)
 ESTIMATE = SaturationParameters(p_max=10.0, k_b=2.0, k_s=0.03, tau_0=5.0, tau_b=0.04, tau_c=3e-4)
 DRAFTER = Speculation()
+NOBODY = MappingProxyType({})
 SLOW_ALONE = SaturationParameters(p_max=20.0, k_b=0.12, k_s=0.005, tau_0=10.0, tau_b=0.02, tau_c=1e-4)
 """One request alone is believed to take longer than sixteen."""
 
@@ -55,7 +58,7 @@ def random_table(seed, n=60, concurrency=0, longest_output=60, hash_block=None, 
     )
 
 
-def run_reference(table, limits, kv_tokens, prefill, discipline, estimate, tower=TOWER, speculation=DRAFTER):
+def run_reference(table, limits, kv_tokens, prefill, discipline, estimate, tower, speculation, tenants):
     columns = (table.arrival_ms, table.prompt_tokens, table.output_tokens, table.estimated_output_tokens)
     columns += (table.ttft_target_ms, table.user, table.priority)
     requests = [Request(i, *(column.item() for column in row)) for i, row in enumerate(zip(*columns, strict=True))]
@@ -88,6 +91,8 @@ def run_reference(table, limits, kv_tokens, prefill, discipline, estimate, tower
         tower=tower,
         speculation=speculation,
         draws=draws(0),
+        weights={user: terms.weight for user, terms in tenants.items()},
+        ceilings={user: terms.max_running or math.inf for user, terms in tenants.items()},
     )
     return reference.run()
 
@@ -101,8 +106,9 @@ def assert_same(
     estimate=ESTIMATE,
     tower=TOWER,
     speculation=DRAFTER,
+    tenants=NOBODY,
 ):
-    reference = run_reference(table, limits, kv_tokens, prefill, discipline, estimate, tower, speculation)
+    reference = run_reference(table, limits, kv_tokens, prefill, discipline, estimate, tower, speculation, tenants)
     result = simulate(
         table,
         LATENCY,
@@ -114,6 +120,7 @@ def assert_same(
         prefix_cache=table.prefixes is not None,
         vision=tower,
         speculation=speculation,
+        tenants=tenants,
         record_steps=True,
     )
     np.testing.assert_allclose(result.step_log, np.array(reference.steps).reshape(-1, 5), rtol=1e-9)
@@ -163,6 +170,23 @@ def test_a_delay_after_prompts_equals_the_plain_scheduler():
     delayed = assert_same(table, limits.replace(delay_factor=2.0), 4000)
     at_once = assert_same(table, limits, 4000)
     assert len(delayed.step_log) != len(at_once.step_log)
+
+
+TENANTS = {0: TenantTerms(weight=3.0, max_running=2), 1: TenantTerms(max_running=1), 2: TenantTerms(weight=0.5)}
+
+
+@pytest.mark.parametrize("discipline", DISCIPLINES)
+@pytest.mark.parametrize("prefill", ["chunked", "selective"])
+def test_ceilings_and_weights_of_tenants_equal_the_plain_scheduler(discipline, prefill):
+    table, limits = random_table(5), Limits(8, token_budget=256, ttft_guard=2.0)
+    held = assert_same(table, limits, 3000, prefill, discipline, tenants=TENANTS)
+    free = assert_same(table, limits, 3000, prefill, discipline)
+    assert len(held.step_log) != len(free.step_log), "the ceilings have bitten"
+
+
+def test_preempted_requests_of_tenants_with_ceilings_equal_the_plain_scheduler():
+    result = assert_same(random_table(2, longest_output=400), Limits(16, token_budget=512), 1200, tenants=TENANTS)
+    assert result.preemptions > 3
 
 
 def test_the_queue_limit_equals_the_plain_scheduler():

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch_workloads import POOL, answered_prompts, assert_nothing_is_held, random_limits, runner, steady_clock
 
 from batchpilot import Limits
+from batchpilot.engines.scheduler.state import USER
 from batchpilot.engines.torch import OUT_OF_MEMORY, LiveEngine, Sampling, TorchEngineConfig
 from batchpilot.engines.torch.live_rows import UserSlots
 
@@ -343,8 +344,9 @@ def test_limits_come_before_requests():
 
 
 def test_users_without_requests_make_way_for_new_ones():
-    finish = np.zeros(2)
-    users = UserSlots(finish)
+    records = np.zeros(2, USER)
+    finish = records["finish"]
+    users = UserSlots(records)
     a, b = users.enter("a"), users.enter("b")
     finish[:] = 7.0
     users.leave(a)
