@@ -48,6 +48,17 @@ def test_a_scaler_is_told_with_hours_and_dollars(run):
     assert told["git_revision"]
 
 
+def test_the_fleet_tuner_scales_and_limits_but_no_replica_that_tunes_itself(run):
+    asked = ("quick-chat", "--replicas", 1, "--router", "least-requests", "--scaler", "fleet-tuner")
+    result = run(*asked, "--json")
+    assert result.exit_code == 0, result.output
+    (way,) = json.loads(result.stdout)["ways"]
+    assert way["runs"][0]["goodput_fraction"] > 0
+    refused = run(*asked, "--tuner", "aimd")
+    assert refused.exit_code != 0
+    assert "have tuners" in refused.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -5,7 +5,6 @@ Needs pettingzoo (extra `rl`), which nothing else of the package imports.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import gymnasium as gym
@@ -81,27 +80,27 @@ class FleetParallelEnv(ParallelEnv[str, NDArray[np.float32], Any]):
         self.possible_agents = [f"replica_{i}" for i in range(len(self.task.kinds))]
         self.agents: list[str] = []
         low, high = bounds(1)
-        self._observation_space = gym.spaces.Box(low, high, dtype=np.float32)
+        factors = [2, len(WEIGHT_FACTORS), len(BATCH_FACTORS)]
+        self.observation_spaces = {agent: gym.spaces.Box(low, high, dtype=np.float32) for agent in self.possible_agents}
+        self.action_spaces = {agent: gym.spaces.MultiDiscrete(factors) for agent in self.possible_agents}
         self._rng = np.random.default_rng()
         self._run: FleetRun | None = None
 
-    @cache  # noqa: B019  PettingZoo wants the same space each time
     def observation_space(self, agent: str) -> gym.spaces.Box:
         """What an agent sees.
 
         Args:
             agent: its name.
         """
-        return gym.spaces.Box(self._observation_space.low, self._observation_space.high, dtype=np.float32)
+        return self.observation_spaces[agent]
 
-    @cache  # noqa: B019  PettingZoo wants the same space each time
     def action_space(self, agent: str) -> gym.spaces.MultiDiscrete:
         """What an agent may do.
 
         Args:
             agent: its name.
         """
-        return gym.spaces.MultiDiscrete([2, len(WEIGHT_FACTORS), len(BATCH_FACTORS)])
+        return self.action_spaces[agent]
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None

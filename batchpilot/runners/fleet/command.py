@@ -9,12 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from batchpilot.baselines import SERVER_DEFAULT, Setting
 from batchpilot.configs.catalogue import device as find_device
 from batchpilot.core.files import json_text
 from batchpilot.core.names import lookup
 from batchpilot.core.provenance import provenance
-from batchpilot.core.slo import SLO
 from batchpilot.engines.simulated.fairness import fairness
 from batchpilot.envs.fleet.offering import Offer, offer, rates
 from batchpilot.envs.scenarios import PreparedRun
@@ -22,8 +20,7 @@ from batchpilot.fleet.routers import RULES, Router
 from batchpilot.fleet.scalers import SCALERS, Clairvoyant, Predictive, Scaler
 from batchpilot.fleet.simulation import simulate_fleet
 from batchpilot.runners.completion import completing
-from batchpilot.runners.leaderboard.evaluation import tightest_slo
-from batchpilot.runners.leaderboard.strategies import make_strategy
+from batchpilot.runners.fleet.strategies import NONE, PLANNED, limits_by, planner
 from batchpilot.runners.options import (
     CatalogueOption,
     ColumnsOption,
@@ -42,9 +39,9 @@ from batchpilot.runners.progress import ToldProgress
 from batchpilot.runners.report.grids import Cell, Grid, number, percent
 from batchpilot.runners.report.statistics import estimate
 from batchpilot.runners.report.tables import tables
-from batchpilot.runners.selection import Changes, find_scenario, find_tuner_config, parse_limits, replay_of
+from batchpilot.runners.selection import Changes, find_scenario, parse_limits, replay_of
 
-NONE = "none"
+_SCALER_NAMES = (NONE, *SCALERS, PLANNED)
 
 
 @reporting_mistakes
@@ -68,7 +65,7 @@ def fleet(
     ] = None,
     count_sent: Annotated[bool, typer.Option(help="Routers count what they sent since the last poll.")] = True,
     scaler: Annotated[
-        list[str] | None, typer.Option("--scaler", help=f"{NONE}, {', '.join(SCALERS)}; none unless given.")
+        list[str] | None, typer.Option("--scaler", help=f"{', '.join(_SCALER_NAMES)}; none unless given.")
     ] = None,
     least: Annotated[int, typer.Option(min=1, help="Fewest replicas under a scaler.")] = 1,
     most: Annotated[int, typer.Option(min=1, help="Most replicas under a scaler.")] = 8,
@@ -99,7 +96,7 @@ def fleet(
     for name in rules:
         lookup(RULES, name, "routing rule")
     for name in scalers:
-        lookup(dict.fromkeys((NONE, *SCALERS)), name, "scaler")
+        lookup(dict.fromkeys(_SCALER_NAMES), name, "scaler")
     named = find_scenario(scenario) if trace is None else replay_of(trace, format=trace_format, columns=columns)
     chosen = Changes(device, model, tensor_parallel, None, None, ttft_ms, tpot_ms).of(named)
     kinds = parse_replicas(replicas or ["4"], chosen.device)
@@ -108,11 +105,7 @@ def fleet(
     def make(run: PreparedRun, seed: int) -> Any:
         if constant is not None:
             return constant
-        promise: SLO | None = tightest_slo(run)
-        believed = run.engine.believed_latency()
-        return make_strategy(
-            tuner, Setting(find_tuner_config(None), SERVER_DEFAULT, promise, seed, "guarded", believed)
-        )
+        return limits_by(tuner, run, seed)
 
     ways = [(rule, age, how) for rule in rules for age in poll_ms or [0.0] for how in scalers]
     rows: dict[tuple[str, float, str], list[dict[str, Any]]] = {way: [] for way in ways}
@@ -128,7 +121,7 @@ def fleet(
                     offered.requests,
                     offered.specs,
                     Router(rule, poll_ms=age, counts_sent=count_sent),
-                    scaler=_scaler(how, offered, startup_s),
+                    scaler=_scaler(how, offered, startup_s, (least, most)),
                     least=least,
                     most=most,
                     horizon_ms=offered.horizon_ms,
@@ -175,13 +168,16 @@ def parse_replicas(texts: Sequence[str], default: str) -> list[tuple[str, int]]:
     return kinds
 
 
-def _scaler(name: str, offered: Offer, startup_s: float) -> Scaler | None:
+def _scaler(name: str, offered: Offer, startup_s: float, bounds: tuple[int, int]) -> Scaler | None:
     if name == NONE:
         return None
     if name == "predictive":
         return Predictive(offered.capacity_tokens_per_s, ahead_s=startup_s)
     if name == "clairvoyant":
         return Clairvoyant(*rates(offered.requests, 30.0), offered.capacity_tokens_per_s, ahead_s=startup_s)
+    if name == PLANNED:
+        least, most = bounds
+        return planner(offered.specs, offered.requests, least=least, most=most, startup_s=startup_s)
     return SCALERS[name]()
 
 

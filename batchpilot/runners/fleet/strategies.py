@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from batchpilot.baselines.static import StaticTuner
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core.limits import Limits
 from batchpilot.core.names import lookup, unknown_name
+from batchpilot.core.slo import SLO
 from batchpilot.core.tuner import Tuner
 from batchpilot.envs.fleet.references import BEST_FIXED, CLAIRVOYANT, clairvoyants_of
 from batchpilot.envs.fleet.run import POLL_MS, Orders, PreparedFleet
@@ -21,11 +23,13 @@ from batchpilot.envs.scenarios import PreparedRun, prepare
 from batchpilot.fleet.forecast import Forecast
 from batchpilot.fleet.routers import RULES, Router
 from batchpilot.fleet.scalers import SCALERS, Predictive, Scaler
+from batchpilot.fleet.spec import ReplicaSpec
 from batchpilot.fleet.tuner import FleetTuner, Kind
 from batchpilot.latency.planning.demand import Demand
 from batchpilot.runners.leaderboard.evaluation import tightest_slo
 from batchpilot.runners.leaderboard.strategies import make_strategy
 from batchpilot.tuners import TUNERS
+from batchpilot.workloads.table import RequestTable
 
 NONE, PLANNED = "none", "fleet-tuner"
 """No scaler; replicas and limits planned together."""
@@ -81,11 +85,7 @@ class Strategy:
             run: of its engine.
             seed: of a tuner's draws.
         """
-        believed = run.engine.believed_latency()
-        tuner = make_strategy(
-            self.limits, Setting(TunerConfig(), SERVER_DEFAULT, tightest_slo(run), seed, "guarded", believed)
-        )
-        return tuner.ask() if isinstance(tuner, StaticTuner | GuardedTuner) else tuner
+        return limits_by(self.limits, run, seed)
 
     def router(self) -> Router:
         """Who takes a request; replicas are looked at once a second."""
@@ -105,6 +105,24 @@ class Strategy:
         if self.scaler == NONE:
             return [(prepared, None)]
         return [(prepared, _BUILDERS.get(self.scaler, _by_rule)(self.scaler, prepared))]
+
+
+def limits_by(tuner: str, run: PreparedRun, seed: int) -> Limits | Tuner:
+    """What a replica runs with; limits that never move as such, since those need no windows.
+
+    Args:
+        tuner: by name.
+        run: of the replica's engine.
+        seed: of the tuner's draws.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    believed = run.engine.believed_latency()
+    setting = Setting(TunerConfig(), SERVER_DEFAULT, tightest_slo(run), seed, "guarded", believed)
+    built = make_strategy(tuner, setting)
+    fixed = isinstance(built, StaticTuner) or (isinstance(built, GuardedTuner) and setting.slo is not None)
+    return built.ask() if fixed else built
 
 
 def parse(name: str) -> Strategy:
@@ -171,26 +189,43 @@ def _predictive(_: str, prepared: PreparedFleet) -> Scaler:
     )
 
 
-def _planned(_: str, prepared: PreparedFleet) -> Scaler:
-    """The fleet tuner: the mix is that of another day's log, the latency what replicas believe."""
-    scenario = prepared.scenario
-    log = prepare(scenario.each, prepared.seed + _LOG_SEED_STRIDE)
-    promise = tightest_slo(log)
-    if promise is None:
-        raise ValueError(f"nothing arrives in {scenario.name}; a fleet tuner has nothing to plan for")
-    lengths = (log.requests.prompt_tokens, log.requests.output_tokens)
+def planner(
+    specs: Sequence[ReplicaSpec], log: RequestTable, *, least: int, most: int, startup_s: float, **options: Any
+) -> FleetTuner:
+    """The fleet tuner, which believes of steps what replicas believe.
+
+    Args:
+        specs: kinds of replicas; the number of the first is decided.
+        log: requests like those that come: the mix of lengths and the tightest promise.
+        least: fewest replicas of the first kind.
+        most: most of them.
+        startup_s: of a replica.
+        **options: others of `FleetTuner`.
+
+    Raises:
+        ValueError: the log is empty, or no replica keeps its promise.
+    """
+    if not len(log):
+        raise ValueError(f"the log holds no requests; {PLANNED} plans for their lengths and promises")
+    lengths = (log.prompt_tokens, log.output_tokens)
     demand = Demand(*(one[:_LOG_REQUESTS].astype(np.float64) for one in lengths))
     kinds = [
         Kind(spec.engine.believed_latency(), spec.engine.capacity_tokens, 0 if k == 0 else spec.count)
-        for k, spec in enumerate(prepared.offer.specs)
+        for k, spec in enumerate(specs)
     ]
-    return FleetTuner(
-        kinds,
-        demand,
-        promise,
+    promise = SLO(float(log.ttft_target_ms.min()), float(log.tpot_target_ms.min()))
+    return FleetTuner(kinds, demand, promise, least=least, most=most, ahead_s=startup_s, **options)
+
+
+def _planned(_: str, prepared: PreparedFleet) -> Scaler:
+    """The fleet tuner, told another day's log of the scenario."""
+    scenario = prepared.scenario
+    return planner(
+        prepared.offer.specs,
+        prepare(scenario.each, prepared.seed + _LOG_SEED_STRIDE).requests,
         least=scenario.least,
         most=scenario.most,
-        ahead_s=scenario.startup_s,
+        startup_s=scenario.startup_s,
         interval_s=scenario.interval_s,
         forecast=forecast_of(prepared),
     )
