@@ -52,7 +52,7 @@ def over_time(curves: Curves, scenario: str, summary: Sequence[Row]) -> str:
         inches = {
             "top": 1 - 0.75 / height,
             "bottom": 1.0 / height,
-            "left": 1.75 / _WIDTH,
+            "left": 2.15 / _WIDTH,
             "right": 1 - 0.12 / _WIDTH,
         }
         grid = figure.add_gridspec(len(names), len(_HEADINGS), **inches, hspace=0.2, wspace=0.26)
