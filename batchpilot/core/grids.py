@@ -68,6 +68,7 @@ GRIDS: dict[str, Grid] = {
     "step_target_ms": Grid("step_target_ms", _geometric(0.25, 4, whole=False, off=True), times_tpot_target=True),
     "ttft_guard": Grid("ttft_guard", _geometric(0.25, 4, whole=False, off=True)),
     "speculative_tokens": Grid("speculative_tokens", tuple(float(tokens) for tokens in range(9))),
+    "refusal_bound": Grid("refusal_bound", _geometric(0.02, 0.64, whole=False, off=True)),
     "discipline": Grid("discipline", tuple(float(DISCIPLINES[name]) for name in CHOSEN_BY_POLICIES), ordered=False),
 }
 """The grid of each limit that a policy can move."""

@@ -33,6 +33,7 @@ class LimitArrays(NamedTuple):
         max_padding_tokens: padding in a static batch.
         max_padding_share: share of it.
         speculative_tokens: drafted for each decoding request; 0 is off.
+        refusal_bound: share by which a quarter of prompt lengths may be refused beyond all.
     """
 
     batch_size: NDArray[np.float64]
@@ -46,6 +47,7 @@ class LimitArrays(NamedTuple):
     max_padding_tokens: NDArray[np.float64]
     max_padding_share: NDArray[np.float64]
     speculative_tokens: NDArray[np.float64]
+    refusal_bound: NDArray[np.float64]
 
 
 def limit_arrays(limits: Iterable[Limits]) -> LimitArrays:
@@ -90,6 +92,7 @@ def limit_numbers(limits: Limits) -> tuple[float, ...]:
         _off(limits.max_padding_tokens),
         _off(limits.max_padding_share),
         limits.speculative_tokens,
+        _off(limits.refusal_bound),
     )
 
 

@@ -20,9 +20,10 @@ DISCIPLINES: dict[str, int] = {
     "priority": 5,
     "deadline": 6,
     "vision": 7,
+    "value": 8,
 }
 """Who is next: first come; shortest estimated output; shortest prompt; least slack; fair share; priority; deadline and
-work; queues by priority and image size."""
+work; queues by priority and image size; most estimated output for its prompt."""
 
 DEADLINE_MS_PER_TOKEN = 8.0
 """By how much each uncached prompt token puts a request off under `deadline`: between earliest deadline first (0) and
@@ -43,6 +44,7 @@ DISCIPLINE_WORDS = {
     "priority": "priority",
     "deadline": "deadline and work",
     "vision": "priority and image size",
+    "value": "value over cost",
 }
 """What tables call them."""
 
@@ -83,6 +85,9 @@ class Limits:
             than this share is split in two by length, >= 0.
         speculative_tokens: continuous batching: most tokens drafted for each decoding request in a step, which verifies
             them, >= 0 (`num_speculative_tokens` elsewhere); 0 for no speculation.
+        refusal_bound: largest share by which the refusals of any quarter of prompt lengths may exceed those of all,
+            0-1. A request that arrives while its quarter's do goes before all whose quarters do not. Not under the
+            disciplines `priority`, `deadline` and `vision`.
 
     Raises:
         ValueError: a field is outside its bound; the message names the field, the value and the bound.
@@ -99,6 +104,7 @@ class Limits:
     max_padding_tokens: int | None = None
     max_padding_share: float | None = None
     speculative_tokens: int = 0
+    refusal_bound: float | None = None
 
     def __post_init__(self) -> None:
         batch_size, token_budget, queued = self.batch_size, self.token_budget, self.max_queued_tokens
@@ -122,6 +128,9 @@ class Limits:
         for name, value in (("delay_factor", self.delay_factor), ("max_padding_share", self.max_padding_share)):
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} is {value}; it must be >= 0, or None to switch it off")
+        bound = self.refusal_bound
+        if bound is not None and not 0.0 <= bound <= 1.0:
+            raise ValueError(f"refusal_bound is {bound}; it must be a share of 0 to 1, or None to switch it off")
         if self.discipline is not None:
             lookup(DISCIPLINES, self.discipline, "discipline")
 

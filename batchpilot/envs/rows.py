@@ -133,6 +133,7 @@ class SimulationRows:
         record["max_padding_tokens"] = np.minimum(limits.max_padding_tokens, OFF_TOKENS)
         record["max_padding_share"] = limits.max_padding_share
         record["speculative_tokens"] = limits.speculative_tokens
+        record["refusal_bound"] = limits.refusal_bound
         record["discipline"] = np.where(limits.discipline == NO_DISCIPLINE, self._discipline, limits.discipline)
 
     def run_until(self, until_ms: NDArray[np.float64]) -> None:

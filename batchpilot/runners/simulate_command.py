@@ -162,6 +162,7 @@ def _figures(run: PreparedRun, strategy: str, result: SimulationResult) -> dict[
         **image_figures(result),
         **tenant_figures(result, run.engine.tenants),
         **{f"refused_q{k + 1}": float(share) for k, share in enumerate(result.refused_by_prompt_quartile())},
+        "refused_worst_quarter": result.refused_worst_quarter,
         "final_limits": str(result.windows[-1].limits) if result.windows else "",
         **provenance(run.seed, run.scenario.content()),
     }

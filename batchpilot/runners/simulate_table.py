@@ -27,6 +27,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Who was refused": (
         *("ended_refused_on_arrival", "ended_refused_by_guard", "refusal_p50_ms", "refusal_p95_ms"),
         *(f"refused_q{quarter}" for quarter in (1, 2, 3, 4)),
+        "refused_worst_quarter",
     ),
     "How the others ended": ("ended_length", "ended_failed", "ended_cancelled", "ended_unfinished"),
     "The engine": (

@@ -48,4 +48,4 @@ def test_only_what_is_on_is_printed():
 
 def test_larger_tracks_hold_the_smaller_ones():
     assert set(TRACKS["batch"]) < set(TRACKS["limits"]) < set(TRACKS["guarded"])
-    assert set(DISCIPLINES) == {"fcfs", "sjf", "spf", "slo", "fair", "priority", "deadline", "vision"}
+    assert set(DISCIPLINES) == {"fcfs", "sjf", "spf", "slo", "fair", "priority", "deadline", "vision", "value"}

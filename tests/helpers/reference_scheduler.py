@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from batchpilot.core.refusals import BOUNDED, PROMOTED, RefusedShares
+
 MAX_TRIED_TOKENS = 5000
 
 
@@ -94,6 +96,7 @@ class Reference:
     encoded_ms: float = 0.0
     weights: dict = field(default_factory=dict)
     ceilings: dict = field(default_factory=dict)
+    refused: RefusedShares = field(default_factory=RefusedShares)
 
     def has_to_be_encoded(self, r):
         return r.image is not None and r.computed < r.image_end and r.image not in self.features
@@ -188,6 +191,8 @@ class Reference:
     def end(self, request, reason):
         request.reason, request.finish = reason, self.now
         self.release(request)
+        if self.limits.refusal_bound is not None and reason.startswith("refused"):
+            self.refused.decide(request.prompt, True)
         following = request.following
         if following is not None and reason == "length":
             following.arrival = self.now + following.think
@@ -212,6 +217,13 @@ class Reference:
         return self.requests[self.arrived].arrival
 
     def key(self, r):
+        key, bound = self.key_of_discipline(r), self.limits.refusal_bound
+        first = bound is not None and self.discipline in BOUNDED and self.refused.goes_first(r.prompt, bound)
+        return key - PROMOTED if first else key
+
+    def key_of_discipline(self, r):
+        if self.discipline == "value":
+            return (r.prompt - r.cached) / max(r.estimated, 1.0)
         if self.discipline == "sjf":
             return r.estimated
         if self.discipline == "spf":
@@ -249,6 +261,8 @@ class Reference:
                 else self.requests[self.arrived]
             )
             r.has_come = True
+            if self.limits.refusal_bound is not None:
+                self.refused.arrive(r.prompt)
             self.arrived += 1
             if self.concurrency:
                 r.arrival = self.now
@@ -390,6 +404,8 @@ class Reference:
         self.waiting.remove(r)
         if not r.admitted:
             r.cached = r.computed
+            if self.limits.refusal_bound is not None:
+                self.refused.decide(r.prompt, False)
         r.shared = self.found(r)
         self.idle = [c for c in self.idle if c not in r.shared]
         self.look_at_image(r)

@@ -72,6 +72,7 @@ def result_row(scenario="chat-a100", tuner="dynamic", seed=0, **changes):
         "refused_q2": 0.0,
         "refused_q3": 0.0,
         "refused_q4": 0.0,
+        "refused_worst_quarter": 0.0,
         "tuner_overhead": 0.0004,
         "latency": "estimated: roofline",
         "config_hash": "0123456789ab",
@@ -107,6 +108,7 @@ def result_rows(seeds=3, scenarios=tuple(SCENARIOS), tuners=tuple(GOODPUT), seed
                     "size_stability": (0.0 if tuner.startswith("static") else 0.05) if settled else math.nan,
                     "tuner_overhead": 0.0 if tuner.startswith("static") else 3e-4,
                     **{f"refused_q{k + 1}": float(refused[k]) for k in range(4)},
+                    "refused_worst_quarter": float(refused.max()),
                 }
                 if scenario in scenarios and tuner in tuners:
                     rows.append(result_row(scenario, tuner, run, **changes))

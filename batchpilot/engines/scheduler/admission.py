@@ -17,6 +17,7 @@ from batchpilot.engines.scheduler.lifecycle import (
 )
 from batchpilot.engines.scheduler.prefix_cache import look_up
 from batchpilot.engines.scheduler.queue import PRIORITY, VISION, is_relegated, key_on_arrival, push
+from batchpilot.engines.scheduler.refusals import note_decision, note_prompt
 from batchpilot.engines.scheduler.speculation import draft_ms
 from batchpilot.engines.scheduler.state import (
     CANCELLED,
@@ -59,6 +60,7 @@ def count_arrival(s: SchedulerState, r: int) -> None:
     s.targets[1, k] = s.requests[r].tpot_target_ms
     w.arrivals += 1
     w.arrived_prompt_tokens += s.requests[r].prompt
+    note_prompt(s, r)
 
 
 @kernel
@@ -230,6 +232,7 @@ def count_admission(s: SchedulerState, r: int) -> None:
     w = s.window[0]
     if s.requests[r].admitted == 0:
         s.requests[r].admitted = 1
+        note_decision(s, r, 0.0)
         w.admitted_prompt_tokens += s.requests[r].prompt
         if c.prefix_cache:
             c.unanswered_tokens -= s.requests[r].computed - s.requests[r].cached

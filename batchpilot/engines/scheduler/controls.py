@@ -49,6 +49,7 @@ def write_limits(state: SchedulerState, i: int, limits: Limits, discipline: str)
         OFF_TOKENS if limits.max_padding_tokens is None else limits.max_padding_tokens,
         math.inf if limits.max_padding_share is None else limits.max_padding_share,
         limits.speculative_tokens,
+        math.inf if limits.refusal_bound is None else limits.refusal_bound,
     )
 
 

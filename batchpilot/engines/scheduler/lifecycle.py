@@ -5,6 +5,7 @@ from __future__ import annotations
 from batchpilot.engines.scheduler.conversations import break_off, go_on
 from batchpilot.engines.scheduler.kv_blocks import blocks_for, release, take
 from batchpilot.engines.scheduler.queue import DEADLINE, look_up_due, push, relegate, sooner
+from batchpilot.engines.scheduler.refusals import note_decision
 from batchpilot.engines.scheduler.state import (
     FAILED,
     LENGTH,
@@ -42,8 +43,10 @@ def count_end(s: SchedulerState, r: int, reason: int) -> None:
         count_completion(s, r)
     elif reason == REFUSED_ARRIVAL:
         w.refused_on_arrival += 1
+        note_decision(s, r, 1.0)
     elif reason == REFUSED_GUARD:
         w.refused_by_guard += 1
+        note_decision(s, r, 1.0)
     elif reason == FAILED:
         w.failed_requests += 1
     else:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 
 from batchpilot.core.limits import DEADLINE_MS_PER_TOKEN
+from batchpilot.core.refusals import PROMOTED
 from batchpilot.engines.scheduler.images import least_encode_ms, lone_encode_ms
 from batchpilot.engines.scheduler.prefix_cache import look_up
+from batchpilot.engines.scheduler.refusals import goes_first
 from batchpilot.engines.scheduler.state import UNFINISHED, SchedulerState
 from batchpilot.latency.model.compiled import kernel
 from batchpilot.latency.model.saturation import step_ms
 
 TURN, DUE, COMING = range(3)
 
-FCFS, SJF, SPF, SLO_AWARE, FAIR, PRIORITY, DEADLINE, VISION = range(8)
+FCFS, SJF, SPF, SLO_AWARE, FAIR, PRIORITY, DEADLINE, VISION, VALUE = range(9)
 _PRIORITY_STRIDE_MS = 1e12
 
 _RELEGATED_MS = 1e15
@@ -34,14 +36,23 @@ def sooner(s: SchedulerState, a: int, b: int) -> bool:
 
 @kernel
 def key_on_arrival(s: SchedulerState, r: int) -> float:
+    """The request's key under the discipline in force, put first if its quarter of lengths is refused too often."""
+    key = key_of_discipline(s, r)
+    if s.clock[0].discipline in (PRIORITY, DEADLINE, VISION) or not goes_first(s, r):
+        return key
+    return key - PROMOTED
+
+
+@kernel
+def key_of_discipline(s: SchedulerState, r: int) -> float:
     """The request's key under the discipline in force; a smaller key is served sooner.
 
     FCFS: arrival. SJF: estimated output tokens. SPF: prompt tokens, cached ones aside. SLO-aware: the latest start that
     still meets the TTFT target, so that ordering by it is ordering by slack at any moment. Fair: start-time fair
     queueing, the virtual time at which the user's share, by its weight, reaches this request. Priority: class first,
     then arrival. Deadline: when the first token is due, put off by the prompt's length, so that under load short
-    prompts go first.
-    Vision: as priority, until `vision.py` gives its queue a turn.
+    prompts go first. Vision: as priority, until `vision.py` gives its queue a turn. Value: prompt tokens to compute for
+    each output token that is expected; whatever a token of either costs, who has least gives most for its step time.
     """
     c = s.clock[0]
     uncached = s.requests[r].prompt - s.requests[r].cached
@@ -49,6 +60,8 @@ def key_on_arrival(s: SchedulerState, r: int) -> float:
         return s.requests[r].estimated_output
     if c.discipline == SPF:
         return float(uncached)
+    if c.discipline == VALUE:
+        return uncached / max(s.requests[r].estimated_output, 1.0)
     if c.discipline == SLO_AWARE:
         return (
             s.requests[r].arrival_ms

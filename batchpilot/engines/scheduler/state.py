@@ -140,6 +140,7 @@ LIMITS = np.dtype(
         ("max_padding_tokens", "i8"),
         ("max_padding_share", "f8"),
         ("speculative_tokens", "i8"),
+        ("refusal_bound", "f8"),
     ],
     align=True,
 )
@@ -320,7 +321,8 @@ class SchedulerState(NamedTuple):
         users: records of `USER`, shape (users,).
         noise: factors on step time, used in turn.
         step_times: step times of the window, a ring of `STEP_WINDOW`.
-        targets: TTFT and TPOT targets of those who arrived in the window, two rings of `TARGET_WINDOW`.
+        targets: TTFT and TPOT targets of those who arrived in the window, two rings of `TARGET_WINDOW`; a third row is
+            that of `refusals.py`.
         step_log: rows of (start_ms, B, S, C, T_ms), or no row.
     """
 
@@ -387,7 +389,7 @@ def allocate(
         .view(np.recarray),
         noise=np.ones((simulations, noise)),
         step_times=np.zeros((simulations, STEP_WINDOW)),
-        targets=np.zeros((simulations, 2, TARGET_WINDOW)),
+        targets=np.zeros((simulations, 3, TARGET_WINDOW)),
         step_log=np.zeros((simulations, step_log, 5)),
     )
 

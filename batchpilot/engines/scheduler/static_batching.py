@@ -20,6 +20,7 @@ from batchpilot.engines.scheduler.kv_blocks import blocks_for
 from batchpilot.engines.scheduler.lifecycle import add_to_plan, close_holes, end_request, first_token, turn_away
 from batchpilot.engines.scheduler.plan import close_plan, open_plan
 from batchpilot.engines.scheduler.queue import push
+from batchpilot.engines.scheduler.refusals import note_decision
 from batchpilot.engines.scheduler.state import LENGTH, SchedulerState
 from batchpilot.engines.scheduler.tenants import count_in, count_out, leave_line, somebody_may_join
 from batchpilot.latency.model.compiled import kernel
@@ -171,6 +172,8 @@ def form_batch(s: SchedulerState) -> None:
     for k in range(c.n_running):
         # A lone request was checked against its own length on arrival, so its block count fits as well.
         r = s.slots[k].running
+        if s.requests[r].admitted == 0:
+            note_decision(s, r, 0.0)
         s.requests[r].admitted = 1
         s.requests[r].blocks = blocks
         c.virtual_time = max(c.virtual_time, s.requests[r].key)

@@ -233,6 +233,12 @@ class SimulationResult:
         quartile = np.searchsorted(edges, self.requests.prompt_tokens)
         return np.array([refused[quartile == k].mean() if np.any(quartile == k) else math.nan for k in range(4)])
 
+    @property
+    def refused_worst_quarter(self) -> float:
+        """The largest share of `refused_by_prompt_quartile`, NaN without requests."""
+        shares = self.refused_by_prompt_quartile()
+        return float(np.nanmax(shares)) if np.isfinite(shares).any() else math.nan
+
     def _total(self, name: str) -> float:
         windows = self.windows
         if isinstance(windows, MeasuredWindows):

@@ -175,7 +175,7 @@ def _write(candidates: LimitArrays, limits: NDArray[Any]) -> None:
     for name in ("batch_size", "token_budget", "max_queued_tokens", "max_padding_tokens"):
         limits[name] = np.minimum(getattr(candidates, name), float(OFF_TOKENS))[:, None]
     limits["speculative_tokens"] = candidates.speculative_tokens[:, None]
-    for name in ("step_target_ms", "ttft_guard", "max_padding_share"):
+    for name in ("step_target_ms", "ttft_guard", "max_padding_share", "refusal_bound"):
         limits[name] = getattr(candidates, name)[:, None]
     for name in ("max_wait_ms", "delay_factor"):
         waited = getattr(candidates, name)[:, None]

@@ -221,6 +221,7 @@ def result_row(task: Task, name: str, run: PreparedRun, result: SimulationResult
         "size_stability": stability,
     }
     row |= {f"refused_q{k + 1}": float(share) for k, share in enumerate(result.refused_by_prompt_quartile())}
+    row["refused_worst_quarter"] = result.refused_worst_quarter
     row["tuner_overhead"] = 1000.0 * result.tuner_seconds / result.elapsed_ms if result.elapsed_ms else math.nan
     row |= {
         "config_hash": config_hash([task.scenario.content(), task.track, task.config.to_dict()]),

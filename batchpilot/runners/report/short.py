@@ -36,17 +36,18 @@ def winners_grid(summary: Sequence[Row]) -> Grid:
     rows = []
     for rank, row in ranked(summary):
         ratios = [f"{number(row[f'ratio_{name}'], 3)} {mark_of(row, name)}".rstrip() for name in against]
-        lost, refused = percent(1.0 - row["goodput_fraction"]), percent(row["refused_fraction"])
-        figures = [with_interval(row, "goodput_fraction"), lost, refused, *ratios]
+        shares = (1.0 - row["goodput_fraction"], row["refused_fraction"], row["refused_worst_quarter"])
+        figures = [with_interval(row, "goodput_fraction"), *map(percent, shares), *ratios]
         rows.append(ranked_cells(row, rank, figures, best=rank == "1"))
     columns = (
         "Strategy",
         "Goodput share\n[95 % interval]",
         "Lost",
         "Refused\nrequests",
+        "of the worst\nquarter",
         *(f"÷ {name}" for name in against),
     )
-    caption = "Share of the offered output tokens that kept the promise. References †."
+    caption = "Share of the offered output tokens that kept the promise. Quarters are of prompt length. References †."
     return Grid("Which strategy keeps its promises?", columns, tuple(rows), caption + out_of_turn(summary))
 
 

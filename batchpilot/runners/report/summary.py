@@ -72,6 +72,7 @@ MEANS = (
     "convergence_decisions",
     "size_stability",
     *(f"refused_q{quartile}" for quartile in (1, 2, 3, 4)),
+    "refused_worst_quarter",
     "tuner_overhead",
 )
 """Columns averaged by the mean."""

@@ -75,7 +75,8 @@ class Gate:
             RefusedError: it may not go.
         """
         limits = self._limits()
-        self.line.order_by(limits.discipline or "fcfs")
+        self._order(limits)
+        self.line.arrive(ticket)
         if limits.max_queued_tokens is not None:
             self._check_queue(ticket, limits, limits.max_queued_tokens)
         self.line.add(ticket)
@@ -140,7 +141,7 @@ class Gate:
     def move(self) -> None:
         """Let go whoever may, and tell those no who can no longer be served in time."""
         limits = self._limits()
-        self.line.order_by(limits.discipline or "fcfs")
+        self._order(limits)
         while (ticket := self.line.next(self._places.taken)) is not None and self._room(ticket, limits):
             if not self._turned_away(ticket, limits):
                 self._send(ticket)
@@ -188,6 +189,10 @@ class Gate:
         """When those who wait now will have gone, in whole seconds."""
         return min(max(math.ceil(len(self.line) * self._gap_ms / 1000.0), 1), LONGEST_RETRY_S)
 
+    def _order(self, limits: Limits) -> None:
+        self.line.bound_refusals(limits.refusal_bound)
+        self.line.order_by(limits.discipline or "fcfs")
+
     def _check_queue(self, ticket: Ticket, limits: Limits, most: int) -> None:
         """Admit while the prompts of others are below the limit, as vLLM does.
 
@@ -200,6 +205,7 @@ class Gate:
             reason = (
                 f"{queued} prompt tokens are queued, {own} would be added; requests come in while it is below {most}"
             )
+            self.line.decide(ticket, refused=True)
             raise RefusedError("refused_on_arrival", reason, self.retry_after_s())
 
     def _room(self, ticket: Ticket, limits: Limits) -> bool:
@@ -218,6 +224,7 @@ class Gate:
         if waited_ms + needs_ms <= allowed_ms:
             return False
         self._leave_line(ticket)
+        self.line.decide(ticket, refused=True)
         reason = (
             f"waited {waited_ms:.0f} ms and would need {needs_ms:.0f} ms more to its first token; "
             f"{allowed_ms:.0f} ms are allowed"
@@ -258,6 +265,7 @@ class Gate:
         self._leave_line(ticket)
         if ticket.turn.done():
             return
+        self.line.decide(ticket, refused=False)
         asked, now_ms = ticket.completion, self._now_ms()
         self.inside[ticket] = None
         self._places.take(asked.user)

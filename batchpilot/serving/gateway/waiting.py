@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from batchpilot.core.limits import DEADLINE_MS_PER_TOKEN
+from batchpilot.core.refusals import BOUNDED, PROMOTED, RefusedShares
 from batchpilot.core.tenants import ORDINARY, TenantTerms
 from batchpilot.serving.gateway.completions import Completion
 
@@ -78,12 +79,15 @@ class WaitingLine:
 
     Attributes:
         tokens: prompt tokens that wait.
+        refused: what it knows of refusals while they are bounded.
     """
 
     def __init__(self, terms: Mapping[str, TenantTerms] | None = None) -> None:
         self.tokens = 0
         self._terms = terms or {}
         self._discipline = "fcfs"
+        self._bound: float | None = None
+        self.refused = RefusedShares()
         self._heap: list[tuple[float, int, Ticket]] = []
         self._count = itertools.count()
         self._inside: dict[Ticket, None] = {}
@@ -115,6 +119,33 @@ class WaitingLine:
             self._discipline = discipline
             self._heap = [(self._key(ticket), next(self._count), ticket) for ticket in self._inside]
             heapq.heapify(self._heap)
+
+    def bound_refusals(self, bound: float | None) -> None:
+        """Whose quarter of prompt lengths is refused by more than a bound beyond all goes first when it comes.
+
+        Args:
+            bound: `Limits.refusal_bound`.
+        """
+        self._bound = bound
+
+    def arrive(self, ticket: Ticket) -> None:
+        """A request has come, whatever becomes of it.
+
+        Args:
+            ticket: its ticket.
+        """
+        if self._bound is not None:
+            self.refused.arrive(ticket.completion.prompt_tokens)
+
+    def decide(self, ticket: Ticket, *, refused: bool) -> None:
+        """A request goes to the upstream, or is refused.
+
+        Args:
+            ticket: its ticket.
+            refused: which of both.
+        """
+        if self._bound is not None:
+            self.refused.decide(ticket.completion.prompt_tokens, refused)
 
     def add(self, ticket: Ticket) -> None:
         """A ticket begins to wait.
@@ -180,6 +211,12 @@ class WaitingLine:
         return self._outputs
 
     def _key(self, ticket: Ticket) -> float:
+        key = self._key_of_discipline(ticket)
+        if self._bound is None or self._discipline not in BOUNDED:
+            return key
+        return key - PROMOTED * self.refused.goes_first(ticket.completion.prompt_tokens, self._bound)
+
+    def _key_of_discipline(self, ticket: Ticket) -> float:
         asked = ticket.completion
         output = float(asked.max_tokens or self._outputs)
         match self._discipline:
@@ -196,6 +233,8 @@ class WaitingLine:
                 weight = self._terms.get(asked.user, ORDINARY).weight
                 self._user_until[asked.user] = start + (asked.prompt_tokens + output) / weight
                 return start
+            case "value":
+                return asked.prompt_tokens / max(output, 1.0)
             case "priority" | "vision":
                 return asked.priority * 1e12 + ticket.arrived_ms
             case _:

@@ -10,7 +10,7 @@ from batchpilot.core import Limits, WindowMetrics
 
 NUMBERS = (
     *("batch_size", "token_budget", "max_queued_tokens", "max_wait_ms", "step_target_ms", "ttft_guard"),
-    *("max_padding_tokens", "max_padding_share", "speculative_tokens"),
+    *("max_padding_tokens", "max_padding_share", "speculative_tokens", "refusal_bound"),
 )
 
 

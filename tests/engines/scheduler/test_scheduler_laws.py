@@ -35,7 +35,8 @@ limits_of_any_kind = st.builds(
     max_wait_ms=st.one_of(st.none(), st.floats(0.0, 200.0)),
     step_target_ms=st.one_of(st.none(), st.floats(0.5, 100.0)),
     ttft_guard=st.one_of(st.none(), st.floats(0.05, 3.0)),
-    discipline=st.sampled_from(["fcfs", "sjf", "spf", "slo", "fair", "priority"]),
+    discipline=st.sampled_from(["fcfs", "sjf", "spf", "slo", "fair", "priority", "value"]),
+    refusal_bound=st.one_of(st.none(), st.floats(0.0, 1.0)),
 )
 modes = st.sampled_from(
     [("continuous", "chunked"), ("continuous", "whole"), ("continuous", "selective"), ("static", "chunked")]

@@ -12,6 +12,7 @@ from shared_prefixes import in_common, reference_contents
 
 from batchpilot import SLO, Limits, RequestTable, SaturationParameters, simulate
 from batchpilot.core import DISCIPLINES
+from batchpilot.core.refusals import BOUNDED
 from batchpilot.core.speculation import Speculation
 from batchpilot.core.tenants import TenantTerms
 from batchpilot.latency.model.vision_tower import VisionTower
@@ -194,6 +195,15 @@ def test_the_queue_limit_equals_the_plain_scheduler():
     assert result.count("refused_on_arrival") > 3
 
 
+@pytest.mark.parametrize("discipline", DISCIPLINES)
+def test_whose_quarter_is_refused_too_often_goes_first_like_in_the_plain_scheduler(discipline):
+    table = random_table(12, 150)
+    limits = Limits(4, token_budget=300, ttft_guard=1.0, max_queued_tokens=4000)
+    bounded = assert_same(table, limits.replace(refusal_bound=0.02), 4000, discipline=discipline)
+    free = assert_same(table, limits, 4000, discipline=discipline)
+    assert (bounded.finish_reason != free.finish_reason) == (discipline in BOUNDED)
+
+
 def test_a_closed_loop_equals_the_plain_scheduler():
     assert_same(random_table(5, concurrency=6), Limits(4, token_budget=300), 4000)
 
@@ -283,6 +293,7 @@ def test_speculation_under_memory_pressure_and_a_step_target_equals_the_plain_sc
     ),
     drafted=st.sampled_from([0, 0, 1, 3, 8, 40]),
     speculation=st.builds(Speculation, st.floats(0.0, 1.0), st.floats(0.0, 1.0), st.floats(0.0, 0.3)),
+    bound=st.one_of(st.none(), st.sampled_from([0.0, 0.05, 0.3, 1.0])),
 )
 def test_any_setting_equals_the_plain_scheduler(
     seed,
@@ -303,9 +314,13 @@ def test_any_setting_equals_the_plain_scheduler(
     tower,
     drafted,
     speculation,
+    bound,
 ):
     limits = Limits(
-        batch_size, token_budget, queued, None, step_target, guard, delay_factor=delay, speculative_tokens=drafted
+        *(batch_size, token_budget, queued, None, step_target, guard),
+        delay_factor=delay,
+        speculative_tokens=drafted,
+        refusal_bound=bound,
     )
     table = random_table(
         seed, 25, 0 if conversations else concurrency, hash_block=hash_block, conversations=conversations, images=images
