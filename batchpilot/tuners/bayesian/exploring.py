@@ -132,7 +132,7 @@ class Exploration:
         number = len(self._study.get_trials(deepcopy=False))
         seed = int(np.random.SeedSequence([*self._seed, number]).generate_state(1)[0])
         self._study.sampler = make_sampler(
-            self._sampler, seed, self._startup_trials, prior=self._prior, space=self._space.distributions
+            self._sampler, seed, self._startup_trials, prior=self._prior, space=self._space
         )
         self._trial = self._study.ask(self._space.distributions)
         claim(self._trial)

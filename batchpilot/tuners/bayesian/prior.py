@@ -94,6 +94,17 @@ class Prior:
         rows = [self.expected.mean(axis=0), self.expected[servers // 4], self.expected[-1 - servers // 4]]
         return [self.params[place] for place in dict.fromkeys(int(np.argmax(row)) for row in rows)]
 
+    def extended(self, params: Sequence[Params]) -> Prior:
+        """The prior with further candidates, of each of which the same is expected as of the nearest.
+
+        Args:
+            params: of the same search space; those that are candidates already are left out.
+        """
+        new = [one for one in params if one not in self.params]
+        if not new:
+            return self
+        return Prior([*self.params, *new], np.hstack([self.expected, self.expected[:, self.nearest(new)]]), self.noise)
+
     def posterior(self, told: Sequence[tuple[Params, float]]) -> Posterior:
         """What is believed after trials.
 

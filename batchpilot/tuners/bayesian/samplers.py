@@ -7,7 +7,7 @@ called the best. GP and CMA-ES learn from whole trials only, so with them none i
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -16,10 +16,10 @@ from batchpilot.core.extras import needing
 from batchpilot.core.names import lookup
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
 
     from batchpilot.tuners.bayesian.prior import Prior
+    from batchpilot.tuners.bayesian.space import SearchSpace
 
 STARTUP_TRIALS = 8
 """Random trials before a model is believed, where nothing else is said."""
@@ -93,7 +93,7 @@ def make_sampler(
     startup_trials: int = STARTUP_TRIALS,
     *,
     prior: Prior | None = None,
-    space: Mapping[str, BaseDistribution] | None = None,
+    space: SearchSpace | None = None,
 ) -> BaseSampler:
     """A sampler by name.
 
@@ -105,7 +105,7 @@ def make_sampler(
         seed: of its draws, >= 0.
         startup_trials: random ones before its model is believed, >= 1; CMA-ES believes its own from the second.
         prior: what is believed before a trial; None for nothing.
-        space: distributions by parameter, for a prior.
+        space: what may be set, for a prior.
 
     Raises:
         ValueError: no such sampler.
@@ -116,11 +116,11 @@ def make_sampler(
     with needing(f"sampler {name!r}", "tune", "torch"):
         for package in ("optuna", *(() if informed else sampler.needs)):
             import_module(package)
-    if prior is None or not informed:
+    if prior is None or space is None or not informed:
         return sampler.build(seed, startup_trials)
     from optuna.samplers import TPESampler
 
     from batchpilot.tuners.bayesian.informed import InformedSampler
 
     inner = TPESampler(seed=seed, n_startup_trials=1, multivariate=True) if name == "tpe" else None
-    return InformedSampler(prior, dict(space or {}), inner, seed)
+    return InformedSampler(prior, space, inner, seed)

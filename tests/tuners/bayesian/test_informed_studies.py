@@ -117,3 +117,17 @@ def test_a_twin_needs_a_latency_and_tokens_to_count():
     with pytest.raises(ValueError, match="score"):
         make_tuner("optuna-gp", latency=latency, twin=True, objective="score")
     assert not make_tuner("optuna-tpe", latency=latency).needs_details
+
+
+def test_settings_that_the_twin_was_not_asked_for_are_tried_beside_the_best():
+    space = SearchSpace("batch", Limits(256))
+    asked = [{NAME: notch} for notch in range(0, 33, 4)]
+    expected = np.array([[value(one[NAME], 20 + shift) for one in asked] for shift in (-2, 0, 2)])
+    exploration = Exploration(
+        space, "gp", name="study", storage=open_storage(None), seed=(3, 0), startup_trials=4, pruner=None
+    )
+    exploration.believe(Prior(asked, expected))
+    for _ in range(10):
+        exploration.ask(100.0)
+        exploration.tell(value(exploration.params[NAME], 22), {"failures": 0.0})
+    assert exploration.best().params[NAME] == 22
