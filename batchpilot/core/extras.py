@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "torch": ("torch", "transformers", "safetensors"),
-    "rl": ("stable_baselines3", "torch", "onnx", "onnxruntime", "optuna", "tensorboard"),
+    "rl": ("stable_baselines3", "torch", "onnx", "onnxruntime", "optuna", "pettingzoo", "tensorboard"),
     "tune": ("optuna", "cmaes"),
     "serve": ("fastapi", "httptools", "httpx", "onnxruntime", "prometheus_client", "tokenizers", "uvicorn", "uvloop"),
     "structured": ("llguidance",),
