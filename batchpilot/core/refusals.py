@@ -6,6 +6,8 @@ share is a mean that forgets. The compiled scheduler keeps the same figures in i
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 QUARTERS = 4
 
 SLOWEST_EDGE, SLOWEST_SHARE, SLOWEST_OVERALL = 0.01, 0.01, 0.0025
@@ -51,6 +53,8 @@ class RefusedShares:
         for k in range(QUARTERS - 1):
             below = 1.0 if prompt_tokens <= self.edges[k] else 0.0
             self.edges[k] *= 1.0 + rate * ((k + 1) / QUARTERS - below)
+        # One that a prompt pushed down does not pass those below it.
+        self.edges = list(accumulate(self.edges, max))
 
     def decide(self, prompt_tokens: float, refused: bool) -> None:
         """A request was let in for the first time, or refused.

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batchpilot import Limits
@@ -53,6 +53,7 @@ def test_a_quarter_goes_first_while_it_is_refused_by_more_than_the_bound_beyond_
 
 
 @settings(max_examples=100, deadline=None)
+@example([5, 1, 4], [False])
 @given(prompts, st.lists(st.booleans(), min_size=1, max_size=300))
 def test_edges_ascend_and_shares_are_shares(lengths, refused):
     shares = RefusedShares()

@@ -37,6 +37,8 @@ def note_prompt(s: SchedulerState, r: int) -> None:
     for k in range(QUARTERS - 1):
         below = 1.0 if prompt <= told[k] else 0.0
         told[k] *= 1.0 + rate * ((k + 1) / QUARTERS - below)
+        if k > 0:
+            told[k] = max(told[k], told[k - 1])
 
 
 @kernel
