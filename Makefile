@@ -27,7 +27,7 @@ test: .venv/installed-dev
 NEED_EXTRAS = $(shell grep -rl --include='test_*.py' --exclude-dir=agents --exclude-dir=torch_engine importorskip tests)
 
 test-rl: .venv/installed-rl
-	$(BIN)/python -m pytest --numprocesses $(JOBS) tests/agents tests/engines/torch_engine $(NEED_EXTRAS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) tests/agents tests/engines/torch_engine tests/runners/torch_engine $(NEED_EXTRAS)
 
 # With the lowest versions that pyproject.toml allows, in an environment and with kernels of its own.
 LOWEST := .venv-lowest/bin
