@@ -17,7 +17,7 @@ from batchpilot.configs.fleet_scenario import SUITE as FLEETS
 from batchpilot.configs.recordings import is_recorded
 from batchpilot.configs.scenario import Scenario
 from batchpilot.core.files import json_text
-from batchpilot.core.limits import TRACKS
+from batchpilot.core.limits import TRACKS, Limits
 from batchpilot.envs.backends import SIMULATED
 from batchpilot.runners.chosen import first_seed, is_of_fleets, left_out_notes, scenarios_of, suite_names
 from batchpilot.runners.completion import completing
@@ -285,6 +285,6 @@ def _best_notes(board: Leaderboard, outcome: Outcome) -> list[str]:
     for chosen in board.scenarios:
         best = outcome.best.get((chosen.name, board.first_seed))
         if best is not None:
-            limits = ", ".join(f"{name} {value}" for name, value in best.items() if value is not None)
+            limits = ", ".join(f"{name} {value}" for name, value in Limits.from_dict(best).in_force().items())
             found.append(f"static-best on {chosen.name} (seed {board.first_seed}): {limits}.")
     return found
