@@ -196,7 +196,7 @@ class Decisions:
     def _adopt(self, now_ms: float, advice: Advice) -> None:
         self._pending = None
         self.advice = advice
-        if advice.limits == self.limits:
+        if advice.limits is self.limits or advice.limits == self.limits:
             return
         self.log.append(Decision(now_ms, self.limits, advice.limits, advice.reason))
         self.changes += 1

@@ -7,8 +7,11 @@ compiled (`latency.saturation.step_ms`, `engines.windows.peak_tokens_per_s`); te
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -17,6 +20,8 @@ from batchpilot.core.metrics import WindowMetrics
 
 LARGEST_BATCH = 512.0
 """Batch sizes beyond this are not considered for the engine's peak."""
+
+_SIZES = tuple(2.0**k for k in range(10))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +106,20 @@ def peak_tokens_per_s(
         context_tokens: mean context of a request in a step.
         kv_capacity_tokens: KV tokens that fit, 0 for unknown.
     """
-    p_max, _, _, _, w_1, _, tau_b, tau_s, tau_c, *_ = estimate
+    p_max, _, _, _, w_1, _, tau_b, tau_s, tau_c, *_ = estimate = tuple(estimate)
     saturated_ms = (asked_prefill_tokens + generated_tokens) * (w_1 / p_max + tau_s)
     saturated_ms += generated_tokens * (tau_b + tau_c * context_tokens)
     most = kv_capacity_tokens / max(context_tokens, 1.0) if kv_capacity_tokens else LARGEST_BATCH
     largest = max(min(LARGEST_BATCH, most), 1.0)
-    sizes = [2.0**k for k in range(10) if 2.0**k < largest] + [largest]
-    decode_ms = min(step_ms(estimate, size, size, size * context_tokens) / size for size in sizes)
+    decode_ms = step_ms(estimate, largest, largest, 0.0) / largest
+    smaller = bisect_left(_SIZES, largest)
+    if smaller:
+        decode_ms = min(decode_ms, _least_decode_ms(estimate)[smaller - 1])
+    decode_ms += tau_c * context_tokens
     return 1000.0 * generated_tokens / max(saturated_ms, generated_tokens * decode_ms)
+
+
+@lru_cache(maxsize=8)
+def _least_decode_ms(estimate: tuple[float, ...]) -> tuple[float, ...]:
+    """Least time of a decoded token, its context not read, at the sizes of `_SIZES` up to each of them."""
+    return tuple(accumulate((step_ms(estimate, size, size, 0.0) / size for size in _SIZES), min))

@@ -33,6 +33,7 @@ class Tracked:
         generated_tokens: output tokens so far; `InFlight` brings it up to date whenever it hands a request out.
         first_token_ms: time of its first token, NaN before.
         cached_tokens: tokens of its prompt that the server has found in its prefix cache, as far as told.
+        uncached_tokens: the others: what its prompt asks of the server.
         started: whether it was ever let in.
         joined: the shared count of those that decode together, when this was last brought up to date; None beside them.
     """
@@ -50,6 +51,7 @@ class Tracked:
         "started",
         "tpot_target_ms",
         "ttft_target_ms",
+        "uncached_tokens",
     )
 
     def __init__(
@@ -61,13 +63,13 @@ class Tracked:
         cached_tokens: int = 0,
     ) -> None:
         self.arrival_ms = arrival_ms
-        self.prompt_tokens = prompt_tokens
+        self.prompt_tokens = self.uncached_tokens = prompt_tokens
         self.ttft_target_ms = ttft_target_ms
         self.tpot_target_ms = tpot_target_ms
-        self.prefill_told = False
-        self.ahead_tokens = self.generated_tokens = 0
-        self.started = False
-        self.find(cached_tokens)
+        self.prefill_told = self.started = False
+        self.ahead_tokens = self.generated_tokens = self.cached_tokens = self.computed_tokens = 0
+        if cached_tokens:
+            self.find(cached_tokens)
         self.first_token_ms = math.nan
         self.joined: int | None = None
 
@@ -78,11 +80,7 @@ class Tracked:
             tokens: how many.
         """
         self.cached_tokens = self.computed_tokens = min(max(tokens, 0), max(self.prompt_tokens - 1, 0))
-
-    @property
-    def uncached_tokens(self) -> int:
-        """What its prompt asks of the server."""
-        return self.prompt_tokens - self.cached_tokens
+        self.uncached_tokens = self.prompt_tokens - self.cached_tokens
 
     @property
     def tokens_to_compute(self) -> int:
@@ -119,9 +117,9 @@ class InFlight:
         self.queued_tokens = self.unanswered_tokens = self.held_tokens = 0
         self.admitted_prompt_tokens = self.cached_prompt_tokens = 0
         self._begun_tokens = 0
-        self._decoding: set[Hashable] = set()
+        self._decoding: dict[Hashable, Tracked] = {}
+        self._order: list[Hashable] | None = []
         self._said = 0
-        self._told: list[Hashable] = []
 
     def __len__(self) -> int:
         return len(self.waiting) + len(self.running)
@@ -146,10 +144,11 @@ class InFlight:
             request: its id, of no other request in flight.
             tracked: what is known of it.
         """
+        uncached_tokens = tracked.uncached_tokens
         self.waiting[request] = tracked
-        self.queued_tokens += tracked.uncached_tokens
-        self.unanswered_tokens += tracked.uncached_tokens
-        tracked.ahead_tokens = self.tokens_to_compute()
+        self.queued_tokens += uncached_tokens
+        self.unanswered_tokens += uncached_tokens
+        tracked.ahead_tokens = self.queued_tokens + self._begun_tokens
 
     def start(self, request: Hashable, cached_tokens: int | None = None) -> Tracked | None:
         """A waiting request is let in; nothing happens to one that runs.
@@ -217,39 +216,40 @@ class InFlight:
             tokens: how many each.
 
         Returns:
-            Those that do not decode with them, in order; they are to `emit` by themselves, and may `join`.
+            Those that do not decode with them, in order; they are to `emit` by themselves, and may `join` unless it is
+            `told` itself.
         """
-        known = len(self._told)
+        order = self._order
+        if order is None:
+            order = self._order = list(self._decoding)
+        known = len(order)
         fresh: list[Hashable] = []
-        if told == self._told and known == len(self._decoding):
-            pass
-        elif known == len(self._decoding) and told[:known] == self._told:
-            fresh = told[known:]
-            if fresh and (len(set(fresh)) < len(fresh) or not self._decoding.isdisjoint(fresh)):
+        if told != order:
+            if told[:known] == order:
+                fresh = told[known:]
+                if len(set(fresh)) < len(fresh) or not self._decoding.keys().isdisjoint(fresh):
+                    return told
+            elif self._part_absent(told):
+                fresh = [request for request in told if request not in self._decoding]
+            else:
                 return told
-        elif self._part_absent(told):
-            fresh = [request for request in told if request not in self._decoding]
-        else:
-            return told
         if tokens < 1:
             return told
         self._said += tokens
         self.held_tokens += tokens * len(self._decoding)
         return fresh
 
-    def join(self, told: list[Hashable], fresh: Iterable[Hashable]) -> None:
-        """Requests that have said a token decode together with the others from now on.
+    def join(self, request: Hashable) -> None:
+        """A request decodes together with the others from now on, if it runs and has said a token.
 
         Args:
-            told: the ids of the step; it is kept.
-            fresh: those that `decode` returned.
+            request: its id, one of those that `decode` returned.
         """
-        for request in fresh:
-            tracked = self.running.get(request)
-            if tracked is not None and tracked.generated_tokens:
-                tracked.joined = self._said
-                self._decoding.add(request)
-        self._told = told if len(told) == len(self._decoding) else []
+        tracked = self.running.get(request)
+        if tracked is not None and tracked.generated_tokens:
+            tracked.joined = self._said
+            self._decoding[request] = tracked
+            self._order = None
 
     def put_back(self, request: Hashable) -> Tracked | None:
         """A running request is preempted: it waits again and has nothing computed.
@@ -284,8 +284,8 @@ class InFlight:
 
     def update(self) -> None:
         """Bring every request up to date, for who looks at all of them."""
-        for request in self._decoding:
-            self._update(self.running[request])
+        for tracked in self._decoding.values():
+            self._update(tracked)
 
     def tokens_to_compute(self) -> int:
         """Prompt tokens that wait, and what is left of the prompts of running requests."""
@@ -294,28 +294,28 @@ class InFlight:
     def _stop(self, request: Hashable) -> Tracked | None:
         tracked = self.running.pop(request, None)
         if tracked is not None:
-            self._part(request, tracked)
-            self._begun_tokens -= tracked.tokens_to_compute
+            if tracked.joined is not None:
+                self._part(request, tracked)
+            if not tracked.generated_tokens:
+                self._begun_tokens -= tracked.tokens_to_compute
             self.held_tokens -= tracked.prompt_tokens + tracked.generated_tokens
         return tracked
 
     def _part_absent(self, told: list[Hashable]) -> bool:
         """Part those that decode and were not told; False where a step is no reason to: told twice, or a small part."""
         here = set(told)
-        gone = self._decoding - here
+        gone = self._decoding.keys() - here
         if len(here) < len(told) or len(gone) > len(here):
             return False
         for request in gone:
-            self._part(request, self.running[request])
+            self._part(request, self._decoding[request])
         return True
 
     def _part(self, request: Hashable, tracked: Tracked) -> None:
-        if tracked.joined is not None:
-            self._update(tracked)
-            tracked.joined = None
-            self._decoding.discard(request)
-            if self._told:
-                self._told.remove(request)
+        self._update(tracked)
+        tracked.joined = None
+        del self._decoding[request]
+        self._order = None
 
     def _update(self, tracked: Tracked) -> None:
         if tracked.joined is not None and tracked.joined != self._said:

@@ -300,7 +300,7 @@ class TunerSession:
         """
         with self._lock:
             self._tells_steps = True
-            now_ms = self.now_ms
+            now_ms = 1000.0 * self._clock()
             self._recorder.step(now_ms, batch_size, tokens, context_tokens, duration_ms, kv_used_fraction, failed)
             if not failed and tokens > 0:
                 self._predictor.hear_step(tokens, duration_ms)

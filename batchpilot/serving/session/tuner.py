@@ -120,8 +120,11 @@ class ContainedTuner:
             raise TypeError(f"ask() answered {limits!r}, which is no Limits")
         estimate = getattr(self.tuner, "estimate", None)
         believed = None if estimate is None else tuple(float(value) for value in estimate)
-        same = limits == self.advice.limits
-        return Advice(limits, believed, self.advice.reason if same else str(self.tuner.status().get("reason", "")))
+        last = self.advice
+        same = limits is last.limits or limits == last.limits
+        if same and believed == last.estimate:
+            return last
+        return Advice(limits, believed, last.reason if same else str(self.tuner.status().get("reason", "")))
 
     def _contain(self, action: Callable[[], Answer]) -> Answer | None:
         try:

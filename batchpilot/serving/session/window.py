@@ -1,6 +1,7 @@
 """Measurement windows from a server's events, by the definitions of `core.metrics`. Times in ms.
 
-The recorder counts and knows no clock, tuner or thread: each call says when it happened.
+The recorder counts and knows no clock, tuner or thread: each call says when it happened. A step is only noted; what
+windows sum over steps is summed for many of them at once.
 """
 
 from __future__ import annotations
@@ -8,13 +9,14 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
+from operator import mul, sub
 
 import numpy as np
 
 from batchpilot.core.details import WindowDetails
 from batchpilot.core.limits import Limits
 from batchpilot.core.metrics import WindowMetrics
-from batchpilot.core.slo import typical_target
+from batchpilot.core.slo import typical_of_sorted
 from batchpilot.serving.session.engine import EngineFacts, peak_tokens_per_s
 from batchpilot.serving.session.requests import InFlight, Tracked, as_records
 
@@ -23,7 +25,7 @@ MOST_TIMES = 4096
 
 
 class WindowCounts:
-    """What is counted since a window began.
+    """What is counted since a window began; of steps, those that are no longer only noted.
 
     Attributes:
         start_ms: when it began.
@@ -67,6 +69,7 @@ class WindowRecorder:
         self.keeps_details = False
         self._peak = 0.0
         self._ttft_target_ms = self._tpot_target_ms = math.nan
+        self._noted: list[tuple[float, int, int, int, float, float, bool]] = []
         self._steps: deque[tuple[float, int, int, int, float]] = deque(maxlen=MOST_TIMES)
         self._arrived: list[Tracked] = []
         self._output_tokens: list[int] = []
@@ -90,15 +93,19 @@ class WindowRecorder:
             tpot_target_ms: likewise.
             cached_tokens: what of its prompt the server has in its prefix cache.
         """
-        if self.requests.get(request) is not None or prompt_tokens < 0:
+        requests, counts = self.requests, self.now
+        if request in requests.running or request in requests.waiting or prompt_tokens < 0:
             self.odd_events += 1
             return
-        tracked = Tracked(now_ms, prompt_tokens, _promise(ttft_target_ms), _promise(tpot_target_ms), cached_tokens)
-        self.requests.arrive(request, tracked)
-        self.now.arrivals += 1
-        self.now.arrived_prompt_tokens += prompt_tokens
-        self.now.ttft_targets_ms.append(tracked.ttft_target_ms)
-        self.now.tpot_targets_ms.append(tracked.tpot_target_ms)
+        # What is no time above zero promises nothing.
+        ttft_target_ms = ttft_target_ms if ttft_target_ms > 0 else math.inf
+        tpot_target_ms = tpot_target_ms if tpot_target_ms > 0 else math.inf
+        tracked = Tracked(now_ms, prompt_tokens, ttft_target_ms, tpot_target_ms, cached_tokens)
+        requests.arrive(request, tracked)
+        counts.arrivals += 1
+        counts.arrived_prompt_tokens += prompt_tokens
+        counts.ttft_targets_ms.append(ttft_target_ms)
+        counts.tpot_targets_ms.append(tpot_target_ms)
         if self.keeps_details:
             self._arrived.append(tracked)
 
@@ -138,14 +145,14 @@ class WindowRecorder:
         tracked = self._known(self.requests.start(request))
         if tracked is None or tokens < 1:
             return None
-        first = tracked.generated_tokens == 0
+        counts, first = self.now, not tracked.generated_tokens
         if first:
             tracked.first_token_ms = now_ms
-            self.now.ttft_ms.append(now_ms - tracked.arrival_ms)
+            counts.ttft_ms.append(now_ms - tracked.arrival_ms)
             if not tracked.prefill_told:
-                self.now.prefill_tokens += tracked.uncached_tokens
+                counts.prefill_tokens += tracked.uncached_tokens
         self.requests.emit(tracked, tokens)
-        self.now.generated_tokens += tokens
+        counts.generated_tokens += tokens
         return tracked if first else None
 
     def emit_together(self, now_ms: float, requests: Iterable[Hashable], tokens: int) -> list[Tracked]:
@@ -159,15 +166,16 @@ class WindowRecorder:
         Returns:
             Those for which it was the first token.
         """
-        told = list(requests)
+        told, began = list(requests), []
         fresh = self.requests.decode(told, tokens)
         self.now.generated_tokens += tokens * (len(told) - len(fresh))
-        if not fresh:
-            return []
-        emitted = [self.emit(now_ms, request, tokens) for request in fresh]
-        if fresh is not told:
-            self.requests.join(told, fresh)
-        return [tracked for tracked in emitted if tracked is not None]
+        for request in fresh:
+            tracked = self.emit(now_ms, request, tokens)
+            if tracked is not None:
+                began.append(tracked)
+            if fresh is not told:
+                self.requests.join(request)
+        return began
 
     def preempt(self, request: Hashable) -> None:
         """A running request goes back into the queue.
@@ -190,9 +198,10 @@ class WindowRecorder:
             output_tokens: its output; what was not told token by token counts now. None for what was told.
             texts: how many texts it is, generated at once.
         """
-        tracked = self.requests.get(request)
-        if tracked is not None and output_tokens is not None and output_tokens > tracked.generated_tokens:
-            self.emit(now_ms, request, output_tokens - tracked.generated_tokens)
+        if output_tokens is not None:
+            tracked = self.requests.get(request)
+            if tracked is not None and output_tokens > tracked.generated_tokens:
+                self.emit(now_ms, request, output_tokens - tracked.generated_tokens)
         tracked = self._known(self.requests.leave(request))
         if tracked is None:
             return
@@ -241,24 +250,12 @@ class WindowRecorder:
         if not (batch_size >= 0 and tokens >= 0 and 0 <= duration_ms < math.inf):
             self.odd_events += 1
             return
-        counts, facts = self.now, self.facts
-        counts.steps += 1
-        counts.failures += failed
-        counts.busy_ms += duration_ms
-        counts.batch_sum += batch_size
-        counts.token_sum += tokens
-        counts.context_sum += context_tokens
-        counts.step_times.append(duration_ms)
         if kv_used_fraction is None:
-            held = self.requests.held_tokens / facts.kv_capacity_tokens if facts.kv_capacity_tokens else 0.0
-            kv_used_fraction = min(held, 1.0)
-        kv_mb = kv_used_fraction * facts.kv_capacity_tokens * facts.kv_mb_per_token
-        memory_mb = facts.fixed_mb + kv_mb + tokens * facts.activation_mb_per_token
-        counts.kv_ms += kv_used_fraction * duration_ms
-        counts.memory_mb_ms += memory_mb * duration_ms
-        counts.peak_mb = max(counts.peak_mb, memory_mb)
-        if self.keeps_details:
-            self._steps.append((now_ms - duration_ms, batch_size, tokens, context_tokens, duration_ms))
+            capacity_tokens = self.facts.kv_capacity_tokens
+            kv_used_fraction = min(self.requests.held_tokens / capacity_tokens, 1.0) if capacity_tokens else 0.0
+        self._noted.append((now_ms, batch_size, tokens, context_tokens, duration_ms, kv_used_fraction, failed))
+        if len(self._noted) == MOST_TIMES:
+            self._sum_steps()
 
     def close(self, now_ms: float, limits: Limits, estimate: Sequence[float] | None) -> WindowMetrics:
         """Measurements since the window began, and the start of a new one.
@@ -280,6 +277,7 @@ class WindowRecorder:
             now_ms: the present.
         """
         self.requests.update()
+        self._sum_steps()
         details = WindowDetails(
             now_ms=now_ms,
             steps=np.array(self._steps, np.float64).reshape(-1, 5),
@@ -292,17 +290,44 @@ class WindowRecorder:
         self._arrived, self._output_tokens = [], []
         return details
 
+    def _sum_steps(self) -> None:
+        """Count the steps that are only noted so far."""
+        noted, self._noted = self._noted, []
+        if not noted:
+            return
+        counts, facts = self.now, self.facts
+        ended_ms, batch_sizes, tokens, contexts, durations_ms, kv_used, failed = zip(*noted, strict=True)
+        if self.keeps_details:
+            began_ms = map(sub, ended_ms, durations_ms)
+            self._steps.extend(zip(began_ms, batch_sizes, tokens, contexts, durations_ms, strict=True))
+        busy_ms = sum(durations_ms)
+        counts.steps += len(durations_ms)
+        counts.failures += sum(failed)
+        counts.busy_ms += busy_ms
+        counts.batch_sum += sum(batch_sizes)
+        counts.token_sum += sum(tokens)
+        counts.context_sum += sum(contexts)
+        counts.step_times.extend(durations_ms)
+        counts.kv_ms += sum(map(mul, kv_used, durations_ms))
+        kv_mb, token_mb = facts.kv_capacity_tokens * facts.kv_mb_per_token, facts.activation_mb_per_token
+        if kv_mb or token_mb:
+            variable_mb = [kv_mb * used + token_mb * computed for used, computed in zip(kv_used, tokens, strict=True)]
+            counts.peak_mb = max(counts.peak_mb, facts.fixed_mb + max(variable_mb))
+            counts.memory_mb_ms += sum(map(mul, variable_mb, durations_ms))
+        counts.memory_mb_ms += facts.fixed_mb * busy_ms
+
     def _known(self, tracked: Tracked | None) -> Tracked | None:
         if tracked is None:
             self.odd_events += 1
         return tracked
 
     def _summarise(self, now_ms: float, limits: Limits, estimate: Sequence[float] | None) -> WindowMetrics:
+        self._sum_steps()
         w, facts, requests = self.now, self.facts, self.requests
         duration_ms = now_ms - w.start_ms
         if w.arrivals:
-            self._ttft_target_ms = typical_target(w.ttft_targets_ms)
-            self._tpot_target_ms = typical_target(w.tpot_targets_ms)
+            self._ttft_target_ms = typical_of_sorted(sorted(w.ttft_targets_ms))
+            self._tpot_target_ms = typical_of_sorted(sorted(w.tpot_targets_ms))
         if estimate is not None and w.generated_tokens:
             self._peak = peak_tokens_per_s(
                 estimate,
@@ -330,6 +355,7 @@ class WindowRecorder:
             refused_on_arrival=w.refused_on_arrival,
             refused_by_guard=w.refused_by_guard,
             failed_requests=w.failed_requests,
+            cancelled_requests=w.cancelled_requests,
             preemptions=w.preemptions,
             failures=w.failures,
             queue=len(requests.waiting),
@@ -359,11 +385,6 @@ class WindowRecorder:
             ttft_target_ms=self._ttft_target_ms,
             tpot_target_ms=self._tpot_target_ms,
         )
-
-
-def _promise(target_ms: float) -> float:
-    """A latency target; what is no time above zero promises nothing."""
-    return target_ms if target_ms > 0 else math.inf
 
 
 def quantile(ascending: Sequence[float], q: float) -> float:

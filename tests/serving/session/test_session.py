@@ -320,6 +320,18 @@ def test_without_steps_any_event_ends_a_window_that_is_over():
     assert second.tpot_ms_p50 == pytest.approx(30.0)
 
 
+def test_whoever_goes_away_counts_as_neither_served_nor_missed():
+    clock, tuner = Clock(), Scripted(Limits(8))
+    session = TunerSession(tuner, clock=clock)
+    session.on_arrival("a", 10)
+    session.on_cancel("a")
+    clock.ms = 1000.0
+    session.tick()
+    (window,) = tuner.heard
+    assert (window.cancelled_requests, window.failed_requests, window.completions) == (1, 0, 0)
+    assert math.isnan(window.slo_attainment)
+
+
 def test_a_tuner_that_raises_leaves_the_last_good_limits_in_force():
     clock, tuner = Clock(), Scripted(Limits(4), Limits(5), Limits(6), raises=(2,))
     session = TunerSession(tuner, window_ms=10.0, clock=clock)
