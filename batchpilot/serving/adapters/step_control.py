@@ -6,7 +6,7 @@ Plain numbers in and out, so that it knows no server. Times in ms.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 
 from batchpilot.serving.adapters.hopeless import Hopeless
 from batchpilot.serving.adapters.promise_errors import PromiseErrors
@@ -192,7 +192,7 @@ class StepControl:
         kv_used_fraction: float,
         prefills: Sequence[tuple[Hashable, int]],
         preempted: Sequence[Hashable],
-        emitted: Mapping[int, Sequence[Hashable]],
+        emitted: Mapping[int, Collection[Hashable]],
         finished: Sequence[Hashable],
     ) -> None:
         """A step ended.
@@ -228,7 +228,7 @@ class StepControl:
     def _learn(
         self,
         prefills: Sequence[tuple[Hashable, int]],
-        emitted: Mapping[int, Sequence[Hashable]],
+        emitted: Mapping[int, Collection[Hashable]],
         finished: Sequence[Hashable],
     ) -> None:
         """Hold first tokens and whole texts against what was predicted of them."""

@@ -11,9 +11,7 @@ stays vLLM's, and so do its limits where our code fails. A request may name its 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from itertools import chain
-from operator import attrgetter
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from batchpilot.core import SLO
@@ -24,7 +22,7 @@ from batchpilot.serving.adapters.step_control import StepControl
 from batchpilot.serving.adapters.versions import check_version
 from batchpilot.serving.adapters.vllm_refusals import check_answerable, refusal
 from batchpilot.serving.adapters.vllm_settings import VLLMSettings
-from batchpilot.serving.adapters.vllm_steps import PlannedStep, StepReader, by_tokens
+from batchpilot.serving.adapters.vllm_steps import PlannedStep, StepReader, by_tokens, outputs_of
 
 with needing("the vLLM adapter", "vllm"):
     import vllm
@@ -39,8 +37,6 @@ check_version("vllm", vllm.__version__)
 _NOT_BEGUN = (RequestStatus.WAITING, RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR)
 
 _SAID_ALL = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.REPETITION)
-
-_outputs = attrgetter("outputs")
 
 
 class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not installed where types are checked
@@ -135,8 +131,10 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
         planned = self._planned.pop(id(scheduler_output), None)
         if planned is not None:
             with self.contained:
-                told = list(chain.from_iterable(map(_outputs, outputs.values())))
-                self._tell(planned, told, some_ended=(len(self.running), len(self.requests)) != before)
+                scheduled, sampled = scheduler_output.num_scheduled_tokens, model_runner_output.sampled_token_ids
+                emitted = by_tokens(scheduled, sampled, outputs, 1 + self.num_spec_tokens)
+                some_ended = (len(self.running), len(self.requests)) != before
+                self._tell(planned, emitted, _said_all(outputs) if some_ended else [])
         for client, refused in self._refused:
             outputs.setdefault(client, EngineCoreOutputs()).outputs.append(refused)
         self._refused = []
@@ -258,7 +256,7 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
             self.control.session.on_start(new.req_id)
         return self._reader.read(began, output)
 
-    def _tell(self, planned: PlannedStep, outputs: list[Any], *, some_ended: bool) -> None:
+    def _tell(self, planned: PlannedStep, emitted: Mapping[int, Collection[str]], finished: list[str]) -> None:
         ended = time.perf_counter()
         # Steps overlap: this one could not begin on the device before the last one's output had come.
         duration_ms = 1000.0 * (ended - max(planned.began, self._last_output))
@@ -271,11 +269,15 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
             kv_used_fraction=self.get_kv_cache_usage(),
             prefills=planned.prefills,
             preempted=planned.preempted,
-            emitted=by_tokens(outputs, 1 + self.num_spec_tokens),
-            finished=[output.request_id for output in outputs if output.finish_reason in _SAID_ALL]
-            if some_ended
-            else [],
+            emitted=emitted,
+            finished=finished,
         )
+
+
+def _said_all(outputs: dict[int, Any]) -> list[str]:
+    """Requests that have said everything."""
+    ended = (output for output in outputs_of(outputs) if output.finish_reason is not None)
+    return [output.request_id for output in ended if output.finish_reason in _SAID_ALL]
 
 
 def _waited_ms(request: Any) -> float:

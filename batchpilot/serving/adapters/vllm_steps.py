@@ -6,13 +6,14 @@ summed over all is summed by compiled loops.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
 _computed_tokens = attrgetter("num_computed_tokens")
-_request_id, _new_tokens = attrgetter("request_id"), attrgetter("new_token_ids")
+_outputs = attrgetter("outputs")
 
 
 @dataclass(slots=True)
@@ -32,8 +33,8 @@ class PlannedStep:
     batch_size: int
     tokens: int
     context_tokens: int = 0
-    prefills: list[tuple[str, int]] = field(default_factory=list)
-    preempted: list[str] = field(default_factory=list)
+    prefills: Sequence[tuple[str, int]] = ()
+    preempted: Sequence[str] = ()
 
 
 class StepReader:
@@ -80,10 +81,11 @@ class StepReader:
             self.expect(step.preempted)
         if output.scheduled_new_reqs:
             self.expect(new.req_id for new in output.scheduled_new_reqs)
+        decoding, decode_tokens = step.batch_size, step.tokens
         if self._prefilling:
             step.prefills = self._prefills(scheduled)
-        decoding = step.batch_size - len(step.prefills)
-        decode_tokens = step.tokens - sum(tokens for _, tokens in step.prefills)
+            decoding -= len(step.prefills)
+            decode_tokens -= sum(tokens for _, tokens in step.prefills)
         if decode_tokens > decoding * (1 + self._scheduler.num_spec_tokens):
             # More than decoding needs: vLLM has lost what some had computed, as when a KV transfer failed.
             self.expect(scheduled)
@@ -123,17 +125,33 @@ class StepReader:
         return prefills
 
 
-def by_tokens(outputs: Sequence[Any], most: int) -> dict[int, list[str]]:
+def outputs_of(by_client: Mapping[int, Any]) -> list[Any]:
+    """A step's outputs, one a request that has something to tell.
+
+    Args:
+        by_client: as vLLM's scheduler returns them.
+    """
+    return list(chain.from_iterable(map(_outputs, by_client.values())))
+
+
+def by_tokens(
+    scheduled: dict[str, int], sampled: Sequence[Any], by_client: Mapping[int, Any], most: int
+) -> Mapping[int, Collection[str]]:
     """Requests by how many tokens each emitted; those that emitted none are left out.
 
     Args:
-        outputs: vLLM's outputs of a step.
+        scheduled: the tokens of each request of the step, as planned.
+        sampled: the tokens that the model gave each.
+        by_client: the outputs made of them, as vLLM's scheduler returns them.
         most: tokens that a request can emit in a step.
     """
-    if most == 1 and all(map(_new_tokens, outputs)):
-        return {1: list(map(_request_id, outputs))}
+    if most == 1 and len(sampled) == len(scheduled) and all(sampled):
+        told = sum([len(client.outputs) for client in by_client.values()])
+        if told == len(scheduled):
+            # Everybody has got one token and tells it: no output need be looked at.
+            return {1: scheduled}
     emitted: dict[int, list[str]] = {}
-    for output in outputs:
+    for output in outputs_of(by_client):
         if output.new_token_ids:
             emitted.setdefault(len(output.new_token_ids), []).append(output.request_id)
     return emitted
