@@ -276,11 +276,11 @@ _BEHAVIOUR: tuple[tuple[str, str, Callable[[float], str] | None], ...] = (
     ("told no\np50", "refusal_p50_ms", number),
     ("told no\np95", "refusal_p95_ms", number),
     ("SLO\nmet", "slo_attainment", percent),
-    ("util-\nisation", "utilisation", percent),
+    ("in\nsteps", "utilisation", percent),
     ("success", "success_rate", lambda share: percent(share, 2)),
     ("settled\nafter", "convergence_s", None),
     ("size\nstd/mean", "size_stability", percent),
-    ("over-\nhead", "tuner_overhead", lambda share: percent(share, 3)),
+    ("tuner's\ntime", "tuner_overhead", lambda share: percent(share, 3)),
     ("score", "spec_score", lambda score: number(score, 1)),
 )
 

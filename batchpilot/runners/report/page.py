@@ -21,8 +21,9 @@ p, li, dd { max-width: 46rem }
 .scroll { overflow-x: auto; margin: 0.8rem 0 }
 table { border-collapse: collapse; font-size: 0.88rem; font-variant-numeric: tabular-nums }
 caption, .caption { text-align: left; font-weight: 600; padding: 0.4rem 0 }
-th, td { padding: 0.25rem 0.7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--rule) }
-thead th { vertical-align: bottom; font-weight: 600; color: var(--muted) }
+th, td { padding: 0.25rem 0.45rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--rule) }
+td.words { white-space: normal; overflow-wrap: anywhere }
+thead th { vertical-align: bottom; font-weight: 600; color: var(--muted); white-space: normal }
 th:first-child { text-align: left; font-weight: inherit; padding-left: 0 }
 .best { font-weight: 700 }
 td.reference, th.reference { color: var(--muted); font-style: italic }
@@ -36,7 +37,20 @@ summary span { color: var(--muted) }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.25rem 1rem; font-size: 0.9rem }
 dt { color: var(--muted) }
 dd { margin: 0; overflow-wrap: anywhere; font-family: ui-monospace, monospace }
-@media (max-width: 40rem) { dl { grid-template-columns: 1fr } dd { margin-bottom: 0.5rem } }
+@media (max-width: 48rem) {
+  dl { grid-template-columns: 1fr }
+  dd { margin-bottom: 0.5rem }
+  table, caption, tbody, tbody th { display: block }
+  thead { display: none }
+  tbody tr { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1rem; padding: 0.4rem 0;
+    border-bottom: 1px solid var(--rule) }
+  tbody th, td.words { grid-column: 1 / -1 }
+  tbody th:not(.reference) { font-weight: 600 }
+  th, td { border: 0; padding: 0.1rem 0; white-space: normal; overflow-wrap: anywhere }
+  td { text-align: left }
+  td::before { content: attr(data-column); display: block; color: var(--muted);
+    font: 400 0.75rem/1.2 system-ui, sans-serif }
+}
 @media print { details > * { display: block } }
 """
 
@@ -73,7 +87,7 @@ def element(name: str, text: str, kind: str = "") -> str:
 
 
 def table(grid: Grid) -> str:
-    """A grid as a table that scrolls where it is too wide, its caption below; two columns without names as a list.
+    """A grid as a table, each row a block on a narrow screen, its caption below; two columns without names as a list.
 
     Args:
         grid: what to show.
@@ -83,7 +97,7 @@ def table(grid: Grid) -> str:
         return element("p", grid.title, "caption") + told + (element("p", grid.caption, "how") if grid.caption else "")
     headers = ("<br>".join(escape(line) for line in name.splitlines()) for name in grid.columns)
     head = "".join(f'<th scope="col">{header}</th>' for header in headers)
-    body = "\n".join(f"<tr>{_cell(row[0], 'th')}{''.join(_cell(cell) for cell in row[1:])}</tr>" for row in grid.rows)
+    body = "\n".join(f"<tr>{''.join(map(_cell, grid.columns, row, range(len(row))))}</tr>" for row in grid.rows)
     shown = f"<table>{element('caption', grid.title)}<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
     return f'<div class="scroll" tabindex="0">{shown}</div>' + (
         element("p", grid.caption, "how") if grid.caption else ""
@@ -129,7 +143,17 @@ def definitions(values: Mapping[str, str]) -> str:
     return "<dl>" + "".join(element("dt", name) + element("dd", value) for name, value in values.items()) + "</dl>"
 
 
-def _cell(cell: Cell, name: str = "td") -> str:
-    classes = " ".join(kind for kind, applies in (("best", cell.best), ("reference", cell.reference)) if applies)
-    attributes = (' scope="row"' if name == "th" else "") + (f' class="{classes}"' if classes else "")
-    return f"<{name}{attributes}>{escape(cell.text.strip())}</{name}>"
+_MOST_FIGURE_CHARACTERS = 30
+"""A longer cell is words, which may break."""
+
+
+def _cell(column: str, cell: Cell, position: int) -> str:
+    """A cell; the first names its row, the others carry their column's name for screens too narrow for columns."""
+    text = cell.text.strip()
+    kinds = (("best", cell.best), ("reference", cell.reference), ("words", len(text) > _MOST_FIGURE_CHARACTERS))
+    classes = " ".join(kind for kind, applies in kinds if applies)
+    attributes = f' class="{classes}"' if classes else ""
+    if not position:
+        return f'<th scope="row"{attributes}>{escape(text)}</th>'
+    name = column.replace("-\n", "-").replace("\n", " ")
+    return f'<td{attributes} data-column="{escape(name)}">{escape(text)}</td>'

@@ -45,7 +45,7 @@ def winners_grid(summary: Sequence[Row]) -> Grid:
         "Lost",
         "Refused\nrequests",
         "of the worst\nquarter",
-        *(f"÷ {name}" for name in against),
+        *(f"÷ {name}".replace("-", "-\n") for name in against),
     )
     caption = "Share of the offered output tokens that kept the promise. Quarters are of prompt length. References †."
     return Grid("Which strategy keeps its promises?", columns, tuple(rows), caption + out_of_turn(summary))

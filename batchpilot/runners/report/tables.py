@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from rich import box
 from rich.console import Console
@@ -21,6 +22,9 @@ WIDTH = 120
 
 SHORT_WIDTH = 100
 """The same of the tables that are shown without being asked for."""
+
+_FOLDED = 26
+"""Characters that a table which is too wide folds words to before it is split."""
 
 
 def short_tables(summary: Sequence[Row]) -> list[Table]:
@@ -49,14 +53,18 @@ def leaderboard_tables(summary: Sequence[Row], families: Sequence[Row] = ()) -> 
 
 
 def tables(grid: Grid, width: int = WIDTH) -> list[Table]:
-    """A grid as terminal tables: one, or several with the first column repeated where one would be too wide.
+    """A grid as terminal tables: one, or several with the first column repeated where one is too wide even folded.
 
     Args:
         grid: what to show.
         width: columns of the terminal.
     """
     parts = []
-    for shown in _parts(grid, width):
+    widths = _widths(grid)
+    if sum(widths) > width:
+        words = _widths(grid, separator=None)
+        widths[1:] = [min(whole, max(_FOLDED + 2, word)) for whole, word in zip(widths[1:], words[1:], strict=True)]
+    for shown in _parts(widths, width):
         table = Table(
             title=Text(grid.title, style="bold"),
             caption=Text(grid.caption, style="dim") if grid.caption else None,
@@ -67,7 +75,10 @@ def tables(grid: Grid, width: int = WIDTH) -> list[Table]:
             caption_justify="left",
         )
         for column in shown:
-            table.add_column(Text(grid.columns[column]), justify="right" if column else "left", vertical="bottom")
+            justify: Literal["left", "right"] = "right" if column else "left"
+            table.add_column(
+                Text(grid.columns[column]), justify=justify, vertical="bottom", max_width=widths[column] - 2
+            )
         for row in grid.rows:
             table.add_row(*(_text(row[column]) for column in shown))
         parts.append(table)
@@ -88,10 +99,14 @@ def render(shown: Iterable[Table], *, width: int = WIDTH) -> str:
     return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
 
 
-def _parts(grid: Grid, width: int) -> list[list[int]]:
+def _widths(grid: Grid, separator: str | None = "\n") -> list[int]:
+    """Characters of each column's longest line, or without a separator its longest word, with the space after it."""
+    texts = [[header, *(row[column].text for row in grid.rows)] for column, header in enumerate(grid.columns)]
+    return [max((len(one) for text in column for one in text.split(separator)), default=0) + 2 for column in texts]
+
+
+def _parts(widths: Sequence[int], width: int) -> list[list[int]]:
     """The columns of each table: as many as fit beside the first."""
-    lines = [[header, *(row[column].text for row in grid.rows)] for column, header in enumerate(grid.columns)]
-    widths = [max(len(line) for text in texts for line in text.split("\n")) + 2 for texts in lines]
     parts = [[0]]
     for column in range(1, len(widths)):
         if len(parts[-1]) > 1 and sum(widths[shown] for shown in parts[-1]) + widths[column] > width:

@@ -7,6 +7,7 @@ from synthetic_results import GOODPUT, SCENARIOS, result_row, result_rows
 
 from batchpilot.runners.leaderboard.comparison_grids import family_grid
 from batchpilot.runners.report.grids import (
+    Cell,
     Grid,
     behaviour_grid,
     mark_of,
@@ -154,6 +155,15 @@ def test_many_columns_become_several_tables_that_repeat_the_first():
         assert max(map(len, text.splitlines())) <= WIDTH
         assert "…" not in text
     assert all(any(f"{row['goodput_fraction']:.3f}" in text for text in parts) for row in rows)
+
+
+def test_words_are_folded_before_a_table_is_split():
+    load, model = "7.78 requests/s, 0.36 of the estimated capacity", "a-name-with-no-place-to-break (fp16)"
+    rows = ((Cell("quick-chat"), Cell("TTFT 2000 ms, TPOT 100 ms"), Cell(load), Cell("2 x H100-80GB"), Cell(model)),)
+    (table,) = tables(Grid("what", ("Scenario", "promise", "load", "device", "model"), rows))
+    shown = render([table])
+    assert all(word in shown for cell in rows[0] for word in cell.text.split())
+    assert max(map(len, shown.splitlines())) <= WIDTH
 
 
 def test_text_of_cells_is_never_read_as_markup():

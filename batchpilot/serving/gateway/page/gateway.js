@@ -20,27 +20,31 @@ function condition(one) {
   return one.upstream_reachable ? ["good", "well"] : ["bad", "not reached"];
 }
 
-function row(name, one) {
+const UPSTREAM = ["state", "version", "weight", "running", "waiting", "tokens", "served", "refused", "failed", "promise kept", "TTFT p50", "TTFT p95", "TPOT p95"];
+const VERSION = ["served", "failed", "promise kept", "TTFT p50", "TTFT p95", "end to end p50", "end to end p95"];
+
+const heads = (first, names) => html("tr", { class: "heads" }, ...[first, ...names].map((name) => html("th", { scope: "col" }, name)));
+
+// On a narrow screen a row is a block, and each cell says its column.
+const row = (first, names, values, more = {}) => html("tr", {}, html("th", { scope: "row" }, first),
+  ...values.map((value, column) => html("td", { "data-column": names[column], ...more[column] }, value)));
+
+function rows(name, one) {
   const [mark, said] = condition(one);
   const finished = ended(one, "finished"), failed = ended(one, "failed"), refused = refusals(one);
-  return html("tr", {},
-    html("th", { scope: "row" }, name),
-    html("td", { class: mark }, said),
-    ...[one.version, one.weight, total(one, "running"), total(one, "waiting")].map((value) => html("td", {}, number(value))),
-    html("td", {}, known(rates[name]) ? `${rate(rates[name])}/s` : "–"),
-    ...[finished, refused, failed].map((value) => html("td", {}, number(value))),
-    html("td", {}, percent(keptShare(total(one, "kept_promises"), finished + refused + failed))),
-    html("td", {}, milliseconds(one.ttft_ms_p50)), html("td", {}, milliseconds(one.ttft_ms_p95)),
-    html("td", {}, milliseconds(one.tpot_ms_p95)),
-    html("td", { class: "limits" }, limits(one.limits)));
+  const values = [said,
+    ...[one.version, one.weight, total(one, "running"), total(one, "waiting")].map((value) => number(value)),
+    known(rates[name]) ? `${rate(rates[name])}/s` : "–",
+    ...[finished, refused, failed].map((value) => number(value)),
+    percent(keptShare(total(one, "kept_promises"), finished + refused + failed)),
+    ...[one.ttft_ms_p50, one.ttft_ms_p95, one.tpot_ms_p95].map((value) => milliseconds(value))];
+  return [row(name, UPSTREAM, values, { 0: { class: mark } }),
+    html("tr", {}, html("td", { class: "limits", colspan: values.length + 1 }, limits(one.limits)))];
 }
-
-const heads = (...names) => html("tr", {}, ...names.map((name) => html("th", { scope: "col" }, name)));
 
 function showUpstreams(all) {
   replace(byId("upstreams"), [
-    heads("", "state", "version", "weight", "running", "waiting", "tokens", "served", "refused", "failed", "promise kept", "TTFT p50", "p95", "TPOT p95", "limits"),
-    ...Object.entries(all).map(([name, one]) => row(name, one))]);
+    heads("", UPSTREAM), ...Object.entries(all).flatMap(([name, one]) => rows(name, one))]);
 }
 
 function showVersions() {
@@ -49,13 +53,11 @@ function showVersions() {
   const canary = status.canary;
   write(byId("canary"), canary ? `Roll-out of version ${canary.version} from ${canary.from}: ${canary.verdict}, ${percent(canary.share)} of the users; ${canary.reason}.` : "");
   replace(byId("variants"), [
-    heads("version", "served", "failed", "promise kept", "TTFT p50", "p95", "end to end p50", "p95"),
+    heads("version", VERSION),
     ...variants.map(([version, one]) => {
       const finished = one.ended.finished ?? 0, failed = one.ended.failed ?? 0;
-      return html("tr", {}, html("th", { scope: "row" }, version),
-        html("td", {}, number(finished)), html("td", {}, number(failed)),
-        html("td", {}, percent(keptShare(one.kept_promises, finished + failed))),
-        ...["ttft_ms_p50", "ttft_ms_p95", "e2e_ms_p50", "e2e_ms_p95"].map((name) => html("td", {}, milliseconds(one[name]))));
+      return row(version, VERSION, [number(finished), number(failed), percent(keptShare(one.kept_promises, finished + failed)),
+        ...["ttft_ms_p50", "ttft_ms_p95", "e2e_ms_p50", "e2e_ms_p95"].map((name) => milliseconds(one[name]))]);
     })]);
 }
 
