@@ -28,9 +28,7 @@ def split(specs: Sequence[ReplicaSpec], prefill: Mapping[str, int]) -> list[Repl
     for name, count in prefill.items():
         there = lookup(by_name, name, "kind of replica").count
         if not 1 <= count <= there:
-            raise ValueError(
-                f"{count} replicas of {name} shall prefill; it must be 1 to {there}"
-            )
+            raise ValueError(f"{count} replicas of {name} shall prefill; it must be 1 to {there}")
     decode = {spec.name: spec.count - prefill.get(spec.name, 0) for spec in specs}
     if not prefill or not any(decode.values()):
         raise ValueError(f"prefill {dict(prefill)} of {sum(one.count for one in specs)} leaves a pool empty")
