@@ -114,7 +114,9 @@ POOLS = SCENARIO.replace("{A100-80GB: 1}", "{A100-80GB: 2}").replace("load: 1.5"
 
 
 def test_split_plays_pools_where_the_scenario_says_how(tmp_path):
-    (tmp_path / "pools.yaml").write_text(POOLS + "pools: {prefill: {A100: 1}, bandwidth_gb_per_s: 25, latency_ms: 3}\n")
+    (tmp_path / "pools.yaml").write_text(
+        POOLS + "pools: {prefill: {A100-80GB: 1}, bandwidth_gb_per_s: 25, latency_ms: 3}\n"
+    )
     (tmp_path / "whole.yaml").write_text(POOLS.replace("name: tiny", "name: whole"))
     typed = ["leaderboard", "--suite", "fleet", "--out", str(tmp_path / "out"), "--seeds", "1"]
     for name in ("pools", "whole"):
