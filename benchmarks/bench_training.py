@@ -1,7 +1,7 @@
 """How fast PPO trains, and where the time goes; `python benchmarks/bench_training.py`.
 
-One rollout and its update again and again, in one thread: decisions a second end to end, and the share of the time in
-the environment, in the agent's own forward pass while it plays, and in the update.
+One rollout and its update again and again: decisions a second end to end, and the share of the time in the environment
+(the mean of the threads that step its parts), in the rest of playing, which is mostly the policy, and in the update.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
     shipped = load_training_config(options.config)
     normalisation = observe(training_pool(shipped.changed(pool=16), 0, 0).runs, shipped.env_kwargs.table(), shipped, 0)
 
-    print(f"{'rows':>5} {'decisions/s':>12} {'prepare s':>10} {'environment':>12} {'forward':>8} {'update':>7}")
+    print(f"{'rows':>5} {'decisions/s':>12} {'prepare s':>10} {'environment':>12} {'policy':>8} {'update':>7}")
     for rows in options.rows:
         config = shipped.changed(n_envs=rows)
         start = time.perf_counter()
@@ -54,14 +54,17 @@ def main() -> None:
         prepared = time.perf_counter() - start
         agent = new_agent(config, env, 0)
         agent.learn(rows * config.n_steps)
-        env.step_wait = playing = Stopwatch(env.step_wait)
+        stepping = [Stopwatch(part.step_wait) for part in env.parts]
+        for part, timed in zip(env.parts, stepping, strict=True):
+            part.step_wait = timed
         agent.train = updating = Stopwatch(agent.train)
         start = time.perf_counter()
         agent.learn(options.rollouts * rows * config.n_steps, reset_num_timesteps=False)
         total = time.perf_counter() - start
         rate = options.rollouts * rows * config.n_steps / total
-        forward = 1.0 - (playing.seconds + updating.seconds) / total
-        shares = f"{playing.seconds / total:12.0%} {forward:8.0%} {updating.seconds / total:7.0%}"
+        environment = sum(timed.seconds for timed in stepping) / len(stepping) / total
+        update = updating.seconds / total
+        shares = f"{environment:12.0%} {1.0 - environment - update:8.0%} {update:7.0%}"
         print(f"{rows:5d} {rate:12,.0f} {prepared:10.1f} {shares}", flush=True)
 
 

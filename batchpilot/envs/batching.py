@@ -16,6 +16,7 @@ from batchpilot.core.limits import Limits
 from batchpilot.core.metrics import from_record, measured
 from batchpilot.envs.backends import SIMULATED
 from batchpilot.envs.episode import good_tokens
+from batchpilot.envs.infos import LaterDict
 from batchpilot.envs.observing import observe
 from batchpilot.envs.rendering import RENDER_MODES, History
 from batchpilot.envs.rewards import Reward
@@ -210,8 +211,9 @@ class BatchingEnv(gym.Env[NDArray[np.float32], Any]):
 
     def _info(self, record: NDArray[Any]) -> dict[str, Any]:
         assert self._run is not None
+        kept = record.copy()
         return {
-            "metrics": measured(record[0]),
+            "metrics": LaterDict(lambda: measured(kept[0])),
             "limits": self._told_limits.copy(),
             "scenario": self._run.scenario.name,
             "seed": self._run.seed,

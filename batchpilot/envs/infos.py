@@ -1,6 +1,6 @@
-"""Infos of many environments in Gymnasium's form: arrays by name, each with a mask named with an underscore.
+"""Infos that are made when somebody looks, which training never does: to make them took as long as to run the engines.
 
-They are made when somebody looks: training never does, and to make them took as long as to run the engines.
+Those of many environments are in Gymnasium's form: arrays by name, each with a mask named with an underscore.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class LaterDict(dict[str, Any]):
 
     Args:
         make: the entries.
-        make_one: one of them, None where there is no such entry.
+        make_one: one of them, None where there is no such entry or where all are made at once.
     """
 
-    def __init__(self, make: Callable[[], dict[str, Any]], make_one: Callable[[str], Any]) -> None:
+    def __init__(self, make: Callable[[], dict[str, Any]], make_one: Callable[[str], Any] = lambda _: None) -> None:
         super().__init__()
         self._make: Callable[[], dict[str, Any]] | None = make
         self._make_one = make_one
@@ -63,7 +63,9 @@ def _filling(name: str) -> Callable[..., Any]:
     plain = getattr(dict, name)
 
     def method(self: LaterDict, *arguments: Any, **options: Any) -> Any:
-        self._fill()
+        for one in (self, *arguments):
+            if isinstance(one, LaterDict):
+                one._fill()
         return plain(self, *arguments, **options)
 
     method.__doc__ = plain.__doc__
@@ -114,7 +116,7 @@ def vector_infos(
     return {
         "metrics": LaterDict(metric_columns, metric_column),
         "_metrics": rows.copy(),
-        "limits": LaterDict(limit_columns, lambda _: None),
+        "limits": LaterDict(limit_columns),
         "_limits": rows.copy(),
         "scenario": np.array(scenarios, dtype=object),
         "_scenario": rows.copy(),

@@ -1,15 +1,13 @@
-"""A window run, measured and observed in compiled code, for one engine or for many rows in threads. Times in ms."""
+"""A window run, measured and observed in compiled code, for one engine or for many rows. Times in ms."""
 
 from __future__ import annotations
 
 import math
 
-from numba import prange
-
 from batchpilot.core.features import fill_features
 from batchpilot.engines.scheduler.state import SchedulerState, row
 from batchpilot.engines.scheduler.windows import open_window, run_windows, summarise
-from batchpilot.latency.model.compiled import kernel, parallel
+from batchpilot.latency.model.compiled import kernel
 
 _fill = kernel(fill_features)
 
@@ -33,12 +31,16 @@ def observe(metrics, limits, quantities, observations, i: int) -> None:  # type:
     _fill(quantities[i], observations[i])
 
 
-@parallel
-def run_rows(s: SchedulerState, until_ms, codes, records, metrics, limits, quantities, observations) -> None:  # type: ignore[no-untyped-def]
-    """Run, measure and observe every row; rows share nothing, so the number of threads changes no number.
+@kernel
+def run_rows(  # type: ignore[no-untyped-def]
+    s: SchedulerState, first: int, end: int, until_ms, codes, records, metrics, limits, quantities, observations
+) -> None:
+    """Run, measure and observe some rows; rows share nothing, so threads may each run some of them.
 
     Args:
         s: state with a leading axis of simulations, n rows.
+        first: the first row.
+        end: the one after the last.
         until_ms: times to reach, shape (n,); a row that is there already measures an empty window.
         codes: where it is written how each `advance` ended, shape (n,), int64.
         records: the windows as records of `core.metrics.METRICS`, shape (n,).
@@ -47,7 +49,7 @@ def run_rows(s: SchedulerState, until_ms, codes, records, metrics, limits, quant
         quantities: room to work.
         observations: of the windows.
     """
-    for i in prange(len(until_ms)):
+    for i in range(first, end):
         one = row(s, i)
         done, codes[i] = run_windows(one, math.inf, until_ms[i], records[i : i + 1])
         if done == 0:

@@ -1,4 +1,4 @@
-"""Many simulated engines side by side: one scheduler state with a row each, run by compiled threads. Times in ms.
+"""Many simulated engines side by side: one scheduler state with a row each, run in threads. Times in ms.
 
 A row gives the very numbers that a `SimulatedEngine` gives for the same run: rows share nothing but the arrays.
 """
@@ -6,10 +6,11 @@ A row gives the very numbers that a `SimulatedEngine` gives for the same run: ro
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
-from numba import get_num_threads, set_num_threads
+from numba import get_num_threads
 from numpy.typing import NDArray
 
 from batchpilot.core.features import FEATURE_NAMES, QUANTITIES
@@ -17,20 +18,20 @@ from batchpilot.core.limit_arrays import NO_DISCIPLINE, LimitArrays
 from batchpilot.core.limits import DISCIPLINES
 from batchpilot.core.metrics import METRICS
 from batchpilot.engines.scheduler.controls import NOT_PADDED
-from batchpilot.engines.scheduler.state import OFF_TOKENS, STATIC, SchedulerState, allocate, row
-from batchpilot.engines.scheduler.windows import open_window, summarise
+from batchpilot.engines.scheduler.state import OFF_TOKENS, STATIC, SchedulerState, allocate
 from batchpilot.engines.simulated.kernel import STUCK
 from batchpilot.engines.simulated.loading import NOISE_TABLE, hashed_blocks, load
-from batchpilot.envs.observing import observe, run_rows
+from batchpilot.engines.simulated.threads import in_threads
+from batchpilot.envs.observing import run_rows
 from batchpilot.envs.scenarios import PreparedRun
-from batchpilot.latency.model.compiled import entered, plain
+from batchpilot.latency.model.compiled import entered
 
 ROWS_PER_THREAD = 32
 """A thread pays for itself from about this many rows on."""
 
 
 _VIEWS = ("_clock", "_limits", "_records", "_numbers")
-_run_rows, _observe = entered(run_rows), entered(observe)
+_run_rows = entered(run_rows)
 
 
 class SimulationRows:
@@ -38,8 +39,8 @@ class SimulationRows:
 
     Args:
         n: rows.
-        threads: compiled threads; None takes one for every `ROWS_PER_THREAD` rows, up to half of Numba's: where OpenMP
-            threads outnumber the idle processors, every step waits for a time slice and takes tens of times as long.
+        threads: that run compiled code; None takes one for every `ROWS_PER_THREAD` rows, up to Numba's number. They
+            sleep when they wait, so that they harm nobody where they outnumber the idle processors.
 
     Attributes:
         metrics: the last window of each row, records of `METRICS`, shape (n,).
@@ -53,7 +54,7 @@ class SimulationRows:
         most = get_num_threads()
         if threads is not None and not 1 <= threads <= most:
             raise ValueError(f"threads is {threads}; it must be from 1 to {most}, or None for a choice by rows")
-        self._threads = threads or max(1, min(n // ROWS_PER_THREAD, most // 2))
+        self._threads = min(threads or max(1, min(n // ROWS_PER_THREAD, most)), n)
         self.metrics = np.zeros(n, METRICS)
         self.observations = np.zeros((n, len(FEATURE_NAMES)), np.float32)
         self._quantities = np.zeros((n, QUANTITIES))
@@ -145,21 +146,16 @@ class SimulationRows:
         Raises:
             RuntimeError: waiting requests of a row can never run (a defect of the scheduler).
         """
-        previous = get_num_threads()
-        # To set them takes 20 us even where nothing changes.
-        if previous != self._threads:
-            set_num_threads(self._threads)
-        try:
-            _run_rows(
-                self._state, until_ms, self._codes, self._records, self._numbers, self._in_force, self._quantities,
-                self.observations,
-            )  # fmt: skip
-        finally:
-            if previous != self._threads:
-                set_num_threads(previous)
+        in_threads(partial(self._run_some, until_ms), len(self._codes), self._threads)
         if (self._codes == STUCK).any():
             stuck = int(np.argmax(self._codes == STUCK))
             raise RuntimeError(f"the scheduler of row {stuck} is stuck at {self.now_ms[stuck]} ms")
+
+    def _run_some(self, until_ms: NDArray[np.float64], first: int, end: int) -> None:
+        _run_rows(
+            self._state, first, end, until_ms, self._codes, self._records, self._numbers, self._in_force,
+            self._quantities, self.observations,
+        )  # fmt: skip
 
     def measure(self, i: int) -> None:
         """Measure and observe one row's window and open the next.
@@ -167,10 +163,8 @@ class SimulationRows:
         Args:
             i: the row.
         """
-        one = plain(row)(self._state, i)
-        summarise(one, self._records[i : i + 1])
-        open_window(one)
-        _observe(self._numbers, self._in_force, self._quantities, self.observations, i)
+        # A copy, since compiled code is entered without a look at how its arrays lie.
+        self._run_some(self._clock["now_ms"].copy(), i, i + 1)
 
     def _use(self, state: SchedulerState) -> None:
         """Take a state into use, with plain views of the records that every step reads."""

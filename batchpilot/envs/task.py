@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -44,7 +44,7 @@ _OPTIONS = ("scenario", "workload_seed")
 
 _NOT_SIMULATED = "references are known of simulated runs only; read them with backend 'simulated'"
 
-_REMEMBERING = ("_remembered", "_settings", "_references")
+_REMEMBERING = ("_remembered", "_settings", "_references", "_given")
 
 
 class Setting(NamedTuple):
@@ -144,9 +144,22 @@ class Task:
         self._remember()
 
     def _remember(self) -> None:
+        self._given: dict[tuple[int, int], PreparedRun] = {}
         self._remembered = lru_cache(REMEMBERED_RUNS)(self._prepared)
         self._settings = lru_cache(REMEMBERED_SETTINGS)(self._setting)
         self._references = lru_cache(REMEMBERED_RUNS)(self._found_references)
+
+    def remember(self, runs: Iterable[PreparedRun]) -> None:
+        """Take runs as they are where they are drawn, rather than prepare them.
+
+        Args:
+            runs: of the task's scenarios.
+
+        Raises:
+            KeyError: a scenario that is not the task's.
+        """
+        numbers = {scenario.name: number for number, scenario in enumerate(self.scenarios)}
+        self._given.update({(numbers[run.scenario.name], run.seed): run for run in runs})
 
     def draw(self, rng: np.random.Generator, options: Mapping[str, Any] | None = None) -> PreparedRun:
         """The run of the next episode.
@@ -243,7 +256,7 @@ class Task:
         return references_of(run, track_of(self.table))
 
     def _prepared(self, index: int, seed: int) -> PreparedRun:
-        return self.backend.prepare(self.scenarios[index], seed)
+        return self._given.get((index, seed)) or self.backend.prepare(self.scenarios[index], seed)
 
 
 def _resolve_seeds(given: Sequence[int] | str | None, scenario: ScenarioLike) -> Sequence[int] | None:

@@ -224,3 +224,12 @@ def test_a_suites_name_stands_for_its_scenarios_without_those_that_need_a_trace(
     names = {scenario.name for scenario in BatchingEnv("standard").task.scenarios}
     assert "closed-loop-8" in names
     assert "trace-replay" not in names
+
+
+def test_a_run_that_is_given_is_played_as_it_is(scenarios):
+    env = BatchingEnv([scenarios["chat"], scenarios["few"]], seeds=[5])
+    runs = [prepare(scenarios[name], 5) for name in ("chat", "few")]
+    env.task.remember(runs)
+    assert all(any(env.task.draw(np.random.default_rng(k)) is one for one in runs) for k in range(5))
+    with pytest.raises(KeyError, match="quiet"):
+        env.task.remember([prepare(scenarios["quiet"], 5)])

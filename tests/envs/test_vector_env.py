@@ -66,14 +66,6 @@ def test_the_number_of_threads_changes_no_number(scenarios):
                 np.testing.assert_array_equal(one, same)
 
 
-def test_numbas_own_thread_count_is_left_alone(scenarios):
-    before = numba.get_num_threads()
-    envs = BatchingVectorEnv(2, scenarios["chat"], threads=1)
-    envs.reset(seed=0)
-    envs.step(envs.action_space.sample())
-    assert numba.get_num_threads() == before
-
-
 def test_what_the_rows_return_is_in_the_batched_spaces(scenarios):
     envs = BatchingVectorEnv(4, scenarios["chat"])
     observations, _ = envs.reset(seed=0)

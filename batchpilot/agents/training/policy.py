@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from batchpilot.agents.evaluation import Decide, play
 from batchpilot.agents.training.config import TrainingConfig
 from batchpilot.agents.training.env import Normaliser
+from batchpilot.agents.training.learner import PartedPPO
+from batchpilot.agents.training.parts import Parts
 from batchpilot.agents.training.ppo import PPOConfig
 from batchpilot.core.actions import ActionTable
 from batchpilot.core.extras import needing
@@ -30,6 +32,9 @@ MODEL_FILE, DESCRIPTION_FILE = "model.zip", "policy.json"
 SCHEMA = 1
 
 _ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
+_ADAM_EPS = 1e-5
+"""As stable-baselines3 has it where nothing else is asked for."""
+
 _LEAST_STD = 0.1
 """Features are shares and ratios; one that hardly moved while observed must not be blown up when it does."""
 
@@ -96,7 +101,8 @@ def new_agent(config: PPOConfig, env: VecEnv, seed: int, tensorboard: Path | Non
         tensorboard: folder of its event files; None for none.
     """
     network = config.policy_kwargs
-    return PPO(
+    algorithm = PartedPPO if isinstance(env, Parts) else PPO
+    return algorithm(
         "MlpPolicy",
         env,
         learning_rate=config.learning_rate_at(0.0),
@@ -113,6 +119,7 @@ def new_agent(config: PPOConfig, env: VecEnv, seed: int, tensorboard: Path | Non
         policy_kwargs={
             "net_arch": list(network.net_arch),
             "activation_fn": _ACTIVATIONS[network.activation_fn],
+            "optimizer_kwargs": {"eps": _ADAM_EPS, "fused": True},
         },
         tensorboard_log=None if tensorboard is None else str(tensorboard),
         seed=seed,

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from batchpilot.agents.evaluation import Played
 from batchpilot.agents.sb3 import BatchingVecEnv
 from batchpilot.agents.training.config import TrainingConfig
 from batchpilot.agents.training.env import FixedNormalisation, GainReward
+from batchpilot.agents.training.learner import PartedPPO
+from batchpilot.agents.training.parts import Parts
 from batchpilot.agents.training.policy import (
     MODEL_FILE,
     Normalisation,
@@ -28,7 +32,7 @@ from batchpilot.agents.training.policy import (
     prefer_staying,
     set_learning_rate,
 )
-from batchpilot.agents.training.pool import training_pool
+from batchpilot.agents.training.pool import Pool, training_pool
 from batchpilot.agents.training.progress import ANEW, PROGRESS_FILE, Point, Progress, is_whole, save_agent
 from batchpilot.agents.training.validation import Judge
 from batchpilot.agents.training.warm_start import warm_start
@@ -42,6 +46,9 @@ with needing("training", "rl"):
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.utils import set_random_seed
     from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
+
+PARTS = 2
+"""Of the environments, each stepped by a thread of its own; as many wherever training runs, so that it is the same."""
 
 _OBSERVED_RUNS = 64
 _SEED_STRIDE = 100_000
@@ -161,7 +168,7 @@ class Training:
         if segment == 0:
             agent = self._untrained(env)
         elif agent is None:
-            agent = PPO.load(self._checkpoint(segment - 1), env=env, device="cpu")
+            agent = PartedPPO.load(self._checkpoint(segment - 1), env=env, device="cpu")
         else:
             agent.set_env(env)
         # After the agent is there: making or loading one seeds the generators and the environments, too.
@@ -207,7 +214,7 @@ class Training:
             self._checkpoint(segment - 2).unlink(missing_ok=True)
 
 
-def training_env(config: TrainingConfig, seed: int, segment: int, normalisation: Normalisation) -> VecEnv:
+def training_env(config: TrainingConfig, seed: int, segment: int, normalisation: Normalisation) -> Parts:
     """The environments of one segment, yet to be seeded.
 
     Args:
@@ -217,16 +224,30 @@ def training_env(config: TrainingConfig, seed: int, segment: int, normalisation:
         normalisation: of the observations.
     """
     pool = training_pool(config, seed, segment)
-    table, interval_ms = config.env_kwargs.table(), config.env_kwargs.decision_interval_ms
+    played = pool.played(config.env_kwargs.table(), config.env_kwargs.decision_interval_ms)
+    ends = [config.n_envs * k // PARTS for k in range(PARTS + 1)]
+    return Parts(
+        [_part(end - first, config, pool, played, normalisation) for first, end in pairwise(ends) if end > first]
+    )
+
+
+def _part(
+    rows: int,
+    config: TrainingConfig,
+    pool: Pool,
+    played: Mapping[tuple[str, int], Played],
+    normalisation: Normalisation,
+) -> VecEnv:
     native = BatchingVecEnv(
-        config.n_envs,
+        rows,
         scenario=pool.scenarios,
         seeds=pool.seeds,
-        table=table,
-        decision_interval_ms=interval_ms,
+        table=config.env_kwargs.table(),
+        decision_interval_ms=config.env_kwargs.decision_interval_ms,
         threads=1,
     )
-    env: VecEnv = GainReward(native, pool.played(table, interval_ms))
+    native.envs.task.remember(pool.runs)
+    env: VecEnv = GainReward(native, played)
     if config.frame_stack > 1:
         env = VecFrameStack(env, config.frame_stack)
     return FixedNormalisation(env, normalisation.mean, normalisation.std, config.clip_obs)

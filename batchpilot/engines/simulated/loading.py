@@ -29,12 +29,9 @@ from batchpilot.engines.scheduler.state import (
     REQUEST,
     SchedulerState,
     as_bytes,
-    row,
 )
-from batchpilot.engines.scheduler.windows import open_window
 from batchpilot.engines.simulated.config import EngineConfig
 from batchpilot.engines.simulated.contents import Contents, block_contents
-from batchpilot.latency.model.compiled import plain
 from batchpilot.latency.model.vision_tower import VisionTower
 from batchpilot.workloads.images import Images
 from batchpilot.workloads.table import RequestTable
@@ -94,38 +91,40 @@ def load(state: SchedulerState, i: int, config: EngineConfig, requests: RequestT
     for k, (start, parameters) in enumerate(((-math.inf, config.latency), *config.drift), 1):
         state.parameters[i, k] = (start, *parameters.as_array())
 
-    state.clock[i] = np.zeros(1, state.clock.dtype)[0]
-    clock = state.clock[i]
-    clock.n_requests = n
-    clock.concurrency = requests.concurrency
-    clock.block_size = config.block_size
-    clock.total_blocks = clock.free_blocks = config.capacity_tokens // config.block_size
-    clock.max_model_len = config.max_model_len or OFF_TOKENS
-    clock.mode = BATCHING_MODES[config.mode]
-    clock.prefill = PREFILL_MODES[config.prefill]
-    clock.discipline = DISCIPLINES[config.discipline]
-    clock.wake_ms = clock.ttft_guard = math.inf
-    clock.idle_first = clock.idle_last = NOBODY
-    clock.parameter_row = 1
-    clock.peak_tokens_per_s = believed.peak_tokens_per_s(config.capacity_tokens)
-    clock.ttft_target_ms = incoming.ttft_target_ms
-    clock.tpot_target_ms = incoming.tpot_target_ms
-    put_tenants(state, i, np.unique(requests.user), config.tenants)
+    # Nothing but zeros is what `open_window` leaves at time 0.
+    for zeroed in (state.clock, state.window):
+        as_bytes(zeroed)[i] = np.zeros((), as_bytes(zeroed).dtype)
+    clock = state.clock.view(np.ndarray)[i]
+    clock["n_requests"] = n
+    clock["concurrency"] = requests.concurrency
+    clock["block_size"] = config.block_size
+    clock["total_blocks"] = clock["free_blocks"] = config.capacity_tokens // config.block_size
+    clock["max_model_len"] = config.max_model_len or OFF_TOKENS
+    clock["mode"] = BATCHING_MODES[config.mode]
+    clock["prefill"] = PREFILL_MODES[config.prefill]
+    clock["discipline"] = DISCIPLINES[config.discipline]
+    clock["wake_ms"] = clock["ttft_guard"] = math.inf
+    clock["idle_first"] = clock["idle_last"] = NOBODY
+    clock["parameter_row"] = 1
+    clock["peak_tokens_per_s"] = believed.peak_tokens_per_s(config.capacity_tokens)
+    clock["ttft_target_ms"] = incoming.ttft_target_ms
+    clock["tpot_target_ms"] = incoming.tpot_target_ms
+    if config.tenants:
+        put_tenants(state, i, np.unique(requests.user), config.tenants)
     put_speculation(state, i, config.speculation, config.seed)
     if config.memory is not None:
-        clock.fixed_mb = config.memory.fixed_mb
-        clock.kv_mb_per_token = config.memory.kv_mb_per_token
-        clock.activation_mb_per_token = config.memory.activation_mb_per_token
-        clock.total_mb = config.memory.total_mb
+        clock["fixed_mb"] = config.memory.fixed_mb
+        clock["kv_mb_per_token"] = config.memory.kv_mb_per_token
+        clock["activation_mb_per_token"] = config.memory.activation_mb_per_token
+        clock["total_mb"] = config.memory.total_mb
     contents = _contents(config, requests)
     if contents is not None:
-        clock.prefix_cache = 1
+        clock["prefix_cache"] = 1
         put_contents(state, i, contents)
     if requests.turns is not None:
         put_turns(state, i, requests.turns)
     if requests.images is not None:
         put_images(state, i, requests.images, config.vision)
-    open_window(plain(row)(state, i))
 
 
 def put_speculation(state: SchedulerState, i: int | slice, speculation: Speculation, seed: int) -> None:

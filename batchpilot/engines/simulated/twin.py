@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numba import get_num_threads
 from numpy.typing import NDArray
 
 from batchpilot.core.limit_arrays import LimitArrays
@@ -19,7 +20,11 @@ from batchpilot.core.speculation import Speculation
 from batchpilot.engines.scheduler.state import OFF_TOKENS, SchedulerState, allocate, as_bytes
 from batchpilot.engines.simulated.loading import put_speculation
 from batchpilot.engines.simulated.rollout import STEP_WORK, begin, roll_out
+from batchpilot.engines.simulated.threads import in_threads
 from batchpilot.latency.model.saturation import SaturationParameters
+
+THREADS = min(2, get_num_threads())
+"""That try candidates out."""
 
 _MOST_KV_TOKENS = 2**40
 
@@ -155,7 +160,12 @@ class Twin:
         values = np.zeros(c * f)
         horizon = self._horizon
         counted_until, until = horizon.now_ms + horizon.counted_ms, horizon.now_ms + horizon.length_ms
-        roll_out(tries, counted_until, until, horizon.doomed_price, horizon.prefill_share, values)
+        prices = horizon.doomed_price, horizon.prefill_share
+
+        def run(first: int, end: int) -> None:
+            roll_out(_rows(tries, first, end), counted_until, until, *prices, values[first:end])
+
+        in_threads(run, c * f, min(c * f, THREADS))
         self.work += int((tries.window["batch_sum"] + STEP_WORK * tries.window["steps"]).sum())
         return values.reshape(c, f)
 

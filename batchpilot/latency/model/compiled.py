@@ -62,11 +62,6 @@ def allocating(function: Function) -> Function:
     return _compile(function)
 
 
-def parallel(function: Function) -> Function:
-    """Compile a function whose `prange` loops run in threads."""
-    return _compile(function, parallel=True)
-
-
 def entered(function: Function) -> Function:
     """A kernel that is called from Python with arguments of the same types every time, without Numba's look at them.
 
