@@ -42,6 +42,20 @@ class Failure(StrictModel):
     factor: Positive = 2.0
 
 
+class Pools(StrictModel):
+    """How the same replicas may be split into some that prefill and some that decode.
+
+    Attributes:
+        prefill: replicas that prefill, by device; the others decode.
+        bandwidth_gb_per_s: at which a replica sends or takes KV, 10^9 bytes a second.
+        latency_ms: from the last byte until decoding may begin.
+    """
+
+    prefill: Annotated[dict[Device, Count], Field(min_length=1)]
+    bandwidth_gb_per_s: Positive
+    latency_ms: Annotated[float, Field(ge=0)] = 0.0
+
+
 class FleetScenario(StrictModel):
     """One run of a fleet.
 
@@ -63,6 +77,7 @@ class FleetScenario(StrictModel):
         slos: targets that change or add to `core.SLO_CLASSES`.
         promise: targets of every request instead.
         engine: how replicas serve.
+        pools: how strategies that split the replicas do so; left out, they leave them whole.
         failures: what befalls them.
     """
 
@@ -82,6 +97,7 @@ class FleetScenario(StrictModel):
     slos: dict[str, SloTargets] = Field(default_factory=dict)
     promise: Promise | None = None
     engine: EngineSpec = EngineSpec()
+    pools: Pools | None = None
     failures: list[Failure] = Field(default_factory=list)
 
     @model_validator(mode="after")
@@ -93,6 +109,13 @@ class FleetScenario(StrictModel):
                 "replicas",
             )
         total = sum(self.replicas.values())
+        if self.pools is not None:
+            for device, count in self.pools.prefill.items():
+                if count > self.replicas.get(device, 0):
+                    told = f"{count} replicas of {device} shall prefill; {self.replicas.get(device, 0)} stand ready"
+                    raise problem(told, "pools", "prefill", device)
+            if sum(self.pools.prefill.values()) == total:
+                raise problem(f"all {total} replicas prefill; leave one that decodes", "pools", "prefill")
         for index, failure in enumerate(self.failures):
             if failure.replica >= total:
                 told = f"replica {failure.replica} does not stand ready at the start; there are {total}, from 0"

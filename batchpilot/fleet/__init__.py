@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from batchpilot.fleet.result import FleetResult
     from batchpilot.fleet.routers import Router
     from batchpilot.fleet.simulation import Fleet, simulate_fleet
-    from batchpilot.fleet.spec import Fault, ReplicaSpec
+    from batchpilot.fleet.spec import Fault, Link, ReplicaSpec
     from batchpilot.fleet.tuner import FleetPlan, FleetTuner
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Fleet",
     "FleetResult",
     "ReplicaSpec",
+    "Link",
     "Router",
     "Fault",
     "RateLimit",
@@ -30,6 +31,7 @@ _HOMES = {
     "Fleet": "simulation",
     "FleetResult": "result",
     "ReplicaSpec": "spec",
+    "Link": "spec",
     "Router": "routers",
     "Fault": "spec",
     "RateLimit": "rate_limit",

@@ -37,6 +37,9 @@ left alone `open_until_ms` by the circuit breaker after so many `failures` in a 
 prompt tokens it holds; `sent` and `sent_tokens` since. `dead` is the truth, which no router knows before it tries.
 `credit` belongs to weighted round robin, `tried_by` is the request that failed to reach it."""
 
+DECODES = 2
+"""Added to the `tier` of a replica that only decodes: no request that arrives asks for it, those handed over do."""
+
 
 ROUTING = np.dtype(
     [
@@ -51,14 +54,51 @@ ROUTING = np.dtype(
         ("degrade_ttft_ms", "f8"),
         ("retried", "i8"),
         ("fullest", "i8"),
+        ("pooled", "i1"),
+        ("ms_per_token", "f8"),
+        ("latency_ms", "f8"),
+        ("next_handover_poll_ms", "f8"),
     ],
     align=True,
 )
 """The router: the request that arrives next, its settings, how often it had to try again, and
-the requests of the row that has most."""
+the requests of the row that has most; where replicas are `pooled`, what a link takes for a token and at its end,
+and when those that decode are looked at next."""
 
 BUCKET = np.dtype([("tokens", "f8"), ("rate_per_s", "f8"), ("burst", "f8"), ("filled_ms", "f8")], align=True)
 """A user's token bucket: what is in it, what flows in a second, what it holds, and when that was."""
+
+LINK = np.dtype([("role", "i1"), ("wake_ms", "f8"), ("free_ms", "f8"), ("seen", "i8")], align=True)
+"""One record a replica, for those of pools: its role, when it can next do something (its clock may be later), when its
+link is free, and how many of its requests had ended when somebody last looked for prompts that are done."""
+
+WHOLE, PREFILL, DECODE = range(3)
+"""Roles: serves whole requests, their prompts, the rest of them."""
+
+HANDOVER = np.dtype(
+    [
+        ("stage", "i1"),
+        ("next", "i8"),
+        ("source", "i8"),
+        ("place", "i8"),
+        ("target", "i8"),
+        ("blocks", "i8"),
+        ("room", "i8"),
+        ("ready_ms", "f8"),
+        ("end_ms", "f8"),
+    ],
+    align=True,
+)
+"""One record a request: where it stands between prefill and decode, who is behind it there, the replica and place that
+prefilled it with the KV blocks that it keeps there, the replica that will decode it with the blocks set aside for it,
+when its first token was made and when its KV has come."""
+
+MADE, WAITING, MOVING, HANDED, NOT_HANDED = range(5)
+"""Stages, the first three of them lines: the first token is being made (line by the replica that prefilled), KV waits
+for room, KV moves (both by the replica that will decode), KV has come; and none of it."""
+
+FIRST, LAST, COUNT = range(3)
+"""What is known of a line."""
 
 PLACED, NOBODY, LIMITED, UNREACHED = range(4)
 """What became of a request at the door: a replica has it; no replica could take it; its user's bucket was empty; every
@@ -73,13 +113,18 @@ class FleetArrays(NamedTuple):
 
     Attributes:
         routing: one record of `ROUTING`.
-        turns: the replica chosen last for each version, those that ask for none first, shape (versions + 1,).
+        turns: the replica chosen last for each version, those that ask for none first, shape (versions + 1,); then
+            the same of those that decode.
         views: records of `VIEW`, shape (replicas,).
         incoming: records of `REQUEST` in order of arrival, shape (n,).
         versions: that each request asks for, -1 for any, shape (n,).
         draws: two numbers in [0, 1) a request, shape (n, 2).
         buckets: records of `BUCKET` by user.
         where: (replica, place in its row, what became of it at the door) by request, shape (n, 3).
+        links: records of `LINK`, shape (replicas,).
+        lines: requests of the stages `MADE` to `MOVING`: (first, last, count), shape (3, replicas, 3).
+        handovers: records of `HANDOVER`, shape (n,); none without pools.
+        names: the request in each place of a row, shape (replicas, places); none without pools.
     """
 
     routing: Any
@@ -90,6 +135,10 @@ class FleetArrays(NamedTuple):
     draws: NDArray[np.float64]
     buckets: Any
     where: NDArray[np.int64]
+    links: Any
+    lines: NDArray[np.int64]
+    handovers: Any
+    names: NDArray[np.int64]
 
 
 def new_views(replicas: int) -> NDArray[np.void]:

@@ -11,11 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from batchpilot.core.names import lookup
 from batchpilot.engines.simulated.loading import incoming_records
-from batchpilot.fleet.arrays import BUCKET, ROUTING, UNROUTED, FleetArrays
+from batchpilot.fleet.arrays import BUCKET, HANDOVER, NOT_HANDED, ROUTING, UNROUTED, FleetArrays
 from batchpilot.fleet.kernel import ALL_ROUTED, NO_ROOM, place, run_fleet
+from batchpilot.fleet.pools import Pools
 from batchpilot.fleet.rate_limit import RateLimit
 from batchpilot.fleet.replicas import Replicas
 from batchpilot.fleet.routers import RULES, Router
+from batchpilot.fleet.spec import Link
 from batchpilot.workloads.table import RequestTable
 
 _DRAW_STREAM = 31
@@ -31,8 +33,11 @@ class Door:
         rate_limits: a token bucket for every user, or by user.
         versions: that each request asks for, None for any.
         seed: of the rules that draw.
+        link: between replicas of pools; None without pools.
 
     Attributes:
+        arrays: what compiled code knows of the fleet.
+        pools: what is between two replicas.
         retries: other replicas that a request tries.
 
     Raises:
@@ -47,6 +52,7 @@ class Door:
         rate_limits: RateLimit | Mapping[int, RateLimit] | None,
         versions: ArrayLike | None,
         seed: int,
+        link: Link | None = None,
     ) -> None:
         n = len(requests)
         asked = _checked(versions, n)
@@ -54,34 +60,42 @@ class Door:
         routing[0] = (
             *(0, router.code, router.poll_ms, 0.0, router.counts_sent, router.retries, router.breaker_failures),
             *(router.breaker_ms, router.degrade_ttft_ms, 0, 0),
+            *((False, 0.0, 0.0, 0.0) if link is None else (True, link.ms_per_token, link.latency_ms, 0.0)),
         )
+        handovers: Any = np.zeros(n if link is not None else 0, HANDOVER).view(np.recarray)
+        handovers["stage"], handovers["target"] = NOT_HANDED, -1
         self.retries = router.retries
+        self.pools = Pools(replicas, self)
         self._replicas = replicas
-        self._arrays = FleetArrays(
+        self.arrays = FleetArrays(
             routing,
-            np.full(int(asked.max(initial=-1)) + 2, -1, np.int64),
+            np.full(2 * (int(asked.max(initial=-1)) + 2), -1, np.int64),
             replicas.views,
             incoming_records(requests).copy().view(np.recarray),
             asked,
             np.random.default_rng([seed, _DRAW_STREAM]).random((n, 2)),
             _buckets(rate_limits, requests),
             np.full((n, 3), UNROUTED, np.int64),
+            replicas.links,
+            replicas.lines,
+            handovers,
+            np.zeros((len(replicas), replicas.state.requests.shape[1] if link is not None else 0), np.int64),
         )
 
     @property
     def where(self) -> NDArray[np.int64]:
         """(replica, place in its row, what became of it at the door) by request, shape (n, 3)."""
-        return self._arrays.where
+        return self.arrays.where
 
     @property
     def arrived(self) -> int:
         """Requests that have arrived."""
-        return int(self._arrays.routing[0].next)
+        return int(self.arrays.routing[0].next)
 
     @property
     def retried(self) -> int:
         """Times that a request had to look for another replica."""
-        return int(self._arrays.routing[0].retried)
+        return int(self.arrays.routing[0].retried)
 
     def route_by(self, rule: str) -> None:
         """Choose by another rule from now on; what it wants to know of replicas it sees at the next poll.
@@ -92,7 +106,7 @@ class Door:
         Raises:
             ValueError: an unknown rule.
         """
-        self._arrays.routing[0].rule = lookup(RULES, rule, "routing rule")
+        self.arrays.routing[0].rule = lookup(RULES, rule, "routing rule")
 
     def advance(self, until_ms: float) -> None:
         """Route what arrives before a time, and run every replica up to it.
@@ -105,12 +119,12 @@ class Door:
         """
         r = self._replicas
         while True:
-            code = run_fleet(r.state, self._arrays, until_ms)
+            code = run_fleet(r.state, self.arrays, until_ms)
             if code == ALL_ROUTED:
                 return
             if code != NO_ROOM:
                 raise RuntimeError(f"a replica is stuck before {until_ms} ms: what waits there can never run")
-            r.grow()
+            self._grow()
 
     def place_again(self, requests: NDArray[np.int64], now_ms: float) -> None:
         """Find other replicas for requests that lost theirs.
@@ -121,10 +135,16 @@ class Door:
         """
         r = self._replicas
         for request in requests:
-            if self._arrays.routing[0].fullest == r.state.requests.shape[1]:
-                r.grow()
-            place(r.state, self._arrays, int(request), now_ms)
-            self._arrays.routing[0].retried += 1
+            if self.arrays.routing[0].fullest == r.state.requests.shape[1]:
+                self._grow()
+            place(r.state, self.arrays, int(request), now_ms)
+            self.arrays.routing[0].retried += 1
+
+    def _grow(self) -> None:
+        """Give every row twice the room."""
+        self._replicas.grow()
+        names = self.arrays.names
+        self.arrays = self.arrays._replace(names=np.concatenate([names, np.zeros_like(names)], axis=1))
 
     def requests_at(self, i: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """The requests in some places of a replica's row.

@@ -80,6 +80,8 @@ class Faults:
             return
         i, r = fault.replica, self._replicas
         r.views[i].suspected = 1
+        if fault.kind == "hangs":
+            self._door.pools.leave(i, now_ms)
         if fault.kind == "hangs" and self._door.retries:
             places = r.silent(i)
             moved = self._door.requests_at(i, places)
@@ -99,6 +101,7 @@ class Faults:
         """A replica has died: what had a token is lost, what had none goes elsewhere."""
         r, door = self._replicas, self._door
         again = door.requests_at(i, r.silent(i))
+        door.pools.lose(i, now_ms)
         r.empty(i, door.where, now_ms)
         r.span(i).until_ms = now_ms
         if door.retries:

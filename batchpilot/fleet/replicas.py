@@ -18,8 +18,8 @@ from batchpilot.engines.scheduler.controls import write_limits
 from batchpilot.engines.scheduler.state import FAILED, LENGTH, REQUEST, UNFINISHED, SchedulerState, allocate, row
 from batchpilot.engines.scheduler.windows import open_window, summarise
 from batchpilot.engines.simulated.loading import NOISE_TABLE, load, put_tenants
-from batchpilot.fleet.arrays import new_views
-from batchpilot.fleet.spec import ReplicaSpec
+from batchpilot.fleet.arrays import COUNT, DECODE, DECODES, LINK, new_views
+from batchpilot.fleet.spec import ROLES, ReplicaSpec
 from batchpilot.latency.model.compiled import plain
 from batchpilot.latency.planning.energy import Work
 from batchpilot.workloads.table import RequestTable
@@ -85,6 +85,8 @@ class Replicas:
     Attributes:
         state: the scheduler's arrays, a row a replica.
         views: what routers know, records of `VIEW`.
+        links: where the replicas of pools are in time, records of `LINK`.
+        lines: who is between two of them, as `FleetArrays` has them.
         spans: lives of replicas, in order of their beginning.
         busy_ms: time within steps that was heard of each row so far, shape (replicas,).
         done: the final records of the requests that left a row, records of `REQUEST`, shape (requests,).
@@ -97,6 +99,8 @@ class Replicas:
         self.state = allocate(len(kinds), room, users=requests.users, noise=NOISE_TABLE, drift_rows=drift)
         self.views: Any = new_views(len(kinds)).view(np.recarray)
         self.views["on"] = 0
+        self.links: Any = np.zeros(len(kinds), LINK).view(np.recarray)
+        self.lines = np.zeros((3, len(kinds), 3), np.int64)
         self.spans: list[Span] = []
         self.done = np.zeros(len(requests), REQUEST)
         self.busy_ms = np.zeros(len(kinds))
@@ -150,7 +154,10 @@ class Replicas:
         self.set_limits(i, tuner.ask() if tuner is not None else self._ordered[i] or spec.limits)  # type: ignore[arg-type]
         view = self.views[i]
         view.on, view.draining, view.dead, view.suspected = 1, 0, 0, 0
-        view.version, view.tier, view.weight = spec.version, spec.tier, self._weights[i]
+        role = ROLES[spec.role]
+        self.links[i] = (role, ready_ms, 0.0, 0)
+        view.version, view.weight = spec.version, self._weights[i]
+        view.tier = spec.tier + (DECODES if role == DECODE else 0)
         view.ready_ms, view.open_until_ms, view.failures, view.tried_by = ready_ms, 0.0, 0, -1
         view.requests = view.queued_tokens = view.sent = view.sent_tokens = 0
         view.credit = 0.0
@@ -184,6 +191,7 @@ class Replicas:
         if limits != self._limits[i]:
             write_limits(self.state, i, limits, self.specs[self.kinds[i]].engine.discipline)
             self._limits[i] = limits
+            self.links[i].wake_ms = 0.0
 
     def order(self, i: int, limits: Limits) -> None:
         """Let a row run with other limits from now on, whenever a replica has it.
@@ -304,6 +312,14 @@ class Replicas:
         """
         here = self.state.requests[i, : int(self.state.clock[i].n_requests)]
         return np.flatnonzero(here["reason"] == UNFINISHED)
+
+    def is_empty(self, i: int) -> bool:
+        """Whether a replica has no request, and none is bound for it.
+
+        Args:
+            i: its number.
+        """
+        return len(self.pending(i)) == 0 and not self.lines[:, i, COUNT].any()
 
     def silent(self, i: int) -> NDArray[np.int64]:
         """Places in a row of the requests that have not ended and have no token yet, shape (n,).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,8 @@ class FleetResult:
         usd: what the devices cost, NaN where a price is missing.
         device_hours: devices times hours.
         joules: that the devices drew by the energy model, NaN where a power is missing.
+        handover_ms: from a request's first token until its KV had come to the replica that decodes; NaN where it was
+            not handed over, shape (n,).
     """
 
     served: SimulationResult
@@ -60,6 +62,7 @@ class FleetResult:
     usd: float
     device_hours: float
     joules: float = math.nan
+    handover_ms: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def __repr__(self) -> str:
         """A summary in a line."""
@@ -89,6 +92,7 @@ class FleetResult:
     def summary(self) -> dict[str, Any]:
         """The figures that tables print."""
         served = self.served
+        handed = self.handover_ms[~np.isnan(self.handover_ms)]
         return {
             "requests": len(served.requests),
             "goodput_fraction": served.goodput_fraction,
@@ -99,6 +103,7 @@ class FleetResult:
             "refused_fraction": served.refused_fraction,
             "rate_limited": int(self.rate_limited.sum()),
             "retried": self.retried,
+            "handover_p99_ms": float(np.percentile(handed, 99)) if len(handed) else math.nan,
             "replica_hours": self.replica_hours,
             "device_hours": self.device_hours,
             "usd": self.usd,
@@ -118,6 +123,7 @@ def result_of(
     *,
     retried: int,
     now_ms: float,
+    handover_ms: NDArray[np.float64],
 ) -> FleetResult:
     """The result from the scheduler's records.
 
@@ -130,6 +136,7 @@ def result_of(
         moments: the timeline.
         retried: see `FleetResult`.
         now_ms: fleet time.
+        handover_ms: see `FleetResult`.
     """
     ends = records["finish_ms"][np.isfinite(records["finish_ms"])]
     end_ms = max(float(ends.max(initial=0.0)), now_ms)
@@ -163,5 +170,5 @@ def result_of(
         lived_s = sum(max(span.until_ms - span.from_ms, 0.0) for span in spans if span.spec == kind) / 1000.0
         if lived_s:
             joules += math.nan if spec.energy is None else spec.energy.joules(replicas.work(kind), lived_s)
-    gone = where[:, 0].copy()
-    return FleetResult(served, gone, rate_limited, spans, tuple(moments), retried, usd, device_hours, joules)
+    told = (rate_limited, spans, tuple(moments), retried, usd, device_hours, joules, handover_ms)
+    return FleetResult(served, where[:, 0].copy(), *told)

@@ -18,7 +18,7 @@ from batchpilot.fleet.result import FleetResult, Moment, result_of
 from batchpilot.fleet.routers import Router
 from batchpilot.fleet.scalers import Scaler
 from batchpilot.fleet.scaling import Scaling
-from batchpilot.fleet.spec import Fault, ReplicaSpec
+from batchpilot.fleet.spec import BOTH, ROLES, Fault, Link, ReplicaSpec
 from batchpilot.workloads.table import RequestTable
 
 HEALTH_MS = 5000.0
@@ -30,6 +30,7 @@ def simulate_fleet(
     replicas: ReplicaSpec | Sequence[ReplicaSpec],
     router: Router | str = "least-requests",
     *,
+    link: Link | None = None,
     scaler: Scaler | None = None,
     least: int = 1,
     most: int = 8,
@@ -47,6 +48,7 @@ def simulate_fleet(
         requests: what arrives, in an open loop.
         replicas: kinds of replicas, each with the number that stands ready at the start.
         router: who takes a request; a rule's name for a router with a fresh view.
+        link: between the replicas that prefill and those that decode, where kinds have such roles.
         scaler: asked for the number of replicas of the first kind; None keeps those of the start.
         least: fewest replicas of the first kind under a scaler.
         most: most of them.
@@ -70,6 +72,7 @@ def simulate_fleet(
         requests,
         [replicas] if isinstance(replicas, ReplicaSpec) else replicas,
         Router(router) if isinstance(router, str) else router,
+        link=link,
         scaler=scaler,
         bounds=(least, most),
         faults=faults,
@@ -98,6 +101,7 @@ class Fleet:
         specs: Sequence[ReplicaSpec],
         router: Router,
         *,
+        link: Link | None = None,
         scaler: Scaler | None = None,
         bounds: tuple[int, int] = (1, 8),
         faults: Sequence[Fault] = (),
@@ -108,6 +112,7 @@ class Fleet:
         seed: int = 0,
     ) -> None:
         _check(requests, specs, bounds, window_ms, health_ms)
+        pooled = _check_pools(specs, link)
         kinds = [k for k, spec in enumerate(specs) for _ in range(spec.count)]
         ready = len(kinds)
         if scaler is not None:
@@ -118,7 +123,7 @@ class Fleet:
         self.moments: list[Moment] = []
         self.replicas = Replicas(specs, kinds, requests)
         self._requests = requests
-        self._door = Door(requests, router, self.replicas, rate_limits, versions, seed)
+        self._door = Door(requests, router, self.replicas, rate_limits, versions, seed, pooled)
         self._faults = Faults(faults, self.replicas, self._door, health_ms)
         self._scaling = None if scaler is None else Scaling(scaler, bounds, self.replicas, self._door, requests)
         self._window_ms = window_ms if scaler is not None or self.replicas.tuned else math.inf
@@ -214,6 +219,7 @@ class Fleet:
             self.moments,
             retried=self._door.retried,
             now_ms=self.now_ms,
+            handover_ms=self._door.pools.handover_ms,
         )
 
     def _serving(self) -> list[int]:
@@ -231,7 +237,7 @@ class Fleet:
                 r.measure(i)
             if self._scaling is not None:
                 self._scaling.hear(i, heard)
-            if r.views[i].draining and len(r.pending(i)) == 0:
+            if r.views[i].draining and r.is_empty(i):
                 r.stop(i, self.now_ms)
         views, clock = np.asarray(r.views), np.asarray(r.state.clock)
         here = [i for i in on if views["on"][i]]
@@ -271,3 +277,16 @@ def _check(
     for name, value in (("window_ms", window_ms), ("health_ms", health_ms)):
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} is {value}; it must be above 0 ms")
+
+
+def _check_pools(specs: Sequence[ReplicaSpec], link: Link | None) -> Link | None:
+    """The link, if there are pools that need it."""
+    roles = {spec.role for spec in specs}
+    if roles == {BOTH}:
+        return None
+    for role in ROLES:
+        if role != BOTH and role not in roles:
+            raise ValueError(f"no kind of replica has role {role!r}, and others are {sorted(roles)}; pools need both")
+    if link is None:
+        raise ValueError(f"replicas have roles {sorted(roles)}, but there is no link to move KV; give link=Link(...)")
+    return link

@@ -79,6 +79,9 @@ TenantsOption = Annotated[
     Path | None,
     typer.Option(help="YAML file, a line a user: alice: {weight: 2, max_running: 8}; requests name theirs as `user`."),
 ]
+ClusterOption = Annotated[
+    str | None, typer.Option(help="Run on a Ray cluster: ray://HOST:10001, auto, or local. Needs the extra ray.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 

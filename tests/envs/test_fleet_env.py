@@ -128,7 +128,7 @@ def test_each_field_of_an_action_reaches_its_replica():
     fleet = env._run.fleet
     assert [fleet.replicas.views[i].weight for i in range(4)] == [2.0, 1.0, 1.0, 0.5]
     assert fleet.replicas.limits_of(0).batch_size == fleet.replicas.limits_of(2).batch_size == 64
-    assert fleet._door._arrays.routing[0].rule == RULES["round-robin"]
+    assert fleet._door.arrays.routing[0].rule == RULES["round-robin"]
     assert int(fleet.replicas.views["on"].sum()) == 3
 
 

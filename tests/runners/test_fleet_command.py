@@ -48,6 +48,20 @@ def test_a_scaler_is_told_with_hours_and_dollars(run):
     assert told["git_revision"]
 
 
+def test_the_same_replicas_are_compared_whole_and_split(run):
+    asked = ("quick-chat", "--replicas", 2, "--router", "least-requests", "--prefill", 1)
+    result = run(*asked, "--link-ms", 5, "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    whole, parted = (way["runs"][0] for way in told["ways"])
+    assert [way["scaler"] for way in told["ways"]] == ["none", "split"]
+    assert whole["handover_p99_ms"] is None
+    assert parted["handover_p99_ms"] > 5.0
+    assert parted["requests"] == whole["requests"]
+    assert parted["device_hours"] == pytest.approx(whole["device_hours"], rel=0.1)
+    assert told["split"] == "1 x A100-80GB prefill, the others decode; KV moves at 25 GB/s, then 5 ms"
+
+
 def test_the_fleet_tuner_scales_and_limits_but_no_replica_that_tunes_itself(run):
     asked = ("quick-chat", "--replicas", 1, "--router", "least-requests", "--scaler", "fleet-tuner")
     result = run(*asked, "--json")
@@ -67,6 +81,9 @@ def test_the_fleet_tuner_scales_and_limits_but_no_replica_that_tunes_itself(run)
         (("--replicas", "H100:none"), "whole number of replicas"),
         (("--replicas", "Z80:2"), "Z80"),
         (("--format", "azure2023"), "--trace"),
+        (("--replicas", "2", "--prefill", "2"), "leaves a pool empty"),
+        (("--replicas", "2", "--prefill", "H100:1"), "kind of replica"),
+        (("--link-ms", "2"), "--prefill"),
     ],
 )
 def test_mistakes_are_named(run, arguments, said):

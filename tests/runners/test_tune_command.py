@@ -15,9 +15,12 @@ from typer.testing import CliRunner
 pytest.importorskip("optuna")
 pytest.importorskip("cmaes")
 
+from batchpilot.configs.catalogue import powers
 from batchpilot.core.limits import Limits
+from batchpilot.engines import SimulatedEngine, run_engine
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.selection import parse_limits
+from batchpilot.runners.tuning.bench import ENERGY, SimulatedBench
 from batchpilot.runners.tuning.command import tune
 from batchpilot.runners.tuning.search import Search
 from batchpilot.tuners.bayesian.studies import TrialState
@@ -230,6 +233,25 @@ def test_ctrl_c_keeps_the_trials_and_says_how_to_resume(tiny_file, tmp_path, job
     assert "Traceback" not in said
 
 
+def test_tokens_a_joule_are_what_the_energy_model_says_of_the_run(tiny):
+    goodput, energy = SimulatedBench(tiny), SimulatedBench(tiny, ENERGY)
+    limits = Limits(32, 2048, ttft_guard=1.0)
+    figures, run = energy.run(limits, 0), energy.prepared(0)
+    engine = SimulatedEngine(run.engine, run.requests)
+    result = run_engine(engine, limits, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
+    good = result.generated_tokens[result.slo_met].sum()
+    power = powers()["A10"]
+    seconds = result.elapsed_ms / 1000.0
+    assert good / (power.peak_w * seconds) < figures.value < good / (power.idle * seconds)
+    assert figures.slo_attainment == goodput.run(limits, 0).slo_attainment
+
+
+def test_tokens_a_joule_need_the_power_of_the_device(run, tmp_path):
+    told = run("--objective", ENERGY, "--device", "M3-Ultra", "--trials", "1", "--out", tmp_path)
+    assert told.exit_code == 2
+    assert "the power of M3-Ultra is not known" in told.output
+
+
 def test_a_trial_of_a_killed_process_is_told_as_failed(tmp_path):
     search = Search("batch", "tpe", 5, (0,), str(tmp_path / "study.journal"), "killed")
     code = (
@@ -273,6 +295,7 @@ def test_a_part_of_a_trace_is_checked_on_the_part_after_it(tmp_path):
         (("--backend", "cuda"), "unknown backend"),
         (("--trace", "x.csv"), "either --scenario"),
         (("--backend", "torch", "--jobs", "2"), "--jobs above 1"),
+        (("--backend", "torch", "--objective", "tokens-per-joule"), "--objective tokens-per-joule"),
         (("--storage", "postgresql://me:secret@127.0.0.1:1/x"), "storage postgresql://127.0.0.1:1/x"),
         (("--resume", "--overwrite"), "both given"),
     ],

@@ -16,12 +16,13 @@ from batchpilot.configs.fleet_scenario import FleetScenario
 from batchpilot.core.limits import Limits
 from batchpilot.engines.scheduler.state import LENGTH, UNFINISHED
 from batchpilot.envs.fleet.offering import Make, Offer, offer
+from batchpilot.envs.fleet.splitting import link_for, split
 from batchpilot.fleet.replicas import Span
 from batchpilot.fleet.result import FleetResult
 from batchpilot.fleet.routers import Router
 from batchpilot.fleet.scalers import FleetView, Scaler
 from batchpilot.fleet.simulation import Fleet
-from batchpilot.fleet.spec import Fault
+from batchpilot.fleet.spec import Fault, Link
 
 POLL_MS = 1000.0
 """Age of a router's view: metrics are scraped, not known."""
@@ -39,12 +40,14 @@ class PreparedFleet:
         seed: of requests, noise and draws.
         offer: what arrives, and the replicas.
         faults: what befalls them.
+        link: between replicas that prefill and those that decode, None where all serve whole requests.
     """
 
     scenario: FleetScenario
     seed: int
     offer: Offer
     faults: Sequence[Fault] = field(default=())
+    link: Link | None = None
 
     @property
     def rows(self) -> int:
@@ -66,6 +69,14 @@ class PreparedFleet:
         first, *others = self.offer.specs
         return replace(self, offer=replace(self.offer, specs=(replace(first, count=count), *others)))
 
+    def split(self) -> PreparedFleet:
+        """The same with the replicas split as the scenario says; as it is where that says nothing."""
+        pools = self.scenario.pools
+        if pools is None:
+            return self
+        link = link_for(self.scenario.model, pools.bandwidth_gb_per_s, pools.latency_ms)
+        return replace(self, offer=replace(self.offer, specs=split(self.offer.specs, pools.prefill)), link=link)
+
     def fleet(self, router: Router, scaler: Scaler | None) -> Fleet:
         """A fleet that is about to begin.
 
@@ -77,6 +88,7 @@ class PreparedFleet:
             self.offer.requests,
             self.offer.specs,
             router,
+            link=self.link,
             scaler=scaler,
             bounds=(self.scenario.least, self.scenario.most),
             faults=self.faults,

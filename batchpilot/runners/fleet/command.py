@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,12 +15,13 @@ from batchpilot.core.names import lookup
 from batchpilot.core.provenance import provenance
 from batchpilot.engines.simulated.fairness import fairness
 from batchpilot.envs.fleet.offering import Offer, offer, rates
+from batchpilot.envs.fleet.splitting import LINK_GB_PER_S, LINK_MS, link_for, split
 from batchpilot.envs.scenarios import PreparedRun
 from batchpilot.fleet.routers import RULES, Router
 from batchpilot.fleet.scalers import SCALERS, Clairvoyant, Predictive, Scaler
 from batchpilot.fleet.simulation import simulate_fleet
 from batchpilot.runners.completion import completing
-from batchpilot.runners.fleet.strategies import NONE, PLANNED, limits_by, planner
+from batchpilot.runners.fleet.strategies import NONE, PLANNED, SPLIT, limits_by, planner
 from batchpilot.runners.options import (
     CatalogueOption,
     ColumnsOption,
@@ -67,6 +68,14 @@ def fleet(
     scaler: Annotated[
         list[str] | None, typer.Option("--scaler", help=f"{', '.join(_SCALER_NAMES)}; none unless given.")
     ] = None,
+    prefill: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prefill", help="Compare with the same replicas split: 1, or H100:1 a kind, prefill, the others decode."
+        ),
+    ] = None,
+    link_gb_per_s: Annotated[float, typer.Option(help="At which a replica sends or takes KV.")] = LINK_GB_PER_S,
+    link_ms: Annotated[float, typer.Option(min=0, help="From the last byte until decoding may begin.")] = LINK_MS,
     least: Annotated[int, typer.Option(min=1, help="Fewest replicas under a scaler.")] = 1,
     most: Annotated[int, typer.Option(min=1, help="Most replicas under a scaler.")] = 8,
     startup_s: Annotated[float, typer.Option(min=0, help="Until a replica that is added serves.")] = 60.0,
@@ -91,6 +100,8 @@ def fleet(
     """Compare routers and scalers of a fleet: goodput, latency and cost of each on the same requests."""
     if trace is None:
         refuse(context, "without --trace", "trace_format", "columns")
+    if prefill is None:
+        refuse(context, "without --prefill", "link_gb_per_s", "link_ms")
     rules = list(router or RULES)
     scalers = list(scaler or [NONE])
     for name in rules:
@@ -100,6 +111,9 @@ def fleet(
     named = find_scenario(scenario) if trace is None else replay_of(trace, format=trace_format, columns=columns)
     chosen = Changes(device, model, tensor_parallel, None, None, ttft_ms, tpot_ms).of(named)
     kinds = parse_replicas(replicas or ["4"], chosen.device)
+    parted = None if prefill is None else dict(parse_replicas(prefill, chosen.device))
+    if parted is not None:
+        scalers.append(SPLIT)
     constant = None if limits is None else parse_limits(limits)
 
     def make(run: PreparedRun, seed: int) -> Any:
@@ -115,12 +129,15 @@ def fleet(
         for seed in range(seeds):
             offered = offer(chosen, kinds, make, seed, load, startup_s)
             offers.append(offered)
+            pools = None if parted is None else split(offered.specs, parted)
+            link = link_for(chosen.model, link_gb_per_s, link_ms)
             for rule, age, how in ways:
                 progress.update(bar, description=f"seed {seed}: {rule}, view {age:g} ms old, scaler {how}")
                 result = simulate_fleet(
                     offered.requests,
-                    offered.specs,
+                    pools if how == SPLIT and pools is not None else offered.specs,
                     Router(rule, poll_ms=age, counts_sent=count_sent),
+                    link=link,
                     scaler=_scaler(how, offered, startup_s, (least, most)),
                     least=least,
                     most=most,
@@ -132,6 +149,7 @@ def fleet(
     stated = {
         "load": f"{named.name}, {len(offers[0].requests):,} requests, {offers[0].load:.0%} of the replicas' capacity",
         "replicas": ", ".join(f"{number} x {name}" for name, number in kinds),
+        **({} if parted is None else {"split": _told(parted, link_gb_per_s, link_ms)}),
         "model": chosen.model,
         "latency": offers[0].latency,
         "strategy": limits or tuner,
@@ -169,7 +187,7 @@ def parse_replicas(texts: Sequence[str], default: str) -> list[tuple[str, int]]:
 
 
 def _scaler(name: str, offered: Offer, startup_s: float, bounds: tuple[int, int]) -> Scaler | None:
-    if name == NONE:
+    if name in (NONE, SPLIT):
         return None
     if name == "predictive":
         return Predictive(offered.capacity_tokens_per_s, ahead_s=startup_s)
@@ -179,6 +197,11 @@ def _scaler(name: str, offered: Offer, startup_s: float, bounds: tuple[int, int]
         least, most = bounds
         return planner(offered.specs, offered.requests, least=least, most=most, startup_s=startup_s)
     return SCALERS[name]()
+
+
+def _told(parted: Mapping[str, int], link_gb_per_s: float, link_ms: float) -> str:
+    those = ", ".join(f"{number} x {name}" for name, number in parted.items())
+    return f"{those} prefill, the others decode; KV moves at {link_gb_per_s:g} GB/s, then {link_ms:g} ms"
 
 
 def _way(way: tuple[str, float, str]) -> str:
@@ -219,7 +242,7 @@ def ways_grid(rows: dict[tuple[str, float, str], list[dict[str, Any]]]) -> Grid:
     Args:
         rows: runs by way.
     """
-    scaled = any(how != NONE for _, _, how in rows)
+    scaled = any(how not in (NONE, SPLIT) for _, _, how in rows)
     lines = []
     for way, runs in rows.items():
         goodput = estimate([[run["goodput_fraction"] for run in runs]])

@@ -31,8 +31,8 @@ from batchpilot.runners.leaderboard.strategies import make_strategy
 from batchpilot.tuners import TUNERS
 from batchpilot.workloads.table import RequestTable
 
-NONE, PLANNED = "none", "fleet-tuner"
-"""No scaler; replicas and limits planned together."""
+NONE, SPLIT, PLANNED = "none", "split", "fleet-tuner"
+"""No scaler; none, and replicas split into pools that prefill and decode; replicas and limits planned together."""
 
 SHIPPED, GUARDED = "static-default", "guarded-default"
 """Limits of replicas: what servers ship, which hold unless others are named, and those that hold in the references."""
@@ -46,11 +46,11 @@ REFERENCES = (BEST_FIXED, CLAIRVOYANT)
 _LOG_REQUESTS = 400
 _LOG_SEED_STRIDE = 7_919
 
-_SCALERS = (NONE, *(name for name in SCALERS if name != CLAIRVOYANT), PLANNED)
+_SCALERS = (NONE, SPLIT, *(name for name in SCALERS if name != CLAIRVOYANT), PLANNED)
 
 DEFAULT_STRATEGIES = (
     *(f"{rule}+{how}" for rule, how in product(("round-robin", "least-tokens"), _SCALERS[:-1])),
-    *(f"least-tokens+{how}+{GUARDED}" for how in (NONE, "queue-and-use", "predictive")),
+    *(f"least-tokens+{how}+{GUARDED}" for how in (NONE, SPLIT, "queue-and-use", "predictive")),
     f"least-tokens+{PLANNED}",
     *REFERENCES,
 )
@@ -102,8 +102,8 @@ class Strategy:
             return [(prepared.standing(count), Orders(prepared.scenario.interval_s)) for count in bounds]
         if self.scaler == CLAIRVOYANT:
             return [(prepared, scaler) for scaler in clairvoyants_of(prepared)]
-        if self.scaler == NONE:
-            return [(prepared, None)]
+        if self.scaler in (NONE, SPLIT):
+            return [(prepared.split() if self.scaler == SPLIT else prepared, None)]
         return [(prepared, _BUILDERS.get(self.scaler, _by_rule)(self.scaler, prepared))]
 
 

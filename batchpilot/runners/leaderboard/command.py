@@ -28,6 +28,7 @@ from batchpilot.runners.leaderboard.running import refuse_to_overwrite, run_with
 from batchpilot.runners.leaderboard.strategies import STATIC_BEST
 from batchpilot.runners.options import (
     CatalogueOption,
+    ClusterOption,
     ColumnsOption,
     DeviceOption,
     DtypeOption,
@@ -85,9 +86,7 @@ def leaderboard(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of each scenario.")] = 3,
     seed: Annotated[int, typer.Option("--seed", help="The first seed, counted within a suite's own.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Processes, or workers of the cluster.")] = 1,
-    cluster: Annotated[
-        str | None, typer.Option(help="Run on a Ray cluster: ray://HOST:10001, auto, or local. Needs the extra ray.")
-    ] = None,
+    cluster: ClusterOption = None,
     config: Annotated[str | None, typer.Option(help="Tuner configuration: a preset or a file.")] = None,
     traces: Annotated[
         Path | None, typer.Option(help="Folder of the published traces that some scenarios replay a part of.")

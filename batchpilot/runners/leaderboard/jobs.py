@@ -9,7 +9,7 @@ from typing import Protocol
 from joblib import Parallel, delayed
 
 from batchpilot.core.files import write_atomic
-from batchpilot.runners.leaderboard.cluster import ray_cluster
+from batchpilot.runners.cluster import ray_cluster
 from batchpilot.runners.leaderboard.evaluation import Cell
 
 CELLS_PER_WORKER = 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,8 @@ from rich.table import Table
 
 from batchpilot.core.extras import needing
 from batchpilot.core.files import json_text, write_atomic
-from batchpilot.runners.options import JsonOption, reporting_mistakes, stdout_console
+from batchpilot.runners.cluster import ray_cluster
+from batchpilot.runners.options import ClusterOption, JsonOption, reporting_mistakes, stdout_console
 from batchpilot.runners.policies.train_curves import learning_curves
 from batchpilot.runners.progress import ToldProgress
 from batchpilot.runners.report.svg import svg_file
@@ -33,7 +35,10 @@ def train(
     ] = "",
     timesteps: Annotated[int | None, typer.Option(min=1, help="Decisions in all, per seed.")] = None,
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas; the file's when left out.")] = "",
-    jobs: Annotated[int, typer.Option(min=1, help="Seeds trained at the same time.")] = 1,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Seeds trained at the same time: 1, or all of them on a cluster.")
+    ] = None,
+    cluster: ClusterOption = None,
     resume: Annotated[bool, typer.Option(help="Go on with what an earlier run left in the folder.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -53,9 +58,14 @@ def train(
     chosen = chosen.changed(**changes) if changes else chosen
     if any(out.glob("seed-*")) and not resume:
         raise ValueError(f"{out} holds a training; give --resume to go on with it, or another --out")
+    side_by_side = jobs or (1 if cluster is None else len(chosen.seeds))
+    if cluster is not None and min(side_by_side, len(chosen.seeds)) < 2:
+        told = f"--jobs {side_by_side} and seeds {list(chosen.seeds)} are one at a time"
+        raise ValueError(f"--cluster trains seeds side by side; {told}")
     errors = Console(stderr=True)
     try:
-        trained = _train_with_progress(chosen, out, jobs, errors)
+        with nullcontext() if cluster is None else ray_cluster(cluster):
+            trained = _train_with_progress(chosen, out if cluster is None else out.resolve(), side_by_side, errors)
     except KeyboardInterrupt:
         errors.print(f"stopped; finished segments are kept in {out}, and the same command with --resume goes on")
         raise typer.Exit(130) from None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from batchpilot.baselines.references.static_best import tightest_tpot_ms
+from batchpilot.configs.catalogue import powers
 from batchpilot.configs.scenario import Scenario
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core.limits import Limits
@@ -16,6 +17,7 @@ from batchpilot.core.names import lookup
 from batchpilot.engines import SimulatedEngine, SimulationResult, run_engine, simulate
 from batchpilot.envs.scenarios import PreparedRun, prepare
 from batchpilot.latency.model.saturation import SaturationParameters
+from batchpilot.runners.leaderboard.device_use import joules_per_token
 from batchpilot.runners.torch.validation import scenario_requests, serve
 from batchpilot.tuners.probe.sample import measured_nothing, read
 from batchpilot.tuners.probe.score import ScoreBoard
@@ -57,20 +59,40 @@ class Bench(Protocol):
         """One whole run on a simulation of it whose steps take what is given."""
 
 
-def goodput(result: SimulationResult) -> float:
+def goodput(result: SimulationResult, run: PreparedRun | None) -> float:
     """Share of the offered output tokens that was served within SLO.
 
     Args:
         result: of a whole run.
+        run: what was simulated.
     """
     return result.goodput_fraction
 
 
-def score(result: SimulationResult) -> float:
+def tokens_per_joule(result: SimulationResult, run: PreparedRun | None) -> float:
+    """Output tokens served within SLO for each joule, idle time included, by the model of `latency.planning.energy`.
+
+    Args:
+        result: of a whole run.
+        run: what was simulated.
+
+    Raises:
+        ValueError: it ran on a device whose power is not known.
+    """
+    known = None if run is None else powers().get(run.scenario.device)
+    if run is None or known is None:
+        where = "this machine's engine" if run is None else run.scenario.device
+        raise ValueError(f"the power of {where} is not known; {ENERGY} needs a device of configs/catalogue/power.yaml")
+    each = joules_per_token(run, result)
+    return 0.0 if math.isnan(each) else 1.0 / each
+
+
+def score(result: SimulationResult, run: PreparedRun | None) -> float:
     """The tuner document's score with its default weights, mean over time; windows without a token count as 0.
 
     Args:
         result: of a whole run.
+        run: what was simulated.
     """
     board = ScoreBoard(TunerConfig())
     total_ms = sum(window.duration_ms for window in result.windows)
@@ -78,8 +100,14 @@ def score(result: SimulationResult) -> float:
     return sum(scored) / total_ms if total_ms > 0 else 0.0
 
 
-OBJECTIVES: dict[str, Callable[[SimulationResult], float]] = {"goodput": goodput, "score": score}
-"""What a run can be judged by."""
+ENERGY = "tokens-per-joule"
+
+OBJECTIVES: dict[str, Callable[[SimulationResult, PreparedRun | None], float]] = {
+    "goodput": goodput,
+    "score": score,
+    ENERGY: tokens_per_joule,
+}
+"""What a run can be judged by; the run is None on a real engine."""
 
 
 @dataclass
@@ -122,7 +150,8 @@ class SimulatedBench:
         """
         run = self.prepared(seed)
         engine = SimulatedEngine(run.engine, run.requests)
-        return figures(run_engine(engine, limits, window_ms=run.window_ms, horizon_ms=run.horizon_ms), self.objective)
+        result = run_engine(engine, limits, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
+        return figures(result, self.objective, run)
 
     def imitated(self, latency: SaturationParameters, limits: Limits, seed: int) -> Figures:
         """One whole run on another engine: it knows neither the noise of this one nor its drift.
@@ -135,7 +164,8 @@ class SimulatedBench:
         run = self.prepared(seed)
         config = replace(run.engine, latency=latency, estimate=latency, noise=0.0, drift=())
         engine = SimulatedEngine(config, run.requests)
-        return figures(run_engine(engine, limits, window_ms=run.window_ms, horizon_ms=run.horizon_ms), self.objective)
+        result = run_engine(engine, limits, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
+        return figures(result, self.objective, run)
 
     def __getstate__(self) -> dict[str, object]:
         """Without the prepared runs, which another process draws itself."""
@@ -211,17 +241,18 @@ class TorchBench:
         return scenario_requests(self.scenario, self.estimate, capacity, self.requests, seed=seed)
 
 
-def figures(result: SimulationResult, objective: str) -> Figures:
+def figures(result: SimulationResult, objective: str, run: PreparedRun | None = None) -> Figures:
     """A run's figures.
 
     Args:
         result: the run.
         objective: one of `OBJECTIVES`.
+        run: what was simulated, None on a real engine.
 
     Raises:
-        ValueError: no such objective.
+        ValueError: no such objective, or it needs what is not known of the device.
     """
-    value = lookup(OBJECTIVES, objective, "objective")(result)
+    value = lookup(OBJECTIVES, objective, "objective")(result, run)
     return Figures(
         value if math.isfinite(value) else 0.0,
         result.slo_attainment if math.isfinite(result.slo_attainment) else 1.0,

@@ -21,6 +21,7 @@ from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.completion import completing
 from batchpilot.runners.options import (
     CatalogueOption,
+    ClusterOption,
     ColumnsOption,
     DeviceOption,
     DtypeOption,
@@ -44,7 +45,7 @@ from batchpilot.runners.stated import promise_of, stated
 from batchpilot.runners.torch.backends import BackendOption, chosen_server
 from batchpilot.runners.torch.calibration import labels_of
 from batchpilot.runners.torch.options import KvOption, ThreadsOption
-from batchpilot.runners.tuning.bench import OBJECTIVES, Bench, SimulatedBench, TorchBench
+from batchpilot.runners.tuning.bench import ENERGY, OBJECTIVES, Bench, SimulatedBench, TorchBench
 from batchpilot.runners.tuning.live.command import Asked, tune_server
 from batchpilot.runners.tuning.live.study import Bounds
 from batchpilot.servers import KINDS as SERVERS
@@ -72,6 +73,7 @@ _SEARCHED = (
         "check_seeds",
         "grid",
         "jobs",
+        "cluster",
     ),
     *("storage", "device", "catalogue", "model", "tensor_parallel", "dtype", "threads", "kv_capacity_tokens"),
     *("parameters", "requests"),
@@ -118,7 +120,8 @@ def tune(
         int | None, typer.Option(min=0, help="Seeds that follow, to check on; as many when left out.")
     ] = None,
     grid: Annotated[bool, typer.Option(help="Also search the whole grid, for comparison (simulated only).")] = True,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes on one study.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, or workers of the cluster, on one study.")] = 1,
+    cluster: ClusterOption = None,
     storage: Annotated[
         str | None, typer.Option(help="Of the study: a journal file or a database URL; OUT/study.journal otherwise.")
     ] = None,
@@ -194,6 +197,8 @@ def tune(
         simulated_only={
             "--tensor-parallel": tensor_parallel is not None,
             "--jobs above 1": jobs > 1,
+            "--cluster": cluster is not None,
+            f"--objective {ENERGY}": objective == ENERGY,
             "--grid": was_given(context, "grid") and grid,
         },
     )
@@ -202,6 +207,8 @@ def tune(
     lookup(TRACKS, track, "track")
     lookup(OBJECTIVES, objective, "objective")
     make_sampler(sampler, first_seed)
+    if cluster is not None and jobs == 1:
+        raise ValueError("--cluster runs trials side by side; give --jobs, its workers, 2 at least")
     if resume and overwrite:
         raise ValueError("--resume and --overwrite are both given; a study is either kept or replaced")
     named = _named(scenario_name, trace, how, backend)
@@ -254,7 +261,7 @@ def tune(
         sampler,
         trials,
         tuple(range(first_seed, first_seed + seeds)),
-        storage or str(folder / "study.journal"),
+        storage or str((folder / "study.journal").resolve() if cluster else folder / "study.journal"),
         f"{chosen.name}-{track}-{config_hash(config)}",
         first_seed,
         min_attainment,
@@ -270,7 +277,7 @@ def tune(
     _settle(search, folder, resume=resume, overwrite=overwrite)
     if twin is not None:
         search = replace(search, prior=twin_prior(search, bench, twin.parameters))
-    exploration = _run_with_progress(search, bench, jobs)
+    exploration = _run_with_progress(search, bench, jobs, cluster)
     count = seeds if check_seeds is None else check_seeds
     unseen = range(first_seed + seeds, first_seed + seeds + count)
     found = conclude(search, exploration, bench, unseen_bench, unseen, grid=grid)
@@ -325,7 +332,7 @@ def _settle(search: Search, folder: Path, *, resume: bool, overwrite: bool) -> N
             raise ValueError(f"{what} already; add --resume or --overwrite, or give another --out")
 
 
-def _run_with_progress(search: Search, bench: Bench, jobs: int) -> Exploration:
+def _run_with_progress(search: Search, bench: Bench, jobs: int, cluster: str | None) -> Exploration:
     from batchpilot.runners.tuning.search import run_search
     from batchpilot.tuners.bayesian.studies import redacted
 
@@ -340,7 +347,7 @@ def _run_with_progress(search: Search, bench: Bench, jobs: int) -> Exploration:
                 text = "tuning" if best is None else f"best {best:.4g}"
                 progress.update(bar, completed=told, description=text)
 
-            return run_search(search, bench, jobs=jobs, on_progress=advance)
+            return run_search(search, bench, jobs=jobs, cluster=cluster, on_progress=advance)
     except KeyboardInterrupt:
         typer.secho(
             f"stopped: {told_last} of {search.trials} trials are kept in {redacted(search.storage)}; the same command "

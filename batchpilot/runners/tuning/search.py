@@ -12,17 +12,20 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import optuna
+from joblib import Parallel, delayed
 from optuna.pruners import MedianPruner
 
 from batchpilot.baselines import SERVER_DEFAULT
 from batchpilot.core.files import plain
 from batchpilot.core.limits import Limits
+from batchpilot.runners.cluster import ray_cluster
 from batchpilot.runners.tuning.bench import Bench, Figures
 from batchpilot.runners.tuning.resuming import differences, told
 from batchpilot.tuners.bayesian.exploring import Exploration
@@ -33,6 +36,8 @@ from batchpilot.tuners.bayesian.space import SearchSpace
 from batchpilot.tuners.bayesian.studies import counts, open_storage, redacted
 
 TRIALS_BEFORE_PRUNING = 5
+TRIALS_A_ROUND = 4
+"""That a worker of a cluster runs before it is heard of."""
 _POLL_S = 0.2
 SETTINGS = "settings"
 """The study attribute that says what it was asked for."""
@@ -147,6 +152,7 @@ def run_search(
     bench: Bench,
     *,
     jobs: int = 1,
+    cluster: str | None = None,
     on_progress: Callable[[int, float | None], None] = lambda told, best: None,
 ) -> Exploration:
     """Run trials until the study holds as many as wanted.
@@ -154,7 +160,8 @@ def run_search(
     Args:
         search: what is searched.
         bench: what limits are tried on; it is sent to the other processes.
-        jobs: processes; with more than one the proposals depend on who is done first.
+        jobs: processes, or workers on the cluster; with more than one the proposals depend on who is done first.
+        cluster: address of a Ray cluster (see `ray_cluster`), whose workers reach the storage; None for this machine.
         on_progress: told how many trials are told, and the best value.
 
     Returns:
@@ -166,6 +173,9 @@ def run_search(
     """
     exploration = search.begin(bench.tpot_ms(search.seeds[0]))
     on_progress(exploration.told, exploration.best_value())
+    if cluster is not None:
+        _run_there(search, bench, exploration, jobs, cluster, on_progress)
+        return exploration
     if jobs == 1:
         with finishing_first() as interrupted:
             while not interrupted() and run_trial(search, bench, exploration):
@@ -193,6 +203,32 @@ def run_search(
     if died:
         raise ValueError(f"{len(died)} of {jobs} processes died (exit status {died[0]}); the finished trials are kept")
     return exploration
+
+
+def _run_there(
+    search: Search,
+    bench: Bench,
+    exploration: Exploration,
+    jobs: int,
+    cluster: str,
+    on_progress: Callable[[int, float | None], None],
+) -> None:
+    """Run trials on a cluster, round after round: its backend hands results over only when all of a call are done."""
+    numbers = count(1)
+    with ray_cluster(cluster):
+        while sum(map(counts, exploration.trials())) < search.trials:
+            workers = [next(numbers) for _ in range(jobs)]
+            Parallel(n_jobs=jobs, batch_size=1)(delayed(_work_a_round)(search, bench, worker) for worker in workers)
+            on_progress(exploration.told, exploration.best_value())
+
+
+def _work_a_round(search: Search, bench: Bench, worker: int) -> None:
+    """What each worker of a cluster does at a time."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    exploration = search.explore(worker)
+    for _ in range(TRIALS_A_ROUND):
+        if not run_trial(search, bench, exploration):
+            return
 
 
 def run_trial(search: Search, bench: Bench, exploration: Exploration) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 
 import pytest
 from typer.testing import CliRunner
 
-from batchpilot.configs.fleet_scenario import SUITE
+from batchpilot.configs.errors import ConfigError
+from batchpilot.configs.fleet_scenario import SUITE, load_fleet_scenario
 from batchpilot.runners.chosen import is_of_fleets, suite_names
 from batchpilot.runners.fleet.strategies import ALL, DEFAULT_STRATEGIES, expand, parse
 from batchpilot.runners.main import app
@@ -83,7 +85,7 @@ def test_names_mean_a_router_a_scaler_and_limits():
     assert parse("least-tokens+fleet-tuner").limits == "guarded-default"
     assert parse("clairvoyant").is_reference
     assert set(DEFAULT_STRATEGIES) == set(expand(()))
-    assert len(expand((ALL,))) == 7 * 6 + 2
+    assert len(expand((ALL,))) == 7 * 7 + 2
 
 
 @pytest.mark.parametrize(
@@ -106,3 +108,37 @@ def test_the_suite_is_listed_and_its_scenarios_mean_fleets():
     assert is_of_fleets("quick", ["fleet-step"])
     assert not is_of_fleets("quick", ["quick-chat"])
     assert is_of_fleets("fleet", None)
+
+
+POOLS = SCENARIO.replace("{A100-80GB: 1}", "{A100-80GB: 2}").replace("load: 1.5", "load: 0.4")
+
+
+def test_split_plays_pools_where_the_scenario_says_how(tmp_path):
+    (tmp_path / "pools.yaml").write_text(
+        POOLS + "pools: {prefill: {A100-80GB: 1}, bandwidth_gb_per_s: 25, latency_ms: 3}\n"
+    )
+    (tmp_path / "whole.yaml").write_text(POOLS.replace("name: tiny", "name: whole"))
+    typed = ["leaderboard", "--suite", "fleet", "--out", str(tmp_path / "out"), "--seeds", "1"]
+    for name in ("pools", "whole"):
+        typed += ["--scenario", str(tmp_path / f"{name}.yaml")]
+    told = CliRunner().invoke(app, [*typed, "--tuners", "least-tokens+none,least-tokens+split"])
+    assert told.exit_code == 0, told.output
+    rows = list(csv.DictReader((tmp_path / "out/results.csv").open()))
+    moved = {(row["scenario"], row["tuner"]): float(row["handover_p99_ms"]) for row in rows}
+    assert moved.pop(("tiny", "least-tokens+split")) > 3.0
+    assert all(math.isnan(value) for value in moved.values())
+
+
+@pytest.mark.parametrize(
+    ("pools", "said"),
+    [
+        ("{prefill: {A100-80GB: 3}, bandwidth_gb_per_s: 25}", "3 replicas of A100-80GB shall prefill; 2 stand ready"),
+        ("{prefill: {A100-80GB: 2}, bandwidth_gb_per_s: 25}", "leave one that decodes"),
+        ("{prefill: {H100-80GB: 1}, bandwidth_gb_per_s: 25}", "0 stand ready"),
+        ("{prefill: {A100-80GB: 1}}", "bandwidth_gb_per_s"),
+    ],
+)
+def test_pools_that_cannot_be_are_refused_where_the_file_says_them(tmp_path, pools, said):
+    (tmp_path / "pools.yaml").write_text(POOLS + f"pools: {pools}\n")
+    with pytest.raises(ConfigError, match=said):
+        load_fleet_scenario(tmp_path / "pools.yaml")

@@ -1,4 +1,4 @@
-"""Running cells on a Ray cluster, through joblib's Ray backend. Needs the extra `ray`."""
+"""A Ray cluster in place of processes, through joblib's Ray backend. Needs the extra `ray`."""
 
 from __future__ import annotations
 

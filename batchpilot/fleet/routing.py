@@ -1,0 +1,136 @@
+"""The router's part of the event loop: it looks, finds a replica and puts a request there. Compiled, unchecked."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from batchpilot.engines.scheduler.state import SchedulerState
+from batchpilot.fleet import rules
+from batchpilot.fleet.arrays import DECODES, NOBODY, PLACED, PREFILL, UNREACHED, FleetArrays
+from batchpilot.fleet.compiled_rules import choose, may_take, predicted_ttft_ms
+from batchpilot.fleet.rules import Asked
+from batchpilot.latency.model.compiled import kernel
+from batchpilot.latency.model.saturation import largest_tokens, step_ms
+
+_LARGEST_STEP = 65_536
+"""Tokens beyond which a full step is not looked for, where no limit cuts steps."""
+
+
+@kernel
+def look(s: SchedulerState, view: Any, estimating: bool) -> None:
+    """Let a router see a replica as it is: its requests, its queue and, for those who ask, what a full step takes."""
+    c = s.clock[0]
+    view.requests = c.n_running + c.n_queue + (c.n_requests - c.next_arrival)
+    waiting = c.unanswered_tokens
+    for r in range(c.next_arrival, c.n_requests):
+        waiting += s.requests[r].prompt
+    view.queued_tokens = waiting
+    view.sent = 0
+    view.sent_tokens = 0
+    if not estimating:
+        return
+    running = max(c.n_running, 1)
+    limits = s.limits[0]
+    estimate = s.parameters[0, 1:]
+    tokens = min(limits.token_budget, _LARGEST_STEP)
+    if limits.step_target_ms < math.inf:
+        fitting = largest_tokens(estimate, float(running), 0.0, limits.step_target_ms, tokens)
+        tokens = max(fitting, 1)
+    view.full_step_tokens = max(tokens - running, 1)
+    view.full_step_ms = step_ms(estimate, float(running), float(tokens), 0.0)
+
+
+@kernel
+def bucket_allows(bucket: Any, tokens: float, now_ms: float) -> bool:
+    """Take tokens out of a user's bucket; False, and nothing taken, if it holds fewer."""
+    if bucket.rate_per_s == math.inf:
+        return True
+    flown = bucket.rate_per_s * max(now_ms - bucket.filled_ms, 0.0) / 1000.0
+    bucket.tokens = min(bucket.burst, bucket.tokens + flown)
+    bucket.filled_ms = max(now_ms, bucket.filled_ms)
+    if bucket.tokens < tokens:
+        return False
+    bucket.tokens -= tokens
+    return True
+
+
+@kernel
+def rule_of(f: FleetArrays, tier: int) -> int:
+    """The rule for a tier: who decodes has no prompts that wait, so where others compare those its requests count."""
+    rule = f.routing[0].rule
+    if tier >= DECODES and rule in (rules.LEAST_TOKENS, rules.PREDICTED_TTFT):
+        return rules.LEAST_REQUESTS
+    return int(rule)
+
+
+@kernel
+def reachable(f: FleetArrays, r: int, tier: int, now_ms: float) -> int:
+    """The replica that a request reaches, after retries; -1 if none may take it, -2 if all that it tried were dead."""
+    c = f.routing[0]
+    version = f.versions[r]
+    rule = rule_of(f, tier)
+    turn = version + 1 + (len(f.turns) // 2 if tier >= DECODES else 0)
+    asked = Asked(r, float(f.incoming[r].prompt), version, tier, now_ms)
+    tries = 0
+    while True:
+        i = choose(f.views, rule, asked, f.turns[turn], f.draws[r, 0], f.draws[r, 1])
+        if i < 0:
+            return -1 if tries == 0 else -2
+        f.turns[turn] = i
+        view = f.views[i]
+        if view.dead == 0:
+            view.failures = 0
+            return int(i)
+        view.failures += 1
+        view.tried_by = r
+        if view.failures >= c.breaker_failures:
+            view.open_until_ms = now_ms + c.breaker_ms
+        if tries == c.retries:
+            return -2
+        tries += 1
+        c.retried += 1
+
+
+@kernel
+def tier_for(f: FleetArrays, r: int, now_ms: float) -> int:
+    """0 while a replica of the model asked for promises a first token in time, else 1 where there is a smaller one."""
+    most_ms = f.routing[0].degrade_ttft_ms
+    if most_ms == math.inf:
+        return 0
+    prompt = float(f.incoming[r].prompt)
+    asked = Asked(r, prompt, f.versions[r], 0, now_ms)
+    other = Asked(r, prompt, f.versions[r], 1, now_ms)
+    smaller = 0
+    for i in range(len(f.views)):
+        view = f.views[i]
+        if may_take(view, other):
+            smaller = 1
+        elif may_take(view, asked) and predicted_ttft_ms(view, prompt) <= most_ms:
+            return 0
+    return smaller
+
+
+@kernel
+def place(s: SchedulerState, f: FleetArrays, r: int, now_ms: float) -> None:
+    """Find a replica for a request and put it into its row."""
+    c = f.routing[0]
+    i = reachable(f, r, tier_for(f, r, now_ms), now_ms)
+    f.where[r, 0] = i
+    if i < 0:
+        f.where[r, 2] = NOBODY if i == -1 else UNREACHED
+        return
+    row_place = s.clock[i].n_requests
+    s.requests[i, row_place] = f.incoming[r]
+    s.clock[i].n_requests = row_place + 1
+    c.fullest = max(c.fullest, row_place + 1)
+    if c.pooled == 1:
+        f.names[i, row_place] = r
+        f.links[i].wake_ms = min(f.links[i].wake_ms, f.incoming[r].arrival_ms)
+        if f.links[i].role == PREFILL:
+            s.requests[i, row_place].output = 1
+    f.where[r, 1] = row_place
+    f.where[r, 2] = PLACED
+    if c.counts_sent == 1:
+        f.views[i].sent += 1
+        f.views[i].sent_tokens += f.incoming[r].prompt
