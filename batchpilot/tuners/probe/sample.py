@@ -129,26 +129,29 @@ def read(metrics: WindowMetrics) -> Sample:
     Args:
         metrics: the window.
     """
-    step_ms = metrics.busy_ms / metrics.steps
-    peak_mb, total_mb, kv_used = metrics.memory_peak_mb, metrics.memory_total_mb, metrics.kv_used_fraction
+    duration_ms, busy_ms = metrics.duration_ms, metrics.busy_ms
+    steps, tokens = metrics.steps, metrics.generated_tokens
+    step_ms, peak_tokens_per_s = busy_ms / steps, metrics.peak_tokens_per_s
+    used_mb, peak_mb, total_mb = metrics.memory_used_mb, metrics.memory_peak_mb, metrics.memory_total_mb
+    # In the order of the fields: names cost four times as much here, in every window.
     return Sample(
-        evidence=evidence(metrics, step_ms),
-        end_ms=metrics.start_ms + metrics.duration_ms,
-        duration_ms=metrics.duration_ms,
-        busy_ms=metrics.busy_ms,
-        steps=metrics.steps,
-        generated_tokens=metrics.generated_tokens,
-        prefill_tokens=metrics.prefill_tokens,
-        step_ms=step_ms,
-        throughput_tokens_per_s=min(1000.0 * metrics.generated_tokens / metrics.busy_ms, _HUGE),
-        peak_tokens_per_s=metrics.peak_tokens_per_s if metrics.peak_tokens_per_s >= _LEAST_PEAK else 0.0,
-        utilisation=min(metrics.utilisation, 1.0),
-        memory_efficiency=min(metrics.memory_used_mb / peak_mb, 1.0) if peak_mb > 0 else 1.0,
-        memory_fraction=min((metrics.memory_used_mb or peak_mb) / total_mb if total_mb > 0 else kv_used, 1.0),
-        memory_peak_mb=peak_mb,
-        memory_total_mb=total_mb,
-        arrivals=metrics.arrivals,
-        batch_size_mean=metrics.batch_size_mean or float(metrics.limits.batch_size),
+        evidence(metrics, step_ms),
+        metrics.start_ms + duration_ms,
+        duration_ms,
+        busy_ms,
+        steps,
+        tokens,
+        metrics.prefill_tokens,
+        step_ms,
+        min(1000.0 * tokens / busy_ms, _HUGE),
+        peak_tokens_per_s if peak_tokens_per_s >= _LEAST_PEAK else 0.0,
+        min(metrics.utilisation, 1.0),
+        min(used_mb / peak_mb, 1.0) if peak_mb > 0 else 1.0,
+        min((used_mb or peak_mb) / total_mb if total_mb > 0 else metrics.kv_used_fraction, 1.0),
+        peak_mb,
+        total_mb,
+        metrics.arrivals,
+        metrics.batch_size_mean or float(metrics.limits.batch_size),
     )
 
 
@@ -205,21 +208,21 @@ def combine(samples: Sequence[Sample]) -> Sample:
             memory_peak_mb = peak_mb
     last = samples[-1]
     return Sample(
-        evidence=last.evidence,
-        end_ms=last.end_ms,
-        duration_ms=duration_ms,
-        busy_ms=busy_ms,
-        steps=steps,
-        generated_tokens=generated_tokens,
-        prefill_tokens=prefill_tokens,
-        step_ms=busy_ms / steps,
-        throughput_tokens_per_s=min(1000.0 * generated_tokens / busy_ms, _HUGE),
-        peak_tokens_per_s=min(generated_tokens / ideal_s, _HUGE),
-        utilisation=utilisation / duration_ms,
-        memory_efficiency=memory_efficiency / duration_ms,
-        memory_fraction=memory_fraction,
-        memory_peak_mb=memory_peak_mb,
-        memory_total_mb=last.memory_total_mb,
-        arrivals=arrivals,
-        batch_size_mean=batch_size / duration_ms,
+        last.evidence,
+        last.end_ms,
+        duration_ms,
+        busy_ms,
+        steps,
+        generated_tokens,
+        prefill_tokens,
+        busy_ms / steps,
+        min(1000.0 * generated_tokens / busy_ms, _HUGE),
+        min(generated_tokens / ideal_s, _HUGE),
+        utilisation / duration_ms,
+        memory_efficiency / duration_ms,
+        memory_fraction,
+        memory_peak_mb,
+        last.memory_total_mb,
+        arrivals,
+        batch_size / duration_ms,
     )

@@ -77,9 +77,9 @@ class ScoreBoard:
         if peak_is_known is not self._peak_is_known:
             self._peak_is_known, self._reference = peak_is_known, 0.0
             self.forget()
-        throughput = _relative_throughput(sample)
+        throughput, rest = self._parts(sample)
         self._reference = max(self._reference, throughput, 1.0 if peak_is_known else 0.0)
-        return self._total(throughput, self._rest(sample))
+        return self._total(throughput, rest)
 
     def record(self, size: int, sample: Sample) -> None:
         """Credit a sample to a size; call `score` with it first.
@@ -88,7 +88,7 @@ class ScoreBoard:
             size: the batch size that was measured.
             sample: the measurement.
         """
-        throughput, rest = _relative_throughput(sample), self._rest(sample)
+        throughput, rest = self._parts(sample)
         throughput_before, rest_before, count = self._entries.get(size, (0.0, 0.0, 0))
         rose = False
         if count:
@@ -193,8 +193,11 @@ class ScoreBoard:
         normalised = min(throughput / self._reference, 1.0) if self._reference > 0 else 0.0
         return self._throughput_weight * normalised + rest
 
-    def _rest(self, sample: Sample) -> float:
-        return self._utilisation_weight * sample.utilisation + self._memory_weight * sample.memory_efficiency
+    def _parts(self, sample: Sample) -> tuple[float, float]:
+        """Busy throughput over the estimated peak, itself where none is known; and the rest of the score."""
+        peak, throughput = sample.peak_tokens_per_s, sample.throughput_tokens_per_s
+        rest = self._utilisation_weight * sample.utilisation + self._memory_weight * sample.memory_efficiency
+        return throughput / peak if peak > 0 else throughput, rest
 
     def _learn_noise(self, score: float, mean: float, count: int) -> None:
         """Follow the squared residual of a score against the mean of `count` earlier ones at the same size."""
@@ -225,9 +228,3 @@ class ScoreBoard:
     def _margin(self, size: int) -> float:
         """Relative lead of a size's mean that noise alone explains, two standard errors."""
         return 2.0 * self.noise / math.sqrt(min(max(self._entries[size][2], 1), MEMORY))
-
-
-def _relative_throughput(sample: Sample) -> float:
-    """Busy throughput over the estimated peak; itself where none is known."""
-    peak = sample.peak_tokens_per_s
-    return sample.throughput_tokens_per_s / peak if peak > 0 else sample.throughput_tokens_per_s
