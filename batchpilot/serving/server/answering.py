@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from fastapi import Request
@@ -136,6 +136,7 @@ class _Choice:
         self.finished: str | None = None
         self.satisfied = False
         self._text, self._stream, self._stops = text, text.stream(), StopStrings(stops)
+        self._watches = bool(stops)
         self._said = 0
 
     def logprob(self, piece: Piece) -> TokenLogprob | None:
@@ -149,6 +150,10 @@ class _Choice:
 
     def hear(self, piece: Piece) -> str:
         """The text that a piece adds. `satisfied` is set where a stop string ended it before the engine did."""
+        if piece.finished is None and piece.token is not None and not self._watches:
+            text = self._stream.add(piece.token)
+            self._said += len(text)
+            return text
         text = "" if piece.token is None or piece.finished == "stop" else self._stream.add(piece.token)
         text = self._stops.add(text)
         if piece.finished is not None and not self._stops.hit:
@@ -177,13 +182,16 @@ class Answer:
         self._service = service
         self._timeout_s = body.timeout_s or service.config.timeout_s
         self._heard: deque[Heard | None] = deque()
+        self._loop = asyncio.get_running_loop()
         self._wanted: asyncio.Future[None] | None = None
         # One timer for all of it: a timeout around each token would cost as much as the token's text.
-        self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._hear, None)
+        self._timer = self._loop.call_later(self._timeout_s, self._hear, None)
         self._choices = [
             _Choice(Generation(order, Outlet(self._hear, index)), service.text, body.stops)
             for index, order in enumerate(orders)
         ]
+        self._unfinished = len(self._choices)
+        self._error: ApiError | None = None
         for choice in self._choices:
             service.engine.submit(choice.generation)
         self._watcher = asyncio.create_task(self._cancel_when_gone(request))
@@ -206,30 +214,27 @@ class Answer:
             self.close()
             raise
 
-    async def deltas(self) -> AsyncIterator[list[Delta]]:
-        """The answers, token by token, those together that have come since the last ones.
+    async def deltas(self) -> list[Delta]:
+        """What the answers add, those tokens together that have come since the last ones; nothing when all are over.
 
         Raises:
             ApiError: one failed, was cancelled, or took too long; what came before it has been told.
         """
-        unfinished = len(self._choices)
-        while unfinished:
+        deltas: list[Delta] = []
+        while self._unfinished and not deltas:
+            if self._error is not None:
+                raise self._error
             if not self._heard:
                 await self._more()
-            deltas, error = [], None
-            while self._heard and error is None:
+            while self._heard and self._error is None:
                 heard = self._heard.popleft()
                 if heard is not None and self._choices[heard[0]].finished is not None:
                     continue
                 try:
                     deltas.append(self._told(*self._served(heard)))
                 except ApiError as unserved:
-                    error = unserved
-            unfinished -= sum(delta.finished is not None for delta in deltas)
-            if deltas:
-                yield deltas
-            if error is not None and unfinished:
-                raise error
+                    self._error = unserved
+        return deltas
 
     def close(self) -> None:
         """The answer is over, one way or another: what is left of it is cancelled."""
@@ -245,7 +250,7 @@ class Answer:
 
     async def _more(self) -> None:
         """Wait until something is heard."""
-        self._wanted = asyncio.get_running_loop().create_future()
+        self._wanted = self._loop.create_future()
         await self._wanted
 
     def _served(self, heard: Heard | None) -> Heard:
@@ -262,6 +267,7 @@ class Answer:
         choice = self._choices[index]
         logprob, text = choice.logprob(piece), choice.hear(piece)
         self.tokens += piece.token is not None
+        self._unfinished -= choice.finished is not None
         if choice.satisfied:
             self._service.engine.cancel(choice.generation, satisfied=True)
         return Delta(index, text, choice.finished, self.tokens, logprob)

@@ -107,7 +107,7 @@ async def _answer(
     finished: list[str | None] = [None] * len(orders)
     logprobs: list[list[TokenLogprob]] = [[] for _ in orders]
     try:
-        async for deltas in answer.deltas():
+        while deltas := await answer.deltas():
             for delta in deltas:
                 texts[delta.choice] += delta.text
                 finished[delta.choice] = delta.finished
@@ -123,7 +123,7 @@ async def _events(answer: Answer, shape: Shape, body: CommonBody, prompt_tokens:
     options = body.stream_options
     always = options is not None and bool(options.continuous_usage_stats)
     try:
-        async for deltas in answer.deltas():
+        while deltas := await answer.deltas():
             yield "".join(
                 [shape.chunk(delta, _usage(prompt_tokens, delta.tokens) if always else None) for delta in deltas]
             )
