@@ -20,8 +20,8 @@ def make(config: Any) -> gymnasium.Env:
     return gymnasium.make(f"batchpilot.envs:{ENV}", episode_key=None, **config)
 
 
-def main(iterations: int = 10, runners: int = 1, batch: int = 4000) -> float:
-    """Train, and return the mean return of the last iteration's episodes.
+def main(iterations: int = 10, runners: int = 1, batch: int = 4000) -> int:
+    """Train, and return how many decisions the network has learned from, each as often as there were epochs.
 
     Args:
         iterations: of collecting and learning.
@@ -36,13 +36,14 @@ def main(iterations: int = 10, runners: int = 1, batch: int = 4000) -> float:
         .training(train_batch_size_per_learner=batch, minibatch_size=min(batch, 256), num_epochs=4, lr=5e-4, gamma=0.98)
     )
     algorithm = config.build_algo()
-    told = float("nan")
+    learned = 0
     for iteration in range(iterations):
-        result = algorithm.train()["env_runners"]
-        told = float(result.get("episode_return_mean", told))
-        print(f"iteration {iteration}: mean return {told:.3f}")
+        result = algorithm.train()
+        told = float(result["env_runners"].get("episode_return_mean", float("nan")))
+        learned += int(result["learners"]["default_policy"]["num_module_steps_trained"])
+        print(f"iteration {iteration}: mean return {told:.3f}, learned from {learned:,} decisions")
     algorithm.stop()
-    return told
+    return learned
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +53,15 @@ class Images:
             raise ValueError(f"before_tokens of request {np.argmin(before)} is {before.min()}; it must be >= 0")
         return cls(side, np.broadcast_to(which, side.shape).astype(np.int64), before)
 
+    @classmethod
+    def none(cls, n: int) -> Images:
+        """So many requests without an image.
+
+        Args:
+            n: how many.
+        """
+        return cls.from_arrays(np.full(n, NONE_PX))
+
     def __len__(self) -> int:
         return len(self.side_px)
 
@@ -97,21 +105,3 @@ class Images:
         """
         contents = self.contents()
         return Images(self.side_px, contents + (int(contents.max(initial=-1)) + 1) * group, self.before_tokens)
-
-
-def put_images_together(parts: Sequence[Images | None], lengths: Sequence[int]) -> Images | None:
-    """Those of several tables put end to end; no image is in two of them.
-
-    Args:
-        parts: of each table; None for one without.
-        lengths: requests of each table.
-
-    Returns:
-        None where no table has any.
-    """
-    if all(part is None for part in parts):
-        return None
-    whole = [part or Images.from_arrays(np.zeros(n)) for part, n in zip(parts, lengths, strict=True)]
-    columns = ("side_px", "number", "before_tokens")
-    joined = Images(*(np.concatenate([getattr(part, column) for part in whole]) for column in columns))
-    return joined.apart(np.repeat(np.arange(len(whole)), lengths))

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from batchpilot.core.slo import SLO
-from batchpilot.workloads.images import Images, put_images_together
+from batchpilot.workloads.columns import put_end_to_end
+from batchpilot.workloads.images import Images
 from batchpilot.workloads.prefixes import Prefixes, put_together
-from batchpilot.workloads.turns import Turns, put_end_to_end
+from batchpilot.workloads.turns import Turns
 
 PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 """Priority classes P0, P1, P2 of the batching document; a smaller number is more urgent."""
@@ -344,6 +345,8 @@ def concatenate(tables: Sequence[RequestTable]) -> RequestTable:
             index.append(slos.index(slo))
         classes.append(np.array(index)[table.slo_class])
 
+    lengths = [len(table) for table in tables]
+
     def joined(column: str) -> NDArray[np.float64]:
         return np.concatenate([getattr(table, column) for table in tables])
 
@@ -357,9 +360,9 @@ def concatenate(tables: Sequence[RequestTable]) -> RequestTable:
         priority=joined("priority"),
         slos=slos,
         skipped_rows=sum(table.skipped_rows for table in tables),
-        prefixes=put_together([table.prefixes for table in tables], [len(table) for table in tables]),
-        turns=put_end_to_end([table.turns for table in tables], [len(table) for table in tables]),
-        images=put_images_together([table.images for table in tables], [len(table) for table in tables]),
+        prefixes=put_together([table.prefixes for table in tables], lengths),
+        turns=put_end_to_end(Turns, [table.turns for table in tables], lengths),
+        images=put_end_to_end(Images, [table.images for table in tables], lengths),
     )
 
 

@@ -6,7 +6,6 @@ answered. A turn that is refused, fails or is cancelled breaks its conversation 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +42,15 @@ class Turns:
         wrong = np.flatnonzero(~(np.isfinite(self.think_ms) & (self.think_ms >= 0)))
         if len(wrong):
             raise ValueError(f"think_ms of request {wrong[0]} is {self.think_ms[wrong[0]]:g}; it must be >= 0 ms")
+
+    @classmethod
+    def none(cls, n: int) -> Turns:
+        """So many requests that are no conversation's.
+
+        Args:
+            n: how many.
+        """
+        return cls(np.full(n, ALONE, np.int64), np.zeros(n))
 
     def __len__(self) -> int:
         return len(self.session)
@@ -84,20 +92,3 @@ class Turns:
         """
         size = int(self.session.max(initial=ALONE)) + 1
         return Turns(np.where(self.session == ALONE, ALONE, self.session + size * group), self.think_ms)
-
-
-def put_end_to_end(parts: Sequence[Turns | None], lengths: Sequence[int]) -> Turns | None:
-    """Those of several tables put end to end; no conversation is in two of them.
-
-    Args:
-        parts: of each table; None for one without.
-        lengths: requests of each table.
-
-    Returns:
-        None where no table has any.
-    """
-    if all(part is None for part in parts):
-        return None
-    whole = [part or Turns(np.full(n, ALONE, np.int64), np.zeros(n)) for part, n in zip(parts, lengths, strict=True)]
-    joined = Turns(np.concatenate([part.session for part in whole]), np.concatenate([part.think_ms for part in whole]))
-    return joined.apart(np.repeat(np.arange(len(whole)), lengths))

@@ -39,7 +39,7 @@ def test_rllib_trains_on_the_environment(monkeypatch):
 
     module = example("rllib_ppo", monkeypatch)
     try:
-        module.main(1, runners=0, batch=128)
+        assert module.main(1, runners=0, batch=128) >= 4 * 128  # each decision in four epochs
     finally:
         ray.shutdown()
 

@@ -18,29 +18,12 @@ from batchpilot.envs.fleet.actions import BATCH_FACTORS, FIELDS, WEIGHT_FACTORS
 from batchpilot.envs.fleet.observing import FLEET_FEATURES, REPLICA_FEATURES, FleetFeature
 
 PAGE = (Path(__file__).parents[2] / "docs/environment.md").read_text()
-REQUESTS = (
-    *("running", "batch_size", "batch_size_mean", "kv_batch_size", "queue", "arrivals", "ended", "completions"),
-    *("preemptions", "refused_on_arrival", "refused_by_guard", "failed_requests"),
-)
-
-
-def unit(quantity):
-    """The unit of what a feature is made of, as its name says it."""
-    if quantity.endswith("tokens_per_s"):
-        return "tokens/s"
-    if "_ms" in quantity:
-        return "ms"
-    if "token" in quantity:
-        return "tokens"
-    if quantity in REQUESTS:
-        return "requests"
-    return "steps" if quantity in ("failures", "steps") else "1"
 
 
 def observation_rows():
     for one in FEATURES:
         over = one.a if one.b == "one" else f"{one.a} / {one.b}"
-        yield f"| `{one.name}` | {one.kind} | {over} | {unit(one.a)} | {one.neutral:g} |"
+        yield f"| `{one.name}` | {one.kind} | {over} | {one.neutral:g} |"
 
 
 def test_the_range_of_each_kind_stands_on_the_page():
@@ -48,7 +31,11 @@ def test_the_range_of_each_kind_stands_on_the_page():
         assert f"*{kind}* ({low:g} to {high:g})" in PAGE
 
 
-MEASURED_IN = {"step_target_ms": "TPOT targets", "ttft_guard": "TTFT targets", "discipline": "-"}
+MEASURED_IN = {
+    **dict.fromkeys(("token_budget", "max_queued_tokens", "speculative_tokens"), "tokens"),
+    **{"batch_size": "requests", "step_target_ms": "TPOT targets", "ttft_guard": "TTFT targets"},
+    **{"refusal_bound": "1", "discipline": "-"},
+}
 
 
 def action_rows():
@@ -61,7 +48,7 @@ def action_rows():
         begins = ("off" if np.isinf(start) else f"{start:,g}") if grid.ordered else CHOSEN_BY_POLICIES[0]
         tracks = ", ".join(track for track, fields in TRACKS.items() if name in fields)
         sizes = " / ".join(str(ActionTable((name,), SERVER_DEFAULT, mode).sizes[0]) for mode in ACTION_MODES)
-        yield f"| `{name}` | {MEASURED_IN.get(name, unit(name))} | {what} | {begins} | {sizes} | {tracks} |"
+        yield f"| `{name}` | {MEASURED_IN[name]} | {what} | {begins} | {sizes} | {tracks} |"
 
 
 def space_rows():
@@ -76,7 +63,7 @@ def fleet_rows():
     for features in (FLEET_FEATURES, (FleetFeature("of each row", "", "", ""),), REPLICA_FEATURES):
         for one in features:
             name = f"`{one.name}`" if one.kind else f"**{one.name}**"
-            yield " ".join(f"| {name} | {one.kind} | {one.over} | {one.unit} |".split())
+            yield " ".join(f"| {name} | {one.kind} | {one.over} |".split())
 
 
 @pytest.mark.parametrize("rows", [observation_rows, action_rows, space_rows, fleet_rows])

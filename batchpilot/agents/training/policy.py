@@ -25,6 +25,7 @@ from batchpilot.envs.scenarios import PreparedRun
 with needing("training", "rl"):
     import torch
     from stable_baselines3 import PPO
+    from stable_baselines3.common.logger import Logger
     from stable_baselines3.common.vec_env import VecEnv
 
 
@@ -102,7 +103,7 @@ def new_agent(config: PPOConfig, env: VecEnv, seed: int, tensorboard: Path | Non
     """
     network = config.policy_kwargs
     algorithm = PartedPPO if isinstance(env, Parts) else PPO
-    return algorithm(
+    agent = algorithm(
         "MlpPolicy",
         env,
         learning_rate=config.learning_rate_at(0.0),
@@ -125,6 +126,18 @@ def new_agent(config: PPOConfig, env: VecEnv, seed: int, tensorboard: Path | Non
         seed=seed,
         device="cpu",
     )
+    return without_stray_log(agent)
+
+
+def without_stray_log(agent: PPO) -> PPO:
+    """An agent that makes no folder for a log that nobody asked for, as stable-baselines3 does in the temporary one.
+
+    Args:
+        agent: as it was made or loaded; it is changed.
+    """
+    if agent.tensorboard_log is None:
+        agent.set_logger(Logger(None, []))
+    return agent
 
 
 def prefer_staying(agent: PPO, table: ActionTable, bias: float) -> None:

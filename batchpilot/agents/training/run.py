@@ -31,6 +31,7 @@ from batchpilot.agents.training.policy import (
     observe,
     prefer_staying,
     set_learning_rate,
+    without_stray_log,
 )
 from batchpilot.agents.training.pool import Pool, training_pool
 from batchpilot.agents.training.progress import ANEW, PROGRESS_FILE, Point, Progress, is_whole, save_agent
@@ -168,7 +169,7 @@ class Training:
         if segment == 0:
             agent = self._untrained(env)
         elif agent is None:
-            agent = PartedPPO.load(self._checkpoint(segment - 1), env=env, device="cpu")
+            agent = without_stray_log(PartedPPO.load(self._checkpoint(segment - 1), env=env, device="cpu"))
         else:
             agent.set_env(env)
         # After the agent is there: making or loading one seeds the generators and the environments, too.

@@ -259,9 +259,11 @@ def _baselines(labels: Mapping[str, str]) -> tuple[list[Callable[[], LatencyRegr
         for kind in ("linear", "polynomial")
         for loss in ("absolute", "relative")
     ]
+    if not {"device", "model"} <= labels.keys():
+        return makers, ["no roofline beside it, and plan will ask what was measured: name --device and --model"]
     try:
         share = int(labels.get("tensor_parallel", "1"))
-        estimate = roofline(device(labels.get("device", "")), model(labels.get("model", "")), share)
+        estimate = roofline(device(labels["device"]), model(labels["model"]), share)
     except ValueError as error:
         return makers, [f"no roofline beside it: {error}"]
     return [*makers, lambda: GivenRegressor("roofline (not fitted)", estimate.parameters)], []

@@ -81,6 +81,9 @@ def train(
 def _train_with_progress(config: TrainingConfig, out: Path, jobs: int, console: Console) -> Trained:
     from batchpilot.agents.training.seeds import train_seeds
 
+    if config.warm_start is not None:
+        told = f"first {config.warm_start.runs} drawn runs tell what moves are worth, which takes minutes of one core"
+        console.print(told, highlight=False, soft_wrap=True)
     with ToldProgress(keeps=True, console=console) as progress:
         rows = {seed: progress.add_task(f"seed {seed}", total=config.n_timesteps) for seed in config.seeds}
 

@@ -37,7 +37,7 @@ def learning_curves(points: Sequence[Point]) -> str:
             axes.plot([p.timesteps for p in own], [_gain(p) for p in own], color=MUTED, linewidth=0.9)
         if len(seeds) > 1:
             steps, middle, low, high = _over_seeds(points)
-            axes.fill_between(steps, low, high, color="0.8", linewidth=0, label="95 % interval over seeds")
+            axes.fill_between(steps, low, high, color=MUTED, alpha=0.3, linewidth=0, label="95 % interval over seeds")
             axes.plot(steps, middle, color=INK, linewidth=2, label=f"interquartile mean of {len(seeds)} seeds")
         axes.axhline(0, color=INK, linewidth=1, linestyle=(0, (5, 2)), label="base limits, never moved")
         axes.set_xlabel("Decisions taken in training")

@@ -82,7 +82,7 @@ def _price_grid(summary: Sequence[Row]) -> Grid:
     rows = []
     for _, row in ranked(summary):
         latencies = [number(row[column]) for column in ("ttft_p95_ms", "tpot_p95_ms", "refusal_p95_ms")]
-        limits = str(row["limits"]).replace(",", "\n") if row["limits"] != "mixed" else "differ by seed"
+        limits = str(row["limits"]).replace(",", ", ") if row["limits"] != "mixed" else "differ by seed"
         texts = (label(row["tuner"], bool(row["is_reference"])), *latencies, limits)
         rows.append(tuple(Cell(text, reference=bool(row["is_reference"])) for text in texts))
     columns = ("Strategy", "TTFT\np95 ms", "TPOT\np95 ms", "told no\np95 ms", "Limits at the end")

@@ -84,13 +84,20 @@ def to_svg(figure: Figure, name: str, label: str) -> str:
 
 
 def svg_file(element: str) -> str:
-    """An `<svg>` element as a file that a browser opens by itself: with the namespaces and the font that a page gives.
+    """An `<svg>` element as a file that a browser opens by itself: with the namespaces, font and colours of a page.
 
     Args:
         element: what `to_svg` gave.
     """
     opening = '<svg xmlns="http://www.w3.org/2000/svg" font-family="system-ui, sans-serif"'
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + element.replace("<svg", opening, 1)
+    whole = element.replace("<svg", opening, 1).replace(">", f">{_FILE_STYLE}", 1)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + whole
+
+
+_FILE_STYLE = (
+    "<style>:root { max-width: 100%; height: auto } @media (prefers-color-scheme: dark) "
+    "{ :root { --ink: #e6e7e9; --muted: #a3a8af; --rule: #3a3f46; background: #16181b } }</style>"
+)
 
 
 _TAG = re.compile(r"<[^>]*>")

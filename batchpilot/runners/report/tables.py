@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 from rich import box
 from rich.console import Console
@@ -24,7 +23,7 @@ SHORT_WIDTH = 100
 """The same of the tables that are shown without being asked for."""
 
 _FOLDED = 26
-"""Characters that a table which is too wide folds words to before it is split."""
+"""Characters that a table which is too wide folds words to, at most, before it is split."""
 
 
 def short_tables(summary: Sequence[Row]) -> list[Table]:
@@ -60,10 +59,7 @@ def tables(grid: Grid, width: int = WIDTH) -> list[Table]:
         width: columns of the terminal.
     """
     parts = []
-    widths = _widths(grid)
-    if sum(widths) > width:
-        words = _widths(grid, separator=None)
-        widths[1:] = [min(whole, max(_FOLDED + 2, word)) for whole, word in zip(widths[1:], words[1:], strict=True)]
+    widths = _folded(grid, width)
     for shown in _parts(widths, width):
         table = Table(
             title=Text(grid.title, style="bold"),
@@ -74,10 +70,13 @@ def tables(grid: Grid, width: int = WIDTH) -> list[Table]:
             title_justify="left",
             caption_justify="left",
         )
+        figures = any(grid.columns)  # else the first column tells what the second is, in words
         for column in shown:
-            justify: Literal["left", "right"] = "right" if column else "left"
             table.add_column(
-                Text(grid.columns[column]), justify=justify, vertical="bottom", max_width=widths[column] - 2
+                Text(grid.columns[column]),
+                justify="right" if column and figures else "left",
+                vertical="bottom" if figures else "top",
+                max_width=widths[column] - 2,
             )
         for row in grid.rows:
             table.add_row(*(_text(row[column]) for column in shown))
@@ -103,6 +102,19 @@ def _widths(grid: Grid, separator: str | None = "\n") -> list[int]:
     """Characters of each column's longest line, or without a separator its longest word, with the space after it."""
     texts = [[header, *(row[column].text for row in grid.rows)] for column, header in enumerate(grid.columns)]
     return [max((len(one) for text in column for one in text.split(separator)), default=0) + 2 for column in texts]
+
+
+def _folded(grid: Grid, width: int) -> list[int]:
+    """Characters of each column where words fold, the widest first, as far as they must."""
+    widths, words = _widths(grid), _widths(grid, separator=None)
+    floors = [
+        widths[0],
+        *(min(whole, max(_FOLDED + 2, word)) for whole, word in zip(widths[1:], words[1:], strict=True)),
+    ]
+    while sum(widths) > width and widths != floors:
+        widest = max(range(len(widths)), key=lambda column: widths[column] * (widths[column] > floors[column]))
+        widths[widest] -= 1
+    return widths
 
 
 def _parts(widths: Sequence[int], width: int) -> list[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from batchpilot.serving.gateway.asgi import LateBodyError, Receive, Scope, Send, answer_json, body_pieces, error_content
@@ -33,6 +34,39 @@ class AskedError(Exception):
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         headers = [(b"allow", b"GET, POST")] if self.status == 405 else []
         await answer_json(send, self.status, error_content(self.message, self.code, kind), headers)
+
+
+async def answer_own(
+    path: str,
+    hint: str,
+    change: Callable[[dict[str, Any]], None],
+    status: Callable[[], dict[str, Any]],
+    body_s: float,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Answer one request to a route whose POST changes something, and whose GET tells how it stands.
+
+    Args:
+        path: of the route.
+        hint: what to send, for messages.
+        change: does what a POST asks for, or raises AskedError.
+        status: how it stands, as plain data.
+        body_s: the body must have come within so long.
+        scope: ASGI.
+        receive: ASGI.
+        send: ASGI.
+    """
+    try:
+        if scope["method"] == "POST":
+            change(await asked_json(hint, body_s, scope, receive))
+        elif scope["method"] not in ("GET", "HEAD"):
+            raise AskedError(405, f"{path} takes GET and POST", "method_not_allowed")
+    except AskedError as error:
+        await error.tell(send)
+    else:
+        await answer_json(send, 200, status())
 
 
 async def asked_json(hint: str, body_s: float, scope: Scope, receive: Receive) -> dict[str, Any]:

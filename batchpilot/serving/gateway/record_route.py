@@ -7,10 +7,11 @@ Where steps go is the operator's choice when the gateway starts, not a client's:
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from batchpilot.serving.gateway.asgi import Receive, Scope, Send, answer_json
-from batchpilot.serving.gateway.own_routes import AskedError, asked_json
+from batchpilot.serving.gateway.asgi import Receive, Scope, Send
+from batchpilot.serving.gateway.own_routes import AskedError, answer_own
 from batchpilot.serving.recording import StepRecorder
 
 RECORD_PATH = "/gateway/record"
@@ -28,15 +29,8 @@ async def record(recorder: StepRecorder, body_s: float, scope: Scope, receive: R
         receive: ASGI.
         send: ASGI.
     """
-    try:
-        if scope["method"] == "POST":
-            _change(recorder, await asked_json(_ASKED, body_s, scope, receive))
-        elif scope["method"] not in ("GET", "HEAD"):
-            raise AskedError(405, f"{RECORD_PATH} takes GET and POST", "method_not_allowed")
-    except AskedError as error:
-        await error.tell(send)
-    else:
-        await answer_json(send, 200, recording_status(recorder))
+    change, status = partial(_change, recorder), partial(recording_status, recorder)
+    await answer_own(RECORD_PATH, _ASKED, change, status, body_s, scope, receive, send)
 
 
 def recording_status(recorder: StepRecorder) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def test_what_is_lost_stands_by_scenario_and_by_family_of_many():
 
 def test_one_scenario_shows_the_limits_that_each_strategy_ended_with():
     grid = places_grid(summary_of({"aimd": 0.9}, ("a",), limits="batch_size=8,token_budget=64"))
-    assert cells(grid)["aimd"][-1] == "batch_size=8\ntoken_budget=64"
+    assert cells(grid)["aimd"][-1] == "batch_size=8, token_budget=64"
 
 
 def test_lost_is_what_is_not_kept():

@@ -6,10 +6,11 @@ POST /gateway/canary {"version": null}
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from batchpilot.serving.gateway.asgi import Receive, Scope, Send, answer_json
-from batchpilot.serving.gateway.own_routes import AskedError, asked_json
+from batchpilot.serving.gateway.asgi import Receive, Scope, Send
+from batchpilot.serving.gateway.own_routes import AskedError, answer_own
 
 if TYPE_CHECKING:
     from batchpilot.serving.gateway.upstreams.pool import Pool
@@ -29,15 +30,12 @@ async def canary(pool: Pool, body_s: float, scope: Scope, receive: Receive, send
         receive: ASGI.
         send: ASGI.
     """
-    try:
-        if scope["method"] == "POST":
-            _change(pool, await asked_json(_ASKED, body_s, scope, receive))
-        elif scope["method"] not in ("GET", "HEAD"):
-            raise AskedError(405, f"{CANARY_PATH} takes GET and POST", "method_not_allowed")
-    except AskedError as error:
-        await error.tell(send)
-    else:
-        await answer_json(send, 200, pool.ladder.status() if pool.ladder else {"verdict": "none"})
+    change, status = partial(_change, pool), partial(_status, pool)
+    await answer_own(CANARY_PATH, _ASKED, change, status, body_s, scope, receive, send)
+
+
+def _status(pool: Pool) -> dict[str, Any]:
+    return pool.ladder.status() if pool.ladder else {"verdict": "none"}
 
 
 def _change(pool: Pool, asked: dict[str, Any]) -> None:
