@@ -18,6 +18,9 @@ from batchpilot.workloads.turns import Turns
 PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 """Priority classes P0, P1, P2 of the batching document; a smaller number is more urgent."""
 
+MOST_TOKENS = 2**31 - 1
+"""Longest prompt and output: an engine counts a request's tokens of a step in 32 bits."""
+
 _DEFAULT_SLO = SLO()
 
 
@@ -28,8 +31,8 @@ class RequestTable:
     Attributes:
         arrival_ms: arrival times, ascending, shape (n,), float64. In a closed loop they are ignored (see
             `concurrency`).
-        prompt_tokens: prompt lengths, >= 1, shape (n,), int64; the tokens of an image are among them.
-        output_tokens: tokens that will be generated, >= 1, shape (n,), int64; the scheduler does not know them.
+        prompt_tokens: prompt lengths, 1 to `MOST_TOKENS`, shape (n,), int64; the tokens of an image are among them.
+        output_tokens: tokens that will be generated, likewise, shape (n,), int64; the scheduler does not know them.
         estimated_output_tokens: what a length predictor says, >= 0, shape (n,), float64; SJF and fair sharing use it.
         slo_class: index into `slos`, shape (n,), int64.
         user: tenant number, >= 0, shape (n,), int64.
@@ -118,8 +121,8 @@ class RequestTable:
         if concurrency < 0:
             raise ValueError(f"concurrency is {concurrency}; it must be >= 0 (0 for an open loop)")
         _require("arrival_ms", arrival, np.isfinite(arrival), "finite")
-        prompt = _whole("prompt_tokens", prompt_tokens, n, 1)
-        output = _whole("output_tokens", output_tokens, n, 1)
+        prompt = _whole("prompt_tokens", prompt_tokens, n, 1, MOST_TOKENS)
+        output = _whole("output_tokens", output_tokens, n, 1, MOST_TOKENS)
         if estimated_output_tokens is None:
             estimate = output.astype(np.float64)
         else:

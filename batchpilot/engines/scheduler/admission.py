@@ -216,7 +216,7 @@ def is_delayed(s: SchedulerState) -> bool:
 @inlined
 def head_of_queue(s: SchedulerState) -> int:
     """The request whose turn is next, with what the cache has of it now."""
-    r = s.slots[0].waiting
+    r = s.lines[0].waiting
     if s.clock[0].prefix_cache:
         look_up(s, r)
     return r
@@ -249,8 +249,9 @@ def admit_next(s: SchedulerState, tokens: int) -> bool:
     in on its first chunk would have half-computed prompts push one another out again and again.
     """
     c = s.clock[0]
-    r = s.slots[0].waiting
-    if guard_refuses(s, r, predicted_prefill_ms(s, r, tokens)):
+    r = s.lines[0].waiting
+    guarded = s.limits[0].ttft_guard < math.inf
+    if guarded and guard_refuses(s, r, predicted_prefill_ms(s, r, tokens)):
         turn_away(s, r)
         return True
     if blocks_needed(s, r) > c.free_blocks:
@@ -278,7 +279,7 @@ def make_way(s: SchedulerState) -> None:
     while c.n_queue > 0:
         if c.ceilings and not somebody_may_join(s):
             return
-        if s.requests[s.slots[0].waiting].priority != _HIGH:
+        if s.requests[s.lines[0].waiting].priority != _HIGH:
             return
         if c.n_running < s.limits[0].batch_size and blocks_needed(s, head_of_queue(s)) <= c.free_blocks:
             return

@@ -39,15 +39,20 @@ def join(s: SchedulerState, r: int) -> None:
     key = (c.epoch + request.output - request.generated) * PLACES + s.slots[r].position
     c.decode_context += request.computed
     s.slots[(request.computed - c.epoch) % c.block_size].asking += 1
-    i = c.n_decoding
     c.n_decoding += 1
+    enter_end(s, c.n_decoding - 1, key)
+
+
+@kernel
+def enter_end(s: SchedulerState, i: int, key: int) -> None:
+    """Put an entry at place `i` of the heap of ends, or above it where those end later."""
     while i > 0:
         parent = (i - 1) >> 1
-        if s.slots[parent].ends < key:
+        if s.lines[parent].ends < key:
             break
-        s.slots[i].ends = s.slots[parent].ends
+        s.lines[i].ends = s.lines[parent].ends
         i = parent
-    s.slots[i].ends = key
+    s.lines[i].ends = key
 
 
 @inlined
@@ -60,7 +65,7 @@ def blocks_due(s: SchedulerState) -> int:
 @inlined
 def first_end(s: SchedulerState) -> int:
     """The decode epoch after which the next decoding request ends."""
-    return s.slots[0].ends // PLACES
+    return s.lines[0].ends // PLACES
 
 
 @kernel
@@ -79,25 +84,23 @@ def update_record(s: SchedulerState, entry: int) -> int:
 def end_first(s: SchedulerState) -> None:
     """The decoding request that ends first has said its last token."""
     c = s.clock[0]
-    r = update_record(s, s.slots[0].ends)
+    r = update_record(s, s.lines[0].ends)
     c.decode_context -= s.requests[r].computed
     s.slots[(s.requests[r].computed - c.epoch) % c.block_size].asking -= 1
     finish(s, r)
     c.n_decoding -= 1
     n = c.n_decoding
-    last = s.slots[n].ends
+    last = s.lines[n].ends
     i = 0
     while True:
         child = 2 * i + 1
         if child >= n:
             break
-        if child + 1 < n and s.slots[child + 1].ends < s.slots[child].ends:
+        if child + 1 < n and s.lines[child + 1].ends < s.lines[child].ends:
             child += 1
-        if last < s.slots[child].ends:
-            break
-        s.slots[i].ends = s.slots[child].ends
+        s.lines[i].ends = s.lines[child].ends
         i = child
-    s.slots[i].ends = last
+    enter_end(s, i, last)
 
 
 @kernel
@@ -179,7 +182,7 @@ def close_calendars(s: SchedulerState) -> None:
     """Bring every record up to date: running requests stand in `running` again, in order of admission."""
     c = s.clock[0]
     for k in range(c.n_decoding):
-        update_record(s, s.slots[k].ends)
+        update_record(s, s.lines[k].ends)
     kept = 0
     for k in range(c.n_order):
         if s.slots[k].order >= 0:
@@ -252,7 +255,7 @@ def commit_by_calendar(s: SchedulerState, duration_ms: float) -> None:
     first = decoding
     while c.n_decoding > 0 and first_end(s) == c.epoch:
         if first < c.n_plan:
-            first = commit_prompts(s, first, s.slots[0].ends % PLACES)
+            first = commit_prompts(s, first, s.lines[0].ends % PLACES)
         end_first(s)
     if first < c.n_plan:
         commit_prompts(s, first, PLACES)

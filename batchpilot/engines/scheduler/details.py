@@ -51,7 +51,7 @@ class DetailsReader:
             arrivals=in_flight(come),
             output_tokens=ended["generated"][ended["reason"] == LENGTH],
             running=in_flight(s.requests[s.slots["running"][: c.n_running]]),
-            waiting=in_flight(s.requests[np.sort(s.slots["waiting"][: c.n_queue])]),
+            waiting=in_flight(s.requests[np.sort(s.lines["waiting"][: c.n_queue])]),
         )
         self._steps, self._arrived, self._ended = self._steps + len(steps), int(c.next_arrival), int(c.n_ended)
         return details

@@ -104,8 +104,8 @@ def refuse_hopeless(s: SchedulerState, until_ms: float) -> None:
     Who has become so while a step ran was told then: a server keeps the time beside its engine.
     """
     c = s.clock[0]
-    while c.n_due > 0 and s.requests[s.slots[0].due].latest_ms <= until_ms:
-        r = s.slots[0].due
+    while c.n_due > 0 and s.requests[s.lines[0].due].latest_ms <= until_ms:
+        r = s.lines[0].due
         if (c.prefix_cache or c.images) and look_up_due(s, r) > until_ms:
             continue
         turn_away(s, r)

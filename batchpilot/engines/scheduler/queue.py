@@ -22,6 +22,9 @@ TURN, DUE, COMING = range(3)
 FCFS, SJF, SPF, SLO_AWARE, FAIR, PRIORITY, DEADLINE, VISION, VALUE = range(9)
 _PRIORITY_STRIDE_MS = 1e12
 
+_LAST = 1.7e308
+"""No key is above it but that of who is held."""
+
 _RELEGATED_MS = 1e15
 """Added to the key of who can no longer be served in time, under the deadline discipline."""
 
@@ -98,34 +101,40 @@ def latest_ms(s: SchedulerState, r: int) -> float:
 
 
 @kernel
-def before(s: SchedulerState, line: int, a: int, b: int) -> bool:
-    """Whether request `a` goes before `b` in a line."""
+def key_of(s: SchedulerState, line: int, r: int) -> float:
+    """What a request is in a line by; who is held goes behind everybody who is not."""
     if line == TURN:
-        return sooner(s, a, b)
-    if line == DUE:
-        first, second = s.requests[a].latest_ms, s.requests[b].latest_ms
-    else:
-        first, second = s.requests[a].arrival_ms, s.requests[b].arrival_ms
-    return first < second or (first == second and a < b)
+        return math.inf if s.requests[r].held else min(s.requests[r].key, _LAST)
+    return s.requests[r].latest_ms if line == DUE else s.requests[r].arrival_ms
+
+
+@kernel
+def key_at(s: SchedulerState, line: int, i: int) -> float:
+    """What the request at place `i` of a line is there by."""
+    if line == TURN:
+        return s.lines[i].turn_key
+    return s.lines[i].due_key if line == DUE else s.requests[s.turns[i].coming].arrival_ms
 
 
 @kernel
 def member(s: SchedulerState, line: int, i: int) -> int:
     """The request at place `i` of a line."""
     if line == TURN:
-        return s.slots[i].waiting
-    return s.slots[i].due if line == DUE else s.turns[i].coming
+        return s.lines[i].waiting
+    return s.lines[i].due if line == DUE else s.turns[i].coming
 
 
 @kernel
-def put(s: SchedulerState, line: int, i: int, r: int) -> None:
+def put(s: SchedulerState, line: int, i: int, r: int, key: float) -> None:
     """Write a request to place `i` of a line."""
     if line == TURN:
-        s.slots[i].waiting = r
-        s.requests[r].place = i
+        s.lines[i].waiting = r
+        s.lines[i].turn_key = key
+        s.lines[r].place = i
     elif line == DUE:
-        s.slots[i].due = r
-        s.requests[r].due_place = i
+        s.lines[i].due = r
+        s.lines[i].due_key = key
+        s.lines[r].due_place = i
     else:
         s.turns[i].coming = r
 
@@ -133,39 +142,43 @@ def put(s: SchedulerState, line: int, i: int, r: int) -> None:
 @kernel
 def rise(s: SchedulerState, line: int, i: int, r: int) -> None:
     """Put a request at place `i` of a line, or above it where those are later than it."""
+    key = key_of(s, line, r)
     while i > 0:
         parent = (i - 1) >> 1
-        if before(s, line, member(s, line, parent), r):
+        above, above_key = member(s, line, parent), key_at(s, line, parent)
+        if above_key < key or (above_key == key and above < r):
             break
-        put(s, line, i, member(s, line, parent))
+        put(s, line, i, above, above_key)
         i = parent
-    put(s, line, i, r)
+    put(s, line, i, r, key)
 
 
 @kernel
-def sink(s: SchedulerState, line: int, n: int, i: int, r: int) -> int:
-    """Put a request at place `i` of a line of `n`, or below it where those are sooner than it; returns its place."""
+def sink(s: SchedulerState, line: int, n: int, i: int, r: int) -> None:
+    """Put a request where place `i` of a line of `n` is empty, or wherever below or above it belongs.
+
+    The sooner of those below move up, all the way down, and then it rises from there: who comes last mostly belongs to
+    the bottom, and this compares half as often.
+    """
     while True:
         child = 2 * i + 1
         if child >= n:
             break
-        if child + 1 < n and before(s, line, member(s, line, child + 1), member(s, line, child)):
-            child += 1
-        if before(s, line, r, member(s, line, child)):
-            break
-        put(s, line, i, member(s, line, child))
+        low, key = member(s, line, child), key_at(s, line, child)
+        if child + 1 < n:
+            other, other_key = member(s, line, child + 1), key_at(s, line, child + 1)
+            if other_key < key or (other_key == key and other < low):
+                child, low, key = child + 1, other, other_key
+        put(s, line, i, low, key)
         i = child
-    put(s, line, i, r)
-    return i
+    rise(s, line, i, r)
 
 
 @kernel
 def fill_gap(s: SchedulerState, line: int, n: int, place: int) -> None:
     """The last of a line, which has `n` members without the one that left, fills the gap at a place."""
     if place < n:
-        last = member(s, line, n)
-        # It may belong above the gap as well as below.
-        rise(s, line, sink(s, line, n, place, last), last)
+        sink(s, line, n, place, member(s, line, n))
 
 
 @kernel
@@ -210,9 +223,9 @@ def take_out(s: SchedulerState, r: int) -> None:
     c = s.clock[0]
     c.n_queue -= 1
     c.queued_tokens -= s.requests[r].prompt - s.requests[r].cached
-    fill_gap(s, TURN, c.n_queue, s.requests[r].place)
-    due = s.requests[r].due_place
-    if due < c.n_due and s.slots[due].due == r:
+    fill_gap(s, TURN, c.n_queue, s.lines[r].place)
+    due = s.lines[r].due_place
+    if due < c.n_due and s.lines[due].due == r:
         c.n_due -= 1
         fill_gap(s, DUE, c.n_due, due)
 
@@ -233,10 +246,10 @@ def put_in_order(s: SchedulerState) -> None:
         for user in range(len(s.users)):
             s.users[user].held = 0
         for k in range(c.n_queue):
-            s.requests[s.slots[k].waiting].held = 0
+            s.requests[s.lines[k].waiting].held = 0
     for k in range(c.n_queue):
         # The heap grows from the front, so the ids behind it are still to be read.
-        rise(s, TURN, k, s.slots[k].waiting)
+        rise(s, TURN, k, s.lines[k].waiting)
 
 
 @kernel
@@ -273,4 +286,4 @@ def follow_guard(s: SchedulerState) -> None:
     c.fastest_token_ms = token
     c.n_due = 0
     for k in range(c.n_queue):
-        enter_due(s, s.slots[k].waiting)
+        enter_due(s, s.lines[k].waiting)

@@ -42,12 +42,12 @@ def batch_is_due(s: SchedulerState) -> bool:
         return True
     oldest = math.inf
     for k in range(c.n_queue):
-        oldest = min(oldest, s.requests[s.slots[k].waiting].arrival_ms)
+        oldest = min(oldest, s.requests[s.lines[k].waiting].arrival_ms)
     if c.now_ms >= oldest + limits.max_wait_ms:
         return True
     c.wake_ms = oldest + limits.max_wait_ms
     if c.n_due > 0:
-        c.wake_ms = min(c.wake_ms, s.requests[s.slots[0].due].latest_ms)
+        c.wake_ms = min(c.wake_ms, s.requests[s.lines[0].due].latest_ms)
     return False
 
 
@@ -140,7 +140,7 @@ def form_batch(s: SchedulerState) -> None:
     while c.n_queue > 0 and c.n_running < limits.batch_size:
         if c.ceilings and not somebody_may_join(s):
             break
-        r = s.slots[0].waiting
+        r = s.lines[0].waiting
         members = c.n_running + 1
         output = max(c.static_output, s.requests[r].output - s.requests[r].generated)
         longest = padded(s, max(c.static_prompt, prompt_tokens(s, r)), output)

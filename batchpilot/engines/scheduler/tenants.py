@@ -17,7 +17,7 @@ def somebody_may_join(s: SchedulerState) -> bool:
     """Whether the first in line may run, once those are held back of whom it is the turn and who may not."""
     c = s.clock[0]
     while c.n_queue > 0:
-        r = s.slots[0].waiting
+        r = s.lines[0].waiting
         if s.requests[r].held:
             return False
         tenant = s.users[s.requests[r].user]
@@ -37,12 +37,12 @@ def let_one_go(s: SchedulerState, user: int) -> None:
         return
     first = -1
     for k in range(s.clock[0].n_queue):
-        r = s.slots[k].waiting
+        r = s.lines[k].waiting
         if s.requests[r].held and s.requests[r].user == user and (first < 0 or sooner(s, r, first)):
             first = r
     s.requests[first].held = 0
     tenant.held -= 1
-    rise(s, TURN, s.requests[first].place, first)
+    rise(s, TURN, s.lines[first].place, first)
 
 
 @kernel

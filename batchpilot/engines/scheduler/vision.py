@@ -40,7 +40,7 @@ def score_queues(s: SchedulerState) -> None:
         s.images[q].length = 0
         s.images[q].score = 0.0
     for k in range(c.n_queue):
-        r = s.slots[k].waiting
+        r = s.lines[k].waiting
         q = queue_of(s, r)
         s.images[q].length += 1
         s.images[q].score += s.requests[r].arrival_ms
@@ -71,7 +71,7 @@ def line_up(s: SchedulerState) -> None:
     score_queues(s)
     rank_queues(s)
     for k in range(c.n_queue):
-        r = s.slots[k].waiting
+        r = s.lines[k].waiting
         arrival_ms = s.requests[r].arrival_ms
         if s.requests[r].priority == 0 and c.now_ms - arrival_ms >= URGENT_WAIT_MS:
             s.requests[r].key = arrival_ms - _STRIDE_MS

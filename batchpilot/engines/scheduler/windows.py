@@ -114,7 +114,7 @@ def oldest_wait_ms(s: SchedulerState) -> float:
     looked_at = min(c.n_queue, 1) if c.discipline == FCFS and not c.ceilings else c.n_queue
     oldest = c.now_ms
     for k in range(looked_at):
-        oldest = min(oldest, s.requests[s.slots[k].waiting].arrival_ms)
+        oldest = min(oldest, s.requests[s.lines[k].waiting].arrival_ms)
     return c.now_ms - oldest
 
 

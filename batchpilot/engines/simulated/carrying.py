@@ -7,10 +7,11 @@ from numpy.typing import NDArray
 
 from batchpilot.engines.scheduler.state import UNFINISHED, SchedulerState, as_bytes
 
-_ITS_OWN = ("requests", "slots", "users", "chains", "contents", "step_log")
+_ITS_OWN = ("requests", "slots", "lines", "users", "chains", "contents", "step_log")
 """What belongs to the requests of a state, to their users or prompts; all else goes on as it is."""
 
-_QUEUES = {"running": "n_running", "waiting": "n_queue", "due": "n_due"}
+_LINES = {"waiting": ("n_queue", "turn_key", "place"), "due": ("n_due", "due_key", "due_place")}
+"""How many are in a line, what they are there by, and which column has their places."""
 
 
 def unfinished(state: SchedulerState) -> NDArray[np.int64]:
@@ -47,9 +48,13 @@ def carry_over(old: SchedulerState, new: SchedulerState, kept: NDArray[np.int64]
             new.users[of] = np.bincount(users[old.requests[column][kept] > 0], minlength=len(new.users))
     place = np.full(len(old.requests), -1, np.int64)
     place[kept] = np.arange(len(kept))
-    for queue, count in _QUEUES.items():
+    running = int(old.clock["n_running"][0])
+    new.slots["running"][:running] = place[old.slots["running"][:running]]
+    for line, (count, key, its_place) in _LINES.items():
         n = int(old.clock[count][0])
-        new.slots[queue][:n] = place[old.slots[queue][:n]]
+        new.lines[line][:n] = place[old.lines[line][:n]]
+        new.lines[key][:n] = old.lines[key][:n]
+        new.lines[its_place][new.lines[line][:n]] = np.arange(n)
     new.clock["n_requests"] = requests
     new.clock["next_arrival"] = np.searchsorted(kept, arrived)
     new.clock["n_ended"] = new.clock["n_logged"] = 0

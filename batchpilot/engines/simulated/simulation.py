@@ -419,7 +419,7 @@ def _collect(engine: Executor, windows: Sequence[WindowMetrics], tuner_seconds: 
     s = engine.state
     n = len(engine.requests)
     requests = engine.requests
-    columns = np.array(s.requests[:n])
+    columns = np.asarray(s.requests)[:n]
     if requests.turns is not None:
         requests = requests.with_arrivals(columns["arrival_ms"].copy())
     elif requests.concurrency:
@@ -427,8 +427,8 @@ def _collect(engine: Executor, windows: Sequence[WindowMetrics], tuner_seconds: 
         arrival = np.where(np.arange(n) < arrived, columns["arrival_ms"], math.nan)
         requests = requests.with_arrivals(arrival)
     ttft = columns["first_ms"] - requests.arrival_ms
-    generated = columns["generated"]
-    reason = columns["reason"]
+    generated = columns["generated"].copy()
+    reason = columns["reason"].copy()
     with np.errstate(divide="ignore", invalid="ignore"):
         tpot = np.where(generated > 1, (columns["finish_ms"] - columns["first_ms"]) / (generated - 1), math.nan)
     in_time = (ttft <= requests.ttft_target_ms) & ((generated < 2) | (tpot <= requests.tpot_target_ms))

@@ -117,7 +117,7 @@ class Execution:
     def run(self) -> ExecutedStep:
         """Run the planned step and commit it, or its failure."""
         self._make_room_in_log()
-        planned = self._slots["planned"][: self._clock["n_plan"]].copy()
+        planned = self._slots["planned"][: self._clock["n_plan"]].astype(np.int64)
         self.follow_blocks()
 
         told = self._encoding
@@ -214,7 +214,7 @@ class Execution:
     def _step_tokens(self, planned: NDArray[np.int64], drafted: NDArray[np.int64] | None) -> StepTokens:
         """The plan in token ids, blocks and places; `drafted` tokens of each stand behind its own."""
         c = self._clock
-        tokens = self._slots["tokens"][: len(planned)].copy()
+        tokens = self._slots["tokens"][: len(planned)].astype(np.int64)
         records = self._records[planned]
         computed, length = records["computed"], records["prompt"] + records["generated"]
         if drafted is not None:

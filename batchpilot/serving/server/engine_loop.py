@@ -51,7 +51,7 @@ class LiveMeasures:
         s = self._engine.state
         c = np.asarray(s.clock)[0]
         running = s.requests[s.slots["running"][: int(c["n_running"])]]
-        waiting = s.requests[s.slots["waiting"][: int(c["n_queue"])]]
+        waiting = s.requests[s.lines["waiting"][: int(c["n_queue"])]]
         return in_flight(running), in_flight(waiting)
 
 

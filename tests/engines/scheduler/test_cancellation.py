@@ -24,11 +24,12 @@ def engine_on(table, limits, mode=("continuous", "chunked"), **options):
 
 def assert_accounts_balance(engine):
     """KV blocks, queue and ends as the requests themselves have them."""
-    clock, requests, slots = engine.state.clock[0], engine.state.requests, engine.state.slots
+    clock, requests = engine.state.clock[0], engine.state.requests
     assert requests["blocks"].sum() == clock.total_blocks - clock.free_blocks
     assert np.all(requests["blocks"][requests["reason"] != UNFINISHED] == 0)
     assert clock.n_ended == np.count_nonzero(requests["reason"] != UNFINISHED)
-    waiting, running = slots["waiting"][: clock.n_queue], slots["running"][: clock.n_running]
+    waiting = engine.state.lines["waiting"][: clock.n_queue]
+    running = engine.state.slots["running"][: clock.n_running]
     assert clock.queued_tokens == requests["prompt"][waiting].sum()
     alive = np.flatnonzero(requests["reason"][: clock.next_arrival] == UNFINISHED)
     assert sorted([*waiting, *running]) == alive.tolist()

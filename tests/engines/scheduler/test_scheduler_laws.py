@@ -92,14 +92,16 @@ def test_nobody_waits_longer_than_the_guard_allows_before_being_told(table, limi
 @given(tables(), limits_of_any_kind, modes, kv_tokens)
 def test_the_lines_of_those_who_wait_are_kept(table, limits, mode, kv):
     engine = SimulatedEngine(EngineConfig(latency=LATENCY, kv_capacity_tokens=kv, mode=mode[0], prefill=mode[1]), table)
-    done, clock, requests, slots = False, engine.state.clock[0], engine.state.requests, engine.state.slots
+    done, clock, requests, lines = False, engine.state.clock[0], engine.state.requests, engine.state.lines
     while not done:
         engine.set_limits(limits if int(clock.step) % 2 else limits.replace(ttft_guard=1.0, discipline="spf"))
         done = engine.run_until(engine.now_ms + 30.0)
-        waiting, due = slots["waiting"][: clock.n_queue], slots["due"][: clock.n_due]
+        waiting, due = lines["waiting"][: clock.n_queue], lines["due"][: clock.n_due]
         assert sorted(due) == sorted(waiting[requests["admitted"][waiting] == 0]) or clock.ttft_guard == np.inf
-        np.testing.assert_array_equal(requests["place"][waiting], np.arange(clock.n_queue))
-        np.testing.assert_array_equal(requests["due_place"][due], np.arange(clock.n_due))
+        np.testing.assert_array_equal(lines["place"][waiting], np.arange(clock.n_queue))
+        np.testing.assert_array_equal(lines["due_place"][due], np.arange(clock.n_due))
+        np.testing.assert_array_equal(lines["turn_key"][: clock.n_queue], requests["key"][waiting])
+        np.testing.assert_array_equal(lines["due_key"][: clock.n_due], requests["latest_ms"][due])
         assert clock.queued_tokens == requests["prompt"][waiting].sum()
         here = np.arange(len(table)) < clock.next_arrival
         silent = here & (requests["reason"][: len(table)] == 0) & (requests["generated"][: len(table)] == 0)

@@ -66,7 +66,7 @@ def test_nobody_is_above_its_ceiling_and_nobody_is_forgotten(seed, terms, discip
             np.testing.assert_array_equal(state.users["running"], running)
             held = np.bincount(state.requests["user"][state.requests["held"] > 0], minlength=len(users))
             np.testing.assert_array_equal(state.users["held"], held)
-            waiting = state.slots["waiting"][: int(state.clock["n_queue"][0])]
+            waiting = state.lines["waiting"][: int(state.clock["n_queue"][0])]
             has_turn = waiting[state.requests["held"][waiting] == 0]
             turns = np.bincount(state.requests["user"][has_turn], minlength=len(users))
             assert np.all((held == 0) | (turns >= ceilings - running)), "who may run has its turn"

@@ -36,7 +36,7 @@ def true_future(engine, details):
     """What really comes: the output lengths that no server knows, and every request still to arrive."""
     s = engine.state
     c = s.clock[0]
-    flying = np.concatenate([s.slots["running"][: c.n_running], np.sort(s.slots["waiting"][: c.n_queue])])
+    flying = np.concatenate([s.slots["running"][: c.n_running], np.sort(s.lines["waiting"][: c.n_queue])])
     coming = np.array(s.requests[c.next_arrival : c.n_requests])
     known = as_requests(np.concatenate([details.running, details.waiting]))
     known["output"] = s.requests["output"][flying]

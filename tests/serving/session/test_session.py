@@ -111,7 +111,7 @@ class Mirror:
         self.tell_arrivals()
         before = set(s.slots["running"][: c.n_running].tolist())
         planned = plan(s)
-        for r in before & set(s.slots["waiting"][: c.n_queue].tolist()):
+        for r in before & set(s.lines["waiting"][: c.n_queue].tolist()):
             self.session.on_preempt(r)
         self.tell_ends()
         if planned == 0:
@@ -135,7 +135,7 @@ class Mirror:
                 self.session.on_prefill(r, count)
             if s.requests["generated"][r] > generated[r]:
                 self.session.on_tokens(r)
-        for r in set(rows) & set(s.slots["waiting"][: c.n_queue].tolist()):
+        for r in set(rows) & set(s.lines["waiting"][: c.n_queue].tolist()):
             self.session.on_preempt(r)
         self.tell_ends()
         self.session.on_step(*shape, duration, kv_used_fraction=used, failed=fails)
