@@ -364,7 +364,7 @@ class Replicas:
     def grow(self) -> None:
         """Give every row twice the room."""
         wider = {}
-        for name in ("requests", "slots"):
+        for name in ("requests", "slots", "lines"):
             old = np.asarray(getattr(self.state, name))
             new = np.zeros((old.shape[0], 2 * old.shape[1]), old.dtype)
             new[:, : old.shape[1]] = old

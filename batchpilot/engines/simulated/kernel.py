@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 from batchpilot.engines.scheduler.admission import admit_arrivals, next_arrival_ms
-from batchpilot.engines.scheduler.commit import commit, commit_failure, count_step
+from batchpilot.engines.scheduler.commit import commit, commit_failure
 from batchpilot.engines.scheduler.decoding import (
-    blocks_due,
     close_calendars,
     commit_by_calendar,
     first_end,
@@ -79,25 +78,70 @@ def decode_on(s: SchedulerState, until_ms: float) -> int:
         end_ms = min(end_ms, s.parameters[c.parameter_row + 1, 0])
     parameters = s.parameters[c.parameter_row, 1:]
     without_context = step_ms(parameters, float(size), float(size), 0.0)
+    w = s.window[0]
+    # What `count_step` writes to records is kept in variables here, added up in the same order, and places in rings are
+    # counted on instead of divided for.
+    now_ms, busy_ms, kv_block_ms, memory_mb_ms, peak_mb = c.now_ms, w.busy_ms, w.kv_block_ms, w.memory_mb_ms, w.peak_mb
+    free, context, context_sum = c.free_blocks, c.decode_context, 0
+    activations_mb = size * c.activation_mb_per_token
+    phase, ring = -c.epoch % c.block_size, w.steps % len(s.step_times)
+    draw = c.step % len(s.noise)
+    done = 0
+    while done < steps and now_ms < end_ms:
+        due = s.slots[phase].asking
+        if due > free - c.n_idle:
+            break
+        free -= due
+        draw = draw + 1 if draw + 1 < len(s.noise) else 0
+        duration_ms = (without_context + parameters[8] * float(context)) * s.noise[draw]
+        if len(s.step_log) > 0:
+            log_step(s, c.n_logged + done, now_ms, size, context, duration_ms)
+        now_ms += duration_ms
+        s.step_times[ring] = duration_ms
+        busy_ms += duration_ms
+        context_sum += context
+        used = c.total_blocks - free
+        memory_mb = c.fixed_mb + used * c.block_size * c.kv_mb_per_token + activations_mb
+        kv_block_ms += used * duration_ms
+        memory_mb_ms += memory_mb * duration_ms
+        peak_mb = max(peak_mb, memory_mb)
+        ring = ring + 1 if ring + 1 < len(s.step_times) else 0
+        phase = phase - 1 if phase > 0 else c.block_size - 1
+        context += size
+        done += 1
+    if done == 0:
+        return 0
     c.n_plan = size
     c.plan_total_tokens = size
     c.plan_encode_ms = 0.0
-    done = 0
-    while done < steps and c.now_ms < end_ms:
-        due = blocks_due(s)
-        if due > c.free_blocks - c.n_idle:
-            break
-        c.step += 1
-        c.free_blocks -= due
-        c.plan_context = c.decode_context
-        duration_ms = without_context + parameters[8] * float(c.decode_context)
-        count_step(s, duration_ms * s.noise[c.step % len(s.noise)])
-        c.epoch += 1
-        c.decode_context += size
-        done += 1
+    c.plan_context = context - size
+    c.now_ms = now_ms
+    c.step += done
+    c.epoch += done
+    c.free_blocks = free
+    c.decode_context = context
+    c.computed_tokens += done * size
     c.useful_tokens += done * size
-    s.window[0].generated_tokens += done * size
+    if len(s.step_log) > 0:
+        c.n_logged += done
+    w.steps += done
+    w.busy_ms, w.kv_block_ms, w.memory_mb_ms, w.peak_mb = busy_ms, kv_block_ms, memory_mb_ms, peak_mb
+    w.batch_sum += done * size
+    w.token_sum += done * size
+    w.context_sum += context_sum
+    w.generated_tokens += done * size
     return done
+
+
+@inlined
+def log_step(s: SchedulerState, entry: int, start_ms: float, size: int, context: int, duration_ms: float) -> None:
+    """Write a step of decoding requests into the log."""
+    logged = s.step_log[entry]
+    logged[0] = start_ms
+    logged[1] = size
+    logged[2] = size
+    logged[3] = context
+    logged[4] = duration_ms
 
 
 @kernel

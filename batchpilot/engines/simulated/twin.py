@@ -28,8 +28,8 @@ THREADS = min(2, get_num_threads())
 
 _MOST_KV_TOKENS = 2**40
 
-_COPIED = ("clock", "window", "requests", "slots", "parameters", "users")
-_PER_REQUEST = ("requests", "slots")
+_COPIED = ("clock", "window", "requests", "slots", "lines", "parameters", "users")
+_PER_REQUEST = ("requests", "slots", "lines")
 """Of these, no more than the futures have: there is room for more."""
 
 
