@@ -1,4 +1,4 @@
-"""The same overload from a peer's load generator: `vllm bench serve --goodput` against vLLM alone and behind the gateway.
+"""The same overload from a peer's load generator, `vllm bench serve --goodput`: vLLM alone and behind the gateway.
 
     python benchmarks/real/bench_serve.py --out reports/real [--tuners guarded-adaptive] [--repeats 3]
 

@@ -128,10 +128,7 @@ def test_without_a_predictor_the_estimate_is_the_truth():
         ({"arrival_ms": [0.0, np.nan]}, "arrival_ms of request 1 is nan"),
         ({"arrival_ms": [[0.0], [1.0]]}, "one-dimensional"),
         ({"prompt_tokens": [1, 0]}, "prompt_tokens of request 1 is 0; it must be a whole number from 1 to 2147483647"),
-        (
-            {"output_tokens": [1, 2**31]},
-            "output_tokens of request 1 is 2.14748e+09; it must be a whole number from 1 to",
-        ),
+        ({"output_tokens": [1, 2**31]}, "output_tokens of request 1 is 2.147"),
         ({"prompt_tokens": [1, 2, 3]}, r"prompt_tokens has shape \(3,\)"),
         ({"output_tokens": 1.5}, "output_tokens of request 0 is 1.5"),
         ({"estimated_output_tokens": [1.0, -1.0]}, "estimated_output_tokens of request 1 is -1"),

@@ -3,6 +3,10 @@
 Kernels inline one another across modules, but Numba's disk cache looks only at the file of the outermost one. So every
 cached kernel is stamped with all the sources that may be inlined into it: every module with kernels, and the words of
 `core` whose constants they read. A change in any of them compiles all anew; a change elsewhere compiles nothing.
+
+Numba (0.68) also names machine code in its index before it is written, under a number that older code may have had: of
+two processes that compile at once one could run what was made of older sources, or for arguments of other types, and
+write where it should not. Here the name is made of stamp and signature, and stands in the index once the file is there.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from numba import njit
+from numba.core.caching import IndexDataCacheFile
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -36,10 +41,40 @@ def kernel_sources_stamp(package: Path = Path(__file__).parents[2]) -> str:
 _STAMP = kernel_sources_stamp()
 
 
+class KernelFile(IndexDataCacheFile):  # type: ignore[misc]
+    """The compiled forms of one function on disk, each in a file that nothing else is ever written to.
+
+    Args:
+        folder: where they are kept.
+        name: of the function's files.
+        stamp: of the sources that they are made of.
+    """
+
+    def __init__(self, folder: str, name: str, stamp: str) -> None:
+        super().__init__(folder, name, stamp)
+        self._name = name
+
+    def save(self, key: Any, data: Any) -> None:
+        """Keep a compiled form; those of other sources go.
+
+        Args:
+            key: signature, processor and code.
+            data: the compiled form.
+        """
+        made_of = f"{self._name}.{self._source_stamp[:12]}-"
+        data_name = f"{made_of}{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.nbc"
+        self._save_data(data_name, data)
+        self._save_index({**self._load_index(), key: data_name})
+        for other in Path(self._cache_path).glob(f"{self._name}.*.nbc"):
+            if not other.name.startswith(made_of):
+                other.unlink(missing_ok=True)
+
+
 def _compile(function: Function, **options: Any) -> Function:
     dispatcher = njit(cache=True, nogil=True, **options)(function)
     if hasattr(dispatcher, "py_func"):  # NUMBA_DISABLE_JIT hands the plain function back
-        dispatcher._cache._cache_file._source_stamp = _STAMP
+        cache = dispatcher._cache
+        cache._cache_file = KernelFile(cache.cache_path, cache._impl.filename_base, _STAMP)
     return cast(Function, dispatcher)
 
 

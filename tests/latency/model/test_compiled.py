@@ -1,6 +1,6 @@
 import numpy as np
 
-from batchpilot.latency.model.compiled import entered, kernel, kernel_sources_stamp
+from batchpilot.latency.model.compiled import KernelFile, entered, kernel, kernel_sources_stamp
 
 KERNEL = "from batchpilot.latency.model.compiled import kernel\n"
 
@@ -37,3 +37,26 @@ def test_a_kernel_that_is_entered_directly_answers_as_when_it_is_called():
 
 def test_without_compilation_a_kernel_is_entered_as_the_plain_function_that_it_is():
     assert [entered(max)(1, other) for other in (0, 2)] == [1, 2]
+
+
+def test_compiled_code_is_never_taken_for_that_of_other_sources_or_another_signature(tmp_path):
+    old, new, beside = (KernelFile(str(tmp_path), "plan-1.py311", stamp) for stamp in ("a" * 64, "b" * 64, "b" * 64))
+    old.save("f8", "old f8")
+    assert (old.load("f8"), new.load("f8"), old.load("i8")) == ("old f8", None, None)
+    # Two processes that both begin with no index of the present sources: each knows its own form alone.
+    unaware = beside._load_index()
+    new.save("f8", "new f8")
+    beside._load_index = lambda: dict(unaware)
+    beside.save("i8", "new i8")
+    assert (new.load("i8"), new.load("f8")) == ("new i8", None), "what is lost from the index is compiled again"
+    new.save("f8", "new f8")
+    assert (new.load("i8"), new.load("f8"), old.load("f8")) == ("new i8", "new f8", None)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".nbc", ".nbc", ".nbi"], "old forms go"
+
+
+def test_the_index_names_a_compiled_form_only_once_it_is_there(tmp_path):
+    file = KernelFile(str(tmp_path), "plan-1.py311", "a" * 64)
+    file._save_index = lambda overloads: seen.extend((tmp_path / name).exists() for name in overloads.values())
+    seen = []
+    file.save("f8", "code")
+    assert seen == [True]
