@@ -7,7 +7,7 @@ import math
 from batchpilot.core.features import fill_features
 from batchpilot.engines.scheduler.state import SchedulerState, row
 from batchpilot.engines.scheduler.windows import open_window, run_windows, summarise
-from batchpilot.latency.model.compiled import kernel
+from batchpilot.latency.model.compiled import allocating, kernel
 
 _fill = kernel(fill_features)
 
@@ -31,7 +31,7 @@ def observe(metrics, limits, quantities, observations, i: int) -> None:  # type:
     _fill(quantities[i], observations[i])
 
 
-@kernel
+@allocating
 def run_rows(  # type: ignore[no-untyped-def]
     s: SchedulerState, first: int, end: int, until_ms, codes, records, metrics, limits, quantities, observations
 ) -> None:

@@ -93,8 +93,12 @@ def inlined(function: Function) -> Function:
 
 
 def allocating(function: Function) -> Function:
-    """Compile a function that creates arrays."""
-    return _compile(function)
+    """Compile a function that creates arrays.
+
+    The Numba run time is asked for by name: compiled on the way to a kernel it would be left out here, too, and chance
+    would decide what the arrays are. No kernel may call such a function.
+    """
+    return _compile(function, _nrt=True)
 
 
 def entered(function: Function) -> Function:

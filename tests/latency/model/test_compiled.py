@@ -1,5 +1,9 @@
+import ast
+from pathlib import Path
+
 import numpy as np
 
+import batchpilot
 from batchpilot.latency.model.compiled import KernelFile, entered, kernel, kernel_sources_stamp
 
 KERNEL = "from batchpilot.latency.model.compiled import kernel\n"
@@ -60,3 +64,24 @@ def test_the_index_names_a_compiled_form_only_once_it_is_there(tmp_path):
     seen = []
     file.save("f8", "code")
     assert seen == [True]
+
+
+def test_no_kernel_calls_a_function_that_creates_arrays():
+    """A kernel has no run time that counts references: environments whose rows one ran died of a damaged heap."""
+    functions = [
+        (node, {decorator.id for decorator in node.decorator_list if isinstance(decorator, ast.Name)})
+        for path in Path(batchpilot.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    kernels = {node.name for node, marks in functions if marks & {"kernel", "inlined"}}
+    creating = {node.name for node, marks in functions if "allocating" in marks} - kernels
+    called = {
+        (node.name, call.func.id)
+        for node, marks in functions
+        if marks & {"kernel", "inlined"}
+        for call in ast.walk(node)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+    }
+    assert "row" in creating
+    assert {(caller, name) for caller, name in called if name in creating} == set()
