@@ -51,12 +51,14 @@ def main() -> None:
     parser.add_argument("--loads", nargs="*", type=float, default=list(LOADS), help="multiples of the capacity")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=45.0)
+    parser.add_argument("--one-start", action="store_true", help="all repeats on one start: a start takes vLLM minutes")
     parser.add_argument("--lock", type=Path, help="held during each run, so that nobody else measures then")
     asked = parser.parse_args()
     measurement = Measurement(asked)
-    for repeat in range(asked.repeats):
+    repeats = [range(asked.repeats)] if asked.one_start else [range(k, k + 1) for k in range(asked.repeats)]
+    for some in repeats:
         for server in asked.servers:
-            measurement.measure(server, repeat)
+            measurement.measure(server, some)
 
 
 class Measurement:
@@ -71,22 +73,24 @@ class Measurement:
         told = self._runs.read_text().splitlines() if self._runs.exists() else []
         self._done = {_key(json.loads(line)) for line in told}
 
-    def measure(self, server: str, repeat: int) -> None:
-        """One repeat of all that is asked of a server."""
+    def measure(self, server: str, repeats: range) -> None:
+        """Some repeats of all that is asked of a server, on one start of it and, for the adapter, another."""
         ways = [way for way in self._asked.ways if way in WAYS[server]]
-        open_behind = [tuner for tuner in self._asked.tuners if self._lacking(server, "gateway", tuner, repeat)]
-        open_alone = "alone" in ways and self._lacking(server, "alone", "", repeat)
-        if open_alone or ("gateway" in ways and open_behind):
+        outside = [("alone", "")] if "alone" in ways else []
+        outside += [("gateway", tuner) for tuner in self._asked.tuners if "gateway" in ways]
+        inside = [("adapter", tuner) for tuner in self._asked.tuners if "adapter" in ways]
+        if any(self._lacking(server, *one, repeat) for one in outside for repeat in repeats):
             with self._started(server) as address:
-                if open_alone:
-                    self._all_loads(address, server, "alone", "", repeat)
-                for tuner in open_behind if "gateway" in ways else ():
-                    self._all_loads(address, server, "gateway", tuner, repeat)
-        open_inside = [tuner for tuner in self._asked.tuners if self._lacking(server, "adapter", tuner, repeat)]
-        if "adapter" in ways and open_inside:
+                self._all_of(address, server, outside, repeats)
+        if any(self._lacking(server, *one, repeat) for one in inside for repeat in repeats):
             with vllm(self._real, self._out / "logs" / "vllm-adapter.log", self._measured) as address:
-                for tuner in open_inside:
-                    self._all_loads(address, server, "adapter", tuner, repeat)
+                self._all_of(address, server, inside, repeats)
+
+    def _all_of(self, address: str, server: str, arrangements: list[tuple[str, str]], repeats: range) -> None:
+        for repeat in repeats:
+            for way, tuner in arrangements:
+                if self._lacking(server, way, tuner, repeat):
+                    self._all_loads(address, server, way, tuner, repeat)
 
     def _lacking(self, server: str, way: str, tuner: str, repeat: int) -> list[float]:
         return [load for load in self._asked.loads if (server, way, tuner, load, repeat) not in self._done]
