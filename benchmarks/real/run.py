@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from build import ROOT
-from loads import PROMISE, requests_of
+from loads import CAPACITY_PER_S, PROMISE, requests_of
 from servers import SERVED, gateway, llama_cpp, model_of, told_by, version_of, vllm
 
 from batchpilot.core.provenance import provenance
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="*", default=["alone", "gateway", "adapter"])
     parser.add_argument("--tuners", nargs="*", default=list(TUNERS))
     parser.add_argument("--loads", nargs="*", type=float, default=list(LOADS), help="multiples of the capacity")
+    parser.add_argument("--capacity", type=float, help="requests a second that the load is a multiple of, as seen here")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=45.0)
     parser.add_argument("--one-start", action="store_true", help="all repeats on one start: a start takes vLLM minutes")
@@ -116,6 +117,7 @@ class Measurement:
                     before = os.getloadavg()[0]
                     told = self._send(front, server, load, self._asked.seconds, f"{way} {tuner} {load:g} {repeat}")
                 told |= {"server": server, "way": way, "tuner": tuner, "load": load, "repeat": repeat}
+                told["capacity_per_s"] = self._capacity(server)
                 told |= {"version": version_of(server, address), "model": model_of(server)}
                 told |= {"load_average_before": before, "load_average": os.getloadavg()[0]}
                 if way == "gateway":
@@ -134,10 +136,13 @@ class Measurement:
 
     def _send(self, address: str, server: str, load: float, seconds: float, of: str) -> dict[str, Any]:
         seed = abs(hash_of(f"{server} {of} {time.time_ns()}"))
-        requests = requests_of(server, load, seconds, seed)
+        requests = requests_of(server, load * self._capacity(server) / CAPACITY_PER_S[server], seconds, seed)
         settings = LoadSettings(address, SERVED, bytes_per_token=4.5, grace_s=GRACE_S, seed=seed)
         result = asyncio.run(run_load(requests, settings))
         return {**figures(result.outcome), **lateness(result.late_ms), "seed": seed, "details": result.details}
+
+    def _capacity(self, server: str) -> float:
+        return float(self._asked.capacity or CAPACITY_PER_S[server])
 
     def _wait_until_idle(self, address: str) -> None:
         """Wait until an upstream has ended what clients gave up."""
