@@ -6,7 +6,7 @@ cached kernel is stamped with all the sources that may be inlined into it: every
 
 Numba (0.68) also names machine code in its index before it is written, under a number that older code may have had: of
 two processes that compile at once one could run what was made of older sources, or for arguments of other types, and
-write where it should not. Here the name is made of stamp and signature, and stands in the index once the file is there.
+write where it should not. Here the name is made of stamp, version and signature, and indexed once the file is there.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class KernelFile(IndexDataCacheFile):  # type: ignore[misc]
             data: the compiled form.
         """
         made_of = f"{self._name}.{self._source_stamp[:12]}-"
-        data_name = f"{made_of}{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.nbc"
+        data_name = f"{made_of}{hashlib.sha256(f'{self._version}{key!r}'.encode()).hexdigest()[:16]}.nbc"
         self._save_data(data_name, data)
         self._save_index({**self._load_index(), key: data_name})
         for other in Path(self._cache_path).glob(f"{self._name}.*.nbc"):

@@ -58,6 +58,15 @@ def test_compiled_code_is_never_taken_for_that_of_other_sources_or_another_signa
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".nbc", ".nbc", ".nbi"], "old forms go"
 
 
+def test_two_versions_of_numba_on_one_checkout_write_to_different_files(tmp_path):
+    one, other = (KernelFile(str(tmp_path), "plan-1.py311", "a" * 64) for _ in range(2))
+    other._version = "another"
+    one.save("f8", "one")
+    other.save("f8", "other")
+    assert len(list(tmp_path.glob("*.nbc"))) == 2
+    assert (one.load("f8"), other.load("f8")) == (None, "other")
+
+
 def test_the_index_names_a_compiled_form_only_once_it_is_there(tmp_path):
     file = KernelFile(str(tmp_path), "plan-1.py311", "a" * 64)
     file._save_index = lambda overloads: seen.extend((tmp_path / name).exists() for name in overloads.values())
