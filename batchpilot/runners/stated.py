@@ -54,7 +54,7 @@ def promise_text(slo: SLO) -> str:
         slo: the promise.
     """
     targets = {"TTFT": slo.ttft_ms, "TPOT": slo.tpot_ms}
-    told = [f"{name} {target:.4g} ms" for name, target in targets.items() if math.isfinite(target)]
+    told = [f"{name} {_digits(target, 4)} ms" for name, target in targets.items() if math.isfinite(target)]
     return ", ".join(told) or "none"
 
 
@@ -82,7 +82,12 @@ def offered(requests: RequestTable) -> str:
         return f"{requests.concurrency} clients, {len(requests)} requests"
     if requests.turns is not None:
         return f"{int(requests.turns.first().sum())} conversations, {len(requests)} turns"
-    return f"{_rate(requests):.3g} requests/s" if requests.duration_ms > 0 else f"{len(requests)} requests"
+    return f"{_digits(_rate(requests), 3)} requests/s" if requests.duration_ms > 0 else f"{len(requests)} requests"
+
+
+def _digits(value: float, digits: int) -> str:
+    """A number with so many digits, never as a power of ten."""
+    return f"{value:.0f}" if value >= 10.0**digits else f"{value:.{digits}g}"
 
 
 def _rate(requests: RequestTable) -> float:
