@@ -17,11 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from common import write_rows
 from numpy.typing import NDArray
 
 from batchpilot.configs.fleet_scenario import FleetScenario
-from batchpilot.core.files import json_text
-from batchpilot.core.provenance import provenance
 from batchpilot.envs.fleet.references import BEST_FIXED, CLAIRVOYANT
 from batchpilot.envs.fleet.run import PreparedFleet, prepare_fleet
 from batchpilot.fleet.scalers import Clairvoyant, Scaler
@@ -131,9 +130,7 @@ def main() -> None:
             )
             print(f"{how:<16}{at:>10.3f}{good:>9.3f}{usd:>8.2f}{per:>10.3f}{mean:>10.2f}{p99:>10,.0f}", flush=True)
             told.append({"load": name, "scaler": how, "runs": found})
-    if options.out:
-        config = {name: str(value) for name, value in vars(options).items()}
-        options.out.write_text(json_text({"rows": told} | config | provenance(0, config), indent=1))
+    write_rows(options, told)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ import argparse
 from itertools import product
 from pathlib import Path
 
+from common import steady, write_rows
+
 from batchpilot.baselines import SERVER_DEFAULT
 from batchpilot.configs.catalogue import device as find_device
 from batchpilot.configs.scenario import Scenario
-from batchpilot.core.files import json_text
 from batchpilot.core.limits import Limits
-from batchpilot.core.provenance import provenance
 from batchpilot.runners.tuning.bench import ENERGY, SimulatedBench
 
 TPOT_MS = 100.0
@@ -36,15 +36,7 @@ def scenario(device: str, load: float) -> Scenario:
             "device": device,
             "model": "Llama-3-8B" if find_device(device).memory_gb >= 40 else "Qwen3-0.6B",
             "promise": {"ttft_ms": 2000.0, "tpot_ms": TPOT_MS},
-            "workload": {
-                "phases": [
-                    {
-                        "duration_s": 600,
-                        "arrivals": {"kind": "poisson", "load": load},
-                        "lengths": {"kind": "azure-conv", "max_prompt_tokens": 7168},
-                    }
-                ]
-            },
+            "workload": steady("azure-conv", load, 600.0),
         }
     )
 
@@ -91,9 +83,7 @@ def main() -> None:
                 f"{row['goodput']:>9.3f}{row['joules_per_good_token']:>16.3f}",
                 flush=True,
             )
-    if options.out:
-        config = {name: str(value) for name, value in vars(options).items()}
-        options.out.write_text(json_text({"rows": told} | config | provenance(0, config), indent=1))
+    write_rows(options, told)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from common import steady, write_rows
+
 from batchpilot.configs.fleet_scenario import FleetScenario
-from batchpilot.core.files import json_text
-from batchpilot.core.provenance import provenance
 from batchpilot.envs.fleet.run import prepare_fleet
 from batchpilot.runners.fleet.board import figures
 from batchpilot.runners.fleet.strategies import GUARDED, NONE, SHIPPED, SPLIT, Strategy
@@ -36,15 +36,7 @@ def scenario(device: str, lengths: str, load: float, promise: tuple[float, float
             "model": "Llama-3-8B",
             "promise": {"ttft_ms": promise[0], "tpot_ms": promise[1]},
             "pools": pools,
-            "workload": {
-                "phases": [
-                    {
-                        "duration_s": 300,
-                        "arrivals": {"kind": "poisson", "load": load},
-                        "lengths": {"kind": lengths, "max_prompt_tokens": 7168},
-                    }
-                ]
-            },
+            "workload": steady(lengths, load, 300.0),
         }
     )
 
@@ -80,9 +72,7 @@ def main() -> None:
         name = f"{limits}, {lengths}, {promise}, load {load:g}"
         differences = "".join(f"{share - shares[0]:>+9.3f}" for share in shares[1:])
         print(f"{name:<64}" + f"{shares[0]:>8.3f}{differences}{moved:>11.0f}", flush=True)
-    if options.out:
-        config = {name: str(value) for name, value in vars(options).items()}
-        options.out.write_text(json_text({"rows": told} | config | provenance(0, config), indent=1))
+    write_rows(options, told)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,14 @@ SMALL_FLEET = FleetScenario.model_validate(SMALL)
 
 
 def test_pettingzoos_contract_is_kept():
-    parallel_api_test(FleetParallelEnv(SMALL_FLEET), num_cycles=30)
+    env = FleetParallelEnv(SMALL_FLEET)
+    parallel_api_test(env, num_cycles=30)
     parallel_seed_test(lambda: FleetParallelEnv(SMALL_FLEET), num_cycles=3)
+    seen, _ = env.reset(seed=5)
+    assert env.agents == env.possible_agents == [f"replica_{k}" for k in range(4)]
+    assert all(env.observation_space(agent).contains(seen[agent]) for agent in env.agents)
+    again, _ = FleetParallelEnv(SMALL_FLEET).reset(seed=5)
+    assert all(np.array_equal(seen[agent], again[agent]) for agent in env.agents)
 
 
 def episode(env, votes, batch=4, weights=3):

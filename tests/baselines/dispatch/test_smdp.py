@@ -207,4 +207,9 @@ def test_policies_that_cannot_be_played_are_refused():
 def test_the_documented_example_is_true():
     text = (Path(__file__).parents[3] / "docs/controllers.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    exec(compile(code, "docs/controllers.md", "exec"), {})
+    names = {}
+    exec(compile(code, "docs/controllers.md", "exec"), names)
+    problem, best = names["problem"], names["best"]
+    greedy = control_limit_policy(problem)
+    assert best.control_limit > greedy.control_limit == 1
+    assert evaluate(problem, best) < evaluate(problem, greedy)

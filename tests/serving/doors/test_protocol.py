@@ -148,6 +148,7 @@ def test_a_client_that_has_left_is_noticed(path, version):
             wait_until(lambda: application.asked)
         wait_until(lambda: application.left == 1)
         wait_until(lambda: not server.server_state.tasks)
+        assert application.asked == 1
 
 
 @pytest.mark.parametrize("path", ["/slow", "/stream"])
@@ -158,3 +159,4 @@ def test_every_request_of_a_client_that_has_left_hears_so(path):
             wait_until(lambda: application.asked)
         wait_until(lambda: application.left == 1)
         wait_until(lambda: not server.server_state.tasks)
+        assert application.asked == application.left == 1
