@@ -56,6 +56,7 @@ def result_row(scenario="chat-a100", tuner="dynamic", seed=0, **changes):
         "bandwidth_utilisation": 0.6,
         "compute_utilisation": 0.3,
         "flop_per_byte": 90.0,
+        "memory_utilisation": 0.8,
         "kv_used_mean": 0.4,
         "kv_used_peak": 0.7,
         "joules_per_token": 0.6,

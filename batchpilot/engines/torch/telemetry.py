@@ -29,6 +29,7 @@ class Reading:
         power_w: power drawn.
         allocated_mb: what torch's tensors take.
         peak_allocated_mb: the most they took.
+        reserved_mb: what torch's allocator holds, tensors and what it keeps for the next ones.
     """
 
     utilisation: float | None = None
@@ -36,6 +37,7 @@ class Reading:
     power_w: float | None = None
     allocated_mb: float | None = None
     peak_allocated_mb: float | None = None
+    reserved_mb: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class NvidiaSource:
             power_w=None if milliwatts is None else milliwatts / 1000.0,
             allocated_mb=torch.cuda.memory_allocated(self._device) / MB,
             peak_allocated_mb=torch.cuda.max_memory_allocated(self._device) / MB,
+            reserved_mb=torch.cuda.memory_reserved(self._device) / MB,
         )
 
     def _ask(self, question: str) -> Any:
@@ -154,6 +157,11 @@ class Telemetry:
         started = self._clock()
         self.samples.append(TelemetrySample(self._steps, now_ms, self._source.read()))
         self.cost_s += self._clock() - started
+
+    @property
+    def latest(self) -> Reading | None:
+        """The newest reading, None before any."""
+        return self.samples[-1].reading if self.samples else None
 
     def merged(self, window: WindowMetrics) -> WindowMetrics:
         """A window with what the device said during it in place of what the scheduler reckons.

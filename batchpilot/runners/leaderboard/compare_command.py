@@ -114,7 +114,7 @@ def _table(rows: list[Row]) -> Table:
     for column in (
         "tokens/s",
         "utilisation",
-        "e2e p95 ms",
+        "e2e p50, p95, p99 ms",
         "success",
         "within SLO",
         "told no p95 ms",
@@ -129,7 +129,7 @@ def _table(rows: list[Row]) -> Table:
             row["tuner"],
             f"{row['throughput_tokens_per_s']:.1f}",
             f"{row['utilisation']:.3f}",
-            f"{row['e2e_p95_ms']:.0f}",
+            ", ".join(f"{row[f'e2e_p{q}_ms']:.0f}" for q in (50, 95, 99)),
             f"{row['success_rate']:.4f}",
             f"{row['slo_attainment']:.3f}",
             number(row["refusal_p95_ms"]),

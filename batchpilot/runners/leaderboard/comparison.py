@@ -42,7 +42,9 @@ Figures = tuple[float, ...]
 _COLUMNS = (
     "throughput_tokens_per_s",
     "utilisation",
+    "e2e_p50_ms",
     "e2e_p95_ms",
+    "e2e_p99_ms",
     "success_rate",
     "slo_attainment",
     "refusal_p50_ms",
@@ -72,8 +74,8 @@ def compare(
         backend: where they run; None for the simulation.
 
     Returns:
-        One row a scenario and strategy: throughput (tokens/s), utilisation, end-to-end p95 (ms), success rate, share
-        within SLO, what was served where, throughput over that of static-8 and of the best static size there, and the
+        One row a scenario and strategy: throughput (tokens/s), utilisation, end-to-end p50, p95 and p99 (ms), success
+        rate, share within SLO, what was served where, throughput over that of static-8 and of the best static size there, and the
         score of 0-100 whose gain is over that best size.
     """
     backend = backend or SimulatedBackend()
@@ -122,10 +124,10 @@ def _served(run: PreparedRun, tuner: Tuner, backend: Backend) -> Figures:
         window_ms=run.window_ms,
         horizon_ms=run.horizon_ms,
     )
-    p95 = result.percentile_ms("e2e_ms", 95)
+    ends = (result.percentile_ms("e2e_ms", q) for q in (50, 95, 99))
     refusals = (result.refusal_ms(q) for q in (50, 95))
-    served = (result.throughput_tokens_per_s, result.utilisation, p95, result.success_rate, result.slo_attainment)
-    return *served, *refusals, convergence(result.windows)[0]
+    kept = result.success_rate, result.slo_attainment
+    return result.throughput_tokens_per_s, result.utilisation, *ends, *kept, *refusals, convergence(result.windows)[0]
 
 
 def save_baseline(path: Path, rows: Sequence[Row], config: TunerConfig, seeds: int) -> None:

@@ -15,19 +15,21 @@ from batchpilot.latency.planning.energy import EnergyModel, Work
 
 
 def device_use(run: PreparedRun, result: SimulationResult) -> dict[str, float]:
-    """Peaks, KV cache in use, what the mean step asked of the device, energy and cost; NaN where it is not known.
+    """Peaks, memory in use, what the mean step asked of the device, energy and cost; NaN where it is not known.
 
     Args:
         run: what was run.
         result: what came of it.
     """
     kv = [window.kv_used_fraction for window in result.windows]
+    memory = [w.memory_used_mb / w.memory_total_mb for w in result.windows if w.memory_total_mb > 0]
     step = _mean_step(run, result)
     return {
         "utilisation_peak": largest([window.utilisation for window in result.windows]),
         "bandwidth_utilisation": math.nan if step is None else step.bandwidth_utilisation,
         "compute_utilisation": math.nan if step is None else step.compute_utilisation,
         "flop_per_byte": math.nan if step is None else step.flop_per_byte,
+        "memory_utilisation": sum(memory) / len(memory) if memory else math.nan,
         "kv_used_mean": sum(kv) / len(kv) if kv else math.nan,
         "kv_used_peak": largest(kv),
         "joules_per_token": joules_per_token(run, result),

@@ -59,6 +59,7 @@ MEANS = (
     "bandwidth_utilisation",
     "compute_utilisation",
     "flop_per_byte",
+    "memory_utilisation",
     "kv_used_mean",
     "kv_used_peak",
     "joules_per_token",

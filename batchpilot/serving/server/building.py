@@ -87,5 +87,5 @@ def build_service(
     )
     control.attach(session)
     loop = EngineLoop(engine, session, metrics, clock)
-    metrics.watch(session, control, lambda: loop.gauges)
+    metrics.watch(session, control, lambda: loop.gauges, lambda: None if telemetry is None else telemetry.latest)
     return Service(config, loop, session, control, text, metrics, history, clock)

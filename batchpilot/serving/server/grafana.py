@@ -54,6 +54,8 @@ PANELS = (
             "prompt": f"sum(rate(batchpilot:prompt_tokens_total{RANGE}))",
         },
     ),
+    Panel("Requests finished per second", "reqps", {"finished": "batchpilot:requests_per_second"}),
+    Panel("Device in use", "percentunit", {"share of time": "batchpilot:device_utilisation"}),
     Panel("Limits in force", "short", {"{{limit}}": "batchpilot:tuner_limit"}),
     Panel(
         "Requests not served, by why",

@@ -13,6 +13,7 @@ from batchpilot.fleet.scalers import DESIRED_METRIC
 from batchpilot.serving.server.desired import DesiredServers
 
 if TYPE_CHECKING:
+    from batchpilot.engines.torch.telemetry import Reading
     from batchpilot.serving.rollout.control import TunerControl
     from batchpilot.serving.server.gauges import Gauges
     from batchpilot.serving.server.generation import Generation
@@ -175,15 +176,22 @@ class ServerMetrics:
         if finished not in _NEITHER or generation.satisfied:
             self._slo.labels("yes" if met else "no").inc()
 
-    def watch(self, session: TunerSession, control: TunerControl, held: Callable[[], Gauges]) -> None:
+    def watch(
+        self,
+        session: TunerSession,
+        control: TunerControl,
+        held: Callable[[], Gauges],
+        device: Callable[[], Reading | None] = lambda: None,
+    ) -> None:
         """Show what is so now, too.
 
         Args:
             session: its limits and windows.
             control: of its tuner.
             held: what the engine holds now.
+            device: what the device said last; None where nobody asks it.
         """
-        self.registry.register(_Present(session, control, held))
+        self.registry.register(_Present(session, control, held, device))
 
     def text(self) -> bytes:
         """Everything, in Prometheus's text format."""
@@ -193,8 +201,14 @@ class ServerMetrics:
 class _Present:
     """Read when asked: what is so now."""
 
-    def __init__(self, session: TunerSession, control: TunerControl, held: Callable[[], Gauges]) -> None:
-        self._session, self._control, self._held = session, control, held
+    def __init__(
+        self,
+        session: TunerSession,
+        control: TunerControl,
+        held: Callable[[], Gauges],
+        device: Callable[[], Reading | None],
+    ) -> None:
+        self._session, self._control, self._held, self._device = session, control, held, device
 
     def collect(self) -> Iterable[Metric]:
         session = self._session
@@ -229,8 +243,20 @@ class _Present:
                 for name, value in (("used", latest.memory_used_mb), ("peak", latest.memory_peak_mb)):
                     yield _gauge(f"device_memory_{name}_bytes", "Of the device in the last window.", value * 2**20)
                 yield _gauge("device_memory_bytes", "Of the device.", latest.memory_total_mb * 2**20)
+        yield from _of_device(self._device())
         if latest is not None and latest.slo_attainment == latest.slo_attainment:
             yield _gauge("slo_attainment", "Share within SLO in the last window.", latest.slo_attainment)
+
+
+def _of_device(reading: Reading | None) -> Iterable[Metric]:
+    if reading is not None:
+        for name, value, unit in (
+            ("device_memory_allocated_bytes", reading.allocated_mb, 2**20),
+            ("device_memory_reserved_bytes", reading.reserved_mb, 2**20),
+            ("device_power_watts", reading.power_w, 1),
+        ):
+            if value is not None:
+                yield _gauge(name, "As the device said last.", value * unit)
 
 
 def _gauge(name: str, help_: str, value: Any) -> Metric:

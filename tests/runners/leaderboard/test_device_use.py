@@ -44,3 +44,16 @@ def test_what_is_not_known_is_not_made_up(run):
     assert math.isnan(device_use(unknown, result)["joules_per_token"])
     nothing = served(run, Limits(64, max_queued_tokens=0), horizon_ms=5_000.0)
     assert all(math.isnan(device_use(run, nothing)[column]) for column in ("joules_per_token", "usd_per_million"))
+
+
+def test_use_is_told_as_shares_of_the_device(run):
+    result = served(run, Limits(64, 2048))
+    told = device_use(run, result)
+    for column in ("bandwidth_utilisation", "compute_utilisation", "memory_utilisation", "kv_used_mean"):
+        assert 0 < told[column] < 1, column
+    assert told["kv_used_mean"] <= told["kv_used_peak"] <= 1
+    assert told["utilisation_peak"] == max(window.utilisation for window in result.windows)
+    # Weights are held whatever is served.
+    lone = device_use(run, served(run, Limits(1, 2048)))
+    assert 0.15 < lone["memory_utilisation"] < told["memory_utilisation"]
+    assert lone["flop_per_byte"] < told["flop_per_byte"]

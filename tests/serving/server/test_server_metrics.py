@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,7 @@ parser = pytest.importorskip("prometheus_client.parser")
 from running_server import TUNER, serving, tiny_runner, wait_for  # noqa: E402
 
 from batchpilot.core import Limits, WindowMetrics  # noqa: E402
+from batchpilot.engines.torch.telemetry import Reading, Telemetry  # noqa: E402
 from batchpilot.serving.server.metrics import ServerMetrics  # noqa: E402
 
 PREFIX = "batchpilot:"
@@ -199,6 +201,20 @@ def test_rate_and_use_of_the_device_are_told_of_the_last_window():
         assert all(0 <= use <= 1 and rate * 0.2 <= 1000 for rate, use in seen)
         latest = service.session.latest
         assert (f"{PREFIX}device_memory_used_bytes" in _page(url)) == (latest.memory_total_mb > 0)
+
+
+def test_what_the_device_said_last_is_told_and_nothing_else():
+    telemetry = Telemetry(SimpleNamespace(read=lambda: Reading(allocated_mb=2.0, reserved_mb=3.0)), every=1)
+    with serving(tiny_runner()) as (service, _, _server):
+        metrics = ServerMetrics()
+        metrics.watch(service.session, service.control, lambda: service.engine.gauges, lambda: telemetry.latest)
+        before = metrics.text().decode()
+        telemetry.after_step(0.0)
+        told = {family.name: family for family in parser.text_string_to_metric_families(metrics.text().decode())}
+    assert "device_memory_allocated" not in before
+    assert value(told[f"{PREFIX}device_memory_allocated_bytes"]) == 2 * 2**20
+    assert value(told[f"{PREFIX}device_memory_reserved_bytes"]) == 3 * 2**20
+    assert f"{PREFIX}device_power_watts" not in told
 
 
 def _page(url):
