@@ -75,8 +75,8 @@ def compare(
 
     Returns:
         One row a scenario and strategy: throughput (tokens/s), utilisation, end-to-end p50, p95 and p99 (ms), success
-        rate, share within SLO, what was served where, throughput over that of static-8 and of the best static size there, and the
-        score of 0-100 whose gain is over that best size.
+        rate, share within SLO, what was served where, throughput over that of static-8 and of the best static size
+        there, and the score of 0-100 whose gain is over that best size.
     """
     backend = backend or SimulatedBackend()
     rows: list[Row] = []
