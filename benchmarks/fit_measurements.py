@@ -28,7 +28,8 @@ from batchpilot.latency.fitting.judging import (
 )
 from batchpilot.latency.fitting.measurement_files import read_measurements
 from batchpilot.latency.fitting.observations import Observations
-from batchpilot.latency.fitting.regressors import GivenRegressor, LatencyRegressor, make_regressor
+from batchpilot.latency.fitting.regressor import LatencyRegressor
+from batchpilot.latency.fitting.regressors import GivenRegressor, make_regressor
 from batchpilot.latency.fitting.residuals import LOSSES
 from batchpilot.latency.fitting.saturation_fit import fit
 from batchpilot.latency.model.roofline import roofline
@@ -65,6 +66,8 @@ def candidates(name: str, tensor_parallel: int) -> list[Maker]:
     return [
         *makers,
         lambda: GivenRegressor("roofline (not fitted)", estimate),
+        lambda: make_regressor("bottleneck"),
+        lambda: make_regressor("gaussian process"),
         lambda: make_regressor("saturation", name="saturation without C", fixed={"tau_c": 0.0}),
         lambda: make_regressor("saturation"),
     ]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.latency.fitting.observations import Observations
-from batchpilot.latency.fitting.regressors import LatencyRegressor
+from batchpilot.latency.fitting.regressor import LatencyRegressor
 from batchpilot.latency.fitting.residuals import Floats
 
 TRAINED_BATCH_SIZE = 32

@@ -1,8 +1,7 @@
-"""Models of step latency behind one interface, so that each can be held against the others. Times in ms."""
+"""Models of step latency by name, so that each can be held against the others. Times in ms."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,50 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.core.names import lookup
+from batchpilot.latency.fitting.bottleneck import BottleneckRegressor
+from batchpilot.latency.fitting.gaussian_process import GaussianProcessRegressor
 from batchpilot.latency.fitting.observations import Observations
+from batchpilot.latency.fitting.regressor import LatencyRegressor, require
 from batchpilot.latency.fitting.residuals import Floats
 from batchpilot.latency.fitting.saturation_fit import Fit, fit
 from batchpilot.latency.model.saturation import SaturationParameters
 
 LINEAR_LOSSES: dict[str, str] = {"absolute": "every ms counts the same", "relative": "every percent counts the same"}
-
-
-class LatencyRegressor(ABC):
-    """Something that predicts the latency of a step after it has seen others.
-
-    - `fit(observations)` learns and returns itself. It raises ValueError where there is nothing to learn from.
-    - `predict(observations)` answers a latency in ms for each observation's B, S and C; it never looks at T.
-
-    Attributes:
-        name: what tables call it.
-    """
-
-    name: str
-
-    @abstractmethod
-    def fit(self, observations: Observations) -> LatencyRegressor:
-        """Learn from measured steps.
-
-        Args:
-            observations: usable ones, at least one.
-
-        Returns:
-            Itself.
-
-        Raises:
-            ValueError: no observations, or unusable ones.
-        """
-
-    @abstractmethod
-    def predict(self, observations: Observations) -> Floats:
-        """Latency of each step in ms, shape (n,).
-
-        Args:
-            observations: the steps; their latency is not looked at.
-
-        Raises:
-            ValueError: it has not been fitted.
-        """
 
 
 class PolynomialRegressor(LatencyRegressor):
@@ -81,7 +45,7 @@ class PolynomialRegressor(LatencyRegressor):
 
     def fit(self, observations: Observations) -> PolynomialRegressor:
         """See `LatencyRegressor`."""
-        _require(observations)
+        require(observations)
         weights = 1.0 / observations.latency_ms if self.loss == "relative" else np.ones(len(observations))
         rows = self._terms(observations) * weights[:, None]
         scales = np.maximum(np.abs(rows).max(axis=0), 1e-300)
@@ -147,7 +111,7 @@ class GivenRegressor(LatencyRegressor):
 
     def fit(self, observations: Observations) -> GivenRegressor:
         """See `LatencyRegressor`."""
-        _require(observations)
+        require(observations)
         return self
 
     def predict(self, observations: Observations) -> Floats:
@@ -158,6 +122,8 @@ class GivenRegressor(LatencyRegressor):
 REGRESSORS: dict[str, tuple[type[LatencyRegressor], Mapping[str, Any]]] = {
     "linear": (PolynomialRegressor, {"degree": 1}),
     "polynomial": (PolynomialRegressor, {"degree": 2}),
+    "bottleneck": (BottleneckRegressor, {}),
+    "gaussian process": (GaussianProcessRegressor, {}),
     "saturation": (SaturationRegressor, {}),
 }
 """Regressors that learn everything from observations, by name: class and arguments."""
@@ -179,10 +145,3 @@ def make_regressor(name: str, /, **options: Any) -> LatencyRegressor:
 
 def _predicted(parameters: SaturationParameters, observations: Observations) -> Floats:
     return parameters.predict(observations.batch_size, observations.tokens, observations.context_tokens)
-
-
-def _require(observations: Observations) -> None:
-    if len(observations) == 0:
-        raise ValueError("no observations to fit")
-    if not observations.usable:
-        raise ValueError("observations hold values that no fit can use; take what `cleaned` returns")

@@ -12,7 +12,8 @@ from batchpilot.core.provenance import provenance
 from batchpilot.latency.fitting.judging import Comparison, Judgement, compare
 from batchpilot.latency.fitting.measurement_files import LABELS, MeasurementFile, read_measurement_files
 from batchpilot.latency.fitting.observations import HIGHEST_MS, LOWEST_MS, Dropped, Observations
-from batchpilot.latency.fitting.regressors import GivenRegressor, LatencyRegressor, SaturationRegressor, make_regressor
+from batchpilot.latency.fitting.regressor import LatencyRegressor
+from batchpilot.latency.fitting.regressors import GivenRegressor, SaturationRegressor, make_regressor
 from batchpilot.latency.fitting.saturation_fit import Fit, fit
 from batchpilot.latency.model.roofline import roofline
 from batchpilot.runners.calibration.asking import ask_server
@@ -253,12 +254,13 @@ def _labels(file: MeasurementFile, select: Mapping[str, str]) -> dict[str, str]:
 
 
 def _baselines(labels: Mapping[str, str]) -> tuple[list[Callable[[], LatencyRegressor]], list[str]]:
-    """Simpler models to be held against: of both losses, and the roofline where the hardware is known."""
+    """Other models to be held against: simple ones, a switch, a learner, and the roofline where hardware is known."""
     makers: list[Callable[[], LatencyRegressor]] = [
         lambda kind=kind, loss=loss: make_regressor(kind, loss=loss)  # type: ignore[misc]
         for kind in ("linear", "polynomial")
         for loss in ("absolute", "relative")
     ]
+    makers += [lambda kind=kind: make_regressor(kind) for kind in ("bottleneck", "gaussian process")]  # type: ignore[misc]
     if not {"device", "model"} <= labels.keys():
         return makers, ["no roofline beside it, and plan will ask what was measured: name --device and --model"]
     try:

@@ -7,7 +7,8 @@ import pytest
 
 from batchpilot.latency.fitting.judging import compare, forward_chaining, judge, trained_range
 from batchpilot.latency.fitting.observations import Observations
-from batchpilot.latency.fitting.regressors import LatencyRegressor, make_regressor
+from batchpilot.latency.fitting.regressor import LatencyRegressor
+from batchpilot.latency.fitting.regressors import make_regressor
 
 
 class LastSeen(LatencyRegressor):

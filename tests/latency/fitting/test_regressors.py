@@ -77,6 +77,28 @@ def test_nothing_to_learn_from_is_refused(name):
             regressor.fit(nothing)
 
 
+def test_the_bottleneck_finds_its_own_switch():
+    read_ms, compute_ms = 12.0 + 2e-4 * C, 0.05 * S
+    observed = Observations.of(B, S, 3.0 + 0.2 * B + np.maximum(read_ms, compute_ms), C)
+    regressor = make_regressor("bottleneck").fit(observed)
+    assert regressor.predict(observed) == pytest.approx(observed.latency_ms, rel=1e-3)
+    assert np.array_equal(regressor.bound_by_memory(observed), read_ms >= compute_ms)
+    assert 0 < np.count_nonzero(read_ms >= compute_ms) < len(B)
+
+
+def test_the_gaussian_process_learns_a_form_that_no_other_has_between_what_it_saw():
+    def odd_ms(tokens):
+        return 20.0 + 5.0 * np.sin(np.log(tokens))
+
+    seen, between = np.geomspace(2, 4000, 60), np.geomspace(4, 2000, 37)
+    process, line = (make_regressor(name) for name in ("gaussian process", "linear"))
+    observed, asked = (Observations.of(np.ones_like(S), S, odd_ms(S)) for S in (seen, between))
+    off, linear_off = (
+        np.abs(regressor.fit(observed).predict(asked) / asked.latency_ms - 1).mean() for regressor in (process, line)
+    )
+    assert off < 0.02 < linear_off
+
+
 def test_given_parameters_are_not_touched_by_a_fit():
     given = SaturationParameters(5.0, 1.0, 0.01)
     observed = Observations.of(B, S, 1.0 * S)
