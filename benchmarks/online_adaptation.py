@@ -2,7 +2,8 @@
 
 Steps are those of the simulated engine serving chat with Llama-2-7B on one A100-80GB, 5 % noise on each; the base
 parameters are off by 10 %. Tables: observations until the error is back under 10 % after a change, for each update
-rule; false drift alarms on stationary streams; hostile streams; time per call.
+rule; how still parameters stand while nothing happens; false drift alarms on stationary streams; hostile streams; time
+per call.
 
     python benchmarks/online_adaptation.py [--seeds 10] [--streams 100] [--jobs 2] [--only recovery]
 """
@@ -213,6 +214,25 @@ def print_false_alarms(streams: int, parallel: Parallel) -> None:
         print(f"{name:42s} {drifts!s:>24s} {forgets!s:>16s} {np.mean(error):7.1%} {np.mean(base):7.1%}")
 
 
+def steadiness(rule: str, seed: int) -> tuple[float, float, float]:
+    """After a stationary stream: observations for each update, spread of parameters, of predictions."""
+    update_rule, forget_severity = RULES[rule]()
+    adaptive = AdaptiveLatency(TRUTH.scaled(1 + BASE_ERROR), rule=update_rule, forget_severity=forget_severity)
+    for row in served(seed, BEFORE):
+        adaptive.record(*row)
+        adaptive.update()
+    told = adaptive.status()
+    return told["observations_per_update"], told["parameter_spread"], told["prediction_spread"]
+
+
+def print_steadiness(seeds: int, parallel: Parallel) -> None:
+    print(f"\nHow still it stands: {BEFORE:,} stationary observations, latest 20 accepted updates, {seeds} seeds")
+    print(f"{'rule':34s}{'observations an update':>24s}{'parameters':>12s}{'predictions':>13s}")
+    for rule in ("sliding window", "exponential", "momentum"):
+        told = np.median(parallel(delayed(steadiness)(rule, seed) for seed in range(seeds)), axis=0)
+        print(f"{rule:34s}{told[0]:24.0f}{told[1]:12.1%}{told[2]:13.2%}")
+
+
 def hostile_streams(rng: np.random.Generator) -> dict[str, Array]:
     steps = served(0, 5000)
     n = len(steps)
@@ -300,11 +320,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--streams", type=int, default=100)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--only", choices=("recovery", "alarms", "hostile", "timings"))
+    parser.add_argument("--only", choices=("recovery", "steadiness", "alarms", "hostile", "timings"))
     options = parser.parse_args()
     parallel = Parallel(n_jobs=options.jobs)
     tables: dict[str, Callable[[], None]] = {
         "recovery": lambda: print_recovery(options.seeds, parallel),
+        "steadiness": lambda: print_steadiness(options.seeds, parallel),
         "alarms": lambda: print_false_alarms(options.streams, parallel),
         "hostile": print_hostile,
         "timings": print_timings,

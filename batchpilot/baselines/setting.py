@@ -24,6 +24,7 @@ class Setting:
         track: the fields that a tuner which searches may move, one of `TRACKS`.
         latency: what is believed of the engine's step latency, from a calibration or the catalogue; None for nothing.
         not_held: limits that the server cannot hold, which nobody who plans should count on.
+        latency_stage: how far what is learned of step latency is believed: offline, shadow, partial or full.
     """
 
     config: TunerConfig = field(default_factory=TunerConfig)
@@ -33,6 +34,7 @@ class Setting:
     track: str = "limits"
     latency: SaturationParameters | None = None
     not_held: tuple[str, ...] = ()
+    latency_stage: str = "full"
 
     def limits(self, batch_size: int) -> Limits:
         """The base limits with another batch size.

@@ -21,12 +21,16 @@ from batchpilot.latency.online.registry import make_update_rule
 from batchpilot.latency.online.relative_loss import signed_errors
 from batchpilot.latency.online.rules import UpdateRule
 from batchpilot.latency.online.stages import Answers, Published, stage_share
+from batchpilot.latency.online.steadiness import Steadiness
 from batchpilot.latency.online.triggers import Triggers
 
 _log = logging.getLogger(__name__)
 
 FORGET_SEVERITY = 2.0
 """A change of load moves the errors of a model that misses part of the truth by less; what it taught is still true."""
+
+
+_SPREAD_STEPS = 50
 
 
 class AdaptiveLatency:
@@ -80,6 +84,7 @@ class AdaptiveLatency:
         self._answers = Answers(published, published, stage_share(stage, partial_share))
         self._updating = threading.Lock()
         self._progress = Progress()
+        self._steadiness = Steadiness()
         self._last: Update | None = None
         self._wake_at = self.triggers.look_every
         self._wake: threading.Event | None = None
@@ -150,6 +155,14 @@ class AdaptiveLatency:
         """The parameters that answer a prediction without a key; never half-written."""
         return self._answers.for_key(None).parameters
 
+    def parameters_for(self, key: str | int | None) -> SaturationParameters:
+        """The parameters that answer a prediction for a key, as `predict` takes it.
+
+        Args:
+            key: whom it is for.
+        """
+        return self._answers.for_key(key).parameters
+
     @property
     def adapted(self) -> SaturationParameters:
         """The newest validated parameters, whether or not they answer predictions yet."""
@@ -159,6 +172,11 @@ class AdaptiveLatency:
     def base(self) -> SaturationParameters:
         """The offline fit."""
         return self._answers.base.parameters
+
+    @property
+    def version(self) -> int:
+        """Number of the newest validated parameters, 0 for the base."""
+        return self._answers.adapted.version
 
     @property
     def stage(self) -> str:
@@ -198,6 +216,8 @@ class AdaptiveLatency:
         """What is known and what was done, as a flat dictionary of plain values."""
         with self._updating:
             errors, base_errors, health = self.monitor.errors, self.monitor.base_errors, self.monitor.health()
+            progress = self._progress
+            updates = progress.accepted + progress.worse + progress.failed
             return {
                 "stage": self._stage,
                 "rule": self._rule.name,
@@ -218,6 +238,9 @@ class AdaptiveLatency:
                 "updates_accepted": self._progress.accepted,
                 "updates_worse": self._progress.worse,
                 "updates_failed": self._progress.failed,
+                "observations_per_update": self._buffer.count / updates if updates else None,
+                "parameter_spread": max(self._steadiness.parameters().values(), default=None),
+                "prediction_spread": self._steadiness.prediction(self._buffer.history(_SPREAD_STEPS).rows),
                 "last_reason": self._last.reason if self._last else "",
                 "last_outcome": self._last.outcome if self._last else "",
                 **self.adapted.to_dict(),
@@ -277,6 +300,8 @@ class AdaptiveLatency:
             self._answers = self._answers.with_adapted(candidate)
             if progress.drifted:
                 self.monitor.rebase()
+                self._steadiness.clear()
+            self._steadiness.hear(candidate.parameters)
             progress.drifted = 0
         self._rule.hear(candidate is not None)
         progress.count(update.outcome)
@@ -296,6 +321,7 @@ class AdaptiveLatency:
             "buffer": self._buffer.state_dict(),
             "detector": self._detector.state_dict(),
             "monitor": self.monitor.state_dict(),
+            "steadiness": self._steadiness.state_dict(),
         }
 
     def _load(self, state: Mapping[str, Any]) -> None:
@@ -307,6 +333,8 @@ class AdaptiveLatency:
             progress, stage = Progress.from_dict(state["progress"]), str(state["stage"])
             answered = stage_share(stage, share)
             parts = [state[name] for name in ("buffer", "detector", "monitor", "rule_state")]
+            steadiness = Steadiness()
+            steadiness.load_state_dict(state.get("steadiness", ()))
         except (KeyError, TypeError) as error:
             raise ValueError(f"this is no saved adaptive latency: {error!r}") from None
         check_feasible(base)
@@ -317,5 +345,6 @@ class AdaptiveLatency:
         self._rule.load_state_dict(parts[3])
         self._answers = Answers(Published.of(base, 0), Published.of(adapted, version), answered)
         self._progress, self._stage, self._partial_share = progress, stage, share
+        self._steadiness = steadiness
         self._wake_at = progress.looked + self.triggers.look_every
         self._last = None

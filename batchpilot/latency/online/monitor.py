@@ -142,13 +142,14 @@ class Monitor:
         self._tests = 0
         self.degraded = False
 
-    def recent_error(self, count: int) -> float:
+    def recent_error(self, count: int, *, of_base: bool = False) -> float:
         """Mean relative error of the adapted parameters over the newest observations; NaN without any.
 
         Args:
             count: how many.
+            of_base: of the base parameters instead.
         """
-        newest = self._adapted[-count:]
+        newest = (self._base if of_base else self._adapted)[-count:]
         return float(newest.mean()) if len(newest) else np.nan
 
     @property

@@ -73,6 +73,9 @@ def serve(
         bool, typer.Option("--vision", help="Take images in messages; a small tower with random weights encodes them.")
     ] = False,
     tenants: TenantsOption = None,
+    latency_stage: Annotated[
+        str, typer.Option("--latency-stage", help="Belief in learned step latency: offline, shadow, partial, full.")
+    ] = "full",
     room: Annotated[int, typer.Option("--room", min=1, help="Most requests at a time.")] = 1024,
     window_ms: Annotated[float, typer.Option("--window-ms", min=1, help="Length of a measurement window.")] = 1000.0,
     slo: Annotated[str, typer.Option("--slo", help="Promise of requests that name none.")] = "interactive",
@@ -127,7 +130,14 @@ def serve(
         draft_model=draft_model,
         seed=seed,
     )
-    setting = make_setting(tuner_config, slo=promise, seed=seed, track=track, latency=known or runner.latency)
+    setting = make_setting(
+        tuner_config,
+        slo=promise,
+        seed=seed,
+        track=track,
+        latency=known or runner.latency,
+        latency_stage=latency_stage,
+    )
     service = build_service(
         runner,
         text,

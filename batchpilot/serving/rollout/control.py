@@ -36,6 +36,7 @@ def make_setting(
     seed: int = 0,
     track: str = "limits",
     latency: SaturationParameters | None = None,
+    latency_stage: str = "full",
 ) -> Setting:
     """What a server's tuners are built for: they start from what servers ship.
 
@@ -45,11 +46,17 @@ def make_setting(
         seed: of the tuners' draws.
         track: the fields they may move.
         latency: what is believed of the engine's step latency, None for nothing.
+        latency_stage: how far what is learned of it is believed: offline, shadow, partial or full.
 
     Raises:
-        ValueError: no such track.
+        ValueError: no such track or stage.
     """
-    return Setting(config or TunerConfig(), SERVER_DEFAULT, slo, seed, _known_track(track), latency)
+    if latency_stage != "full":
+        from batchpilot.latency.online.stages import stage_share  # loads numba, which a server's import must not
+
+        stage_share(latency_stage, 0.0)
+    beginning = config or TunerConfig(), SERVER_DEFAULT, slo, seed, _known_track(track), latency
+    return Setting(*beginning, latency_stage=latency_stage)
 
 
 def tuner_by_name(name: str, setting: Setting) -> Tuner:
@@ -188,6 +195,25 @@ class TunerControl:
             tuner = _by_registered_name(name, setting)
             self._do(lambda: self.staged.decide_by(tuner))
             self._setting, self._name = setting, tuner_name(name)
+
+    def stage_latency(self, stage: str, share: float | None = None) -> None:
+        """Move the roll-out of what is learned of step latency, now and for tuners to come.
+
+        Args:
+            stage: offline, shadow, partial or full.
+            share: of the windows, for partial; None keeps the present one.
+
+        Raises:
+            ValueError: no such stage, or the share is outside 0 to 1.
+            NotForThisTunerError: the tuner in force learns no step latency.
+        """
+        with self._lock:
+            decider = self.staged.decider
+            move: Callable[..., Any] | None = getattr(decider, "move_latency_to", None)
+            if move is None:
+                raise NotForThisTunerError(f"the tuner {decider.name!r} learns no step latency; guarded-adaptive does")
+            self._do(lambda: move(stage, share))
+            self._setting = replace(self._setting, latency_stage=stage)
 
     def try_policy(self, data: bytes, share: float = 0.1, promote_after: int = 30) -> dict[str, Any]:
         """Put a policy on trial: it is checked, decides a share of the windows, and stays or goes.

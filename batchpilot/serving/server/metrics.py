@@ -48,6 +48,18 @@ _TOKENS = tuple(digit * 10**power for power in range(6) for digit in (1, 2, 5))
 _STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
+_LATENCY = {
+    "latency_mean_error": "Mean relative error of what is learned of step latency.",
+    "latency_p95_error": "Its 95th percentile.",
+    "latency_drift_rate": "Share of the last drift tests that found a change.",
+    "latency_failure_rate": "Share of the last updates without a usable candidate.",
+    "latency_healthy": "1 while error, drift rate and failure rate are below 0.15, 0.1 and 0.05.",
+    "latency_observations_per_update": "Steps heard for each update.",
+    "latency_prediction_spread": "Std over mean of predictions by the latest updates, while the engine stands still.",
+}
+"""Fields of a tuner's status that are told where it learns step latency."""
+
+
 class ServerMetrics:
     """What the engine loop counts.
 
@@ -234,6 +246,9 @@ class _Present:
         yield _counter("tuner_windows_untold", "Windows that ended while the tuner thought.", status["windows_untold"])
         yield _counter("tuner_limit_changes", "Times that limits changed.", status["limit_changes"])
         yield _counter("tuner_errors", "Times that the tuner raised.", status["tuner_errors"])
+        for name, help_ in _LATENCY.items():
+            if status.get(name) is not None:
+                yield _gauge(name, help_, status[name])
         latest = session.latest
         if latest is not None and latest.duration_ms > 0:
             per_s = 1000.0 * latest.completions / latest.duration_ms

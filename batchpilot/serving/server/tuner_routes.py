@@ -5,7 +5,7 @@ A refused call changes nothing and names the field.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
@@ -73,6 +73,20 @@ class ShadowBody(BaseModel):
     strategy: TunerName
 
 
+class LatencyStageBody(BaseModel):
+    """How far what is learned of step latency is believed.
+
+    Attributes:
+        stage: where its roll-out stands.
+        share: of the windows, for partial; None keeps the present one.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    stage: Literal["offline", "shadow", "partial", "full"]
+    share: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
 def tuner_routes(service: Service, device: DetectedDevice | None) -> APIRouter:
     """The routes under `/api/scheduler/tuner`.
 
@@ -133,6 +147,11 @@ def tuner_routes(service: Service, device: DetectedDevice | None) -> APIRouter:
         await _changed(lambda: control.switch(body.strategy, body.track), param="strategy")
         name = tuner_name(body.strategy)
         return _done(f"{name} decides from now on", strategy=name, track=control.status()["track"])
+
+    @router.post("/latency-stage", summary="Believe what is learned of step latency, or only compare", **changes)
+    async def latency_stage(body: LatencyStageBody) -> Json:
+        await _changed(lambda: control.stage_latency(body.stage, body.share), param="stage")
+        return _done(f"what is learned of step latency is in stage {body.stage}", stage=body.stage)
 
     @router.post("/shadow", summary="Let a second tuner advise without deciding", **changes)
     async def shadow(body: ShadowBody) -> Json:

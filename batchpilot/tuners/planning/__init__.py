@@ -25,6 +25,7 @@ def model_based(setting: Setting, **options: Any) -> Tuner:
         setting.track,
         setting.base,
         latency=setting.latency,
+        latency_stage=setting.latency_stage,
         slo=setting.slo,
         seed=setting.seed,
         not_held=setting.not_held,
@@ -42,7 +43,7 @@ def guarded_adaptive(setting: Setting) -> Tuner:
     from batchpilot.tuners.planning.estimating import Estimate
     from batchpilot.tuners.planning.estimating_tuner import EstimatingTuner
 
-    estimate = Estimate(setting.latency)
+    estimate = Estimate(setting.latency, setting.latency_stage)
     rule = AimingTuner(setting.slo, error=lambda: estimate.error)
     return EstimatingTuner(rule, estimate, name="guarded-adaptive")
 
@@ -58,7 +59,7 @@ def shipped_policy(track: str, setting: Setting) -> Tuner:
     from batchpilot.tuners.planning.estimating import Estimate
     from batchpilot.tuners.planning.estimating_tuner import EstimatingTuner
 
-    estimate = Estimate(setting.latency)
+    estimate = Estimate(setting.latency, setting.latency_stage)
     rule = AimingTuner(setting.slo, error=lambda: estimate.error)
     policy = policy_of(setting, SHIPPED_POLICIES / f"{track}.onnx")
     return EstimatingTuner(policy, estimate, name=f"policy-{track}", rule=rule)

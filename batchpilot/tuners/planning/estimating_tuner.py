@@ -69,6 +69,18 @@ class EstimatingTuner(Tuner):
         self._rail.hear(metrics)
         self._limits = self._allowed()
 
+    def move_latency_to(self, stage: str, share: float | None = None) -> None:
+        """Move the roll-out of what is learned of step latency, see `Estimate.move_to`.
+
+        Args:
+            stage: offline, shadow, partial or full.
+            share: of the windows, for partial.
+
+        Raises:
+            ValueError: no such stage, or the share is outside 0 to 1.
+        """
+        self._estimate.move_to(stage, share)
+
     @property
     def estimate(self) -> NDArray[np.float64] | None:
         """What it believes a step costs, nine saturation parameters; None while that is only a guess."""
@@ -92,6 +104,7 @@ class EstimatingTuner(Tuner):
             "current_batch_size": self._limits.batch_size,
             "step_target_ms": self._limits.step_target_ms,
             **self._rail.status(),
+            **self._estimate.status(),
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -72,6 +72,7 @@ class PlanningTuner(Tuner):
         track: the fields it moves.
         base: the other fields; None for none.
         latency: estimated step latency to begin with; None for a first guess that the steps correct.
+        latency_stage: how far what is learned is believed: offline, shadow, partial or full.
         slo: the promise, for the start; None takes it from the windows.
         seed: of the guesses.
         futures: guesses a decision, >= 2.
@@ -91,6 +92,7 @@ class PlanningTuner(Tuner):
         base: Limits | None = None,
         *,
         latency: SaturationParameters | None = None,
+        latency_stage: str = "full",
         slo: SLO | None = None,
         seed: int = 0,
         futures: int = FUTURES,
@@ -101,7 +103,7 @@ class PlanningTuner(Tuner):
             if value < lowest:
                 raise ValueError(f"{option} is {value}; it must be >= {lowest}")
         fields = tuple(name for name in lookup(TRACKS, track, "track") if name not in not_held)
-        self._estimate = Estimate(latency)
+        self._estimate = Estimate(latency, latency_stage)
         self._slo, self._seed, self._futures, self._most_work = slo, seed, futures, most_work
         self._fields = tuple(name for name in MOVED.get(track, fields) if name not in not_held)
         if not self._fields:
@@ -155,6 +157,18 @@ class PlanningTuner(Tuner):
         else:
             self._plan(self._details, metrics)
 
+    def move_latency_to(self, stage: str, share: float | None = None) -> None:
+        """Move the roll-out of what is learned of step latency, see `Estimate.move_to`.
+
+        Args:
+            stage: offline, shadow, partial or full.
+            share: of the windows, for partial.
+
+        Raises:
+            ValueError: no such stage, or the share is outside 0 to 1.
+        """
+        self._estimate.move_to(stage, share)
+
     @property
     def estimate(self) -> NDArray[np.float64] | None:
         """What it believes a step costs, nine saturation parameters; None while that is only a guess."""
@@ -186,6 +200,7 @@ class PlanningTuner(Tuner):
             "limits": str(self._limits),
             "planned_tokens": self._planned_tokens,
             **self._rail.status(),
+            **self._estimate.status(),
             "rails": self._rail.name,
             "rails_acting": self._rail.name if self._rail.is_doubted else "",
             "arrivals_remembered": len(self._traffic.arrivals),

@@ -65,6 +65,22 @@ def test_the_configuration_is_answered_changed_and_refused_as_a_whole(server):
     assert httpx.post(f"{url}/config", json=before).status_code == 200
 
 
+def test_what_is_learned_of_step_latency_is_believed_as_far_as_the_stage_says(runner):
+    with serving(runner, tuner="guarded-adaptive") as (_, url, _server):
+        assert httpx.get(f"{url}{TUNER}/status").json()["latency_stage"] == "full"
+        wrong = httpx.post(f"{url}{TUNER}/latency-stage", json={"stage": "shadw"})
+        assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "stage")
+        answer = httpx.post(f"{url}{TUNER}/latency-stage", json={"stage": "partial", "share": 0.25})
+        assert (answer.status_code, answer.json()["stage"]) == (200, "partial")
+        assert httpx.get(f"{url}{TUNER}/status").json()["latency_stage"] == "partial"
+        assert httpx.post(f"{url}{TUNER}/strategy", json={"strategy": "model-based"}).status_code == 200
+        assert httpx.get(f"{url}{TUNER}/status").json()["latency_stage"] == "partial"
+        assert "batchpilot:latency_healthy 1.0" in httpx.get(f"{url}/metrics").text
+        httpx.post(f"{url}{TUNER}/strategy", json={"strategy": "static-32"})
+        assert httpx.post(f"{url}{TUNER}/latency-stage", json={"stage": "full"}).status_code == 409
+        assert "latency_healthy" not in httpx.get(f"{url}/metrics").text
+
+
 def test_a_batch_size_by_hand_comes_into_force(server):
     service, url = server
     answer = httpx.post(f"{url}/batch-size", json={"batch_size": 32}).json()

@@ -73,3 +73,48 @@ def test_every_step_of_slower_parameters_takes_so_many_times_as_long():
         once = BASE.predict_one(batch_size, tokens, context)
         assert slower(BASE, 1.3).predict_one(batch_size, tokens, context) == pytest.approx(1.3 * once)
     assert slower(BASE, 0.5) == BASE
+
+
+@pytest.mark.parametrize("stage", ["offline", "shadow"])
+def test_before_it_decides_it_learns_and_the_base_is_believed(stage):
+    estimate = Estimate(BASE, stage)
+    for _ in range(10):
+        estimate.hear(a_window(lambda number: 1.4))
+    assert believed_over_base(estimate) == pytest.approx(1.0)
+    assert estimate.error == pytest.approx(1 - 1 / 1.4, abs=0.02)
+    estimate.move_to("full")
+    learned = {"offline": 1.0, "shadow": 1.4}[stage]
+    assert estimate.adaptive.adapted.predict_one(16, 32, 1600) / BASE.predict_one(16, 32, 1600) == pytest.approx(
+        learned, rel=0.1
+    )
+    assert believed_over_base(estimate) == pytest.approx(1.4, rel=0.1)
+    estimate.forget()
+    assert estimate.adaptive.stage == "full"
+
+
+def test_in_part_it_is_believed_in_that_share_of_the_windows():
+    estimate = Estimate(BASE, "shadow")
+    for _ in range(10):
+        estimate.hear(a_window(lambda number: 1.4))
+    estimate.move_to("partial", 0.3)
+    believed = []
+    for _ in range(100):
+        estimate.hear(a_window(lambda number: 1.4))
+        believed.append(believed_over_base(estimate) > 1.2)
+    assert 0.2 < np.mean(believed) < 0.4
+    assert estimate.status()["latency_stage"] == "partial"
+
+
+def test_a_stage_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"'shadw'.*shadow"):
+        Estimate(BASE, "shadw")
+
+
+def test_what_is_told_of_it_is_json_from_the_first_window_on():
+    estimate = Estimate(BASE)
+    assert json.loads(json.dumps(estimate.status(), allow_nan=False))["latency_mean_error"] is None
+    for _ in range(30):
+        estimate.hear(a_window(lambda number: 1.1))
+    told = json.loads(json.dumps(estimate.status(), allow_nan=False))
+    assert told["latency_healthy"] is True
+    assert told["latency_observations_per_update"] >= 25
