@@ -9,6 +9,7 @@ from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core import SLO, Limits
 
 if TYPE_CHECKING:
+    from batchpilot.engines.memory import MemoryModel
     from batchpilot.latency.model.saturation import SaturationParameters
 
 
@@ -25,6 +26,7 @@ class Setting:
         latency: what is believed of the engine's step latency, from a calibration or the catalogue; None for nothing.
         not_held: limits that the server cannot hold, which nobody who plans should count on.
         latency_stage: how far what is learned of step latency is believed: offline, shadow, partial or full.
+        memory: where the device's memory goes, from the model; None where only windows tell.
     """
 
     config: TunerConfig = field(default_factory=TunerConfig)
@@ -35,6 +37,7 @@ class Setting:
     latency: SaturationParameters | None = None
     not_held: tuple[str, ...] = ()
     latency_stage: str = "full"
+    memory: MemoryModel | None = None
 
     def limits(self, batch_size: int) -> Limits:
         """The base limits with another batch size.

@@ -50,6 +50,18 @@ class MemoryModel:
         """
         return self.fixed_mb + self.kv_mb_per_token * kv_tokens + self.activation_mb_per_token * step_tokens
 
+    def request_mb(self, held_tokens: float, step_tokens: float = 1.0) -> float:
+        """What one request adds: its KV cache, and the activations of what it computes in a step.
+
+        The deployment document counts tokens x hidden x 4 bytes of activations; here it is what a feed-forward layer
+        holds at its peak.
+
+        Args:
+            held_tokens: cached for it.
+            step_tokens: computed for it in a step; 1 while it decodes.
+        """
+        return self.kv_mb_per_token * held_tokens + self.activation_mb_per_token * step_tokens
+
 
 def activation_bytes_per_token(model: ModelSpec, tensor_parallel: int = 1) -> float:
     """Activations of one token at their peak, an estimate: inside a feed-forward layer.

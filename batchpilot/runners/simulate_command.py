@@ -18,7 +18,7 @@ from batchpilot.engines.simulated.fairness import fairness, tenant_figures
 from batchpilot.engines.simulated.simulation import image_figures
 from batchpilot.envs.scenarios import PreparedRun, prepare
 from batchpilot.runners.completion import completing
-from batchpilot.runners.leaderboard.evaluation import tightest_slo
+from batchpilot.runners.leaderboard.evaluation import memory_of, tightest_slo
 from batchpilot.runners.leaderboard.strategies import REFERENCES, blaming, label, make_strategy
 from batchpilot.runners.options import (
     CatalogueOption,
@@ -109,7 +109,8 @@ def simulate(
         strategy = REFERENCES[tuner](run, track)
     else:
         chosen, latency = find_tuner_config(config), run.engine.believed_latency()
-        strategy = make_strategy(tuner, Setting(chosen, SERVER_DEFAULT, tightest_slo(run), seed, track, latency))
+        known = chosen, SERVER_DEFAULT, tightest_slo(run), seed, track, latency
+        strategy = make_strategy(tuner, Setting(*known, memory=memory_of(run)))
     engine = SimulatedEngine(run.engine, run.requests, record_steps=getattr(strategy, "needs_details", False))
     with blaming(tuner or ""):
         result = run_engine(engine, strategy, window_ms=run.window_ms, horizon_ms=run.horizon_ms)

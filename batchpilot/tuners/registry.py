@@ -27,6 +27,7 @@ def probe(strategy: str, setting: Setting, **options: Any) -> Tuner:
         setting: what the tuner is built for.
         **options: further arguments of `ProbeTuner`.
     """
+    options = {"memory": setting.memory} | options
     return ProbeTuner(setting.config.updated({"strategy": strategy}), base=setting.base, **options)
 
 

@@ -137,6 +137,7 @@ def serve(
         track=track,
         latency=known or runner.latency,
         latency_stage=latency_stage,
+        memory=runner.memory,
     )
     service = build_service(
         runner,

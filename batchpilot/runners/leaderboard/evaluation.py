@@ -18,6 +18,7 @@ from batchpilot.core.metrics import WindowMetrics
 from batchpilot.core.provenance import config_hash, git_revision, versions
 from batchpilot.core.slo import SLO
 from batchpilot.core.tuner import Tuner
+from batchpilot.engines.memory import MemoryModel
 from batchpilot.engines.simulated.fairness import fairness
 from batchpilot.engines.simulated.simulation import SimulationResult, image_figures, run_engine
 from batchpilot.envs.backends import Backend, SimulatedBackend
@@ -133,7 +134,9 @@ def run_cell(task: Task) -> Cell:
     """
     run = task.backend.prepare(task.scenario, task.seed)
     latency = run.engine.believed_latency()
-    setting = Setting(task.config, SERVER_DEFAULT, tightest_slo(run), task.seed, task.track, latency)
+    setting = Setting(
+        task.config, SERVER_DEFAULT, tightest_slo(run), task.seed, task.track, latency, memory=memory_of(run)
+    )
     rows: list[Row] = []
     curves: dict[str, Curves] = {}
     best: dict[str, Any] | None = None
@@ -171,6 +174,16 @@ def tightest_slo(run: PreparedRun) -> SLO | None:
     if not len(run.requests):
         return None
     return SLO(float(run.requests.ttft_target_ms.min()), tightest_tpot_ms(run), "tightest")
+
+
+def memory_of(run: PreparedRun) -> MemoryModel | None:
+    """Where the device's memory goes, as far as the run's model says.
+
+    Args:
+        run: the run.
+    """
+    memory = run.engine.memory
+    return memory if isinstance(memory, MemoryModel) else None
 
 
 def result_row(task: Task, name: str, run: PreparedRun, result: SimulationResult) -> Row:

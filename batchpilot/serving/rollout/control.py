@@ -20,6 +20,7 @@ from batchpilot.tuners.policy.file import MOST_BYTES, parse_policy
 from batchpilot.tuners.policy.loading import policy_tuner
 
 if TYPE_CHECKING:
+    from batchpilot.engines.memory import MemoryModel
     from batchpilot.latency.model.saturation import SaturationParameters
 
 POLICY = "policy"
@@ -37,6 +38,7 @@ def make_setting(
     track: str = "limits",
     latency: SaturationParameters | None = None,
     latency_stage: str = "full",
+    memory: MemoryModel | None = None,
 ) -> Setting:
     """What a server's tuners are built for: they start from what servers ship.
 
@@ -47,6 +49,7 @@ def make_setting(
         track: the fields they may move.
         latency: what is believed of the engine's step latency, None for nothing.
         latency_stage: how far what is learned of it is believed: offline, shadow, partial or full.
+        memory: where the device's memory goes, None for unknown.
 
     Raises:
         ValueError: no such track or stage.
@@ -56,7 +59,7 @@ def make_setting(
 
         stage_share(latency_stage, 0.0)
     beginning = config or TunerConfig(), SERVER_DEFAULT, slo, seed, _known_track(track), latency
-    return Setting(*beginning, latency_stage=latency_stage)
+    return Setting(*beginning, latency_stage=latency_stage, memory=memory)
 
 
 def tuner_by_name(name: str, setting: Setting) -> Tuner:

@@ -67,7 +67,7 @@ def build_service(
     rehearse_engine(engine_config, runner)
     grammars = Grammars(lambda: text.guidance(runner.shape.vocabulary), runner.shape.vocabulary)
     engine = LiveEngine(engine_config, runner, room=room, telemetry=telemetry, clock=clock, grammars=grammars)
-    setting = setting or make_setting(slo=config.slo, latency=runner.latency)
+    setting = setting or make_setting(slo=config.slo, latency=runner.latency, memory=runner.memory)
     control = TunerControl(tuner, setting)
     for name in (tuner, MOST_TO_COMPILE):
         rehearse(tuner_by_name(name, setting))

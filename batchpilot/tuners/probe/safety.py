@@ -124,16 +124,14 @@ class Trend:
     While the batch stays the same only the level is followed, and the last slope is kept.
 
     Args:
-        slope: growth per request where it is known beforehand; None learns it.
         forgetting: weight that an earlier window keeps with each new one, 0-1.
     """
 
     LEAST_SPREAD = 0.05
 
-    def __init__(self, slope: float | None = None, forgetting: float = 0.9) -> None:
+    def __init__(self, forgetting: float = 0.9) -> None:
         self._forgetting = forgetting
-        self._is_known = slope is not None
-        self._slope = slope
+        self._slope: float | None = None
         self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)
 
     @property
@@ -159,6 +157,20 @@ class Trend:
             keep * xy + weight * batch * value,
         )
 
+    @property
+    def knows_slope(self) -> bool:
+        """Whether two batches, or an assumption, have told how it grows."""
+        return self._slope is not None
+
+    def assume(self, slope: float) -> None:
+        """Believe in a slope until windows at two batches tell another.
+
+        Args:
+            slope: growth per request, >= 0.
+        """
+        if self._slope is None:
+            self._slope = slope
+
     def estimate(self, batch: float) -> float | None:
         """The quantity at another batch; None while nothing, or only one batch, is known.
 
@@ -170,7 +182,7 @@ class Trend:
             return None
         mean_x, mean_y = x / weight, y / weight
         variance = xx / weight - mean_x * mean_x
-        if not self._is_known and variance > (self.LEAST_SPREAD * mean_x) ** 2:
+        if variance > (self.LEAST_SPREAD * mean_x) ** 2:
             self._slope = max(0.0, (xy / weight - mean_x * mean_y) / variance)
         slope = self._slope
         if slope is None:
@@ -189,7 +201,7 @@ class Trend:
 
     def state_dict(self) -> dict[str, Any]:
         """The line's sums as plain data."""
-        return {"is_known": self._is_known, "slope": self._slope, "sums": list(self._sums)}
+        return {"slope": self._slope, "sums": list(self._sums)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from saved sums.
@@ -201,7 +213,7 @@ class Trend:
             KeyError: a field is missing.
         """
         weight, x, y, xx, xy = state["sums"]
-        self._is_known, self._slope, self._sums = state["is_known"], state["slope"], (weight, x, y, xx, xy)
+        self._slope, self._sums = state["slope"], (weight, x, y, xx, xy)
 
 
 def allowed_mb(total_mb: float, config: TunerConfig) -> float:

@@ -64,8 +64,6 @@ class TunerState:
 
     Args:
         config: the `dynamic_batch_tuner` section.
-        memory_per_request_mb: what one more running request needs, where the caller can compute it from the model;
-            None learns it from the windows.
         settle_ms: measured time that is left unjudged after a larger move.
 
     Attributes:
@@ -101,7 +99,7 @@ class TunerState:
         total_mb: the device's memory, 0 when unknown.
     """
 
-    def __init__(self, config: TunerConfig, memory_per_request_mb: float | None = None, settle_ms: float = 0.0) -> None:
+    def __init__(self, config: TunerConfig, settle_ms: float = 0.0) -> None:
         self.config = config
         self.settle_ms = settle_ms
         self.phase = Phase.INITIAL_PROBING
@@ -111,7 +109,7 @@ class TunerState:
         self.probe: Probe | None = None
         self.probe_pending = True
         self.stability = StabilityWindow()
-        self.memory = Trend(memory_per_request_mb)
+        self.memory = Trend()
         self.step_time = Trend(forgetting=STEP_TIME_FORGETTING)
         self.load = LoadTracker()
         self.mix = WorkMix()

@@ -22,7 +22,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core import Limits, Tuner, WindowMetrics
@@ -30,6 +30,9 @@ from batchpilot.tuners.probe import controller
 from batchpilot.tuners.probe.phases import Phase
 from batchpilot.tuners.probe.sample import Evidence, Sample, combine, is_odd, measured_nothing, read
 from batchpilot.tuners.probe.state import TunerState
+
+if TYPE_CHECKING:
+    from batchpilot.engines.memory import MemoryModel
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +55,8 @@ class ProbeTuner(Tuner):
         base: the limits whose other fields are kept; None for none.
         windows_per_decision: windows averaged for one decision, >= 1; more averages noise and slows reactions.
         settle_ms: measured time that is left unjudged after a move of more than a tenth, >= 0; 0 judges every window.
-        memory_per_request_mb: what one more running request needs, where it can be computed from the model; None
-            learns it from the windows.
+        memory: where the device's memory goes, from the model: tells what one more request needs before windows at two
+            batch sizes have; None waits for these.
 
     Attributes:
         name: the strategy.
@@ -71,7 +74,7 @@ class ProbeTuner(Tuner):
         base: Limits | None = None,
         windows_per_decision: int = 1,
         settle_ms: float = 1000.0,
-        memory_per_request_mb: float | None = None,
+        memory: MemoryModel | None = None,
     ) -> None:
         if windows_per_decision < 1:
             raise ValueError(f"windows_per_decision is {windows_per_decision}; it must be >= 1")
@@ -80,7 +83,7 @@ class ProbeTuner(Tuner):
         self._config = config or TunerConfig()
         self._settle_ms = settle_ms
         self._windows_per_decision = windows_per_decision
-        self._memory_per_request_mb = memory_per_request_mb
+        self._memory = memory
         self._lock = threading.Lock()
         self._base = base or Limits(batch_size=self._config.initial_batch_size)
         self._checked: dict[int, Limits] = {}
@@ -126,6 +129,7 @@ class ProbeTuner(Tuner):
             self._state.mix.observe(metrics.prefill_tokens, metrics.generated_tokens)
             self._pending.append(read(metrics))
             if self._is_time_to_decide():
+                self._assume_memory(metrics)
                 sample = combine(self._pending)
                 self._last = sample
                 self._pending.clear()
@@ -239,7 +243,6 @@ class ProbeTuner(Tuner):
                 "config": self._config.to_dict(),
                 "base": self._base.to_dict(),
                 "windows_per_decision": self._windows_per_decision,
-                "memory_per_request_mb": self._memory_per_request_mb,
                 "clock_ms": self._clock_ms,
                 "next_report_ms": self._next_report_ms,
                 "counts": dict(self._counts),
@@ -266,13 +269,13 @@ class ProbeTuner(Tuner):
             pending = [_unpacked(sample) for sample in state["pending"]]
             last = _unpacked(state["last"]) if state["last"] else None
             counts = {name: int(state["counts"][name]) for name in _COUNTERS}
-            windows_per_decision, memory_per_request_mb = state["windows_per_decision"], state["memory_per_request_mb"]
+            windows_per_decision = state["windows_per_decision"]
             clock_ms, next_report_ms = float(state["clock_ms"]), float(state["next_report_ms"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"the state of the probe tuner is incomplete: {error!r}") from error
         with self._lock:
             self._config, self._base, self._state = config, base, known
-            self._windows_per_decision, self._memory_per_request_mb = windows_per_decision, memory_per_request_mb
+            self._windows_per_decision = windows_per_decision
             self._settle_ms = known.settle_ms
             self._pending, self._last, self._counts = pending, last, counts
             self._clock_ms, self._next_report_ms = clock_ms, next_report_ms
@@ -282,7 +285,7 @@ class ProbeTuner(Tuner):
 
     def _start(self) -> None:
         self.name = self._config.strategy
-        self._state = TunerState(self._config, self._memory_per_request_mb, self._settle_ms)
+        self._state = TunerState(self._config, self._settle_ms)
         self._pending = []
         self._last = None
         self._clock_ms = 0.0
@@ -298,6 +301,13 @@ class ProbeTuner(Tuner):
                 f"{order} was ordered and not obeyed: {controller.why_static(self._config)}, the batch size stays at "
                 f"{self._state.size}; set {'enabled true' if not self._config.enabled else 'another strategy'} first"
             )
+
+    def _assume_memory(self, metrics: WindowMetrics) -> None:
+        """What a request like those of now needs, where the model says and no windows have said yet."""
+        if self._memory is not None and not self._state.memory.knows_slope and metrics.batch_size_mean > 0:
+            held, computed = metrics.context_tokens_mean, metrics.tokens_per_step_mean
+            batch = metrics.batch_size_mean
+            self._state.memory.assume(self._memory.request_mb(held / batch, computed / batch))
 
     def _publish(self) -> None:
         self.name = self._config.strategy

@@ -112,10 +112,15 @@ def test_a_trend_keeps_its_slope_while_the_batch_stays_the_same():
     assert trend.estimate(18) == pytest.approx(16_800.0, rel=0.01)
 
 
-def test_a_known_slope_needs_one_batch_only():
-    trend = Trend(slope=100.0)
+def test_an_assumed_slope_needs_one_batch_only_and_gives_way_to_two():
+    trend = Trend()
     trend.observe(8, 14_800.0)
+    assert not trend.knows_slope
+    trend.assume(100.0)
+    trend.assume(500.0)
     assert trend.estimate(16) == pytest.approx(15_600.0)
+    trend.observe(16, 14_800.0 + 8 * 200.0)
+    assert trend.estimate(24) == pytest.approx(14_800.0 + 16 * 200.0)
 
 
 def test_allowed_memory_is_what_the_margin_and_the_limit_leave():
