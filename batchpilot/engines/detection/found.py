@@ -22,6 +22,7 @@ class DetectedDevice:
         compute_units: streaming multiprocessors, compute units, GPU cores, Xe cores or CPU cores.
         bandwidth_gb_per_s: peak memory bandwidth, GB/s of 10**9 bytes.
         peak_tflops: peak dense 16-bit throughput.
+        count: devices that the driver tells of; the other figures are those of the first.
     """
 
     kind: str
@@ -31,6 +32,7 @@ class DetectedDevice:
     compute_units: int | None = None
     bandwidth_gb_per_s: float | None = None
     peak_tflops: float | None = None
+    count: int = 1
 
 
 def catalogued(kind: str, model: str) -> DeviceSpec | None:

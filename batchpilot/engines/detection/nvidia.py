@@ -59,6 +59,7 @@ def _first(nvml: Any) -> DetectedDevice | None:
         free_memory_mb=None if memory is None else memory.free / MB,
         compute_units=_compute_units(ask, handle),
         bandwidth_gb_per_s=_bandwidth(ask, handle, getattr(nvml, "NVML_CLOCK_MEM", 2)),
+        count=ask("nvmlDeviceGetCount") or 1,
     )
 
 

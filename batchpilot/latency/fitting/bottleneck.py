@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from batchpilot.latency.fitting.observations import Observations
 from batchpilot.latency.fitting.regressor import LatencyRegressor, require
@@ -71,6 +70,8 @@ class BottleneckRegressor(LatencyRegressor):
 
 def _fitted(observations: Observations, by_memory: NDArray[np.bool_]) -> Floats:
     """tau_0, tau_b, read, tau_c and tau_s, given which steps memory bounds."""
+    from scipy.optimize import nnls  # loads longer than most commands run
+
     B, S, C = observations.batch_size, observations.tokens, observations.context_tokens
     rows = np.stack((np.ones_like(B), B, 1.0 * by_memory, C * by_memory, S * ~by_memory), axis=1)
     rows /= observations.latency_ms[:, None]

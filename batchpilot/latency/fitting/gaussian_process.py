@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 
 from batchpilot.latency.fitting.observations import Observations
 from batchpilot.latency.fitting.regressor import LatencyRegressor, require
@@ -33,6 +32,8 @@ class GaussianProcessRegressor(LatencyRegressor):
     def fit(self, observations: Observations) -> GaussianProcessRegressor:
         """See `LatencyRegressor`."""
         require(observations)
+        from scipy.linalg import cho_factor, cho_solve  # loads longer than most commands run
+
         taken = np.unique(np.linspace(0, len(observations) - 1, MOST_POINTS).round().astype(np.int64))
         raw = _features(observations)[taken]
         self._middle, self._spread = raw.mean(axis=0), np.maximum(raw.std(axis=0), 1e-9)

@@ -129,6 +129,11 @@ def test_a_library_that_lacks_the_questions_still_gives_the_device():
     assert probe_nvidia(RecordedNvml(nvmlDeviceGetName=b"Tesla T4")) == DetectedDevice(kind="nvidia", model="Tesla T4")
 
 
+def test_several_devices_are_counted():
+    assert probe_nvidia(RecordedNvml(**A100, nvmlDeviceGetCount=8)).count == 8
+    assert probe_nvidia(RecordedNvml(**A100)).count == 1
+
+
 @pytest.mark.parametrize("question", ["nvmlInit", "nvmlDeviceGetHandleByIndex"])
 def test_no_driver_or_no_device_is_no_nvidia(question):
     assert probe_nvidia(RecordedNvml(**{question: RecordedNvml.NVMLError("not found")})) is None
