@@ -6,34 +6,11 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from batchpilot.core.tenants import ORDINARY, TenantTerms
 from batchpilot.engines.simulated.simulation import SimulationResult
-
-
-def jain_index(shares: ArrayLike) -> float:
-    """(sum x)^2 / (n sum x^2): 1 when all get the same, 1 / n when one gets everything.
-
-    Args:
-        shares: what each gets, >= 0, shape (n,).
-
-    Returns:
-        It; NaN for nobody, 1 when nobody gets anything.
-
-    Raises:
-        ValueError: a share is negative or not finite.
-    """
-    given = np.asarray(shares, dtype=np.float64)
-    if given.size and not (np.isfinite(given).all() and given.min() >= 0):
-        raise ValueError("shares hold a value that is not finite or below 0")
-    if given.size == 0:
-        return math.nan
-    largest = float(given.max())
-    if largest == 0:
-        return 1.0
-    scaled = given / largest
-    return float(scaled.sum() ** 2 / (given.size * np.square(scaled).sum()))
+from batchpilot.latency.planning.fair_shares import jain_index
 
 
 def served_by_user(result: SimulationResult) -> dict[int, tuple[int, int]]:

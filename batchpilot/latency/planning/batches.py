@@ -34,6 +34,9 @@ def build_batch(
     *,
     max_batch_size: int | None = None,
     cut: bool = False,
+    running: int = 0,
+    running_context_tokens: float = 0.0,
+    overtaking: bool = True,
 ) -> Batch:
     """Take candidates in their order as long as the step can meet its target.
 
@@ -48,9 +51,12 @@ def build_batch(
         target_ms: longest step, > 0.
         max_batch_size: most requests, None for no bound.
         cut: whether a candidate may be computed in part.
+        running: requests that decode in the step anyway, a token each; they count for `max_batch_size`, >= 0.
+        running_context_tokens: context tokens that they read, >= 0.
+        overtaking: whether a later candidate may be taken when an earlier one did not fit; the document stops there.
 
     Returns:
-        The batch, empty where no candidates fit, alone or together.
+        The batch without those that run, its time with them; empty where no candidates fit, alone or together.
 
     Raises:
         ValueError: an argument is below its bound; the message names it.
@@ -65,13 +71,16 @@ def build_batch(
         raise ValueError("context_tokens holds a value that is not finite or below 0")
     if not target_ms > 0:
         raise ValueError(f"target_ms is {target_ms}; it must be above 0")
+    for name, value in (("running", running), ("running_context_tokens", running_context_tokens)):
+        if not value >= 0:
+            raise ValueError(f"{name} is {value}; it must be >= 0")
     p = parameters.as_array()
     least = np.ones_like(needed) if cut else needed
     by_cost = np.argsort(least * (p[4] / p[0] + p[7]) + context * p[8], kind="stable")
-    most = len(needed) if max_batch_size is None else max_batch_size
+    most = len(needed) if max_batch_size is None else max(max_batch_size - running, 0)
     rows: list[int] = []
     taken: list[int] = []
-    total, read = 0, 0.0
+    total, read = running, float(running_context_tokens)
     for row in range(len(needed)):
         if len(rows) >= most:
             break
@@ -80,17 +89,19 @@ def build_batch(
         share = _fitting_share(
             p,
             int(needed[row]),
-            (len(rows) + 1, total, reading),
+            (running + len(rows) + 1, total, reading),
             target_ms,
             [(0, 0.0), *zip(np.cumsum(least[company]).tolist(), np.cumsum(context[company]).tolist(), strict=True)],
             cut=cut,
         )
         if share < 1:
-            continue
+            if overtaking:
+                continue
+            break
         rows.append(row)
         taken.append(share)
         total, read = total + share, reading
-    time = step_ms(p, float(len(rows)), float(total), read) if rows else 0.0
+    time = step_ms(p, float(running + len(rows)), float(total), read) if total else 0.0
     return Batch(np.array(rows, dtype=np.int64), np.array(taken, dtype=np.int64), time)
 
 

@@ -91,3 +91,23 @@ def test_the_batch_size_bounds_the_batch():
 def test_an_argument_outside_its_bound_is_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         build_batch(P, *arguments)
+
+
+def test_who_runs_already_takes_part_of_the_target_and_of_the_places():
+    alone = build_batch(P, [100] * 8, 0, 40.0)
+    beside = build_batch(P, [100] * 8, 0, 40.0, running=100, running_context_tokens=50_000)
+    assert 0 < len(beside.rows) < len(alone.rows)
+    told = float(P.predict(100 + len(beside.rows), 100 + beside.tokens.sum(), 50_000))
+    assert beside.step_ms == pytest.approx(told)
+    assert len(build_batch(P, [100] * 8, 0, 400.0, running=6, max_batch_size=8).rows) == 2
+    full = build_batch(P, [100], 0, 400.0, running=8, max_batch_size=8)
+    assert len(full.rows) == 0
+    assert full.step_ms == pytest.approx(float(P.predict(8, 8, 0)))
+    with pytest.raises(ValueError, match="running is -1"):
+        build_batch(P, [100], 0, 40.0, running=-1)
+
+
+def test_without_overtaking_it_ends_at_the_first_that_does_not_fit():
+    needs = [100, 4000, 10]
+    assert build_batch(P, needs, 0, 60.0).rows.tolist() == [0, 2]
+    assert build_batch(P, needs, 0, 60.0, overtaking=False).rows.tolist() == [0]
