@@ -37,6 +37,19 @@ def test_parameters_follow_from_the_dimensions(entry):
     assert entry.parameters == pytest.approx(entry.layers * layer + embeddings, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("Yi-34B", 34_388_917_248),
+        ("GPT-NeoX-20B", 20_554_567_680),
+        ("OPT-30B", 29_974_540_288),
+        ("Falcon-40B", 41_303_293_952),
+    ],
+)
+def test_models_without_a_gate_or_with_parallel_layers_are_counted_as_their_checkpoints_are(name, published):
+    assert model(name).parameters == pytest.approx(published, rel=1e-3)
+
+
 @pytest.mark.parametrize("spelling", ["A100-40GB", "a100 40gb", "a100_40GB", "NVIDIA A100-SXM4-40GB"])
 def test_a_device_is_found_however_it_is_spelled(spelling):
     assert device(spelling).name == "A100-40GB"
