@@ -19,6 +19,7 @@ from batchpilot.engines.scheduler.details import believe, in_flight
 from batchpilot.engines.torch.live import LiveEngine
 from batchpilot.engines.torch.live_events import LiveStep
 from batchpilot.serving.interpreter import share_sooner
+from batchpilot.serving.output_lengths import OutputLengths
 from batchpilot.serving.server.gauges import Gauges
 from batchpilot.serving.server.generation import ENDED_WELL, Generation, Piece
 from batchpilot.serving.server.metrics import ServerMetrics
@@ -75,6 +76,7 @@ class EngineLoop:
         self._engine, self._session, self._metrics, self._clock = engine, session, metrics, clock
         self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._generations: dict[int, Generation] = {}
+        self._lengths = OutputLengths()
         self._open: set[Generation] = set()
         self._guard = threading.Lock()
         self._stopping = threading.Event()
@@ -263,6 +265,7 @@ class EngineLoop:
                 priority=order.priority,
                 sampling=order.sampling,
                 waited_ms=waited_ms,
+                estimated_output_tokens=self._lengths.expected(len(order.prompt), order.max_tokens),
                 images=order.images,
             )
         except ValueError as error:
@@ -297,6 +300,8 @@ class EngineLoop:
                 generation.tokens += 1
             if finished is not None:
                 del self._generations[number]
+                if finished in ENDED_WELL or generation.satisfied:
+                    self._lengths.hear(len(generation.order.prompt), generation.tokens)
                 self._tell_end(number, finished)
             if finished is None or self._ends(generation, finished):
                 piece = self._piece(generation, token, finished)

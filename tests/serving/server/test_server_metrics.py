@@ -203,6 +203,18 @@ def test_rate_and_use_of_the_device_are_told_of_the_last_window():
         assert (f"{PREFIX}device_memory_used_bytes" in _page(url)) == (latest.memory_total_mb > 0)
 
 
+def test_what_answers_took_is_what_the_next_one_is_expected_to_take():
+    with serving(tiny_runner(), tuner="static-32") as (service, url, _):
+        body = {"model": "tiny", "prompt": "hello", "max_tokens": 4, "ignore_eos": True}
+        for _ in range(10):
+            httpx.post(f"{url}/v1/completions", json=body)
+        with httpx.stream("POST", f"{url}/v1/completions", json=body | {"max_tokens": 1000, "stream": True}) as answer:
+            next(answer.iter_bytes())
+            expected = service.engine._engine.state.requests["estimated_output"]
+            assert 4.0 in expected
+            assert 1000.0 not in expected
+
+
 def test_what_the_device_said_last_is_told_and_nothing_else():
     telemetry = Telemetry(SimpleNamespace(read=lambda: Reading(allocated_mb=2.0, reserved_mb=3.0)), every=1)
     with serving(tiny_runner()) as (service, _, _server):
