@@ -27,15 +27,18 @@ VIEW = np.dtype(
         ("full_step_tokens", "f8"),
         ("failures", "i8"),
         ("tried_by", "i8"),
+        ("held", "i8"),
+        ("kind", "i4"),
     ],
     align=True,
 )
 """One record a replica. What it is: `on` (it exists), `draining` (takes no more), `ready_ms` (when it has started),
-`version`, `tier` (0 the model asked for, 1 a smaller one), `weight`. What is believed: `suspected` by a health check,
+`version`, `tier` (0 the model asked for, 1 a smaller one), `weight`, `kind` (a place in the fleet's specs). What is believed: `suspected` by a health check,
 left alone `open_until_ms` by the circuit breaker after so many `failures` in a row. What was seen at the last poll:
-`requests` that run or wait, `queued_tokens` of prompts without a first token, how long a full step takes and how many
-prompt tokens it holds; `sent` and `sent_tokens` since. `dead` is the truth, which no router knows before it tries.
-`credit` belongs to weighted round robin, `tried_by` is the request that failed to reach it."""
+`requests` that run or wait, `queued_tokens` of prompts without a first token, cached ones aside, how long a full step
+takes and how many prompt tokens it holds; `sent` and `sent_tokens` since. Of the request that is being placed, the
+prompt tokens that are `held` in the prefix cache. `dead` is the truth, which no router knows before it tries. `credit`
+belongs to weighted round robin, `tried_by` is the request that failed to reach it."""
 
 DECODES = 2
 """Added to the `tier` of a replica that only decodes: no request that arrives asks for it, those handed over do."""
@@ -82,7 +85,6 @@ HANDOVER = np.dtype(
         ("source", "i8"),
         ("place", "i8"),
         ("target", "i8"),
-        ("blocks", "i8"),
         ("room", "i8"),
         ("ready_ms", "f8"),
         ("end_ms", "f8"),
@@ -90,8 +92,8 @@ HANDOVER = np.dtype(
     align=True,
 )
 """One record a request: where it stands between prefill and decode, who is behind it there, the replica and place that
-prefilled it with the KV blocks that it keeps there, the replica that will decode it with the blocks set aside for it,
-when its first token was made and when its KV has come."""
+prefilled it and keeps its KV blocks, the replica that will decode it with the blocks set aside for it, when its first
+token was made and when its KV has come."""
 
 MADE, WAITING, MOVING, HANDED, NOT_HANDED = range(5)
 """Stages, the first three of them lines: the first token is being made (line by the replica that prefilled), KV waits
@@ -125,6 +127,10 @@ class FleetArrays(NamedTuple):
         lines: requests of the stages `MADE` to `MOVING`: (first, last, count), shape (3, replicas, 3).
         handovers: records of `HANDOVER`, shape (n,); none without pools.
         names: the request in each place of a row, shape (replicas, places); none without pools.
+        chains: records of `CHAIN` by kind of replica and request, shape (kinds, n); none without a prefix cache.
+        sent_blocks: one more than how often the router had looked at a replica when it last sent it a block, by replica
+            and content, shape (replicas, contents); none without a prefix cache.
+        images: records of `IMAGE`, shape (n,); none without images.
     """
 
     routing: Any
@@ -139,6 +145,9 @@ class FleetArrays(NamedTuple):
     lines: NDArray[np.int64]
     handovers: Any
     names: NDArray[np.int64]
+    chains: NDArray[np.void]
+    sent_blocks: NDArray[np.int32]
+    images: NDArray[np.void]
 
 
 def new_views(replicas: int) -> NDArray[np.void]:

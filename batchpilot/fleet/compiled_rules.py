@@ -12,6 +12,7 @@ __all__ = ["choose", "may_take", "predicted_ttft_ms"]
 _IN_ORDER = (
     rules.may_take,
     rules.predicted_ttft_ms,
+    rules.prefill_ms,
     rules.cost_of,
     rules.cheapest,
     rules.next_in_turn,

@@ -80,6 +80,9 @@ class Door:
             replicas.lines,
             handovers,
             np.zeros((len(replicas), replicas.state.requests.shape[1] if link is not None else 0), np.int64),
+            replicas.prompts.chains,
+            replicas.sent_blocks,
+            replicas.prompts.images,
         )
 
     @property

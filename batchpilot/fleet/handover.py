@@ -18,7 +18,8 @@ import math
 import numpy as np
 
 from batchpilot.engines.scheduler.admission import next_arrival_ms
-from batchpilot.engines.scheduler.kv_blocks import blocks_for
+from batchpilot.engines.scheduler.kv_blocks import blocks_for, release, take
+from batchpilot.engines.scheduler.prefix_cache import hold_cached, leading
 from batchpilot.engines.scheduler.state import FAILED, LENGTH, UNFINISHED, SchedulerState, row
 from batchpilot.engines.simulated.kernel import run_steps
 from batchpilot.fleet.arrays import (
@@ -79,21 +80,36 @@ def wake(f: FleetArrays, i: int, at_ms: float) -> None:
     f.links[i].wake_ms = min(f.links[i].wake_ms, at_ms)
 
 
-@kernel
+@allocating
 def let_go(s: SchedulerState, f: FleetArrays, r: int, reason: int, now_ms: float) -> None:
     """The replica that prefilled a request keeps its KV no longer from now on; its part has ended."""
     handover = f.handovers[r]
     source = handover.source
-    s.clock[source].free_blocks += handover.blocks
+    release(row(s, source), handover.place)
     s.requests[source, handover.place].reason = reason
     s.requests[source, handover.place].finish_ms = now_ms
     wake(f, source, now_ms)
 
 
 @kernel
+def hold_again(s: SchedulerState, r: int) -> None:
+    """A prompt that was just computed holds its blocks again, before anybody could have taken them."""
+    c = s.clock[0]
+    blocks = blocks_for(s.requests[r].prompt, c.block_size)
+    s.requests[r].blocks = blocks
+    if c.prefix_cache:
+        found = leading(s, r, min(s.chains[r].hashed, s.requests[r].prompt // c.block_size), 0)
+        s.requests[r].computed = found * c.block_size
+        hold_cached(s, r)
+        blocks -= found
+    take(s, blocks)
+
+
+@allocating
 def keep_finished(s: SchedulerState, f: FleetArrays, i: int) -> None:
     """Prompts that a replica finished in its last step keep their blocks, which nobody can have taken yet."""
     c = s.clock[i]
+    one = row(s, i)
     for k in range(f.links[i].seen, c.n_ended):
         place = s.slots[i, k % s.slots.shape[1]].ended
         r = f.names[i, place]
@@ -104,9 +120,8 @@ def keep_finished(s: SchedulerState, f: FleetArrays, i: int) -> None:
         handover = f.handovers[r]
         handover.source = i
         handover.place = place
-        handover.blocks = blocks_for(s.requests[i, place].prompt, c.block_size)
         handover.ready_ms = s.requests[i, place].first_ms
-        c.free_blocks -= handover.blocks
+        hold_again(one, place)
         put_last(f, MADE, i, r)
     f.links[i].seen = c.n_ended
 
@@ -170,7 +185,7 @@ def start_moving(s: SchedulerState, f: FleetArrays, i: int, now_ms: float) -> No
         put_last(f, MOVING, i, r)
 
 
-@kernel
+@allocating
 def deliver(s: SchedulerState, f: FleetArrays, i: int) -> None:
     """The KV that comes next to a replica has come: its request arrives there."""
     r = take_first(f, MOVING, i)

@@ -50,7 +50,7 @@ def look_at_all(s: SchedulerState, f: FleetArrays, now_ms: float) -> int:
     """Advance every replica to a time and look at it; returns as `run_fleet` does."""
     c = f.routing[0]
     views = f.views
-    estimating = c.rule == rules.PREDICTED_TTFT or c.degrade_ttft_ms < math.inf
+    estimating = c.rule in (rules.PREDICTED_TTFT, rules.PREFIX) or c.degrade_ttft_ms < math.inf
     code = advance(s, f, now_ms)
     if code != ALL_ROUTED:
         return code

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from batchpilot.engines.scheduler.state import FAILED, LENGTH, REQUEST, UNFINISH
 from batchpilot.engines.scheduler.windows import open_window, summarise
 from batchpilot.engines.simulated.loading import NOISE_TABLE, load, put_tenants
 from batchpilot.fleet.arrays import COUNT, DECODE, DECODES, LINK, new_views
+from batchpilot.fleet.prompts import Prompts
 from batchpilot.fleet.spec import ROLES, ReplicaSpec
 from batchpilot.latency.model.compiled import plain
 from batchpilot.latency.planning.energy import Work
@@ -28,6 +29,9 @@ _LEAST_ROOM = 1024
 _SEED_STRIDE = 1_000_003
 _WORK = ("busy_ms", "steps", "token_sum", "context_sum")
 """What a window holds of `Work`, in its order."""
+
+_FOUND = ("admitted_prompt_tokens", "cached_prompt_tokens", "images", "image_hits")
+"""What a window holds of `Found`, in its order."""
 
 
 @dataclass(slots=True)
@@ -68,6 +72,22 @@ class Heard:
     ended: int
 
 
+class Found(NamedTuple):
+    """What replicas did not have to compute, by replica; shape (replicas,) each.
+
+    Attributes:
+        prompt_tokens: of requests that were let in.
+        cached_tokens: of them, those found in the prefix cache.
+        images: of requests that were let in.
+        image_hits: of them, those that need not be encoded.
+    """
+
+    prompt_tokens: NDArray[np.float64]
+    cached_tokens: NDArray[np.float64]
+    images: NDArray[np.float64]
+    image_hits: NDArray[np.float64]
+
+
 _COUNTED = ("completions", "refused_on_arrival", "refused_by_guard", "failed_requests")
 
 
@@ -87,6 +107,8 @@ class Replicas:
         views: what routers know, records of `VIEW`.
         links: where the replicas of pools are in time, records of `LINK`.
         lines: who is between two of them, as `FleetArrays` has them.
+        prompts: what requests have in common, and their images.
+        sent_blocks: as `FleetArrays` has them.
         spans: lives of replicas, in order of their beginning.
         busy_ms: time within steps that was heard of each row so far, shape (replicas,).
         done: the final records of the requests that left a row, records of `REQUEST`, shape (requests,).
@@ -96,7 +118,17 @@ class Replicas:
         self.specs, self.kinds = tuple(specs), list(kinds)
         room = max(_LEAST_ROOM, 2 * len(requests) // max(len(kinds), 1))
         drift = max((len(spec.engine.drift) for spec in specs), default=0)
-        self.state = allocate(len(kinds), room, users=requests.users, noise=NOISE_TABLE, drift_rows=drift)
+        self.prompts = Prompts(specs, requests)
+        self.state = allocate(
+            len(kinds),
+            room,
+            users=requests.users,
+            noise=NOISE_TABLE,
+            drift_rows=drift,
+            hashed_blocks=self.prompts.blocks,
+            images=0 if requests.images is None else max(room, self.prompts.image_rows),
+        )
+        self.sent_blocks = np.zeros((len(kinds), self.prompts.blocks), np.int32)
         self.views: Any = new_views(len(kinds)).view(np.recarray)
         self.views["on"] = 0
         self.links: Any = np.zeros(len(kinds), LINK).view(np.recarray)
@@ -105,7 +137,7 @@ class Replicas:
         self.done = np.zeros(len(requests), REQUEST)
         self.busy_ms = np.zeros(len(kinds))
         self._heard = [_SILENT] * len(kinds)
-        self._nobody = requests.select(slice(0, 0))
+        self._nobody = replace(requests.select(slice(0, 0)), images=None)
         self._targets = requests
         self._tuners: list[Tuner | None] = [None] * len(kinds)
         self._limits: list[Limits | None] = [None] * len(kinds)
@@ -113,6 +145,7 @@ class Replicas:
         self._weights = np.array([specs[kind].weight for kind in kinds], np.float64)
         self._record = np.zeros(1, METRICS).view(np.recarray)
         self._worked = np.zeros((len(specs), len(_WORK)))
+        self._found = np.zeros((len(kinds), len(_FOUND)))
 
     def __len__(self) -> int:
         return len(self.kinds)
@@ -141,7 +174,10 @@ class Replicas:
         spec = self.specs[self.kinds[i]]
         engine = replace(spec.engine, seed=spec.engine.seed + _SEED_STRIDE * i)
         self._note(i)
+        looks = self.state.clock[i].looks
         load(self.state, i, engine, self._nobody)
+        self.state.clock[i].looks = looks + 1
+        self.prompts.put(self.state, i, self.kinds[i])
         put_tenants(self.state, i, np.unique(self._targets.user), engine.tenants)
         clock = self.state.clock[i]
         clock.ttft_target_ms = float(np.median(self._targets.ttft_target_ms)) if len(self._targets) else math.nan
@@ -161,6 +197,7 @@ class Replicas:
         view.ready_ms, view.open_until_ms, view.failures, view.tried_by = ready_ms, 0.0, 0, -1
         view.requests = view.queued_tokens = view.sent = view.sent_tokens = 0
         view.credit = 0.0
+        view.held, view.kind = 0, self.kinds[i]
         self.spans.append(Span(i, self.kinds[i], from_ms, ready_ms))
 
     def stop(self, i: int, now_ms: float) -> None:
@@ -281,16 +318,21 @@ class Replicas:
         Args:
             kind: number of their spec.
         """
-        open_now = [self._window(i) for i in range(len(self)) if self.kinds[i] == kind]
+        open_now = [self._window(i, _WORK) for i in range(len(self)) if self.kinds[i] == kind]
         return Work(*(self._worked[kind] + np.sum(open_now, axis=0)).tolist())
 
-    def _window(self, i: int) -> NDArray[np.float64]:
+    def found(self) -> Found:
+        """What replicas did not have to compute so far."""
+        return Found(*np.transpose([self._found[i] + self._window(i, _FOUND) for i in range(len(self))]))
+
+    def _window(self, i: int, names: Sequence[str]) -> NDArray[np.float64]:
         window = self.state.window[i]
-        return np.array([float(window[name]) for name in _WORK])
+        return np.array([float(window[name]) for name in names])
 
     def _note(self, i: int) -> None:
         """Keep what a replica did in its window, which is about to be forgotten."""
-        self._worked[self.kinds[i]] += self._window(i)
+        self._worked[self.kinds[i]] += self._window(i, _WORK)
+        self._found[i] += self._window(i, _FOUND)
 
     def slow(self, i: int, factor: float) -> None:
         """Make the steps of a replica take so many times as long, from the next one on.
@@ -364,7 +406,10 @@ class Replicas:
     def grow(self) -> None:
         """Give every row twice the room."""
         wider = {}
-        for name in ("requests", "slots", "lines"):
+        grown = ["requests", "slots", "lines"]
+        grown += ["chains"] if self.prompts.blocks else []
+        grown += ["images"] if len(self.prompts.images) else []
+        for name in grown:
             old = np.asarray(getattr(self.state, name))
             new = np.zeros((old.shape[0], 2 * old.shape[1]), old.dtype)
             new[:, : old.shape[1]] = old

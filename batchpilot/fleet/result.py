@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from batchpilot.engines.scheduler.state import LENGTH
 from batchpilot.engines.simulated.simulation import SimulationResult
-from batchpilot.fleet.replicas import Replicas, Span
+from batchpilot.fleet.replicas import Found, Replicas, Span
 from batchpilot.workloads.table import RequestTable
 
 
@@ -51,6 +51,8 @@ class FleetResult:
         joules: that the devices drew by the energy model, NaN where a power is missing.
         handover_ms: from a request's first token until its KV had come to the replica that decodes; NaN where it was
             not handed over, shape (n,).
+        found: what each replica found in its prefix cache, and of images among the features that it kept, those that
+            are gone included; None where that is not told.
     """
 
     served: SimulationResult
@@ -63,6 +65,7 @@ class FleetResult:
     device_hours: float
     joules: float = math.nan
     handover_ms: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    found: Found | None = None
 
     def __repr__(self) -> str:
         """A summary in a line."""
@@ -85,6 +88,23 @@ class FleetResult:
         good = float(self.served.generated_tokens[self.served.slo_met].sum())
         return 1e6 * self.usd / good if good else math.nan
 
+    @property
+    def prefix_hit_rate(self) -> float:
+        """Share of the prompt tokens let in that were found in a replica's prefix cache; NaN when nobody was let in."""
+        return math.nan if self.found is None else _share(self.found.cached_tokens, self.found.prompt_tokens)
+
+    @property
+    def image_hit_rate(self) -> float:
+        """Share of the images let in that need not be encoded; NaN when none was let in."""
+        return math.nan if self.found is None else _share(self.found.image_hits, self.found.images)
+
+    def prefix_hit_rates(self) -> NDArray[np.float64]:
+        """`prefix_hit_rate` of each replica, NaN of one that let nobody in, shape (replicas,)."""
+        if self.found is None:
+            return np.zeros(0)
+        each = zip(self.found.cached_tokens, self.found.prompt_tokens, strict=True)
+        return np.array([_share(cached, prompt) for cached, prompt in each])
+
     def by_replica(self) -> NDArray[np.int64]:
         """Requests that each replica answered, shape (replicas,)."""
         return np.bincount(self.replica[self.replica >= 0])
@@ -104,6 +124,8 @@ class FleetResult:
             "rate_limited": int(self.rate_limited.sum()),
             "retried": self.retried,
             "handover_p99_ms": float(np.percentile(handed, 99)) if len(handed) else math.nan,
+            "prefix_hit_rate": self.prefix_hit_rate,
+            **({} if served.requests.images is None else {"image_hit_rate": self.image_hit_rate}),
             "replica_hours": self.replica_hours,
             "device_hours": self.device_hours,
             "usd": self.usd,
@@ -111,6 +133,11 @@ class FleetResult:
             "joules": self.joules,
             "joules_per_token": self.joules_per_token,
         }
+
+
+def _share(part: ArrayLike, whole: ArrayLike) -> float:
+    total = float(np.sum(whole))
+    return float(np.sum(part)) / total if total else math.nan
 
 
 def result_of(
@@ -145,7 +172,7 @@ def result_of(
     with np.errstate(divide="ignore", invalid="ignore"):
         tpot = np.where(generated > 1, (records["finish_ms"] - records["first_ms"]) / (generated - 1), math.nan)
     in_time = (ttft <= requests.ttft_target_ms) & ((generated < 2) | (tpot <= requests.tpot_target_ms))
-    clocks = replicas.state.clock
+    clocks, handed = replicas.state.clock, bool(np.isfinite(handover_ms).any())
     served = SimulationResult(
         requests=requests,
         ttft_ms=ttft,
@@ -158,6 +185,7 @@ def result_of(
         elapsed_ms=end_ms,
         computed_tokens=int(clocks["computed_tokens"].sum()),
         useful_tokens=int(clocks["useful_tokens"].sum()),
+        cached_tokens=None if handed else np.where(records["admitted"] > 0, records["cached"], 0).astype(np.int64),
     )
     spans = [Span(s.replica, s.spec, s.from_ms, s.ready_ms, min(s.until_ms, end_ms)) for s in replicas.spans]
     usd = device_hours = joules = 0.0
@@ -170,5 +198,5 @@ def result_of(
         lived_s = sum(max(span.until_ms - span.from_ms, 0.0) for span in spans if span.spec == kind) / 1000.0
         if lived_s:
             joules += math.nan if spec.energy is None else spec.energy.joules(replicas.work(kind), lived_s)
-    told = (rate_limited, spans, tuple(moments), retried, usd, device_hours, joules, handover_ms)
+    told = (rate_limited, spans, tuple(moments), retried, usd, device_hours, joules, handover_ms, replicas.found())
     return FleetResult(served, where[:, 0].copy(), *told)

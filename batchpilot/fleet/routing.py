@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from batchpilot.engines.scheduler.state import SchedulerState
+from batchpilot.engines.scheduler.prefix_cache import found_tokens
+from batchpilot.engines.scheduler.state import ABSENT, SchedulerState
 from batchpilot.fleet import rules
 from batchpilot.fleet.arrays import DECODES, NOBODY, PLACED, PREFILL, UNREACHED, FleetArrays
 from batchpilot.fleet.compiled_rules import choose, may_take, predicted_ttft_ms
@@ -25,7 +26,10 @@ def look(s: SchedulerState, view: Any, estimating: bool) -> None:
     waiting = c.unanswered_tokens
     for r in range(c.next_arrival, c.n_requests):
         waiting += s.requests[r].prompt
+        if c.prefix_cache:
+            waiting -= found_tokens(s, r)
     view.queued_tokens = waiting
+    c.looks += 1
     view.sent = 0
     view.sent_tokens = 0
     if not estimating:
@@ -59,7 +63,7 @@ def bucket_allows(bucket: Any, tokens: float, now_ms: float) -> bool:
 def rule_of(f: FleetArrays, tier: int) -> int:
     """The rule for a tier: who decodes has no prompts that wait, so where others compare those its requests count."""
     rule = f.routing[0].rule
-    if tier >= DECODES and rule in (rules.LEAST_TOKENS, rules.PREDICTED_TTFT):
+    if tier >= DECODES and rule in (rules.LEAST_TOKENS, rules.PREDICTED_TTFT, rules.PREFIX):
         return rules.LEAST_REQUESTS
     return int(rule)
 
@@ -112,9 +116,52 @@ def tier_for(f: FleetArrays, r: int, now_ms: float) -> int:
 
 
 @kernel
+def is_believed_cached(s: SchedulerState, f: FleetArrays, i: int, content: int) -> bool:
+    """Whether a replica's cache had a block when it was last looked at, or the router has sent it one since."""
+    block = s.contents[i, content]
+    looks = s.clock[i].looks
+    is_other_now = block.changed == 2 * looks + 1
+    return bool((block.holders != ABSENT) != is_other_now or f.sent_blocks[i, content] == looks + 1)
+
+
+@kernel
+def held_tokens(s: SchedulerState, f: FleetArrays, i: int, r: int) -> int:
+    """Prompt tokens of a request that a router believes to be in a replica's cache, found as `prefix_cache.leading`."""
+    chain = f.chains[f.views[i].kind, r]
+    size = s.clock[i].block_size
+    low = 0
+    most = min(chain.hashed, (f.incoming[r].prompt - 1) // size)
+    while low < most:
+        middle = (low + most + 1) >> 1
+        if is_believed_cached(s, f, i, s.contents[i, chain.first + middle - 1].content):
+            low = middle
+        else:
+            most = middle - 1
+    return int(low * size)
+
+
+@kernel
+def note_held(s: SchedulerState, f: FleetArrays, r: int) -> None:
+    """Note in every view what its replica is believed to hold of a request."""
+    for i in range(len(f.views)):
+        f.views[i].held = held_tokens(s, f, i, r) if f.views[i].on == 1 and s.clock[i].prefix_cache else 0
+
+
+@kernel
+def note_sent(s: SchedulerState, f: FleetArrays, i: int, r: int) -> None:
+    """A router remembers until it looks again that a replica will have a prompt's blocks."""
+    chain = f.chains[f.views[i].kind, r]
+    looks = s.clock[i].looks
+    for k in range(min(chain.hashed, f.incoming[r].prompt // s.clock[i].block_size)):
+        f.sent_blocks[i, s.contents[i, chain.first + k].content] = looks + 1
+
+
+@kernel
 def place(s: SchedulerState, f: FleetArrays, r: int, now_ms: float) -> None:
     """Find a replica for a request and put it into its row."""
     c = f.routing[0]
+    if len(f.chains) > 0:
+        note_held(s, f, r)
     i = reachable(f, r, tier_for(f, r, now_ms), now_ms)
     f.where[r, 0] = i
     if i < 0:
@@ -123,6 +170,14 @@ def place(s: SchedulerState, f: FleetArrays, r: int, now_ms: float) -> None:
     row_place = s.clock[i].n_requests
     s.requests[i, row_place] = f.incoming[r]
     s.clock[i].n_requests = row_place + 1
+    if s.clock[i].prefix_cache:
+        s.chains[i, row_place] = f.chains[f.views[i].kind, r]
+        if c.counts_sent == 1 and c.poll_ms > 0:
+            note_sent(s, f, i, r)
+    if s.clock[i].images:
+        s.images[i, row_place].number = f.images[r].number
+        s.images[i, row_place].end = f.images[r].end
+        s.images[i, row_place].kind = f.images[r].kind
     c.fullest = max(c.fullest, row_place + 1)
     if c.pooled == 1:
         f.names[i, row_place] = r
@@ -133,4 +188,4 @@ def place(s: SchedulerState, f: FleetArrays, r: int, now_ms: float) -> None:
     f.where[r, 2] = PLACED
     if c.counts_sent == 1:
         f.views[i].sent += 1
-        f.views[i].sent_tokens += f.incoming[r].prompt
+        f.views[i].sent_tokens += f.incoming[r].prompt - f.views[i].held

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-ROUND_ROBIN, WEIGHTED, RANDOM, POWER_OF_TWO, LEAST_REQUESTS, LEAST_TOKENS, PREDICTED_TTFT = range(7)
+ROUND_ROBIN, WEIGHTED, RANDOM, POWER_OF_TWO, LEAST_REQUESTS, LEAST_TOKENS, PREDICTED_TTFT, PREFIX = range(8)
 
 
 class Asked(NamedTuple):
@@ -49,15 +49,26 @@ def may_take(view: Any, asked: Asked) -> bool:
 
 
 def predicted_ttft_ms(view: Any, tokens: float) -> float:
-    """When a replica would have computed so many prompt tokens behind those that wait, in full steps.
+    """When a replica would have computed a prompt behind those that wait, in full steps; cached tokens take none.
 
     Args:
         view: record of `VIEW`.
         tokens: of the request's prompt.
     """
-    waiting = view.queued_tokens + view.sent_tokens + tokens
+    waiting = view.queued_tokens + view.sent_tokens + tokens - view.held
     steps = math.ceil(max(waiting, 1.0) / max(view.full_step_tokens, 1.0))
     return float(steps * view.full_step_ms)
+
+
+def prefill_ms(view: Any, tokens: float) -> float:
+    """`predicted_ttft_ms` without rounding: a cached block counts, however much a step could hold.
+
+    Args:
+        view: record of `VIEW`.
+        tokens: of the request's prompt.
+    """
+    waiting = view.queued_tokens + view.sent_tokens + tokens - view.held
+    return float(waiting / max(view.full_step_tokens, 1.0) * view.full_step_ms)
 
 
 def cost_of(view: Any, rule: int, asked: Asked) -> float:
@@ -72,6 +83,8 @@ def cost_of(view: Any, rule: int, asked: Asked) -> float:
         return float((view.queued_tokens + view.sent_tokens) / view.weight)
     if rule == PREDICTED_TTFT:
         return predicted_ttft_ms(view, asked.prompt)
+    if rule == PREFIX:
+        return prefill_ms(view, asked.prompt)
     return float((view.requests + view.sent) / view.weight)
 
 

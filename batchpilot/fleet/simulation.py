@@ -263,13 +263,8 @@ def _check(
 ) -> None:
     if not specs:
         raise ValueError("replicas is empty; give at least one kind")
-    for spec in specs:
-        if spec.engine.prefix_cache:
-            raise ValueError(f"prefix_cache of {spec.name} is on; replicas of a fleet have none yet, set it to False")
     if requests.concurrency:
         raise ValueError("a fleet serves an open loop; the requests are those of a closed one (concurrency > 0)")
-    if requests.images is not None:
-        raise ValueError("the requests hold images; replicas of a fleet have no vision tower yet, leave images out")
     if requests.turns is not None:
         raise ValueError("a fleet serves an open loop; the requests hold conversations, whose turns follow answers")
     if not 1 <= bounds[0] <= bounds[1]:

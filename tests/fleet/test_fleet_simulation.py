@@ -195,12 +195,6 @@ def test_what_makes_no_sense_is_refused(changes, said):
         simulate_fleet(**({"requests": table(3), "replicas": replica()} | changes))
 
 
-def test_a_prefix_cache_is_refused_as_long_as_replicas_have_none():
-    cached = ReplicaSpec(EngineConfig(LATENCY, prefix_cache=True), LIMITS)
-    with pytest.raises(ValueError, match="prefix_cache of replica is on"):
-        simulate_fleet(table(3), cached)
-
-
 def test_a_smaller_model_of_another_version_does_not_stand_in():
     requests = table(200, 5.0)
     small = ReplicaSpec(EngineConfig(LATENCY.scaled(0.25), estimate=LATENCY.scaled(0.25)), LIMITS, tier=1, version=7)

@@ -12,7 +12,7 @@ Nothing here is called without the cache (`clock.prefix_cache` 0); blocks are on
 from __future__ import annotations
 
 from batchpilot.engines.scheduler.state import ABSENT, NOBODY, SchedulerState
-from batchpilot.latency.model.compiled import kernel
+from batchpilot.latency.model.compiled import inlined, kernel
 
 
 @kernel
@@ -29,13 +29,26 @@ def leading(s: SchedulerState, r: int, most: int, holders: int) -> int:
     return low
 
 
+@inlined
+def found_tokens(s: SchedulerState, r: int) -> int:
+    """What the cache has of a request that waits. Its last token is always computed, or it would say nothing."""
+    size = s.clock[0].block_size
+    known = s.requests[r].prompt + s.requests[r].generated
+    return leading(s, r, min(s.chains[r].hashed, (known - 1) // size), 0) * size
+
+
 @kernel
 def look_up(s: SchedulerState, r: int) -> None:
-    """Note what the cache has of a request that waits. Its last token is always computed, or it would say nothing."""
-    c = s.clock[0]
-    known = s.requests[r].prompt + s.requests[r].generated
-    found = leading(s, r, min(s.chains[r].hashed, (known - 1) // c.block_size), 0)
-    s.requests[r].computed = found * c.block_size
+    """Note what the cache has of a request that waits."""
+    s.requests[r].computed = found_tokens(s, r)
+
+
+@inlined
+def note_change(s: SchedulerState, content: int) -> None:
+    """A block has come into the cache or left it: whoever looked before can still tell how it was then."""
+    before = 2 * s.clock[0].looks
+    changed = s.contents[content].changed
+    s.contents[content].changed = changed ^ 1 if changed >= before else before + 1
 
 
 @kernel
@@ -76,6 +89,7 @@ def forget(s: SchedulerState) -> None:
         content = c.idle_first
         wake(s, content)
         s.contents[content].holders = ABSENT
+        note_change(s, content)
 
 
 @kernel
@@ -106,6 +120,7 @@ def share(s: SchedulerState, r: int, tokens: int) -> None:
         content = s.contents[chain.first + i].content
         if s.contents[content].holders == ABSENT:
             s.contents[content].holders = 1
+            note_change(s, content)
             continue
         if s.contents[content].holders == 0:
             wake(s, content)

@@ -76,6 +76,7 @@ CLOCK = np.dtype(
         ("n_idle", "i8"),
         ("idle_first", "i8"),
         ("idle_last", "i8"),
+        ("looks", "i8"),
         ("conversations", "i8"),
         ("n_coming", "i8"),
         ("images", "i8"),
@@ -121,8 +122,8 @@ counts requests that were cancelled and whose turn to arrive has not come; `unan
 without a first token; `n_due` requests are in the line of `due`, made for this `ttft_guard` and for prompts that take
 `fastest_ms`, and `fastest_token_ms` a token at least; the last step with a prompt ended at `prompt_end_ms` and took
 `prompt_step_ms`; `decoding` to `decode_context` belong to the calendars of
-`decoding.py`, `prefix_cache` (1 for on) to `idle_last` to `prefix_cache.py`: cached blocks that nobody holds, as a line
-from the oldest on; `conversations` (1 for some) and `n_coming` to `conversations.py`; `images` (1 for some) to
+`decoding.py`, `prefix_cache` (1 for on) to `looks` to `prefix_cache.py`: cached blocks that nobody holds, as a line from
+the oldest on, and how often somebody outside has looked at the cache; `conversations` (1 for some) and `n_coming` to `conversations.py`; `images` (1 for some) to
 `plan_encode_ms` to `images.py`: images of which features are kept, as a line from the least recently used on, and the
 time that the step being planned spends on encoding before it computes tokens; `plan_drafted` to `draw_b` to
 `speculation.py`; `ceilings` is 1 where some tenant has one, which `tenants.py` keeps."""
@@ -264,10 +265,11 @@ CHAIN = np.dtype([("first", "i8"), ("hashed", "i4"), ("shared", "i4")])
 """By request, what the prefix cache knows of it: its first entry in `contents`, how many of its blocks have one, and
 how many leading blocks it shares with whoever else may want them."""
 
-CONTENT = np.dtype([("content", "i4"), ("holders", "i4"), ("older", "i4"), ("newer", "i4")])
+CONTENT = np.dtype([("content", "i4"), ("holders", "i4"), ("older", "i4"), ("newer", "i4"), ("changed", "i4")])
 """Two tables side by side. By block of a request, one request after another: the number of its `content`, the same for
 equal tokens behind equal blocks. By that number: how many requests hold the block, `ABSENT` where it is not in the
-cache; and its neighbours among the idle ones, that is cached and held by nobody."""
+cache; its neighbours among the idle ones, that is cached and held by nobody; and twice the number of the look before it
+`changed` last, plus 1 if it is not as it was at that look."""
 
 TURN = np.dtype([("think_ms", "f8"), ("following", "i4"), ("coming", "i4"), ("arrived", "i4"), ("stage", "i4")])
 """Of conversations, by request: the time before it is asked, the turn `following` it, -1 for none, and whether its time

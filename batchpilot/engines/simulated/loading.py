@@ -21,6 +21,8 @@ from batchpilot.engines.scheduler.speculation import MODULUS_A, MODULUS_B
 from batchpilot.engines.scheduler.state import (
     ABSENT,
     BATCHING_MODES,
+    CHAIN,
+    IMAGE,
     NO_IMAGE,
     NOBODY,
     OFF_TOKENS,
@@ -117,9 +119,8 @@ def load(state: SchedulerState, i: int, config: EngineConfig, requests: RequestT
         clock["kv_mb_per_token"] = config.memory.kv_mb_per_token
         clock["activation_mb_per_token"] = config.memory.activation_mb_per_token
         clock["total_mb"] = config.memory.total_mb
-    contents = _contents(config, requests)
+    contents = contents_of(config, requests)
     if contents is not None:
-        clock["prefix_cache"] = 1
         put_contents(state, i, contents)
     if requests.turns is not None:
         put_turns(state, i, requests.turns)
@@ -183,15 +184,37 @@ def put_contents(state: SchedulerState, i: int, contents: Contents) -> None:
     Raises:
         ValueError: they do not fit.
     """
-    n, blocks = len(contents.first), len(contents.content)
+    n = len(contents.first)
     if state.contents.shape[1] < contents.room or state.chains.shape[1] < n:
         raise ValueError(f"{contents.room} block contents do not fit the state's {state.contents.shape[1]}")
-    chains, table = state.chains.view(np.ndarray)[i], state.contents.view(np.ndarray)[i]
-    chains["first"][:n] = contents.first
-    chains["hashed"][:n] = contents.hashed
-    chains["shared"] = 0
-    table["content"][:blocks] = contents.content
+    as_bytes(state.chains)[i, :n] = as_bytes(chain_records(contents))
+    put_empty_cache(state, i, contents)
+
+
+def put_empty_cache(state: SchedulerState, i: int, contents: Contents) -> None:
+    """Turn the prefix cache of row `i` of a state on, nothing in it, for requests of which those that came are known.
+
+    Args:
+        state: with room for the contents.
+        i: the row.
+        contents: of all requests that may come.
+    """
+    table = state.contents.view(np.ndarray)[i]
+    table["content"][: len(contents.content)] = contents.content
     table["holders"] = ABSENT
+    table["changed"] = 0
+    state.clock[i].prefix_cache = 1
+
+
+def chain_records(contents: Contents) -> NDArray[Any]:
+    """What a prefix cache knows of requests before they come, records of `CHAIN`, shape (n,).
+
+    Args:
+        contents: of their blocks.
+    """
+    chains = np.zeros(len(contents.first), CHAIN)
+    chains["first"], chains["hashed"] = contents.first, contents.hashed
+    return chains
 
 
 def put_turns(state: SchedulerState, i: int, turns: Turns) -> None:
@@ -235,11 +258,34 @@ def put_images(state: SchedulerState, i: int, images: Images, tower: VisionTower
     n, contents = len(images), images.contents()
     if state.images.shape[1] < max(n, int(contents.max(initial=NO_IMAGE)) + 1):
         raise ValueError(f"images of {n} requests do not fit the state's {state.images.shape[1]} rows")
-    table = state.images.view(np.ndarray)[i]
-    table["kept"] = 0
-    table["number"][:n] = contents
-    table["end"][:n] = images.end_tokens
-    table["kind"][:n] = np.where(images.shown, np.searchsorted(SIDES_PX, images.side_px), NO_IMAGE)
+    table, records = state.images.view(np.ndarray)[i], image_records(images)
+    for name in ("number", "end", "kind"):
+        table[name][:n] = records[name]
+    put_tower(state, i, tower)
+
+
+def image_records(images: Images) -> NDArray[Any]:
+    """Images as the scheduler has them before they come: records of `IMAGE`, shape (n,).
+
+    Args:
+        images: of the requests.
+    """
+    records = np.zeros(len(images), IMAGE)
+    records["number"] = images.contents()
+    records["end"] = images.end_tokens
+    records["kind"] = np.where(images.shown, np.searchsorted(SIDES_PX, images.side_px), NO_IMAGE)
+    return records
+
+
+def put_tower(state: SchedulerState, i: int, tower: VisionTower) -> None:
+    """Let row `i` of a state encode images, no features of any kept.
+
+    Args:
+        state: with room for the images.
+        i: the row.
+        tower: what encodes them.
+    """
+    state.images.view(np.ndarray)[i]["kept"] = 0
     clock = state.clock[i]
     clock.images = 1
     clock.encode_pass_ms, clock.encode_token_ms = tower.pass_ms, tower.token_ms
@@ -254,12 +300,17 @@ def hashed_blocks(config: EngineConfig, requests: RequestTable) -> int:
         config: the engine.
         requests: what will arrive.
     """
-    contents = _contents(config, requests)
+    contents = contents_of(config, requests)
     return 0 if contents is None else contents.room
 
 
-def _contents(config: EngineConfig, requests: RequestTable) -> Contents | None:
-    """None where there is nothing to share."""
+def contents_of(config: EngineConfig, requests: RequestTable) -> Contents | None:
+    """What an engine's prefix cache knows requests by; None where it has none, or there is nothing to share.
+
+    Args:
+        config: the engine.
+        requests: what will arrive.
+    """
     if not config.prefix_cache or requests.prefixes is None or not len(requests.prefixes.hashes):
         return None
     known = _remembered_contents.get(requests)

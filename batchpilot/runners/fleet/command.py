@@ -28,6 +28,7 @@ from batchpilot.runners.options import (
     DeviceOption,
     JsonOption,
     ModelOption,
+    PrefixCacheOption,
     TensorParallelOption,
     TpotOption,
     TraceFormatOption,
@@ -95,6 +96,7 @@ def fleet(
     tensor_parallel: TensorParallelOption = None,
     ttft_ms: TtftOption = None,
     tpot_ms: TpotOption = None,
+    prefix_cache: PrefixCacheOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare routers and scalers of a fleet: goodput, latency and cost of each on the same requests."""
@@ -109,7 +111,7 @@ def fleet(
     for name in scalers:
         lookup(dict.fromkeys(_SCALER_NAMES), name, "scaler")
     named = find_scenario(scenario) if trace is None else replay_of(trace, format=trace_format, columns=columns)
-    chosen = Changes(device, model, tensor_parallel, None, None, ttft_ms, tpot_ms).of(named)
+    chosen = Changes(device, model, tensor_parallel, None, None, ttft_ms, tpot_ms, prefix_cache).of(named)
     kinds = parse_replicas(replicas or ["4"], chosen.device)
     parted = None if prefill is None else dict(parse_replicas(prefill, chosen.device))
     if parted is not None:

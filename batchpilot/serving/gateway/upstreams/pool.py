@@ -84,7 +84,7 @@ class Pool:
             well_only: leave out who is not believed to be well, as somebody is who had no room.
         """
         asked = wish.asked
-        look(self._views, self.sites, asked, predicts=self._rule == rules.PREDICTED_TTFT)
+        look(self._views, self.sites, asked, predicts=self._rule in (rules.PREDICTED_TTFT, rules.PREFIX))
         for index in tried:
             self._views[index].tried_by = wish.number
         ways = [(wish.version, 0), (wish.version, 1)]

@@ -18,12 +18,10 @@ PREFIX, USER_HASH = "prefix", "user-hash"
 
 ROUTERS: Mapping[str, int] = {
     **RULES,
-    PREFIX: RULES["predicted-ttft"],
     USER_HASH: RULES["least-requests"],
 }
-"""Rules by the name that users type. `prefix` predicts the TTFT of what an upstream does not hold of a prompt yet, so
-that a cached beginning and a load are weighed in the same ms; `user-hash` keeps each user at one upstream, and sends
-those without a name where the fewest requests are."""
+"""Rules by the name that users type. `user-hash` keeps each user at one upstream, and sends those without a name where
+the fewest requests are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ class View:
     full_step_ms: float = 1.0
     full_step_tokens: float = 1.0
     tried_by: int = -1
+    held: float = 0.0
 
 
 def new_views(sites: Sequence[Site]) -> list[View]:
@@ -53,8 +54,8 @@ def new_views(sites: Sequence[Site]) -> list[View]:
 def look(views: Sequence[View], sites: Sequence[Site], asked: Completion | None, *, predicts: bool) -> None:
     """Bring views up to date for a request.
 
-    With `predicts` a view's full step is a token, and time that no token explains and prompt tokens that the upstream
-    is believed to hold are told in tokens sent there, so that the rule of predicted TTFT weighs all of them.
+    With `predicts` a view's full step is a token, and time that no token explains is told in tokens sent there, so that
+    the rules that predict weigh all of them.
 
     Args:
         views: of the sites, changed.
@@ -81,7 +82,8 @@ def look(views: Sequence[View], sites: Sequence[Site], asked: Completion | None,
         base, slope = line or (base_ms, slope_ms)
         base = max(base, gate.longest_silence_ms)
         view.full_step_ms = slope
-        view.sent_tokens = base / slope - (held_tokens(site, asked) if asked is not None else 0.0)
+        view.sent_tokens = base / slope
+        view.held = held_tokens(site, asked) if asked is not None else 0.0
 
 
 def gate_for(site: Site, asked: Completion | None) -> Gate:
