@@ -63,8 +63,10 @@ class FleetScenario(StrictModel):
         name: what tables call it; a catalogued scenario's file is called the same.
         description: one sentence on what it shows.
         family: the kind of load.
-        replicas: those that stand ready at the start, by device; the first kind is the one that is scaled.
-        least: fewest replicas of the first kind.
+        replicas: those that stand ready at the start, by device.
+        scaled: most replicas of each kind that a scaler adds to, the cheapest a served token first; left out, the first
+            kind alone is scaled.
+        least: fewest replicas of these kinds together.
         most: most of them.
         startup_s: from the decision to add a replica until it serves.
         interval_s: between two decisions.
@@ -72,8 +74,9 @@ class FleetScenario(StrictModel):
         model: what every replica serves.
         tensor_parallel: devices that a replica takes.
         dtype: how weights are stored.
-        workload: what each replica that stands ready is asked to serve; as many draws of it arrive as there are, and
-            its `load` is a multiple of what one replica of the first kind serves.
+        workload: what each replica that stands ready is asked to serve; as many draws of it arrive as there are, with
+            one stock of shared texts and images, and its `load` is a multiple of what one replica of the first kind
+            serves.
         slos: targets that change or add to `core.SLO_CLASSES`.
         promise: targets of every request instead.
         engine: how replicas serve.
@@ -84,7 +87,8 @@ class FleetScenario(StrictModel):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
     description: str
     family: Family
-    replicas: Annotated[dict[Device, Count], Field(min_length=1)]
+    replicas: Annotated[dict[Device, Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    scaled: Annotated[dict[Device, Count], Field(min_length=1)] | None = None
     least: Count = 1
     most: Count = 8
     startup_s: Annotated[float, Field(ge=0)] = 60.0
@@ -102,12 +106,18 @@ class FleetScenario(StrictModel):
 
     @model_validator(mode="after")
     def _bounds_agree(self) -> FleetScenario:
-        first = next(iter(self.replicas.values()))
-        if not self.least <= first <= self.most:
-            raise problem(
-                f"{first} replicas of the first kind stand ready, outside least {self.least} and most {self.most}",
-                "replicas",
-            )
+        growing = dict([next(iter(self.replicas.items()))]) if self.scaled is None else self.scaled
+        for device, most in (self.scaled or {}).items():
+            if device not in self.replicas:
+                known = ", ".join(self.replicas)
+                raise problem(f"{device} is none of {known}; write it there, with 0 ready", "scaled", device)
+            if most < self.replicas[device]:
+                raise problem(f"{most} is fewer than the {self.replicas[device]} that stand ready", "scaled", device)
+        ready = sum(self.replicas[device] for device in growing)
+        if not self.least <= ready <= self.most:
+            kinds = "the first kind" if self.scaled is None else "the kinds that are scaled"
+            told = f"{ready} replicas of {kinds} stand ready, outside least {self.least} and most {self.most}"
+            raise problem(told, "replicas")
         total = sum(self.replicas.values())
         if self.pools is not None:
             for device, count in self.pools.prefill.items():

@@ -3,32 +3,101 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from batchpilot.core.limits import Limits
+from batchpilot.core.names import lookup
 from batchpilot.fleet.door import Door
 from batchpilot.fleet.replicas import Heard, Replicas
 from batchpilot.fleet.scalers import FleetView, Scaler
+from batchpilot.fleet.spec import ReplicaSpec
 from batchpilot.fleet.tuner import FleetTuner
 from batchpilot.workloads.table import RequestTable
 
 
+def scaled_kinds(specs: Sequence[ReplicaSpec], scaled: Mapping[str, int] | None, most: int) -> dict[int, int]:
+    """Which kinds a scaler adds to, the first that has room first, and how many of each there may be.
+
+    Args:
+        specs: kinds of replicas.
+        scaled: most of each, by name; None for the first kind alone.
+        most: replicas of all of them together.
+
+    Returns:
+        Most replicas by place in `specs`.
+
+    Raises:
+        ValueError: no kind, a name that none or several have, or fewer than stand ready; the message says which.
+    """
+    if scaled is None:
+        return {0: most}
+    if not scaled:
+        raise ValueError("scaled is empty; name at least one kind that a scaler adds to, or leave it out for the first")
+    names = [spec.name for spec in specs]
+    found = {}
+    for name, of_it in scaled.items():
+        lookup(dict.fromkeys(names), name, "kind of replica")
+        if names.count(name) > 1:
+            raise ValueError(f"scaled names {name}, as {names.count(name)} kinds are called; give each its own name")
+        kind = names.index(name)
+        if of_it < max(specs[kind].count, 1):
+            raise ValueError(
+                f"scaled allows {of_it} replicas of {name}; it must be at least 1, and {specs[kind].count} stand ready"
+            )
+        found[kind] = min(of_it, most)
+    return found
+
+
+def rows_of(specs: Sequence[ReplicaSpec], scaled: Mapping[int, int]) -> list[int]:
+    """The kind of each replica that may exist: those that stand ready, then those that a scaler may add.
+
+    Args:
+        specs: kinds of replicas.
+        scaled: as `scaled_kinds` tells them; nothing without a scaler.
+    """
+    ready = [kind for kind, spec in enumerate(specs) for _ in range(spec.count)]
+    return ready + [kind for kind, most in sorted(scaled.items()) for _ in range(most - specs[kind].count)]
+
+
+def cheapest_first(specs: Sequence[ReplicaSpec], names: Sequence[str]) -> list[str]:
+    """Kinds by what a served token costs there: the price of a replica over its weight, which is what it serves.
+
+    Args:
+        specs: kinds of replicas.
+        names: of those that are meant; where one has no price, they stay as they are.
+    """
+    cost = {one.name: one.devices * (one.usd_per_device_hour or math.nan) / one.weight for one in specs}
+    if any(math.isnan(cost[name]) for name in names):
+        return list(names)
+    return sorted(names, key=lambda name: cost[name])
+
+
 class Scaling:
-    """Keeps as many replicas of the first kind as a scaler wants.
+    """Keeps as many replicas of the kinds that are scaled as a scaler wants.
 
     Args:
         scaler: whom to ask.
-        bounds: fewest and most replicas.
+        bounds: fewest and most replicas of these kinds together.
+        kinds: which they are, in the order in which they are added to; the last goes first.
         replicas: of the fleet.
         door: what has arrived.
         requests: what arrives, for its tokens.
     """
 
     def __init__(
-        self, scaler: Scaler, bounds: tuple[int, int], replicas: Replicas, door: Door, requests: RequestTable
+        self,
+        scaler: Scaler,
+        bounds: tuple[int, int],
+        kinds: Sequence[int],
+        replicas: Replicas,
+        door: Door,
+        requests: RequestTable,
     ) -> None:
+        if isinstance(scaler, FleetTuner) and list(kinds) != [0]:
+            raise ValueError("a FleetTuner plans the number of the first kind alone; leave scaled out")
+        self._order = {kind: place for place, kind in enumerate(kinds)}
         self._scaler, self._bounds, self._replicas, self._door = scaler, bounds, replicas, door
         self._interval_ms = 1000.0 * scaler.interval_s
         self.next_ms = self._interval_ms
@@ -80,14 +149,16 @@ class Scaling:
         least, most = self._bounds
         wanted = min(max(wanted, least), most)
         here = len(kept) + len(starting)
-        for i in (i for i in range(len(r)) if r.kinds[i] == 0 and not r.views[i].on):
+        absent = [i for i in range(len(r)) if r.kinds[i] in self._order and not r.views[i].on]
+        for i in sorted(absent, key=lambda i: self._order[r.kinds[i]]):
             if here >= wanted:
                 break
             r.empty(i, self._door.where, now_ms)
-            r.start(i, now_ms, now_ms + 1000.0 * r.specs[0].startup_s)
+            r.start(i, now_ms, now_ms + 1000.0 * r.specs[r.kinds[i]].startup_s)
             self._ended[i] = 0
             here += 1
-        for i in (*starting, *sorted(kept, key=lambda i: int(r.views[i].requests))):
+        idlest_first = (*starting, *sorted(kept, key=lambda i: int(r.views[i].requests)))
+        for i in sorted(idlest_first, key=lambda i: -self._order[r.kinds[i]]):
             if here <= wanted:
                 break
             if i in starting:
@@ -102,10 +173,11 @@ class Scaling:
             self._replicas.order(i, limits[kind])
 
     def _mine(self, serving: Sequence[int], now_ms: float) -> tuple[list[int], list[int]]:
-        """Replicas of the first kind that serve and stay, and those that start."""
+        """Replicas of the kinds that are scaled that serve and stay, and those that start."""
         r = self._replicas
-        kept = [i for i in serving if r.kinds[i] == 0 and not r.views[i].draining]
-        return kept, [i for i in range(len(r)) if r.kinds[i] == 0 and r.views[i].on and r.views[i].ready_ms > now_ms]
+        kept = [i for i in serving if r.kinds[i] in self._order and not r.views[i].draining]
+        mine = (i for i in range(len(r)) if r.kinds[i] in self._order)
+        return kept, [i for i in mine if r.views[i].on and r.views[i].ready_ms > now_ms]
 
     def _view(self, kept: Sequence[int], starting: Sequence[int], now_ms: float) -> FleetView:
         r, clock, span_ms = self._replicas, self._replicas.state.clock, self._interval_ms

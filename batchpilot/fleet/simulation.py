@@ -17,7 +17,7 @@ from batchpilot.fleet.replicas import Replicas
 from batchpilot.fleet.result import FleetResult, Moment, result_of
 from batchpilot.fleet.routers import Router
 from batchpilot.fleet.scalers import Scaler
-from batchpilot.fleet.scaling import Scaling
+from batchpilot.fleet.scaling import Scaling, rows_of, scaled_kinds
 from batchpilot.fleet.spec import BOTH, ROLES, Fault, Link, ReplicaSpec
 from batchpilot.workloads.table import RequestTable
 
@@ -34,6 +34,7 @@ def simulate_fleet(
     scaler: Scaler | None = None,
     least: int = 1,
     most: int = 8,
+    scaled: Mapping[str, int] | None = None,
     faults: Sequence[Fault] = (),
     rate_limits: RateLimit | Mapping[int, RateLimit] | None = None,
     versions: ArrayLike | None = None,
@@ -49,9 +50,11 @@ def simulate_fleet(
         replicas: kinds of replicas, each with the number that stands ready at the start.
         router: who takes a request; a rule's name for a router with a fresh view.
         link: between the replicas that prefill and those that decode, where kinds have such roles.
-        scaler: asked for the number of replicas of the first kind; None keeps those of the start.
-        least: fewest replicas of the first kind under a scaler.
+        scaler: asked for the number of replicas of the kinds that are scaled; None keeps those of the start.
+        least: fewest replicas of these kinds together under a scaler.
         most: most of them.
+        scaled: most replicas of each kind that is scaled, by name: the first that has room is added to, the last goes
+            first; None for the first kind alone.
         faults: what befalls replicas.
         rate_limits: a token bucket for every user, or by user; a request that it does not cover is refused.
         versions: version that each request asks for, -1 for any, shape (n,); None for any.
@@ -75,6 +78,7 @@ def simulate_fleet(
         link=link,
         scaler=scaler,
         bounds=(least, most),
+        scaled=scaled,
         faults=faults,
         rate_limits=rate_limits,
         versions=versions,
@@ -104,6 +108,7 @@ class Fleet:
         link: Link | None = None,
         scaler: Scaler | None = None,
         bounds: tuple[int, int] = (1, 8),
+        scaled: Mapping[str, int] | None = None,
         faults: Sequence[Fault] = (),
         rate_limits: RateLimit | Mapping[int, RateLimit] | None = None,
         versions: ArrayLike | None = None,
@@ -113,10 +118,9 @@ class Fleet:
     ) -> None:
         _check(requests, specs, bounds, window_ms, health_ms)
         pooled = _check_pools(specs, link)
-        kinds = [k for k, spec in enumerate(specs) for _ in range(spec.count)]
-        ready = len(kinds)
-        if scaler is not None:
-            kinds += [0] * max(bounds[1] - specs[0].count, 0)
+        ready = sum(spec.count for spec in specs)
+        growing = {} if scaler is None else scaled_kinds(specs, scaled, bounds[1])
+        kinds = rows_of(specs, growing)
         if not kinds:
             raise ValueError("no kind of replica has a count above 0, and no scaler adds any")
         self.now_ms = 0.0
@@ -125,7 +129,7 @@ class Fleet:
         self._requests = requests
         self._door = Door(requests, router, self.replicas, rate_limits, versions, seed, pooled)
         self._faults = Faults(faults, self.replicas, self._door, health_ms)
-        self._scaling = None if scaler is None else Scaling(scaler, bounds, self.replicas, self._door, requests)
+        self._scaling = None if scaler is None else Scaling(scaler, bounds, [*growing], self.replicas, self._door, requests)
         self._window_ms = window_ms if scaler is not None or self.replicas.tuned else math.inf
         self._windows = 0
         for i in range(ready):
@@ -165,7 +169,7 @@ class Fleet:
         return self.finished
 
     def scale(self, wanted: int) -> None:
-        """Add or drain replicas of the first kind now, as a scaler's answer does.
+        """Add or drain replicas of the kinds that are scaled now, as a scaler's answer does.
 
         Args:
             wanted: replicas, starting ones included; held between the fleet's bounds.

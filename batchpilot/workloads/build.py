@@ -73,7 +73,17 @@ def build_requests(
         _sent_by(group, table, promised, workload.length_estimate_sigma, rng)
         for group, table in _bare_tables(workload, rng, capacity_per_s, duration_s)
     ]
-    table = tables[0] if len(tables) == 1 else concatenate(tables)
+    return add_prompts(tables[0] if len(tables) == 1 else concatenate(tables), workload, rng)
+
+
+def add_prompts(table: RequestTable, workload: Workload, rng: np.random.Generator) -> RequestTable:
+    """The same requests with what a workload says of their prompts drawn: what they have in common, and images.
+
+    Args:
+        table: requests without images.
+        workload: what is asked of the engine.
+        rng: source of randomness.
+    """
     if workload.sharing is not None:
         levels = [SharedLevel(**level.model_dump()) for level in workload.sharing.levels]
         table = replace(table, prefixes=draw_prefixes(table.prompt_tokens, levels, workload.sharing.block_tokens, rng))

@@ -13,6 +13,7 @@ from batchpilot.engines import EngineConfig
 from batchpilot.fleet import ReplicaSpec, simulate_fleet
 from batchpilot.fleet.forecast import Forecast
 from batchpilot.fleet.scalers import Clairvoyant, FleetView, Predictive, QueueAndUse, ResponseTime, TargetUse
+from batchpilot.fleet.scaling import cheapest_first
 
 CALM = FleetView(30.0, 4, 0, 12, 30, 0.5, 0.5, 5.0, 10.0, 5000.0)
 
@@ -108,3 +109,71 @@ def test_a_fleet_grows_into_a_wave_and_shrinks_after_it():
     assert scaled.served.goodput_fraction > alone.served.goodput_fraction + 0.3
     assert scaled.served.count("length") == len(table)
     assert scaled.replica_hours < 6 * scaled.served.elapsed_ms / 3.6e6 / 2
+
+
+LATENCY = SaturationParameters(p_max=12.0, k_b=10.0, k_s=0.008, tau_0=5.0, tau_b=0.02, tau_c=3e-4)
+CHEAP = ReplicaSpec(
+    EngineConfig(LATENCY, estimate=LATENCY),
+    Limits(16, 512),
+    name="cheap",
+    startup_s=1.0,
+    weight=1.0,
+    usd_per_device_hour=1.0,
+)
+DEAR = replace(CHEAP, name="dear", weight=2.0, usd_per_device_hour=5.0, count=0)
+
+
+def wave(n: int = 3000) -> RequestTable:
+    rng = np.random.default_rng(0)
+    times = np.concatenate([np.linspace(0, 1e4, 20), rng.uniform(1e4, 6e4, n), np.linspace(6.1e4, 1.8e5, 60)])
+    return RequestTable.from_arrays(np.sort(times), np.full(len(times), 200), np.full(len(times), 30))
+
+
+def kinds_of(result) -> list[int]:
+    return [span.spec for span in result.spans]
+
+
+def test_the_kind_that_is_named_is_scaled_and_no_other():
+    scaler = QueueAndUse(interval_s=5.0)
+    first = simulate_fleet(wave(), [CHEAP, DEAR], scaler=scaler, most=4)
+    named = simulate_fleet(wave(), [DEAR, CHEAP], scaler=scaler, most=4, scaled={"cheap": 4})
+    assert set(kinds_of(first)) == {0}
+    assert set(kinds_of(named)) == {1}
+    np.testing.assert_allclose(named.served.e2e_ms, first.served.e2e_ms)
+    decoders = simulate_fleet(wave(), [CHEAP, DEAR], scaler=scaler, most=3, scaled={"dear": 3}, least=1)
+    assert kinds_of(decoders)[0] == 0
+    assert set(kinds_of(decoders)[1:]) == {1}
+
+
+def test_kinds_are_filled_in_turn_and_the_last_goes_first():
+    result = simulate_fleet(
+        wave(), [DEAR, CHEAP], scaler=QueueAndUse(interval_s=5.0), most=5, scaled={"cheap": 2, "dear": 3}
+    )
+    added = [span for span in result.spans if span.from_ms > 0]
+    assert [span.spec for span in added[:4]] == [1, 0, 0, 0]
+    gone = sorted((span for span in result.spans if span.until_ms < result.served.elapsed_ms), key=lambda s: s.until_ms)
+    assert [span.spec for span in gone[:3]] == [0, 0, 0]
+    assert max(moment.existing for moment in result.moments) == 5
+    assert result.served.count("length") == len(result.served.requests)
+
+
+def test_the_cheapest_served_token_comes_first():
+    assert cheapest_first([DEAR, CHEAP], ["dear", "cheap"]) == ["cheap", "dear"]
+    assert cheapest_first([replace(DEAR, weight=6.0), CHEAP], ["cheap", "dear"]) == ["dear", "cheap"]
+    assert cheapest_first([replace(CHEAP, devices=4), DEAR], ["cheap", "dear"]) == ["dear", "cheap"]
+    unknown = replace(CHEAP, name="unknown", usd_per_device_hour=None)
+    assert cheapest_first([DEAR, unknown], ["dear", "unknown"]) == ["dear", "unknown"]
+
+
+@pytest.mark.parametrize(
+    ("scaled", "said"),
+    [
+        ({}, "scaled is empty"),
+        ({"dearest": 2}, "kind of replica"),
+        ({"cheap": 0}, "scaled allows 0 replicas of cheap; it must be at least 1, and 1 stand ready"),
+        ({"dear": 2}, "scaled names dear, as 2 kinds are called"),
+    ],
+)
+def test_kinds_that_cannot_be_scaled_are_refused(scaled, said):
+    with pytest.raises(ValueError, match=said):
+        simulate_fleet(wave(10), [CHEAP, DEAR, DEAR], scaler=QueueAndUse(), scaled=scaled)

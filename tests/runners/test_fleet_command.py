@@ -10,6 +10,21 @@ from typer.testing import CliRunner
 
 from batchpilot.runners.fleet.command import fleet, parse_replicas
 
+DOCUMENTS = """
+name: documents
+description: Questions about documents, of which no replica holds all.
+family: stationary
+device: A100-80GB
+model: Llama-3-8B
+workload:
+  phases:
+    - duration_s: 20
+      arrivals: {kind: poisson, rate_per_s: 2.0}
+      lengths: {kind: fixed, prompt_tokens: 2100, output_tokens: 20}
+  sharing:
+    levels: [{tokens: 2000, kinds: 30}]
+"""
+
 
 @pytest.fixture
 def run():
@@ -95,3 +110,15 @@ def test_mistakes_are_named(run, arguments, said):
 def test_replicas_are_typed_as_numbers_or_devices():
     assert parse_replicas(["4"], "H100-80GB") == [("H100-80GB", 4)]
     assert parse_replicas(["H100:2", "T4"], "A10") == [("H100-80GB", 2), ("T4", 1)]
+
+
+def test_replicas_find_what_prompts_have_in_common_where_asked_to(run, tmp_path):
+    file = tmp_path / "documents.yaml"
+    file.write_text(DOCUMENTS)
+    asked = (file, "--replicas", 2, "--router", "round-robin", "--router", "prefix")
+    on, off = (run(*asked, f"--{switch}", "--json") for switch in ("prefix-cache", "no-prefix-cache"))
+    assert on.exit_code == off.exit_code == 0, on.output + off.output
+    turns, known = (way["runs"][0]["prefix_hit_rate"] for way in json.loads(on.stdout)["ways"])
+    assert known > turns + 0.05 > 0.1
+    assert [way["runs"][0]["prefix_hit_rate"] for way in json.loads(off.stdout)["ways"]] == [0.0, 0.0]
+    assert "tokens found" in run(*asked, "--prefix-cache").output

@@ -110,7 +110,7 @@ def _whole(run: FleetRun, interval: Interval | None, load_before: float) -> NDAr
     if interval is None:
         return np.array([*counts, 0.0, load_before, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0])
     offer = run.prepared.offer
-    able = offer.capacity_tokens_per_s * _speeds(run)[serving].sum() / _speeds(run)[run.prepared.kinds.index(0)]
+    able = offer.capacity_tokens_per_s * _speeds(run)[serving].sum() / offer.specs[0].weight
     ttft_target, tpot_target = _targets(run)
     ended = max(interval.ended, 1)
     return np.array(

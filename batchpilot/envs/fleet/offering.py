@@ -17,9 +17,11 @@ from batchpilot.core.tuner import Tuner
 from batchpilot.envs.scenarios import GRACE_S, PreparedRun, capacity_per_s, prepare
 from batchpilot.fleet.spec import ReplicaSpec
 from batchpilot.latency.planning.energy import EnergyModel
+from batchpilot.workloads.build import add_prompts
 from batchpilot.workloads.table import RequestTable, concatenate
 
 _SEED_STRIDE = 10_007
+_PROMPT_STREAM = 33
 
 Make = Callable[[PreparedRun, int], Limits | Tuner]
 """What each replica runs with: from its engine's run and a seed."""
@@ -79,7 +81,7 @@ def offer(
         requests = home.requests
     else:
         others = (prepare(scenario, seed + _SEED_STRIDE * k).requests for k in range(1, total))
-        requests = concatenate([home.requests, *others])
+        requests = _of_one_service(concatenate([home.requests, *others]), scenario, seed)
     prompt, output = float(requests.prompt_tokens.mean()), float(requests.output_tokens.mean())
     each = [capacity_per_s(run.engine.latency, run.engine.capacity_tokens, prompt, output) for run in runs]
     capacity = sum(rate * number for rate, (_, number) in zip(each, kinds, strict=True))
@@ -113,6 +115,18 @@ def offer(
         )
     end_ms = float(requests.arrival_ms.max()) + 1000.0 * GRACE_S
     return Offer(requests, specs, end_ms, each[0], offered, runs[0].latency_provenance)
+
+
+def _of_one_service(requests: RequestTable, scenario: Scenario, seed: int) -> RequestTable:
+    """Requests of several draws that share one stock of texts and images, as users of one service do."""
+    workload = scenario.workload
+    if workload.sharing is None and workload.images is None:
+        return requests
+    if requests.images is not None:
+        bare = requests.prompt_tokens - requests.images.tokens
+        requests = replace(requests, prompt_tokens=bare, images=None)
+    rng = np.random.default_rng([seed, _PROMPT_STREAM])
+    return add_prompts(replace(requests, prefixes=None), workload, rng)
 
 
 def _maker(make: Make, run: PreparedRun, seed: int) -> Callable[[int], Tuner]:

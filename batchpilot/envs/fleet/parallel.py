@@ -171,6 +171,7 @@ class FleetParallelEnv(ParallelEnv[str, NDArray[np.float32], Any]):
 
     def _decision(self, run: FleetRun, actions: dict[str, Any]) -> Decision:
         votes, weights, limits = 0, {}, {}
+        growing = run.prepared.growing
         for i, agent in enumerate(self.possible_agents):
             if agent not in actions:
                 raise ValueError(f"{agent} has no action; every agent acts, also one without a replica")
@@ -179,7 +180,7 @@ class FleetParallelEnv(ParallelEnv[str, NDArray[np.float32], Any]):
             if given.dtype.kind not in "iu" or not space.contains(given.astype(space.dtype)):
                 raise ValueError(f"action of {agent} is {actions[agent]!r}; it must be in {space}")
             spec = run.prepared.offer.specs[run.prepared.kinds[i]]
-            votes += int(given[0]) if run.prepared.kinds[i] == 0 else 0
+            votes += int(given[0]) if run.prepared.kinds[i] in growing else 0
             weights[i] = spec.weight * WEIGHT_FACTORS[int(given[1])]
             assert isinstance(spec.limits, Limits)
             limits[i] = scaled(spec.limits, BATCH_FACTORS[int(given[2])])

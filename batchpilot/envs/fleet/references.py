@@ -35,7 +35,7 @@ def clairvoyants_of(prepared: PreparedFleet) -> list[Clairvoyant]:
     return [
         Clairvoyant(
             *known,
-            prepared.offer.capacity_tokens_per_s,
+            prepared.added_tokens_per_s,
             ahead_s=prepared.scenario.startup_s,
             headroom=headroom,
             interval_s=prepared.scenario.interval_s,
@@ -71,7 +71,7 @@ def references_of(prepared: PreparedFleet, start: Start, reward: FleetReward) ->
     bounds = range(prepared.scenario.least, prepared.scenario.most + 1)
     fixed = {count: played(start(prepared.standing(count)), None, reward) for count in bounds}
     known = max(played(start(prepared), scaler, reward) for scaler in clairvoyants_of(prepared))
-    standing = prepared.offer.specs[0].count
+    standing = prepared.ready
     return {STANDING: fixed[standing], BEST_FIXED: max(fixed.values()), CLAIRVOYANT: known}
 
 

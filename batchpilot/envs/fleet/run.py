@@ -21,6 +21,7 @@ from batchpilot.fleet.replicas import Span
 from batchpilot.fleet.result import FleetResult
 from batchpilot.fleet.routers import Router
 from batchpilot.fleet.scalers import FleetView, Scaler
+from batchpilot.fleet.scaling import cheapest_first, rows_of, scaled_kinds
 from batchpilot.fleet.simulation import Fleet
 from batchpilot.fleet.spec import Fault, Link
 
@@ -51,23 +52,48 @@ class PreparedFleet:
 
     @property
     def rows(self) -> int:
-        """Replicas that may exist at once: those of the first kind first in number, the others as they stand."""
+        """Replicas that may exist at once."""
         return len(self.kinds)
 
     @property
     def kinds(self) -> list[int]:
         """The kind of each row, in the fleet's order."""
-        standing = [k for k, spec in enumerate(self.offer.specs) for _ in range(spec.count)]
-        return standing + [0] * (self.scenario.most - self.offer.specs[0].count)
+        return rows_of(self.offer.specs, self.growing)
+
+    @property
+    def ready(self) -> int:
+        """Replicas of the kinds that are scaled that stand ready at the start."""
+        return sum(self.offer.specs[kind].count for kind in self.growing)
+
+    @property
+    def added_tokens_per_s(self) -> float:
+        """Prompt and output tokens a second that a replica of the kind that is added first serves, estimated."""
+        first, added = self.offer.specs[0], self.offer.specs[next(iter(self.growing))]
+        return self.offer.capacity_tokens_per_s * (added.weight / first.weight)
+
+    @property
+    def growing(self) -> dict[int, int]:
+        """Kinds that are scaled, as `scaled_kinds` tells them."""
+        return scaled_kinds(self.offer.specs, self.scaled, self.scenario.most)
+
+    @property
+    def scaled(self) -> dict[str, int] | None:
+        """Most replicas of each kind that is scaled, the cheapest a served token first; None for the first kind."""
+        most = self.scenario.scaled
+        return most and {name: most[name] for name in cheapest_first(self.offer.specs, list(most))}
 
     def standing(self, count: int) -> PreparedFleet:
-        """The same with another number of replicas of the first kind at the start.
+        """The same with another number of replicas at the start of the kinds that are scaled, in their order.
 
         Args:
             count: how many, between the scenario's bounds.
         """
-        first, *others = self.offer.specs
-        return replace(self, offer=replace(self.offer, specs=(replace(first, count=count), *others)))
+        counts, left = {}, count
+        for kind, most in self.growing.items():
+            counts[kind] = min(left, most)
+            left -= counts[kind]
+        specs = [replace(spec, count=counts.get(kind, spec.count)) for kind, spec in enumerate(self.offer.specs)]
+        return replace(self, offer=replace(self.offer, specs=specs))
 
     def split(self) -> PreparedFleet:
         """The same with the replicas split as the scenario says; as it is where that says nothing."""
@@ -91,6 +117,7 @@ class PreparedFleet:
             link=self.link,
             scaler=scaler,
             bounds=(self.scenario.least, self.scenario.most),
+            scaled=self.scaled,
             faults=self.faults,
             window_ms=WINDOW_MS if all(isinstance(one.limits, Limits) for one in self.offer.specs) else TUNED_WINDOW_MS,
             seed=self.seed,
@@ -145,7 +172,7 @@ class Decision:
     """What holds from now on; what is None or left out stays.
 
     Attributes:
-        replicas: of the first kind, starting ones included.
+        replicas: of the kinds that are scaled, starting ones included.
         rule: how requests are routed, a key of `fleet.routers.RULES`.
         weights: by row, > 0.
         limits: by row.

@@ -104,8 +104,11 @@ class FleetTask:
 
 def _rows(scenario: FleetScenario) -> list[int]:
     """The kind of each row of a scenario's fleet."""
-    counts = list(scenario.replicas.values())
-    return [k for k, count in enumerate(counts) for _ in range(count)] + [0] * (scenario.most - counts[0])
+    ready = list(scenario.replicas.items())
+    most = scenario.scaled or {ready[0][0]: scenario.most}
+    standing = [k for k, (_, count) in enumerate(ready) for _ in range(count)]
+    added = {k: min(most.get(name, 0), scenario.most) - count for k, (name, count) in enumerate(ready)}
+    return standing + [k for k, more in added.items() for _ in range(more)]
 
 
 def _resolve(given: ScenarioLike) -> tuple[FleetScenario, ...]:

@@ -19,6 +19,7 @@ from batchpilot.envs.fleet.splitting import LINK_GB_PER_S, LINK_MS, link_for, sp
 from batchpilot.envs.scenarios import PreparedRun
 from batchpilot.fleet.routers import RULES, Router
 from batchpilot.fleet.scalers import SCALERS, Clairvoyant, Predictive, Scaler
+from batchpilot.fleet.scaling import cheapest_first
 from batchpilot.fleet.simulation import simulate_fleet
 from batchpilot.runners.completion import completing
 from batchpilot.runners.fleet.strategies import NONE, PLANNED, SPLIT, limits_by, planner
@@ -77,6 +78,10 @@ def fleet(
     ] = None,
     link_gb_per_s: Annotated[float, typer.Option(help="At which a replica sends or takes KV.")] = LINK_GB_PER_S,
     link_ms: Annotated[float, typer.Option(min=0, help="From the last byte until decoding may begin.")] = LINK_MS,
+    scale: Annotated[
+        list[str] | None,
+        typer.Option("--scale", help="Kinds that a scaler adds to and most of each, H100:2; the first unless given."),
+    ] = None,
     least: Annotated[int, typer.Option(min=1, help="Fewest replicas under a scaler.")] = 1,
     most: Annotated[int, typer.Option(min=1, help="Most replicas under a scaler.")] = 8,
     startup_s: Annotated[float, typer.Option(min=0, help="Until a replica that is added serves.")] = 60.0,
@@ -116,6 +121,9 @@ def fleet(
     parted = None if prefill is None else dict(parse_replicas(prefill, chosen.device))
     if parted is not None:
         scalers.append(SPLIT)
+    if set(scalers) <= {NONE, SPLIT}:
+        refuse(context, "without --scaler", "scale")
+    growing = None if scale is None else dict(parse_replicas(scale, chosen.device))
     constant = None if limits is None else parse_limits(limits)
 
     def make(run: PreparedRun, seed: int) -> Any:
@@ -132,6 +140,7 @@ def fleet(
             offered = offer(chosen, kinds, make, seed, load, startup_s)
             offers.append(offered)
             pools = None if parted is None else split(offered.specs, parted)
+            order = None if growing is None else cheapest_first(offered.specs, _known(growing, kinds))
             link = link_for(chosen.model, link_gb_per_s, link_ms)
             for rule, age, how in ways:
                 progress.update(bar, description=f"seed {seed}: {rule}, view {age:g} ms old, scaler {how}")
@@ -140,7 +149,8 @@ def fleet(
                     pools if how == SPLIT and pools is not None else offered.specs,
                     Router(rule, poll_ms=age, counts_sent=count_sent),
                     link=link,
-                    scaler=_scaler(how, offered, startup_s, (least, most)),
+                    scaler=_scaler(how, offered, startup_s, (least, most), order),
+                    scaled=None if order is None else {name: (growing or {})[name] for name in order},
                     least=least,
                     most=most,
                     horizon_ms=offered.horizon_ms,
@@ -188,13 +198,25 @@ def parse_replicas(texts: Sequence[str], default: str) -> list[tuple[str, int]]:
     return kinds
 
 
-def _scaler(name: str, offered: Offer, startup_s: float, bounds: tuple[int, int]) -> Scaler | None:
+def _known(growing: Mapping[str, int], kinds: Sequence[tuple[str, int]]) -> list[str]:
+    """Names of the kinds that are to be scaled, each of them among the replicas."""
+    for name in growing:
+        lookup(dict(kinds), name, "kind of replica")
+    return list(growing)
+
+
+def _scaler(
+    name: str, offered: Offer, startup_s: float, bounds: tuple[int, int], order: Sequence[str] | None
+) -> Scaler | None:
     if name in (NONE, SPLIT):
         return None
+    first = offered.specs[0]
+    added = next((one for one in offered.specs if order and one.name == order[0]), first)
+    capacity = offered.capacity_tokens_per_s * (added.weight / first.weight)
     if name == "predictive":
-        return Predictive(offered.capacity_tokens_per_s, ahead_s=startup_s)
+        return Predictive(capacity, ahead_s=startup_s)
     if name == "clairvoyant":
-        return Clairvoyant(*rates(offered.requests, 30.0), offered.capacity_tokens_per_s, ahead_s=startup_s)
+        return Clairvoyant(*rates(offered.requests, 30.0), capacity, ahead_s=startup_s)
     if name == PLANNED:
         least, most = bounds
         return planner(offered.specs, offered.requests, least=least, most=most, startup_s=startup_s)
@@ -245,6 +267,7 @@ def ways_grid(rows: dict[tuple[str, float, str], list[dict[str, Any]]]) -> Grid:
         rows: runs by way.
     """
     scaled = any(how not in (NONE, SPLIT) for _, _, how in rows)
+    cached = any(run["prefix_hit_rate"] > 0 for runs in rows.values() for run in runs)
     lines = []
     for way, runs in rows.items():
         goodput = estimate([[run["goodput_fraction"] for run in runs]])
@@ -259,6 +282,7 @@ def ways_grid(rows: dict[tuple[str, float, str], list[dict[str, Any]]]) -> Grid:
             *((number(_mean(runs, "replica_hours"), 2), number(_mean(runs, "usd"), 2)) if scaled else ()),
             number(_mean(runs, "usd_per_million_tokens"), 2),
             number(_mean(runs, "joules_per_token"), 2),
+            *(() if not cached else (percent(_mean(runs, "prefix_hit_rate")),)),
         ]
         lines.append((goodput.value, tuple(Cell(text) for text in cells)))
     lines.sort(key=lambda line: -line[0])
@@ -268,6 +292,7 @@ def ways_grid(rows: dict[tuple[str, float, str], list[dict[str, Any]]]) -> Grid:
         *(("replica\nhours", "cost\n$") if scaled else ()),
         "$ a million\ngood tokens",
         "J a good\ntoken",
+        *(("prompt\ntokens found",) if cached else ()),
     )
     caption = "Interquartile mean of goodput, means of the others, over seeds; every way serves the same requests."
     return Grid("Who takes a request?", columns, tuple(cells for _, cells in lines), caption)

@@ -182,7 +182,7 @@ def forecast_of(prepared: PreparedFleet) -> Forecast:
 def _predictive(_: str, prepared: PreparedFleet) -> Scaler:
     scenario = prepared.scenario
     return Predictive(
-        prepared.offer.capacity_tokens_per_s,
+        prepared.added_tokens_per_s,
         ahead_s=scenario.startup_s,
         forecast=forecast_of(prepared),
         interval_s=scenario.interval_s,

@@ -25,6 +25,7 @@ MEANS = (
     "replicas_mean",
     "usd",
     "joules_per_token",
+    "prefix_hit_rate",
 )
 """Columns averaged by the mean, scenarios weighing alike."""
 
