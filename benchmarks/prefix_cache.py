@@ -1,8 +1,9 @@
-"""What is a prefix cache worth on Mooncake's traces: hit rate by capacity, goodput by strategy, what the guard gains?
+"""What is a prefix cache worth on Mooncake's traces: hits by capacity, goodput by strategy, by router, of the guard?
 
     python benchmarks/prefix_cache.py capacity --traces FOLDER
     python benchmarks/prefix_cache.py strategies --traces FOLDER --trace synthetic --rate 2
     NUMBA_DISABLE_JIT=1 python benchmarks/prefix_cache.py guard --traces FOLDER
+    python benchmarks/prefix_cache.py routers --traces FOLDER --trace conversation --rate 8 --kv-tokens 1000000
 
 FOLDER holds `conversation_trace.jsonl` and `synthetic_trace.jsonl` of github.com/kvcache-ai/Mooncake, FAST25-release.
 `--kv-tokens` sets the size of the cache: one device holds too few of these long prompts to find many of them again. The
@@ -23,6 +24,7 @@ from batchpilot.configs import TunerConfig
 from batchpilot.engines import SimulatedEngine, run_engine
 from batchpilot.engines.scheduler import admission, queue
 from batchpilot.envs.scenarios import PreparedRun, prepare
+from batchpilot.fleet import ReplicaSpec, Router, simulate_fleet
 from batchpilot.latency.model.saturation import step_ms
 from batchpilot.runners.leaderboard.evaluation import tightest_slo
 from batchpilot.runners.leaderboard.strategies import make_strategy
@@ -30,6 +32,7 @@ from batchpilot.runners.selection import Changes, replay_of
 
 CAPACITIES = (450_000, 1_000_000, 3_000_000, 10_000_000, 50_000_000)
 STRATEGIES = ("static-default", "guarded-default", "guarded-adaptive", "model-based")
+ROUTERS = ("round-robin", "least-requests", "least-tokens", "predicted-ttft", "prefix")
 DEVICE, MODEL = "B200", "Llama-3.1-8B"
 TTFT_MS, TPOT_MS = 2000.0, 50.0
 
@@ -77,6 +80,24 @@ def guard(args: argparse.Namespace) -> None:
     admission.predicted_prefill_ms, queue.latest_ms = known
 
 
+def routers(args: argparse.Namespace) -> None:
+    """Four replicas by router, views a second old, with and without caches of `--kv-tokens` each."""
+    for cache in (False, True):
+        run = prepared(args, cache=cache, rate=args.rate, duration_s=args.duration_s)
+        limits = SERVER_DEFAULT.replace(ttft_guard=1.0) if args.guarded else SERVER_DEFAULT
+        spec = ReplicaSpec(run.engine, limits, count=args.replicas)
+        for rule in ROUTERS:
+            result = simulate_fleet(run.requests, spec, Router(rule, poll_ms=1000.0))
+            served, each = result.served, result.by_replica()
+            print(
+                f"{rule:15} cache {'on ' if cache else 'off'} found {result.prefix_hit_rate:6.1%}, TTFT p50 "
+                f"{served.percentile_ms('ttft_ms', 50):7,.0f}, p99 {served.percentile_ms('ttft_ms', 99):7,.0f} ms, "
+                f"goodput {served.goodput_fraction:6.1%}, refused {served.refused_fraction:6.1%}; the busiest of "
+                f"{args.replicas} took {each.max() / max(each.sum(), 1):.0%} of {len(run.requests):,}",
+                flush=True,
+            )
+
+
 def prefill_of_whole_prompts_ms(s: Any, r: int, _: int) -> float:
     """Time until the first token if nothing were cached, in full steps beside those that run."""
     c, estimate = s.clock[0], s.parameters[0, 1:]
@@ -111,14 +132,16 @@ def typical_limits(result: SimulationResult) -> str:
 def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("table", choices=("capacity", "strategies", "guard"))
+    parser.add_argument("table", choices=("capacity", "strategies", "guard", "routers"))
     parser.add_argument("--traces", type=Path, required=True)
     parser.add_argument("--trace", choices=("conversation", "synthetic"), default="synthetic")
     parser.add_argument("--rate", type=float, default=2.0)
     parser.add_argument("--kv-tokens", type=int, default=10_000_000)
     parser.add_argument("--duration-s", type=float, default=500.0)
+    parser.add_argument("--replicas", type=int, default=4)
+    parser.add_argument("--guarded", action="store_true", help="replicas refuse what would come too late")
     args = parser.parse_args()
-    {"capacity": capacity, "strategies": strategies, "guard": guard}[args.table](args)
+    {"capacity": capacity, "strategies": strategies, "guard": guard, "routers": routers}[args.table](args)
 
 
 if __name__ == "__main__":

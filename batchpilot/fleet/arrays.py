@@ -33,12 +33,13 @@ VIEW = np.dtype(
     align=True,
 )
 """One record a replica. What it is: `on` (it exists), `draining` (takes no more), `ready_ms` (when it has started),
-`version`, `tier` (0 the model asked for, 1 a smaller one), `weight`, `kind` (a place in the fleet's specs). What is believed: `suspected` by a health check,
-left alone `open_until_ms` by the circuit breaker after so many `failures` in a row. What was seen at the last poll:
-`requests` that run or wait, `queued_tokens` of prompts without a first token, cached ones aside, how long a full step
-takes and how many prompt tokens it holds; `sent` and `sent_tokens` since. Of the request that is being placed, the
-prompt tokens that are `held` in the prefix cache. `dead` is the truth, which no router knows before it tries. `credit`
-belongs to weighted round robin, `tried_by` is the request that failed to reach it."""
+`version`, `tier` (0 the model asked for, 1 a smaller one), `weight`, `kind` (a place in the fleet's specs). What is
+believed: `suspected` by a health check, left alone `open_until_ms` by the circuit breaker after so many `failures` in
+a row. What was seen at the last poll: `requests` that run or wait, `queued_tokens` of prompts without a first token,
+cached ones aside, how long a full step takes and how many prompt tokens it holds; `sent` and `sent_tokens` since. Of
+the request that is being placed, the prompt tokens that are `held` in the prefix cache. `dead` is the truth, which no
+router knows before it tries. `credit` belongs to weighted round robin, `tried_by` is the request that failed to reach
+it."""
 
 DECODES = 2
 """Added to the `tier` of a replica that only decodes: no request that arrives asks for it, those handed over do."""

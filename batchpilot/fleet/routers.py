@@ -19,9 +19,9 @@ RULES: Mapping[str, int] = {
     "predicted-ttft": rules.PREDICTED_TTFT,
     "prefix": rules.PREFIX,
 }
-"""By the name that users type. `least-tokens` compares the prompt tokens that wait for their first token; `prefix` these
-and what a replica does not hold of the request's own prompt, in the ms that they take there: the longest cached prefix
-against load."""
+"""By the name that users type. `least-tokens` compares the prompt tokens that wait for their first token; `prefix`
+these and what a replica does not hold of the request's own prompt, in the ms that they take there: the longest cached
+prefix against load."""
 
 
 @dataclass(frozen=True, slots=True)

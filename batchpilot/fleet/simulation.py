@@ -129,7 +129,9 @@ class Fleet:
         self._requests = requests
         self._door = Door(requests, router, self.replicas, rate_limits, versions, seed, pooled)
         self._faults = Faults(faults, self.replicas, self._door, health_ms)
-        self._scaling = None if scaler is None else Scaling(scaler, bounds, [*growing], self.replicas, self._door, requests)
+        self._scaling = (
+            None if scaler is None else Scaling(scaler, bounds, [*growing], self.replicas, self._door, requests)
+        )
         self._window_ms = window_ms if scaler is not None or self.replicas.tuned else math.inf
         self._windows = 0
         for i in range(ready):

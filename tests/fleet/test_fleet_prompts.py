@@ -1,4 +1,4 @@
-"""Replicas with prefix caches and vision towers are the engine with them; routers know of a cache what they have seen."""
+"""Replicas with prefix caches and vision towers are the engine with them; routers know of a cache what they saw."""
 
 from __future__ import annotations
 
@@ -184,8 +184,9 @@ def test_prefill_replicas_keep_what_they_computed_and_decoders_keep_nothing():
     assert result.served.count("length") == len(requests)
     assert result.prefix_hit_rate > 0.3
     assert np.isnan(result.prefix_hit_rates()[2:]).all()
-    without = simulate_fleet(requests, [replace(one, engine=replace(one.engine, prefix_cache=False)) for one in pools],
-                             "prefix", link=LINK)
+    without = simulate_fleet(
+        requests, [replace(one, engine=replace(one.engine, prefix_cache=False)) for one in pools], "prefix", link=LINK
+    )
     assert result.served.ttft_ms.mean() < without.served.ttft_ms.mean()
     assert_nothing_is_held(fleet)
 
@@ -199,7 +200,9 @@ def test_prefill_replicas_keep_what_they_computed_and_decoders_keep_nothing():
     images=st.booleans(),
     kv_tokens=st.sampled_from([1600, 8000]),
     faults=st.lists(
-        st.tuples(st.floats(0, 3000), st.integers(0, 2), st.sampled_from(["dies", "hangs", "slows"]), st.floats(1, 2000)),
+        st.tuples(
+            st.floats(0, 3000), st.integers(0, 2), st.sampled_from(["dies", "hangs", "slows"]), st.floats(1, 2000)
+        ),
         max_size=3,
     ),
 )
@@ -213,7 +216,9 @@ def test_blocks_neither_leak_nor_are_freed_twice(seed, rule, poll_ms, pooled, im
     fleet = Fleet(requests, specs, router, link=LINK if pooled else None, faults=befalls, health_ms=200.0, seed=seed)
     fleet.run_until(math.inf)
     result = fleet.result()
-    ended = sum(result.served.count(reason) for reason in ("length", "refused_on_arrival", "refused_by_guard", "failed"))
+    ended = sum(
+        result.served.count(reason) for reason in ("length", "refused_on_arrival", "refused_by_guard", "failed")
+    )
     assert ended == len(requests)
     finished = result.served.finish_code == 1
     assert np.array_equal(result.served.generated_tokens[finished], requests.output_tokens[finished])

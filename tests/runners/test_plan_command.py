@@ -163,3 +163,55 @@ def test_what_cannot_be_planned_is_told_in_one_line(run, arguments, message):
     assert result.exit_code == 2
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+SHARING = """
+name: documents
+description: Questions about a few documents.
+family: stationary
+device: A100-80GB
+model: Llama-3-8B
+workload:
+  phases:
+    - duration_s: 300
+      arrivals: {kind: poisson, rate_per_s: 2.0}
+      lengths: {kind: fixed, prompt_tokens: 2100, output_tokens: 40}
+  sharing:
+    levels: [{tokens: 2000, kinds: 20}]
+"""
+
+
+def test_what_a_cache_finds_is_planned_with_and_told(run, tmp_path):
+    (tmp_path / "documents.yaml").write_text(SHARING)
+    asked = ("--device", "A100-80GB", "--model", "Llama-3-8B", "--tensor-parallel", "1", "--dtype", "fp16")
+    asked += ("--workload", tmp_path / "documents.yaml", "--json")
+    on, off = (run(*asked, f"--{switch}") for switch in ("prefix-cache", "no-prefix-cache"))
+    assert on.exit_code == off.exit_code == 0, on.output + off.output
+    with_cache, without = json.loads(on.stdout), json.loads(off.stdout)
+    assert with_cache["prefix_hit_rate"] > 0.8
+    planned = next(one for one in with_cache["simulated"] if one["rate_per_s"] == with_cache["rate_per_s"])
+    assert planned["prefix_hit_rate"] > 0.6
+    assert with_cache["closed_form_per_s"] > 1.5 * without["closed_form_per_s"]
+    assert with_cache["rate_per_s"] > 1.5 * without["rate_per_s"]
+    assert "prefix_hit_rate" not in without
+    assert all(one["prefix_hit_rate"] == 0 for one in without["simulated"])
+    assert "prefix cache" in run(*asked[:-1], "--prefix-cache").output
+
+
+def test_a_cache_for_load_of_which_nothing_is_known_to_be_in_common_is_refused(run):
+    result = run("--device", "A100-80GB", "--model", "Llama-3-8B", "--workload", "512,128", "--prefix-cache")
+    assert result.exit_code == 2
+    assert "nothing is known that prompts of 512,128 have in common" in result.output
+
+
+def test_a_trace_is_planned_for_with_its_block_hashes(run, tmp_path):
+    trace = tmp_path / "mooncake.jsonl"
+    lines = [
+        {"timestamp": 500 * k, "input_length": 1100, "output_length": 20, "hash_ids": [k % 3, 100 + k % 3, 1000 + k]}
+        for k in range(60)
+    ]
+    trace.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    asked = ("--device", "A100-80GB", "--model", "Llama-3-8B", "--tensor-parallel", "1", "--dtype", "fp16")
+    result = run(*asked, "--workload", trace, "--prefix-cache", "--json")
+    assert result.exit_code == 0, result.output
+    assert 0.7 < json.loads(result.stdout)["prefix_hit_rate"] < 0.95

@@ -34,7 +34,7 @@ def found_tokens(s: SchedulerState, r: int) -> int:
     """What the cache has of a request that waits. Its last token is always computed, or it would say nothing."""
     size = s.clock[0].block_size
     known = s.requests[r].prompt + s.requests[r].generated
-    return leading(s, r, min(s.chains[r].hashed, (known - 1) // size), 0) * size
+    return int(leading(s, r, min(s.chains[r].hashed, (known - 1) // size), 0) * size)
 
 
 @kernel

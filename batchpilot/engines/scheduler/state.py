@@ -121,12 +121,12 @@ CLOCK = np.dtype(
 counts requests that were cancelled and whose turn to arrive has not come; `unanswered_tokens` are prompts of requests
 without a first token; `n_due` requests are in the line of `due`, made for this `ttft_guard` and for prompts that take
 `fastest_ms`, and `fastest_token_ms` a token at least; the last step with a prompt ended at `prompt_end_ms` and took
-`prompt_step_ms`; `decoding` to `decode_context` belong to the calendars of
-`decoding.py`, `prefix_cache` (1 for on) to `looks` to `prefix_cache.py`: cached blocks that nobody holds, as a line from
-the oldest on, and how often somebody outside has looked at the cache; `conversations` (1 for some) and `n_coming` to `conversations.py`; `images` (1 for some) to
-`plan_encode_ms` to `images.py`: images of which features are kept, as a line from the least recently used on, and the
-time that the step being planned spends on encoding before it computes tokens; `plan_drafted` to `draw_b` to
-`speculation.py`; `ceilings` is 1 where some tenant has one, which `tenants.py` keeps."""
+`prompt_step_ms`; `decoding` to `decode_context` belong to the calendars of `decoding.py`, `prefix_cache` (1 for on)
+to `looks` to `prefix_cache.py`: cached blocks that nobody holds, as a line from the oldest on, and how often somebody
+outside has looked at the cache; `conversations` (1 for some) and `n_coming` to `conversations.py`; `images` (1 for
+some) to `plan_encode_ms` to `images.py`: images of which features are kept, as a line from the least recently used
+on, and the time that the step being planned spends on encoding before it computes tokens; `plan_drafted` to `draw_b`
+to `speculation.py`; `ceilings` is 1 where some tenant has one, which `tenants.py` keeps."""
 
 LIMITS = np.dtype(
     [

@@ -6,7 +6,7 @@ of the engine, whichever k is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -26,13 +26,16 @@ class Demand:
     Attributes:
         prompt_tokens: prompt lengths, >= 1, shape (n,).
         output_tokens: output lengths, >= 1, shape (n,).
+        cached_tokens: prompt tokens that a prefix cache has, shape (n,); left out for none. They take KV memory and are
+            read, but not computed.
 
     Raises:
-        ValueError: no request, shapes that differ, or a length below 1.
+        ValueError: no request, shapes that differ, a length below 1, or a prompt of which nothing is left to compute.
     """
 
     prompt_tokens: NDArray[np.float64]
     output_tokens: NDArray[np.float64]
+    cached_tokens: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "output_tokens"):
@@ -42,6 +45,20 @@ class Demand:
             object.__setattr__(self, name, values)
         if len(self.prompt_tokens) != len(self.output_tokens):
             raise ValueError(f"{len(self.prompt_tokens)} prompts and {len(self.output_tokens)} outputs; give as many")
+        cached = self.cached_tokens if len(self.cached_tokens) else np.zeros_like(self.prompt_tokens)
+        if cached.shape != self.prompt_tokens.shape or not np.all((cached >= 0) & (cached < self.prompt_tokens)):
+            raise ValueError("cached_tokens must be one for each prompt, >= 0 and less than its length")
+        object.__setattr__(self, "cached_tokens", cached)
+
+    @property
+    def computed_prompt_tokens(self) -> NDArray[np.float64]:
+        """Prompt tokens that no cache has, shape (n,)."""
+        return self.prompt_tokens - self.cached_tokens
+
+    @property
+    def prefix_hit_rate(self) -> float:
+        """Share of the prompt tokens that a cache has."""
+        return float(self.cached_tokens.sum() / self.prompt_tokens.sum())
 
     @property
     def decode_steps(self) -> NDArray[np.float64]:
@@ -56,12 +73,13 @@ class Demand:
     @cached_property
     def tokens(self) -> float:
         """Mean tokens computed for a request."""
-        return float((self.prompt_tokens + self.decode_steps).mean())
+        return float((self.computed_prompt_tokens + self.decode_steps).mean())
 
     @cached_property
     def context(self) -> float:
-        """Mean context tokens read for a request, over all of its steps."""
-        return float((self.decode_steps * (self.prompt_tokens + self.output_tokens / 2)).mean())
+        """Mean context tokens read for a request, over all of its steps: its first reads what is cached."""
+        read = self.decode_steps * (self.prompt_tokens + self.output_tokens / 2)
+        return float((read + self.cached_tokens).mean())
 
     @cached_property
     def resident_kv(self) -> tuple[float, float]:

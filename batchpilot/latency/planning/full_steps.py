@@ -105,7 +105,7 @@ def full_steps(
     more = 1 + _RELATIVE_STEP
     per_request = (float(parameters.predict(requests * more, tokens, context)) - step_ms) / (requests * _RELATIVE_STEP)
     per_token = (float(parameters.predict(requests, tokens * more, context)) - step_ms) / (tokens * _RELATIVE_STEP)
-    prompt = per_request + per_token * demand.prompt_tokens
+    prompt = per_request + per_token * demand.computed_prompt_tokens + parameters.tau_c * demand.cached_tokens
     decode = per_request + per_token + parameters.tau_c * (demand.prompt_tokens + demand.output_tokens / 2)
     variable_ms = residents / demand.steps * float((prompt + decode * demand.decode_steps).mean())
     return FullSteps(demand, target_ms, step_ms, residents, prompt * step_ms / variable_ms, decode / variable_ms)

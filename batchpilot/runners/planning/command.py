@@ -30,6 +30,7 @@ from batchpilot.runners.options import (
     JsonOption,
     ModelOption,
     ParametersOption,
+    PrefixCacheOption,
     TensorParallelOption,
     refuse,
     reporting_mistakes,
@@ -43,7 +44,7 @@ from batchpilot.runners.planning.fitting import intensity_line, memory_line, sta
 from batchpilot.runners.planning.growing import growth_grid, parse_growth
 from batchpilot.runners.planning.measured import measured_or_refused
 from batchpilot.runners.planning.page import disagreement_grid, plan_grid, verdict, write_plan_page
-from batchpilot.runners.planning.planned import Question, find_draw, held_in_simulation
+from batchpilot.runners.planning.planned import Question, find_draw, find_shared, held_in_simulation
 from batchpilot.runners.planning.weight_types import PREFERENCES, type_lines
 from batchpilot.runners.report.tables import tables
 
@@ -62,8 +63,10 @@ def plan_command(
     device: DeviceOption = None,
     model: ModelOption = None,
     workload: Annotated[
-        str, typer.Option(help="azure-conv, azure-code, prompt,output in tokens, or a scenario's name or file.")
+        str,
+        typer.Option(help="azure-conv, azure-code, prompt,output in tokens, a scenario's name or file, or a trace."),
     ] = "azure-conv",
+    prefix_cache: PrefixCacheOption = None,
     tensor_parallel: TensorParallelOption = None,
     dtype: Annotated[
         str | None, typer.Option(help="Type of the weights: fp16, fp8, int8, int4, nvfp4, mxfp4; else as published.")
@@ -118,6 +121,7 @@ def plan_command(
         attainment,
         kv_type(kv_dtype, served),
         parameters,
+        shared=find_shared(workload, stand_in, served, share or 1, prefix_cache),
     )
     known_prices, known_powers = find_prices(prices), find_powers(power)
     choices: list[Choice] = []
@@ -250,6 +254,12 @@ def _facts(question: Question, capacity: Capacity, fleet: dict[str, Any]) -> dic
         "if steps take 10 % longer": f"{fleet['rate_if_steps_are_slower_per_s']:.3f} requests/s per engine",
         "closed form alone": f"{closed_form:.3f} requests/s, {off:+.1f} % of what simulation holds",
     }
+    if question.shared is not None:
+        held = next(point for point in capacity.curve if point.rate_per_s == chosen.rate_per_s)
+        facts["prefix cache"] = (
+            f"{question.demand.prefix_hit_rate:.0%} of the prompt tokens planned as found, {held.prefix_hit_rate:.0%} "
+            "found in simulation"
+        )
     if fleet["usd_per_million_output_tokens"] is not None:
         read_on = f", {fleet['price_read_on']}" if fleet["price_read_on"] else ""
         facts["cost"] = (

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.configs.catalogue import DeviceSpec, ModelSpec
+from batchpilot.configs.scenario import Scenario
 from batchpilot.core.limits import Limits
 from batchpilot.core.slo import SLO
 from batchpilot.engines import MemoryModel, SimulationResult, memory_model, simulate
@@ -25,7 +26,8 @@ from batchpilot.latency.planning.attainment import Service
 from batchpilot.latency.planning.capacity import MAX_STEP_TOKENS
 from batchpilot.latency.planning.demand import Demand
 from batchpilot.latency.planning.planner import Plan, plan, planned_service
-from batchpilot.runners.selection import Changes, find_scenario
+from batchpilot.runners.planning.shared import demand_beside_cache, in_their_order
+from batchpilot.runners.selection import Changes, find_scenario, looks_like_file, replay_of
 from batchpilot.runners.stated import promise_text
 from batchpilot.workloads import FITTED_LENGTHS, RequestTable, fixed_lengths, poisson
 
@@ -62,6 +64,7 @@ class Question:
         kv_dtype: type the KV cache is kept in, None for what the model asks for.
         parameters: file of the step latency; None for what the catalogue knows.
         known: the step latency where there is no file; None for the best that the catalogue knows.
+        shared: requests in their order, of an engine with a prefix cache; None for one without.
     """
 
     device: DeviceSpec
@@ -75,6 +78,7 @@ class Question:
     kv_dtype: str | None = None
     parameters: Path | None = None
     known: LatencyEstimate | None = None
+    shared: RequestTable | None = None
 
     @cached_property
     def latency(self) -> LatencyEstimate:
@@ -99,6 +103,8 @@ class Question:
     @cached_property
     def demand(self) -> Demand:
         """A few hundred requests that stand for the mix; the same ones every time."""
+        if self.shared is not None:
+            return demand_beside_cache(self.shared, self.latency.parameters, self.memory)
         prompt, output = self.draw(_DEMAND_REQUESTS, np.random.default_rng(_DEMAND_STREAM))
         return Demand(prompt.astype(np.float64), output.astype(np.float64))
 
@@ -112,6 +118,7 @@ class Question:
             "model": self.model.name,
             "dtype": self.dtype,
             "latency": self.latency.provenance,
+            **({} if self.shared is None else {"prefix_hit_rate": self.demand.prefix_hit_rate}),
         }
 
     def plan(self, slowdown: float = 1.0) -> Plan:
@@ -155,14 +162,19 @@ class Question:
         lasting_s = min(max(duration_s, _LEAST_REQUESTS / rate_per_s), max(duration_s, _LONGEST_S))
         arrival_ms = poisson(rate_per_s, 1000.0 * lasting_s, rng)
         latency = self.latency.parameters
+        if self.shared is None:
+            requests = RequestTable.from_arrays(arrival_ms, *self.draw(len(arrival_ms), rng), slos=self.slo)
+        else:
+            requests = in_their_order(self.shared, arrival_ms, int(rng.integers(len(self.shared))))
         return simulate(
-            RequestTable.from_arrays(arrival_ms, *self.draw(len(arrival_ms), rng), slos=self.slo),
+            requests.with_slos(self.slo),
             latency,
             limits,
             memory=self.memory,
             max_model_len=self.model.max_model_len,
             noise=STEP_NOISE,
             estimate=latency.perturbed(np.random.default_rng([seed, _ESTIMATE_STREAM]), ESTIMATE_ERROR),
+            prefix_cache=self.shared is not None,
             seed=seed,
         )
 
@@ -183,6 +195,7 @@ class Simulated:
         step_ms: mean step.
         kv_fraction: mean share of the KV cache in use.
         refused: share of the requests that was refused.
+        prefix_hit_rate: share of the prompt tokens let in that the prefix cache had.
     """
 
     rate_per_s: float
@@ -196,6 +209,7 @@ class Simulated:
     step_ms: float
     kv_fraction: float
     refused: float
+    prefix_hit_rate: float = 0.0
 
 
 def simulated(
@@ -234,12 +248,44 @@ def held_in_simulation(curve: Sequence[Simulated], attainment: float) -> float |
     return math.inf
 
 
+def find_shared(
+    name: str, device: DeviceSpec, model: ModelSpec, tensor_parallel: int, prefix_cache: bool | None
+) -> RequestTable | None:
+    """The requests that a command line names, in their order, where the engine keeps what they have in common.
+
+    Args:
+        name: as `find_draw` takes it.
+        device: likewise.
+        model: likewise.
+        tensor_parallel: likewise.
+        prefix_cache: whether it does; None for what a scenario says.
+
+    Returns:
+        Those that fit the model's context, without images and think times; None without a cache.
+
+    Raises:
+        ValueError: a cache is asked for, and nothing is known that prompts have in common.
+        OSError: a file cannot be read.
+    """
+    is_mix = name in FITTED_LENGTHS or "," in name
+    scenario = None if is_mix else _scenario(name)
+    if not (prefix_cache if prefix_cache is not None else scenario is not None and scenario.engine.prefix_cache):
+        return None
+    found = None if scenario is None else _requests(scenario, name, device, model, tensor_parallel)
+    if found is None or found.prefixes is None or not len(found.prefixes.hashes):
+        raise ValueError(
+            f"nothing is known that prompts of {name} have in common; give a trace with block hashes, or a scenario "
+            "with workload.sharing or conversations"
+        )
+    return replace(found, images=None, turns=None, concurrency=0)
+
+
 def find_draw(name: str, device: DeviceSpec, model: ModelSpec, tensor_parallel: int) -> Draw:
     """The mix of requests that a command line names, cut to what the model can take.
 
     Args:
-        name: azure-conv, azure-code, `prompt,output` (`fixed` may stand before it), or a scenario's name or file, whose
-            requests are drawn anew without their order.
+        name: azure-conv, azure-code, `prompt,output` (`fixed` may stand before it), or a scenario's name or file or a
+            trace's, whose requests are drawn anew without their order.
         device: where a scenario runs, since its load may depend on it.
         model: its context bounds prompt plus output.
         tensor_parallel: devices that share the model.
@@ -262,16 +308,31 @@ def find_draw(name: str, device: DeviceSpec, model: ModelSpec, tensor_parallel: 
         if prompt + output > bound:
             raise ValueError(f"{prompt} + {output} tokens exceed the {bound} of {model.name}'s context")
         return fixed_lengths(prompt, output).sample
-    requests = prepare(Changes(device.name, tensor_parallel=tensor_parallel).of(find_scenario(name)), 0).requests
-    fitting = requests.select(requests.prompt_tokens + requests.output_tokens <= bound)
-    if len(fitting) == 0:
-        raise ValueError(f"no request of {name} fits into the {bound} tokens of {model.name}'s context")
+    fitting = _requests(_scenario(name), name, device, model, tensor_parallel)
 
     def draw(n: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         rows = rng.integers(len(fitting), size=n)
         return fitting.prompt_tokens[rows], fitting.output_tokens[rows]
 
     return draw
+
+
+def _scenario(name: str) -> Scenario:
+    """A scenario by name or file, or the one that replays a trace."""
+    path = Path(name)
+    is_trace = looks_like_file(name) and path.suffix not in (".yaml", ".yml")
+    return replay_of(path) if is_trace else find_scenario(name)
+
+
+def _requests(
+    scenario: Scenario, name: str, device: DeviceSpec, model: ModelSpec, tensor_parallel: int
+) -> RequestTable:
+    """Its requests that fit the model's context."""
+    requests = prepare(Changes(device.name, tensor_parallel=tensor_parallel).of(scenario), 0).requests
+    fitting = requests.select(requests.prompt_tokens + requests.output_tokens <= model.max_model_len)
+    if len(fitting) == 0:
+        raise ValueError(f"no request of {name} fits into the {model.max_model_len} tokens of {model.name}'s context")
+    return fitting
 
 
 def _figures(result: SimulationResult) -> dict[str, float]:
@@ -291,4 +352,5 @@ def _figures(result: SimulationResult) -> dict[str, float]:
         "step_ms": step_ms,
         "kv_fraction": kv / result.elapsed_ms if result.elapsed_ms > 0 else 0.0,
         "refused": sum(refused.values()) / max(len(result.requests), 1),
+        "prefix_hit_rate": result.prefix_hit_rate,
     }

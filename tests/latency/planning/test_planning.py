@@ -143,3 +143,15 @@ def test_limits_for_one_length_keep_both_targets_and_no_larger_batch_does():
     crowded = float(P.predict(*one.step_at(found.batch_size + 1)))
     assert crowded > SLO_2S.tpot_ms or found.batch_size == kv_residents(one, KV)
     assert limits_for_lengths(P, 600, 200, SLO(50.0, 100.0), KV) is None
+
+
+def test_cached_tokens_are_read_and_kept_but_not_computed():
+    prompt, output = np.array([1000.0, 600.0]), np.array([50.0, 10.0])
+    whole, cached = Demand(prompt, output), Demand(prompt, output, np.array([800.0, 0.0]))
+    assert np.array_equal(Demand(prompt, output, np.zeros(2)).cached_tokens, whole.cached_tokens)
+    assert cached.tokens == whole.tokens - 400
+    assert cached.context == whole.context + 400
+    assert cached.resident_kv == whole.resident_kv
+    assert cached.prefix_hit_rate == 0.5
+    with pytest.raises(ValueError, match="cached_tokens must be one for each prompt"):
+        Demand(prompt, output, np.array([1000.0, 0.0]))
