@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from batchpilot.engines.scheduler.state import UNFINISHED, SchedulerState, as_bytes
+from batchpilot.engines.scheduler.state import NOBODY, UNFINISHED, SchedulerState, as_bytes
 
-_ITS_OWN = ("requests", "slots", "lines", "users", "chains", "contents", "step_log")
+_ITS_OWN = ("requests", "slots", "lines", "users", "chains", "contents", "images", "step_log")
 """What belongs to the requests of a state, to their users or prompts; all else goes on as it is."""
 
 _LINES = {"waiting": ("n_queue", "turn_key", "place"), "due": ("n_due", "due_key", "due_place")}
 """How many are in a line, what they are there by, and which column has their places."""
+
+
+_FEATURES = (
+    *("images", "encode_pass_ms", "encode_token_ms", "encode_together"),
+    *("feature_room", "n_features", "feature_first", "feature_last"),
+)
+"""What the clock knows of images: the vision tower, and the line of those of which features are kept."""
 
 
 def unfinished(state: SchedulerState) -> NDArray[np.int64]:
@@ -28,7 +37,7 @@ def carry_over(old: SchedulerState, new: SchedulerState, kept: NDArray[np.int64]
     """Go on in a new state where the old one is: same clock, same running requests, same queues.
 
     Between two windows, when nothing is noted of the present one and no calendar of decoding is open. What a prefix
-    cache holds is not carried.
+    cache holds is not carried, features of images by `keep_features`.
 
     Args:
         old: the one engine's.
@@ -36,10 +45,13 @@ def carry_over(old: SchedulerState, new: SchedulerState, kept: NDArray[np.int64]
         kept: places in the old one of the requests that have not ended, ascending.
     """
     requests, arrived = int(new.clock["n_requests"][0]), int(old.clock["next_arrival"][0])
+    encoding = new.clock[list(_FEATURES)].copy()
     for name in SchedulerState._fields:
         before, after = getattr(old, name), getattr(new, name)
         if name not in _ITS_OWN:
             after[...] = before
+    for field in _FEATURES:
+        new.clock[field] = encoding[field]
     users = new.requests["user"][: len(kept)].copy()
     as_bytes(new.requests)[: len(kept)] = as_bytes(old.requests)[kept]
     new.requests["user"][: len(kept)] = users
@@ -58,3 +70,33 @@ def carry_over(old: SchedulerState, new: SchedulerState, kept: NDArray[np.int64]
     new.clock["n_requests"] = requests
     new.clock["next_arrival"] = np.searchsorted(kept, arrived)
     new.clock["n_ended"] = new.clock["n_logged"] = 0
+
+
+def features_kept(state: SchedulerState) -> list[int]:
+    """Numbers of the images of which features are kept, the least recently used first.
+
+    Args:
+        state: one engine's.
+    """
+    clock, numbers = state.clock[0], []
+    number = int(clock.feature_first)
+    for _ in range(int(clock.n_features)):
+        numbers.append(number)
+        number = int(state.images["newer"][number])
+    return numbers
+
+
+def keep_features(state: SchedulerState, numbers: Sequence[int]) -> None:
+    """Have features of images, and of no others.
+
+    Args:
+        state: one engine's, with as many rows of images.
+        numbers: of the images, the least recently used first; no more than there is room for.
+    """
+    if not numbers:
+        return
+    images, clock = state.images, state.clock[0]
+    images["kept"][numbers] = 1
+    images["older"][numbers] = [NOBODY, *numbers[:-1]]
+    images["newer"][numbers] = [*numbers[1:], NOBODY]
+    clock.n_features, clock.feature_first, clock.feature_last = len(numbers), numbers[0], numbers[-1]

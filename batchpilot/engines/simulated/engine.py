@@ -33,9 +33,12 @@ class SimulatedEngine:
         config: the engine.
         requests: what will arrive.
         record_steps: keep start, B, S, C and T of every step.
+        images: different images that features may be kept of, if more than the requests can have.
     """
 
-    def __init__(self, config: EngineConfig, requests: RequestTable, *, record_steps: bool = False) -> None:
+    def __init__(
+        self, config: EngineConfig, requests: RequestTable, *, record_steps: bool = False, images: int = 0
+    ) -> None:
         self.config = config
         self.requests = requests
         state = allocate(
@@ -47,7 +50,7 @@ class SimulatedEngine:
             step_log=4096 if record_steps else 0,
             hashed_blocks=hashed_blocks(config, requests),
             conversations=requests.turns is not None,
-            images=requests.image_rows,
+            images=max(requests.image_rows, images),
         )
         load(state, 0, config, requests)
         self._controls = Controls(state, config.discipline)

@@ -15,11 +15,12 @@ from batchpilot.core.tuner import Tuner
 from batchpilot.engines.scheduler.details import believe
 from batchpilot.engines.scheduler.state import UNFINISHED
 from batchpilot.engines.scheduler.windows import run_windows
-from batchpilot.engines.simulated.carrying import carry_over, unfinished
+from batchpilot.engines.simulated.carrying import carry_over, features_kept, keep_features, unfinished
 from batchpilot.engines.simulated.config import EngineConfig
 from batchpilot.engines.simulated.engine import WINDOWS_AT_ONCE, SimulatedEngine
 from batchpilot.engines.simulated.kernel import DONE, REACHED, STUCK
 from batchpilot.engines.simulated.simulation import SimulationResult, _collect
+from batchpilot.workloads.images import Images
 from batchpilot.workloads.table import RequestTable
 
 
@@ -37,7 +38,7 @@ def simulate_stream(
 
     Args:
         tables: of open loops; none begins before the last arrival of the one before, and times go on counting. They
-            have the same SLO classes.
+            have the same SLO classes, and images of equal numbers and sides are equal.
         config: the engine.
         limits_or_tuner: constant limits, or a tuner that studies no details.
         window_ms: length of a window, > 0.
@@ -78,6 +79,7 @@ class _Stream:
         self._engine: SimulatedEngine | None = None
         self._finish: dict[int, float] = {}
         self._last_ms = -math.inf
+        self._images: dict[tuple[int, int], int] = {}
 
     def serve(self, table: RequestTable, *, last: bool) -> SimulationResult:
         """Serve a table as far as its last arrival, or until everybody has ended.
@@ -93,10 +95,6 @@ class _Stream:
         if self._config.prefix_cache and table.prefixes is not None:
             raise ValueError(
                 "a prefix cache is not carried from table to table; set prefix_cache to False, or use simulate"
-            )
-        if table.images is not None:
-            raise ValueError(
-                "features of images are not kept from table to table; use simulate for requests with images"
             )
         if table.arrival_ms[0] < self._last_ms:
             raise ValueError(
@@ -143,12 +141,20 @@ class _Stream:
         """An engine with these requests and those that have not ended."""
         old = self._engine
         if old is None:
+            self._images = _numbered(table.images)
             return SimulatedEngine(self._config, table)
         if old.requests.slos != table.slos:
             raise ValueError(f"tables of one stream have the same SLO classes; {table.slos} follow {old.requests.slos}")
         kept = unfinished(old.state)
-        engine = SimulatedEngine(self._config, _joined(old.requests.select(kept), table))
+        joined = _joined(old.requests.select(kept), table)
+        names, numbered = {number: image for image, number in self._images.items()}, _numbered(joined.images)
+        features = [names[number] for number in features_kept(old.state)]
+        for image in features:
+            numbered.setdefault(image, len(numbered))
+        self._images = numbered
+        engine = SimulatedEngine(self._config, joined, images=len(numbered))
         carry_over(old.state, engine.state, kept)
+        keep_features(engine.state, [numbered[image] for image in features])
         self._finish.update(
             zip(np.unique(old.requests.user).tolist(), old.state.users["finish"].tolist(), strict=False)
         )
@@ -163,7 +169,24 @@ def _joined(first: RequestTable, second: RequestTable) -> RequestTable:
         for field in fields(RequestTable)
         if isinstance(getattr(first, field.name), np.ndarray)
     }
-    return replace(second, **columns, prefixes=None)
+    return replace(second, **columns, prefixes=None, images=_one_behind_another(first, second))
+
+
+def _one_behind_another(first: RequestTable, second: RequestTable) -> Images | None:
+    """Images of both tables: equal ones of one are equal to those of the other, since both are of one stream."""
+    if first.images is None and second.images is None:
+        return None
+    parts = [table.images or Images.none(len(table)) for table in (first, second)]
+    return Images(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(Images)))
+
+
+def _numbered(images: Images | None) -> dict[tuple[int, int], int]:
+    """The scheduler's number of each image, by its own number and side."""
+    if images is None:
+        return {}
+    contents = images.contents()
+    each = zip(images.number.tolist(), images.side_px.tolist(), contents.tolist(), strict=True)
+    return {(number, side): content for number, side, content in each if content >= 0}
 
 
 def _ended(result: SimulationResult) -> SimulationResult:

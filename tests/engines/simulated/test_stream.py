@@ -1,5 +1,6 @@
 """Tables served one after another are one run: the same requests, the same windows, to the bit."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -13,8 +14,10 @@ from batchpilot.engines import simulate
 from batchpilot.engines.simulated.config import EngineConfig
 from batchpilot.engines.simulated.stream import simulate_stream
 from batchpilot.latency import SaturationParameters
+from batchpilot.latency.model.vision_tower import VisionTower
 from batchpilot.tuners import make_tuner
 from batchpilot.workloads import RequestTable
+from batchpilot.workloads.images import Images
 
 LATENCY = SaturationParameters(p_max=8.0, k_b=0.15, k_s=0.004, tau_0=8.0, tau_b=0.1, tau_c=1e-4)
 COLUMNS = ("ttft_ms", "e2e_ms", "tpot_ms", "generated_tokens", "finish_code", "slo_met")
@@ -110,3 +113,32 @@ def test_a_table_that_begins_before_the_last_one_ended_is_refused():
 def test_a_tuner_that_studies_details_is_refused():
     with pytest.raises(ValueError, match="details"):
         list(simulate_stream([requests(5, 1)], EngineConfig(latency=LATENCY), make_tuner("model-based")))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    cuts=st.lists(st.integers(1, 199), max_size=5),
+    room=st.sampled_from([0, 5, 40]),
+    discipline=st.sampled_from(["fcfs", "vision"]),
+    text_first=st.booleans(),
+)
+def test_features_of_images_are_kept_from_table_to_table(seed, cuts, room, discipline, text_first):
+    rng = np.random.default_rng(seed)
+    table = requests(200, seed, 20.0)
+    side_px = np.where(rng.random(200) < 0.7, rng.choice([224, 336], 200), 0)
+    if text_first:
+        side_px[:100] = 0
+    images = Images.from_arrays(side_px, rng.integers(0, 30, 200) + 1000)
+    table = replace(table, prompt_tokens=table.prompt_tokens + images.tokens, images=images)
+    tower = VisionTower(pass_ms=3.0, token_ms=0.02, feature_cache=room)
+    limits = Limits(16, token_budget=512, ttft_guard=1.0)
+    config = EngineConfig(latency=LATENCY, kv_capacity_tokens=6000, discipline=discipline, vision=tower, seed=seed)
+    at_once = simulate(
+        table, LATENCY, limits, kv_capacity_tokens=6000, discipline=discipline, vision=tower, seed=seed, window_ms=500.0
+    )
+    tables = parts(table, cuts)
+    if text_first:
+        tables = [one if one.images.shown.any() else replace(one, images=None) for one in tables]
+    assert_same(simulate_stream(tables, config, limits, window_ms=500.0), at_once)
+    assert room == 0 or text_first or at_once.image_hit_rate > 0.05
