@@ -109,7 +109,8 @@ class Workload(StrictModel):
         length_estimate_sigma: error of the length predictor that SJF and fair sharing use, as the standard deviation of
             a logarithm; 0 is an oracle.
         sharing: what prompts have in common; None for nothing but what a trace tells.
-        images: images that requests carry; None for none but those of a trace.
+        images: images that requests carry, or that conversations begin with and all their turns repeat; None for none
+            but those of a trace.
     """
 
     phases: Annotated[list[Phase], Field(min_length=1)] | None = None
@@ -128,8 +129,6 @@ class Workload(StrictModel):
             raise problem(f"{found} of {known} given; give exactly one", *given[1:2])
         if self.conversations is not None and self.sharing is not None:
             raise problem("conversations already say what their prompts share; leave sharing out", "sharing")
-        if self.conversations is not None and self.images is not None:
-            raise problem("images are not drawn for conversations, whose later turns would repeat them", "images")
         return self
 
     @property

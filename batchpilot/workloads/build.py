@@ -87,7 +87,9 @@ def add_prompts(table: RequestTable, workload: Workload, rng: np.random.Generato
     if workload.sharing is not None:
         levels = [SharedLevel(**level.model_dump()) for level in workload.sharing.levels]
         table = replace(table, prefixes=draw_prefixes(table.prompt_tokens, levels, workload.sharing.block_tokens, rng))
-    return table if workload.images is None else add_images(table, make_images(workload.images), rng)
+    if workload.images is None or workload.conversations is not None:
+        return table
+    return add_images(table, make_images(workload.images), rng)
 
 
 def make_lengths(spec: LengthsSpec) -> Lengths:
@@ -166,7 +168,8 @@ def _bare_tables(
     if workload.closed_loop is not None:
         yield workload.closed_loop, _closed_loop(workload.closed_loop, rng)
     if workload.conversations is not None:
-        yield workload.conversations, _conversations(workload.conversations, rng, capacity_per_s)
+        images = None if workload.images is None else make_images(workload.images)
+        yield workload.conversations, _conversations(workload.conversations, images, rng, capacity_per_s)
     start_ms = 0.0
     for phase in workload.phases or ():
         yield phase, _phase(phase, start_ms, rng, capacity_per_s, image_tokens)
@@ -196,7 +199,9 @@ def _closed_loop(loop: ClosedLoop, rng: np.random.Generator) -> RequestTable:
     return RequestTable.from_arrays(np.zeros(loop.requests), prompt, output, concurrency=loop.concurrency)
 
 
-def _conversations(spec: Conversations, rng: np.random.Generator, capacity_per_s: CapacityPerSecond) -> RequestTable:
+def _conversations(
+    spec: Conversations, images: ImageModel | None, rng: np.random.Generator, capacity_per_s: CapacityPerSecond
+) -> RequestTable:
     talk = Talk(
         requests=make_count(spec.requests),
         steps=NOBODY_WORKS if spec.steps is None else make_count(spec.steps),
@@ -214,11 +219,12 @@ def _conversations(spec: Conversations, rng: np.random.Generator, capacity_per_s
     duration_ms = spec.duration_s * 1000.0
     rate_per_s = spec.arrivals.rate_per_s
     if rate_per_s is None:
-        likely = draw_conversations(talk, np.zeros(_LIKELY), np.random.default_rng(_LIKELY)).window(0.0, duration_ms)
+        usual = np.random.default_rng(_LIKELY)
+        likely = draw_conversations(talk, np.zeros(_LIKELY), usual, images).window(0.0, duration_ms)
         capacity = capacity_per_s(float(new_tokens(likely).mean()), float(likely.output_tokens.mean()))
         rate_per_s = (spec.arrivals.load or 0.0) * capacity * _LIKELY / len(likely)
     start_ms = draw_arrivals(spec.arrivals, rate_per_s, duration_ms, rng)
-    return draw_conversations(talk, start_ms, rng).window(0.0, duration_ms)
+    return draw_conversations(talk, start_ms, rng, images).window(0.0, duration_ms)
 
 
 def _replay(trace: TraceReplay, duration_s: float | None) -> RequestTable:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from batchpilot.workloads.drawn_images import ImageModel, draw_images
+from batchpilot.workloads.images import Images
 from batchpilot.workloads.lengths import LogNormal
 from batchpilot.workloads.prefixes import Prefixes
 from batchpilot.workloads.table import RequestTable
@@ -106,20 +108,25 @@ class Talk:
     block_tokens: int = 16
 
 
-def draw_conversations(talk: Talk, start_ms: NDArray[np.float64], rng: np.random.Generator) -> RequestTable:
+def draw_conversations(
+    talk: Talk, start_ms: NDArray[np.float64], rng: np.random.Generator, images: ImageModel | None = None
+) -> RequestTable:
     """Draw conversations, turn by turn.
 
     Args:
         talk: what they are like.
         start_ms: when each begins, shape (conversations,).
         rng: source of randomness.
+        images: those that a conversation may begin with, behind its system prompt; all its turns repeat it.
 
     Returns:
         Their turns; arrivals of later ones are as if answers took no time.
     """
     weights = 1.0 / np.arange(1, talk.system_kinds + 1)
     systems = rng.choice(talk.system_kinds, len(start_ms), p=weights / weights.sum())
-    talks = [_turns(talk, rng) for _ in range(len(start_ms))]
+    n = len(start_ms)
+    shown = Images.none(n) if images is None else Images.from_arrays(*draw_images(images, n, rng), talk.system_tokens)
+    talks = [_turns(talk, rng, int(tokens)) for tokens in shown.tokens]
     session = np.repeat(np.arange(len(talks)), [len(turns) for turns in talks])
     prompt, output, pause_ms = np.concatenate([np.zeros((0, 3)), *talks]).T
     begun_ms = [start + np.cumsum(turns[:, 2]) for start, turns in zip(start_ms, talks, strict=True)]
@@ -127,8 +134,9 @@ def draw_conversations(talk: Talk, start_ms: NDArray[np.float64], rng: np.random
         np.concatenate([np.zeros(0), *begun_ms]),
         prompt,
         output,
-        prefixes=_prefixes(talk, session, systems, (prompt + output).astype(np.int64)),
+        prefixes=_prefixes(talk, session, systems, shown, (prompt + output).astype(np.int64)),
         turns=Turns(session, pause_ms),
+        images=None if images is None else shown.select(session),
     )
 
 
@@ -146,14 +154,14 @@ def new_tokens(requests: RequestTable) -> NDArray[np.int64]:
     return np.maximum(new, 1)
 
 
-def _turns(talk: Talk, rng: np.random.Generator) -> NDArray[np.float64]:
+def _turns(talk: Talk, rng: np.random.Generator, image_tokens: int) -> NDArray[np.float64]:
     """Prompt, output and the pause before each turn of one conversation, shape (turns, 3)."""
     steps = talk.steps.draw(1 + int(talk.requests.draw(1, rng)[0]), rng)
     n = int((1 + steps).sum())
     asked = np.zeros(n, np.bool_)
     asked[np.cumsum(1 + steps) - (1 + steps)] = True
     new = np.where(asked, _lengths(talk.message, n, rng), _lengths(talk.tool, n, rng))
-    new[0] = talk.system_tokens + _lengths(talk.first, 1, rng)[0]
+    new[0] = talk.system_tokens + image_tokens + _lengths(talk.first, 1, rng)[0]
     output = _lengths(talk.output, n, rng)
     pause_ms = np.where(asked, talk.think.draw(n, rng), talk.work.draw(n, rng))
     pause_ms[0] = 0.0
@@ -167,13 +175,20 @@ def _lengths(length: LogNormal, n: int, rng: np.random.Generator) -> NDArray[np.
 
 
 def _prefixes(
-    talk: Talk, session: NDArray[np.int64], systems: NDArray[np.int64], tokens: NDArray[np.int64]
+    talk: Talk, session: NDArray[np.int64], systems: NDArray[np.int64], shown: Images, tokens: NDArray[np.int64]
 ) -> Prefixes:
-    """Block hashes of turns: the blocks of the system prompt are those of its kind, the others the conversation's."""
+    """Block hashes of turns: the blocks of the system prompt are those of its kind, the others the conversation's.
+
+    Those of an image are those of all conversations that show it behind the same system prompt.
+    """
     blocks = tokens // talk.block_tokens
     starts = np.concatenate([[0], np.cumsum(blocks)])
     turn = np.repeat(np.arange(len(tokens)), blocks)
     place = np.arange(starts[-1]) - starts[turn]
     shared, most = talk.system_tokens // talk.block_tokens, int(blocks.max(initial=0)) + 1
     owner = np.where(place < shared, systems[session[turn]], talk.system_kinds + session[turn])
+    if shown.shown.any():
+        pairs = np.unique(np.stack([systems, shown.contents()]), axis=1, return_inverse=True)[1].reshape(-1)
+        of_image = (place >= shared) & (place < (shown.end_tokens // talk.block_tokens)[session[turn]])
+        owner = np.where(of_image, talk.system_kinds + len(systems) + pairs[session[turn]], owner)
     return Prefixes(owner * most + place, starts, talk.block_tokens)

@@ -40,6 +40,24 @@ class ImageModel:
         return float(self.share * (image_tokens(list(self.sizes)) * weights).sum() / weights.sum())
 
 
+def draw_images(model: ImageModel, n: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draw which image each of n requests or conversations has.
+
+    Args:
+        model: what to draw.
+        n: how many.
+        rng: source of randomness.
+
+    Returns:
+        Sides in px, `NONE_PX` for none, and numbers, shape (n,) each.
+    """
+    sides, weights = np.array(list(model.sizes), np.int64), np.array(list(model.sizes.values()))
+    popularity = 1.0 / np.arange(1, model.different + 1) ** model.zipf
+    shown = rng.random(n) < model.share
+    side_px = np.where(shown, rng.choice(sides, n, p=weights / weights.sum()), NONE_PX)
+    return side_px, rng.choice(model.different, n, p=popularity / popularity.sum())
+
+
 def add_images(requests: RequestTable, model: ImageModel, rng: np.random.Generator) -> RequestTable:
     """The same requests with images drawn: prompts longer by their tokens.
 
@@ -49,25 +67,21 @@ def add_images(requests: RequestTable, model: ImageModel, rng: np.random.Generat
         rng: source of randomness.
 
     Raises:
-        ValueError: the requests have images already, or are turns of conversations, whose histories would have to
-            repeat them.
+        ValueError: the requests have images already, or are turns of conversations, which `draw_conversations` draws
+            with theirs.
     """
     if requests.images is not None:
         raise ValueError("the requests have images already; leave the drawn ones out")
     if requests.turns is not None:
-        raise ValueError("images are not drawn for conversations, whose later turns would have to repeat them")
-    n = len(requests)
-    sides, weights = np.array(list(model.sizes), np.int64), np.array(list(model.sizes.values()))
-    popularity = 1.0 / np.arange(1, model.different + 1) ** model.zipf
-    shown = rng.random(n) < model.share
-    side_px = np.where(shown, rng.choice(sides, n, p=weights / weights.sum()), NONE_PX)
-    number = rng.choice(model.different, n, p=popularity / popularity.sum())
+        raise ValueError("turns repeat what was shown before; draw conversations with their images instead")
+    side_px, number = draw_images(model, len(requests), rng)
     if requests.prefixes is None:
         images = Images.from_arrays(side_px, number)
         prefixes = _hashed(images)
     else:
         prefixes = requests.prefixes
-        images = Images.from_arrays(side_px, number, np.where(shown, prefixes.blocks() * prefixes.block_tokens, 0))
+        shared_tokens = prefixes.blocks() * prefixes.block_tokens
+        images = Images.from_arrays(side_px, number, np.where(side_px > 0, shared_tokens, 0))
     return replace(requests, prompt_tokens=requests.prompt_tokens + images.tokens, images=images, prefixes=prefixes)
 
 

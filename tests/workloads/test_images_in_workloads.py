@@ -6,10 +6,14 @@ import pytest
 from batchpilot.configs.errors import ConfigError
 from batchpilot.configs.scenario import load_scenario, scenario
 from batchpilot.configs.workload_spec import Workload
-from batchpilot.core import SLO_CLASSES
+from batchpilot.core import SLO_CLASSES, Limits
+from batchpilot.engines import simulate
 from batchpilot.envs.scenarios import prepare
+from batchpilot.latency import SaturationParameters
+from batchpilot.latency.model.vision_tower import VisionTower
 from batchpilot.runners.http.importing import trace_text
 from batchpilot.workloads import TraceError, build_requests, read_trace
+from batchpilot.workloads.drawn_images import ImageModel, add_images
 
 PHASE = {
     "duration_s": 100,
@@ -17,6 +21,25 @@ PHASE = {
     "lengths": {"kind": "fixed", "prompt_tokens": 100, "output_tokens": 20},
 }
 IMAGES = {"share": 0.5, "sizes": {224: 1, 336: 2, 448: 1}, "different": 40, "zipf": 1.0}
+
+
+LATENCY = SaturationParameters(p_max=12.0, k_b=10.0, k_s=0.008, tau_0=5.0, tau_b=0.02, tau_c=3e-4)
+TALK = {
+    "duration_s": 400,
+    "arrivals": {"kind": "poisson", "rate_per_s": 0.3},
+    "requests": {"median": 4, "sigma": 0.5, "max": 9},
+    "system_tokens": 128,
+    "system_kinds": 2,
+    "first_tokens": {"median": 30, "sigma": 0.3, "min": 1, "max": 100},
+    "message_tokens": {"median": 30, "sigma": 0.3, "min": 1, "max": 100},
+    "output_tokens": {"median": 20, "sigma": 0.3, "min": 1, "max": 100},
+    "think": {"median_s": 2.0, "sigma": 0.2, "max_s": 10.0},
+    "max_context_tokens": 2000,
+}
+
+
+def draw_turns(more):
+    return build({"conversations": TALK, **more})
 
 
 def build(workload, seed=0, capacity_per_s=lambda prompt, output: 10.0):
@@ -93,10 +116,10 @@ def test_images_that_cannot_be_drawn_are_refused_in_words(images, told):
         Workload.model_validate({"phases": [PHASE], "images": images})
 
 
-def test_conversations_with_drawn_images_are_refused_in_words():
-    conversations = scenario("held-talk-h100").workload.conversations.model_dump()
-    with pytest.raises(ValueError, match="images are not drawn for conversations"):
-        Workload.model_validate({"conversations": conversations, "images": IMAGES})
+def test_images_are_not_added_to_turns_that_were_drawn_without():
+    turns = draw_turns({})
+    with pytest.raises(ValueError, match="turns repeat what was shown before"):
+        add_images(turns, ImageModel(0.5, {224: 1}), np.random.default_rng(0))
 
 
 SCENARIO = """\
@@ -192,3 +215,35 @@ def test_a_row_whose_image_cannot_be_is_refused_in_words(tmp_path, row, told):
     path.write_text(TRACE.splitlines()[0] + "\n" + row + "\n")
     with pytest.raises(TraceError, match=told):
         read_trace(path, "csv")
+
+
+def test_all_turns_of_a_conversation_repeat_its_image_behind_the_system_prompt():
+    table = draw_turns({"images": {"share": 0.6, "different": 3}})
+    images, session, first = table.images, table.turns.session, table.turns.first_of()
+    assert 0.4 < images.shown[table.turns.first()].mean() < 0.8
+    np.testing.assert_array_equal(images.side_px, images.side_px[first])
+    np.testing.assert_array_equal(images.contents(), images.contents()[first])
+    assert set(images.before_tokens[images.shown].tolist()) == {128}
+    assert (table.prompt_tokens + table.output_tokens).max() <= 2000
+    assert (table.prompt_tokens - images.tokens > 128).all()
+
+    def beginning(r):
+        prefixes = table.prefixes
+        return tuple(prefixes.hashes[prefixes.starts[r] :][: images.end_tokens[r] // prefixes.block_tokens])
+
+    shown = np.flatnonzero(images.shown & table.turns.first())
+    alike = {beginning(r): int(images.contents()[r]) for r in shown}
+    assert len(alike) == 2 * 3 < len(shown)  # two system prompts, three images
+    later = np.flatnonzero(images.shown & ~table.turns.first())
+    assert all(beginning(r) == beginning(first[r]) for r in later)
+    assert len(set(session[later].tolist())) > 20
+
+    def encoded(features, **how):
+        tower = VisionTower(pass_ms=5.0, token_ms=0.01, feature_cache=features)
+        result = simulate(table, LATENCY, Limits(32, token_budget=2048), vision=tower, **how)
+        assert result.count("length") == len(table)
+        return result.image_hit_rate
+
+    assert encoded(0) == 0
+    assert encoded(0, prefix_cache=True) > 0.9  # what has its KV needs no features
+    assert encoded(100) > 0.9
