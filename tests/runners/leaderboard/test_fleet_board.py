@@ -9,8 +9,13 @@ import math
 import pytest
 from typer.testing import CliRunner
 
+from batchpilot.baselines.static import SERVER_DEFAULT
 from batchpilot.configs.errors import ConfigError
 from batchpilot.configs.fleet_scenario import SUITE, load_fleet_scenario
+from batchpilot.envs.fleet.run import prepare_fleet
+from batchpilot.envs.fleet.task import FleetTask
+from batchpilot.fleet.routers import Router
+from batchpilot.fleet.scalers import TargetUse
 from batchpilot.runners.chosen import is_of_fleets, suite_names
 from batchpilot.runners.fleet.strategies import ALL, DEFAULT_STRATEGIES, expand, parse
 from batchpilot.runners.main import app
@@ -85,7 +90,7 @@ def test_names_mean_a_router_a_scaler_and_limits():
     assert parse("least-tokens+fleet-tuner").limits == "guarded-default"
     assert parse("clairvoyant").is_reference
     assert set(DEFAULT_STRATEGIES) == set(expand(()))
-    assert len(expand((ALL,))) == 7 * 7 + 2
+    assert len(expand((ALL,))) == 8 * 7 + 2
 
 
 @pytest.mark.parametrize(
@@ -142,3 +147,57 @@ def test_pools_that_cannot_be_are_refused_where_the_file_says_them(tmp_path, poo
     (tmp_path / "pools.yaml").write_text(POOLS + f"pools: {pools}\n")
     with pytest.raises(ConfigError, match=said):
         load_fleet_scenario(tmp_path / "pools.yaml")
+
+
+DOCUMENTS = SCENARIO.replace(
+    "kind: azure-conv, max_prompt_tokens: 4096", "kind: fixed, prompt_tokens: 2100, output_tokens: 20"
+)
+DOCUMENTS += "  sharing:\n    levels: [{tokens: 2000, kinds: 8}]\nengine: {prefix_cache: true}\n"
+
+
+def test_what_replicas_found_in_their_caches_is_a_column(tmp_path):
+    (tmp_path / "documents.yaml").write_text(DOCUMENTS)
+    typed = ["leaderboard", "--suite", "fleet", "--out", str(tmp_path / "out"), "--seeds", "1"]
+    typed += ["--scenario", str(tmp_path / "documents.yaml"), "--tuners", "round-robin+none,prefix+none"]
+    told = CliRunner().invoke(app, typed)
+    assert told.exit_code == 0, told.output
+    rows = list(csv.DictReader((tmp_path / "out/results.csv").open()))
+    assert all(float(row["prefix_hit_rate"]) > 0.5 for row in rows)
+    summary = list(csv.DictReader((tmp_path / "out/summary.csv").open()))
+    assert all(float(row["prefix_hit_rate"]) > 0.5 for row in summary)
+
+
+MIXED = SCENARIO.replace("{A100-80GB: 1}", "{H100-80GB: 1, A100-80GB: 0}").replace("most: 2", "most: 3")
+
+
+@pytest.mark.parametrize(
+    ("scaled", "said"),
+    [
+        ("{A10: 2}", "A10 is none of H100-80GB, A100-80GB; write it there, with 0 ready"),
+        ("{A100-80GB: 2}", "0 replicas of the kinds that are scaled stand ready, outside least 1 and most 3"),
+        ("{H100-80GB: 0}", "scaled"),
+    ],
+)
+def test_kinds_that_cannot_be_scaled_are_refused_where_the_file_says_them(tmp_path, scaled, said):
+    (tmp_path / "mixed.yaml").write_text(MIXED + f"scaled: {scaled}\n")
+    with pytest.raises(ConfigError, match=said):
+        load_fleet_scenario(tmp_path / "mixed.yaml")
+
+
+def test_a_scenario_scales_the_kind_whose_served_token_is_cheapest_first(tmp_path):
+    (tmp_path / "mixed.yaml").write_text(MIXED + "scaled: {H100-80GB: 2, A100-80GB: 1}\n")
+    scenario = load_fleet_scenario(tmp_path / "mixed.yaml")
+    prepared = prepare_fleet(scenario, 0, lambda run, _: SERVER_DEFAULT)
+    cost = [spec.usd_per_device_hour / spec.weight for spec in prepared.offer.specs]
+    order = list(prepared.growing)
+    assert cost[order[0]] < cost[order[1]]
+    assert prepared.kinds == [0, 0, 1] == FleetTask(scenario).kinds
+    assert prepared.ready == 1
+    assert [spec.count for spec in prepared.standing(3).offer.specs] == [2, 1]
+    fleet = prepared.fleet(Router("least-tokens"), TargetUse(target=0.05, interval_s=15.0))
+    fleet.run_until(30_000.0)
+    assert fleet.replicas.spans[1].spec == order[0]
+    first = prepared.offer.specs[0]
+    assert prepared.added_tokens_per_s == pytest.approx(
+        prepared.offer.capacity_tokens_per_s * prepared.offer.specs[order[0]].weight / first.weight
+    )
