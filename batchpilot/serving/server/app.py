@@ -20,6 +20,7 @@ from batchpilot.serving.server.batches.routes import batch_routes
 from batchpilot.serving.server.batches.runner import BatchRunner
 from batchpilot.serving.server.document import document_truly
 from batchpilot.serving.server.doors import bounds, stand_before
+from batchpilot.serving.server.feedback import feedback_route
 from batchpilot.serving.server.json_answers import JsonAnswer
 from batchpilot.serving.server.openai_routes import openai_routes
 from batchpilot.serving.server.reference import reference_page
@@ -69,6 +70,7 @@ def build_app(service: Service, device: DetectedDevice | None = None) -> FastAPI
     app.include_router(openai_routes(service))
     app.include_router(tuner_routes(service, device))
     app.include_router(watching_routes(service, device))
+    app.include_router(feedback_route(service))
     if files is not None and batches is not None:
         app.include_router(batch_routes(files, batches, service.config.token))
 

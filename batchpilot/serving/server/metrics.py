@@ -45,6 +45,7 @@ _REQUEST_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0
               240.0, 480.0, 960.0, 1920.0, 7680.0)
 _TOKENS = tuple(digit * 10**power for power in range(6) for digit in (1, 2, 5))
 # fmt: on
+_SCORES = tuple(k / 10 for k in range(11))
 _STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -89,6 +90,7 @@ class ServerMetrics:
         )
         self._prompts = histogram("request_prompt_tokens", "Prompt tokens of served requests.", _TOKENS)
         self._outputs = histogram("request_generation_tokens", "Generated tokens of served requests.", _TOKENS)
+        self._quality = histogram("quality_score", "Scores of answers, as clients gave them.", _SCORES)
         self._step = histogram("step_seconds", "Time of an engine step.", _STEP_SECONDS)
         self._prompt = counter("prompt_tokens", "Prompt tokens of requests that got a token.")
         self._generated = counter("generation_tokens", "Generated tokens.")
@@ -136,6 +138,14 @@ class ServerMetrics:
         if generation.first_s is not None:
             self._ttft.observe(generation.first_s - generation.order.arrived_s)
         self._prompt.inc(len(generation.order.prompt))
+
+    def score(self, score: float) -> None:
+        """Count what somebody thinks of an answer.
+
+        Args:
+            score: 0 to 1.
+        """
+        self._quality.observe(score)
 
     def tokens(self, count: int) -> None:
         """Count the tokens of a step.

@@ -215,6 +215,22 @@ def test_what_answers_took_is_what_the_next_one_is_expected_to_take():
             assert 1000.0 not in expected
 
 
+def test_scores_of_answers_are_counted_and_nonsense_is_refused():
+    with serving(tiny_runner()) as (_, url, _server):
+        for score in (0.2, 1.0):
+            answer = httpx.post(f"{url}/v1/feedback", json={"score": score, "id": "cmpl-1"})
+            assert (answer.status_code, answer.json()["score"]) == (200, score)
+        for wrong in ({"score": 1.1}, {"score": "NaN"}, {}, {"score": 1, "more": 1}):
+            refused = httpx.post(f"{url}/v1/feedback", json=wrong)
+            assert refused.status_code == 400
+            assert refused.json()["error"]["param"] in ("score", "more")
+        page = {family.name: family for family in parser.text_string_to_metric_families(_page(url))}
+        quality = page[f"{PREFIX}quality_score"]
+        assert value(quality, "_count") == 2
+        assert value(quality, "_sum") == pytest.approx(1.2)
+        assert value(quality, "_bucket", le="0.2") == 1
+
+
 def test_what_the_device_said_last_is_told_and_nothing_else():
     telemetry = Telemetry(SimpleNamespace(read=lambda: Reading(allocated_mb=2.0, reserved_mb=3.0)), every=1)
     with serving(tiny_runner()) as (service, _, _server):
