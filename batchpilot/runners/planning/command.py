@@ -44,7 +44,7 @@ from batchpilot.runners.planning.fitting import intensity_line, memory_line, sta
 from batchpilot.runners.planning.growing import growth_grid, parse_growth
 from batchpilot.runners.planning.measured import measured_or_refused
 from batchpilot.runners.planning.page import disagreement_grid, plan_grid, verdict, write_plan_page
-from batchpilot.runners.planning.planned import Question, find_draw, find_shared, held_in_simulation
+from batchpilot.runners.planning.planned import Question, find_load, held_in_simulation
 from batchpilot.runners.planning.weight_types import PREFERENCES, type_lines
 from batchpilot.runners.report.tables import tables
 
@@ -110,18 +110,19 @@ def plan_command(
     share = tensor_parallel or (int(measured.get("tensor_parallel", 1)) if parameters is not None else None)
     stand_in = chip or find_device(_STAND_IN)
     kind = weight_type(dtype, served)
+    draw, shared = find_load(workload, stand_in, served, share or 1, prefix_cache)
     question = Question(
         stand_in,
         served,
         share or 1,
         kind,
         workload,
-        find_draw(workload, stand_in, served, share or 1),
+        draw,
         SLO(ttft_ms, tpot_ms, "promised"),
         attainment,
         kv_type(kv_dtype, served),
         parameters,
-        shared=find_shared(workload, stand_in, served, share or 1, prefix_cache),
+        shared=shared,
     )
     known_prices, known_powers = find_prices(prices), find_powers(power)
     choices: list[Choice] = []

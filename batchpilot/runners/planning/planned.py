@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.configs.catalogue import DeviceSpec, ModelSpec
-from batchpilot.configs.scenario import Scenario
 from batchpilot.core.limits import Limits
 from batchpilot.core.slo import SLO
 from batchpilot.engines import MemoryModel, SimulationResult, memory_model, simulate
@@ -248,39 +247,9 @@ def held_in_simulation(curve: Sequence[Simulated], attainment: float) -> float |
     return math.inf
 
 
-def find_shared(
-    name: str, device: DeviceSpec, model: ModelSpec, tensor_parallel: int, prefix_cache: bool | None
-) -> RequestTable | None:
-    """The requests that a command line names, in their order, where the engine keeps what they have in common.
-
-    Args:
-        name: as `find_draw` takes it.
-        device: likewise.
-        model: likewise.
-        tensor_parallel: likewise.
-        prefix_cache: whether it does; None for what a scenario says.
-
-    Returns:
-        Those that fit the model's context, without images and think times; None without a cache.
-
-    Raises:
-        ValueError: a cache is asked for, and nothing is known that prompts have in common.
-        OSError: a file cannot be read.
-    """
-    is_mix = name in FITTED_LENGTHS or "," in name
-    scenario = None if is_mix else _scenario(name)
-    if not (prefix_cache if prefix_cache is not None else scenario is not None and scenario.engine.prefix_cache):
-        return None
-    found = None if scenario is None else _requests(scenario, name, device, model, tensor_parallel)
-    if found is None or found.prefixes is None or not len(found.prefixes.hashes):
-        raise ValueError(
-            f"nothing is known that prompts of {name} have in common; give a trace with block hashes, or a scenario "
-            "with workload.sharing or conversations"
-        )
-    return replace(found, images=None, turns=None, concurrency=0)
-
-
-def find_draw(name: str, device: DeviceSpec, model: ModelSpec, tensor_parallel: int) -> Draw:
+def find_load(
+    name: str, device: DeviceSpec, model: ModelSpec, tensor_parallel: int, prefix_cache: bool | None = None
+) -> tuple[Draw, RequestTable | None]:
     """The mix of requests that a command line names, cut to what the model can take.
 
     Args:
@@ -289,50 +258,76 @@ def find_draw(name: str, device: DeviceSpec, model: ModelSpec, tensor_parallel: 
         device: where a scenario runs, since its load may depend on it.
         model: its context bounds prompt plus output.
         tensor_parallel: devices that share the model.
+        prefix_cache: whether the engine keeps what prompts have in common; None for what a scenario says.
+
+    Returns:
+        The mix; and the requests in their order, without images and think times, for an engine with a cache.
 
     Raises:
-        ValueError: not understood, or longer than the model's context.
-        OSError: a scenario's file cannot be read.
+        ValueError: not understood, longer than the model's context, or a cache is asked for and nothing is known that
+            prompts have in common.
+        OSError: a file cannot be read.
     """
+    mix = _mix(name, model)
+    if mix is not None:
+        if prefix_cache:
+            raise ValueError(_nothing_in_common(name))
+        return mix, None
+    path = Path(name)
+    is_trace = looks_like_file(name) and path.suffix not in (".yaml", ".yml")
+    chosen = replay_of(path) if is_trace else find_scenario(name)
+    requests = prepare(Changes(device.name, tensor_parallel=tensor_parallel).of(chosen), 0).requests
+    fitting = requests.select(requests.prompt_tokens + requests.output_tokens <= model.max_model_len)
+    if len(fitting) == 0:
+        raise ValueError(f"no request of {name} fits into the {model.max_model_len} tokens of {model.name}'s context")
+
+    def draw(n: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        rows = rng.integers(len(fitting), size=n)
+        return fitting.prompt_tokens[rows], fitting.output_tokens[rows]
+
+    if not (chosen.engine.prefix_cache if prefix_cache is None else prefix_cache):
+        return draw, None
+    if fitting.prefixes is None or not len(fitting.prefixes.hashes):
+        raise ValueError(_nothing_in_common(name))
+    return draw, replace(fitting, images=None, turns=None, concurrency=0)
+
+
+def find_draw(name: str, device: DeviceSpec, model: ModelSpec, tensor_parallel: int) -> Draw:
+    """The mix alone that `find_load` finds, for an engine without a cache.
+
+    Args:
+        name: as there.
+        device: as there.
+        model: as there.
+        tensor_parallel: as there.
+    """
+    return find_load(name, device, model, tensor_parallel, prefix_cache=False)[0]
+
+
+def _mix(name: str, model: ModelSpec) -> Draw | None:
+    """A mix that needs no file, None for a name that means something else."""
     bound = model.max_model_len
     if name in FITTED_LENGTHS:
         most_output = min(1024, bound // _LARGEST_OUTPUT_SHARE)
         lengths = FITTED_LENGTHS[name]
         return replace(lengths, max_prompt_tokens=bound - most_output, max_output_tokens=most_output).sample
     fixed = name.removeprefix("fixed").lstrip(" :")
-    if "," in fixed:
-        parts = fixed.split(",")
-        if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
-            raise ValueError(f"workload {name!r} is not of the form prompt,output in tokens")
-        prompt, output = (int(part) for part in parts)
-        if prompt + output > bound:
-            raise ValueError(f"{prompt} + {output} tokens exceed the {bound} of {model.name}'s context")
-        return fixed_lengths(prompt, output).sample
-    fitting = _requests(_scenario(name), name, device, model, tensor_parallel)
-
-    def draw(n: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        rows = rng.integers(len(fitting), size=n)
-        return fitting.prompt_tokens[rows], fitting.output_tokens[rows]
-
-    return draw
+    if "," not in fixed:
+        return None
+    parts = fixed.split(",")
+    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
+        raise ValueError(f"workload {name!r} is not of the form prompt,output in tokens")
+    prompt, output = (int(part) for part in parts)
+    if prompt + output > bound:
+        raise ValueError(f"{prompt} + {output} tokens exceed the {bound} of {model.name}'s context")
+    return fixed_lengths(prompt, output).sample
 
 
-def _scenario(name: str) -> Scenario:
-    """A scenario by name or file, or the one that replays a trace."""
-    path = Path(name)
-    is_trace = looks_like_file(name) and path.suffix not in (".yaml", ".yml")
-    return replay_of(path) if is_trace else find_scenario(name)
-
-
-def _requests(
-    scenario: Scenario, name: str, device: DeviceSpec, model: ModelSpec, tensor_parallel: int
-) -> RequestTable:
-    """Its requests that fit the model's context."""
-    requests = prepare(Changes(device.name, tensor_parallel=tensor_parallel).of(scenario), 0).requests
-    fitting = requests.select(requests.prompt_tokens + requests.output_tokens <= model.max_model_len)
-    if len(fitting) == 0:
-        raise ValueError(f"no request of {name} fits into the {model.max_model_len} tokens of {model.name}'s context")
-    return fitting
+def _nothing_in_common(name: str) -> str:
+    return (
+        f"nothing is known that prompts of {name} have in common; give a trace with block hashes, or a scenario with "
+        "workload.sharing or conversations"
+    )
 
 
 def _figures(result: SimulationResult) -> dict[str, float]:
