@@ -16,6 +16,7 @@ from batchpilot.core.files import json_text
 from batchpilot.latency.measured.operators import SYSTEMS
 from batchpilot.latency.measured.shipping import Layout, build_entry, shipped_layouts
 from batchpilot.latency.measured.table import MeasuredEntry, write_table
+from batchpilot.runners.catalogue.compare_command import compare
 from batchpilot.runners.options import CatalogueOption, JsonOption, reporting_mistakes
 
 WORST = 0.25
@@ -24,9 +25,7 @@ WORST = 0.25
 app = typer.Typer(help="Latencies of devices and models, from measured operators.", no_args_is_help=True)
 
 
-@app.callback()
-def _catalogue() -> None:
-    """Keep `build` a command of its own, where a lone command would take its group's place."""
+app.command("compare")(compare)
 
 
 @app.command()
