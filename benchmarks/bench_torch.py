@@ -42,8 +42,9 @@ def engine_seconds(runner: ModelRunner, requests: RequestTable, mode: str, batch
     engine.run_until(math.inf)
     seconds = time.perf_counter() - started
     if telemetry is not None:
-        share = telemetry.cost_s / seconds
-        print(f"telemetry every {every} steps: {len(telemetry.samples)} samples, {100 * share:.3f} % of the run")
+        share, readings = telemetry.cost_s / seconds, len(telemetry.samples)
+        each = f", {1e6 * telemetry.cost_s / readings:.0f} us each" if readings else ""
+        print(f"telemetry every {every} steps: {readings} samples{each}, {100 * share:.3f} % of the run")
     return seconds
 
 
