@@ -31,7 +31,7 @@ class Prompts:
         requests: of the run.
 
     Attributes:
-        blocks: rows that a replica's table of block contents needs, 0 without a prefix cache.
+        blocks: contents of blocks that there are, 0 without a prefix cache; a replica's table needs twice as many rows.
         image_rows: rows that its table of images needs, 0 without images.
         chains: as `FleetArrays` has them.
         images: likewise.

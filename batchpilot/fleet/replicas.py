@@ -125,7 +125,7 @@ class Replicas:
             users=requests.users,
             noise=NOISE_TABLE,
             drift_rows=drift,
-            hashed_blocks=self.prompts.blocks,
+            hashed_blocks=2 * self.prompts.blocks,
             images=0 if requests.images is None else max(room, self.prompts.image_rows),
         )
         self.sent_blocks = np.zeros((len(kinds), self.prompts.blocks), np.int32)

@@ -118,10 +118,10 @@ def tier_for(f: FleetArrays, r: int, now_ms: float) -> int:
 @kernel
 def is_believed_cached(s: SchedulerState, f: FleetArrays, i: int, content: int) -> bool:
     """Whether a replica's cache had a block when it was last looked at, or the router has sent it one since."""
-    block = s.contents[i, content]
     looks = s.clock[i].looks
-    is_other_now = block.changed == 2 * looks + 1
-    return bool((block.holders != ABSENT) != is_other_now or f.sent_blocks[i, content] == looks + 1)
+    is_here = s.contents[i, content].holders != ABSENT
+    is_other_now = s.contents[i, s.contents.shape[1] // 2 + content].content == 2 * looks + 1
+    return bool(is_here != is_other_now or f.sent_blocks[i, content] == looks + 1)
 
 
 @kernel

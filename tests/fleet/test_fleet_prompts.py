@@ -131,10 +131,11 @@ def test_a_router_believes_of_a_cache_what_it_had_at_the_last_look(counts_sent):
     for poll_ms in np.arange(500.0, 4000.0, 500.0):
         fleet.run_until(float(poll_ms))
         state = fleet.replicas.state
-        before = np.asarray(state.contents)["holders"].copy() != ABSENT
+        different = fleet.replicas.prompts.blocks
+        before = np.asarray(state.contents)["holders"][:, :different] != ABSENT
         fleet.run_until(float(poll_ms) + 240.0)
         state, arrays = fleet.replicas.state, fleet._door.arrays
-        now = np.asarray(state.contents)["holders"] != ABSENT
+        now = np.asarray(state.contents)["holders"][:, :different] != ABSENT
         moved += int((now != before).sum())
         believed = np.array(
             [[is_believed_cached(state, arrays, i, content) for content in range(now.shape[1])] for i in range(2)]

@@ -47,8 +47,11 @@ def look_up(s: SchedulerState, r: int) -> None:
 def note_change(s: SchedulerState, content: int) -> None:
     """A block has come into the cache or left it: whoever looked before can still tell how it was then."""
     before = 2 * s.clock[0].looks
-    changed = s.contents[content].changed
-    s.contents[content].changed = changed ^ 1 if changed >= before else before + 1
+    if before == 0:
+        return
+    place = len(s.contents) // 2 + content
+    changed = s.contents[place].content
+    s.contents[place].content = changed ^ 1 if changed >= before else before + 1
 
 
 @kernel

@@ -265,11 +265,12 @@ CHAIN = np.dtype([("first", "i8"), ("hashed", "i4"), ("shared", "i4")])
 """By request, what the prefix cache knows of it: its first entry in `contents`, how many of its blocks have one, and
 how many leading blocks it shares with whoever else may want them."""
 
-CONTENT = np.dtype([("content", "i4"), ("holders", "i4"), ("older", "i4"), ("newer", "i4"), ("changed", "i4")])
+CONTENT = np.dtype([("content", "i4"), ("holders", "i4"), ("older", "i4"), ("newer", "i4")])
 """Two tables side by side. By block of a request, one request after another: the number of its `content`, the same for
 equal tokens behind equal blocks. By that number: how many requests hold the block, `ABSENT` where it is not in the
-cache; its neighbours among the idle ones, that is cached and held by nobody; and twice the number of the look before it
-`changed` last, plus 1 if it is not as it was at that look."""
+cache; and its neighbours among the idle ones, that is cached and held by nobody. Where somebody outside looks, there
+are twice as many rows, and `content` in the second half is by number, too: twice the number of the look before the
+block came or went last, plus 1 if it is not as it was at that look."""
 
 TURN = np.dtype([("think_ms", "f8"), ("following", "i4"), ("coming", "i4"), ("arrived", "i4"), ("stage", "i4")])
 """Of conversations, by request: the time before it is asked, the turn `following` it, -1 for none, and whether its time

@@ -202,7 +202,6 @@ def put_empty_cache(state: SchedulerState, i: int, contents: Contents) -> None:
     table = state.contents.view(np.ndarray)[i]
     table["content"][: len(contents.content)] = contents.content
     table["holders"] = ABSENT
-    table["changed"] = 0
     state.clock[i].prefix_cache = 1
 
 
