@@ -11,7 +11,7 @@ from batchpilot.configs.tuner import SPELLINGS, TunerConfig
 from batchpilot.core import SLO, Limits, Tuner
 from batchpilot.core.names import lookup
 from batchpilot.tuners.bayesian import bayesian
-from batchpilot.tuners.planning import guarded_adaptive, model_based, shipped_policy
+from batchpilot.tuners.planning import guarded_adaptive, model_based, safe_bandit, shipped_policy
 from batchpilot.tuners.policy.by_name import policy
 from batchpilot.tuners.probe.tuner import ProbeTuner
 
@@ -41,6 +41,7 @@ TUNERS: dict[str, Callable[..., Tuner]] = {
     "guarded-adaptive": guarded_adaptive,
     "policy-limits": partial(shipped_policy, "limits"),
     "policy-guarded": partial(shipped_policy, "guarded"),
+    "safe-bandit": safe_bandit,
     "optuna-tpe": partial(bayesian, "tpe"),
     "optuna-gp": partial(bayesian, "gp"),
     "optuna-cmaes": partial(bayesian, "cmaes"),

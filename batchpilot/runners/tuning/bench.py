@@ -148,10 +148,18 @@ class SimulatedBench:
             limits: in force throughout.
             seed: of requests and noise.
         """
+        return figures(self.served(limits, seed), self.objective, self.prepared(seed))
+
+    def served(self, limits: Limits, seed: int) -> SimulationResult:
+        """What came of one whole simulated run.
+
+        Args:
+            limits: in force throughout.
+            seed: of requests and noise.
+        """
         run = self.prepared(seed)
         engine = SimulatedEngine(run.engine, run.requests)
-        result = run_engine(engine, limits, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
-        return figures(result, self.objective, run)
+        return run_engine(engine, limits, window_ms=run.window_ms, horizon_ms=run.horizon_ms)
 
     def imitated(self, latency: SaturationParameters, limits: Limits, seed: int) -> Figures:
         """One whole run on another engine: it knows neither the noise of this one nor its drift.

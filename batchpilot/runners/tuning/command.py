@@ -100,7 +100,13 @@ def tune(
     track: Annotated[str, typer.Option(help=f"Limits that may move: {', '.join(TRACKS)}.")] = "limits",
     trials: Annotated[int, typer.Option(min=1, help="Trials in the study, those of earlier runs included.")] = 60,
     sampler: Annotated[str, typer.Option(help=f"Who proposes: {', '.join(SAMPLERS)}.")] = "tpe",
-    objective: Annotated[str, typer.Option(help=f"What is maximised: {', '.join(OBJECTIVES)}.")] = "goodput",
+    objective: Annotated[
+        str,
+        typer.Option(
+            help=f"What is maximised: {', '.join(OBJECTIVES)}. Several, separated by commas, for what more of one "
+            "costs of another; beside these ttft-p95 and refused, which are minimised."
+        ),
+    ] = "goodput",
     min_attainment: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of requests within SLO that the best must reach.")
     ] = 0.0,
@@ -199,13 +205,17 @@ def tune(
             "--jobs above 1": jobs > 1,
             "--cluster": cluster is not None,
             f"--objective {ENERGY}": objective == ENERGY,
+            f"--objective {objective}": "," in objective,
             "--grid": was_given(context, "grid") and grid,
         },
     )
     if server is None:
         refuse(context, "without --backend torch", "requests")
     lookup(TRACKS, track, "track")
-    lookup(OBJECTIVES, objective, "objective")
+    if several := "," in objective:
+        refuse(context, f"with --objective {objective}", "prior", "jobs", "cluster", "grid")
+    else:
+        lookup(OBJECTIVES, objective, "objective")
     make_sampler(sampler, first_seed)
     if cluster is not None and jobs == 1:
         raise ValueError("--cluster runs trials side by side; give --jobs, its workers, 2 at least")
@@ -229,7 +239,8 @@ def tune(
         served |= labels_of(server, runner) | {"dtype": server.dtype, "latency": source}
     else:
         chosen = Changes(device, model, tensor_parallel, dtype, parameters, ttft_ms, tpot_ms, prefix_cache).of(named)
-        bench, unseen_bench = SimulatedBench(chosen, objective), SimulatedBench(_after(chosen), objective)
+        simulated, unseen_simulated = SimulatedBench(chosen, objective), SimulatedBench(_after(chosen), objective)
+        bench, unseen_bench = simulated, unseen_simulated
         served = stated(SimulatedBench(chosen).prepared(first_seed))
     twin = None if prior is None else read_parameters(prior)
     folder = out or Path("reports") / f"tune-{trace.stem if trace else chosen.name}-{track}"
@@ -254,8 +265,14 @@ def tune(
     from batchpilot.runners.tuning.result import conclude
     from batchpilot.runners.tuning.search import Search
     from batchpilot.runners.tuning.twin import twin_prior
+    from batchpilot.tuners.bayesian.studies import MAXIMISED
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    directions: tuple[str, ...] = MAXIMISED
+    if several:
+        from batchpilot.runners.tuning.front import aims_of
+
+        directions = tuple(aim.direction for aim in aims_of(objective))
     search = Search(
         track,
         sampler,
@@ -268,6 +285,7 @@ def tune(
         max_memory,
         max_refused,
         config,
+        directions=directions,
     )
     mended = search.mend()
     if mended:
@@ -275,11 +293,26 @@ def tune(
     if resume:
         search.refuse_another("" if storage is None else f"{chosen.name}-")
     _settle(search, folder, resume=resume, overwrite=overwrite)
+    count = seeds if check_seeds is None else check_seeds
+    unseen = range(first_seed + seeds, first_seed + seeds + count)
+    if several:
+        from batchpilot.runners.tuning.front_command import tune_front
+
+        tune_front(
+            search,
+            simulated,
+            unseen_simulated,
+            unseen,
+            objectives=objective,
+            title=f"Limits for {chosen.name}",
+            served=served,
+            folder=folder,
+            as_json=as_json,
+        )
+        return
     if twin is not None:
         search = replace(search, prior=twin_prior(search, bench, twin.parameters))
     exploration = _run_with_progress(search, bench, jobs, cluster)
-    count = seeds if check_seeds is None else check_seeds
-    unseen = range(first_seed + seeds, first_seed + seeds + count)
     found = conclude(search, exploration, bench, unseen_bench, unseen, grid=grid)
     origin = provenance(first_seed, config) | {
         **served,

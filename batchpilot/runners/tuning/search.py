@@ -33,7 +33,7 @@ from batchpilot.tuners.bayesian.journal import mend_journal
 from batchpilot.tuners.bayesian.prior import Prior
 from batchpilot.tuners.bayesian.samplers import STARTUP_TRIALS
 from batchpilot.tuners.bayesian.space import SearchSpace
-from batchpilot.tuners.bayesian.studies import counts, open_storage, redacted
+from batchpilot.tuners.bayesian.studies import MAXIMISED, counts, open_storage, redacted
 
 TRIALS_BEFORE_PRUNING = 5
 TRIALS_A_ROUND = 4
@@ -61,6 +61,7 @@ class Search:
         max_refused_fraction: likewise.
         settings: everything that makes its trials what they are; kept with the study.
         prior: what a twin expects of settings; None for nothing.
+        directions: "maximize" or "minimize", one an objective.
     """
 
     track: str
@@ -75,6 +76,7 @@ class Search:
     max_refused_fraction: float = 1.0
     settings: Mapping[str, Any] = field(default_factory=dict)
     prior: Prior | None = None
+    directions: tuple[str, ...] = MAXIMISED
 
     @property
     def space(self) -> SearchSpace:
@@ -96,6 +98,7 @@ class Search:
             startup_trials=STARTUP_TRIALS,
             pruner=MedianPruner(n_startup_trials=TRIALS_BEFORE_PRUNING, n_min_trials=TRIALS_BEFORE_PRUNING),
             prior=self.prior,
+            directions=self.directions,
         )
 
     def begin(self, tpot_ms: float) -> Exploration:

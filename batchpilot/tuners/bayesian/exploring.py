@@ -15,7 +15,16 @@ from batchpilot.core.limits import Limits
 from batchpilot.tuners.bayesian.prior import Prior
 from batchpilot.tuners.bayesian.samplers import SAMPLERS, make_sampler
 from batchpilot.tuners.bayesian.space import SearchSpace
-from batchpilot.tuners.bayesian.studies import FINISHED, best_trial, claim, conclude, merit, open_study, violation
+from batchpilot.tuners.bayesian.studies import (
+    FINISHED,
+    MAXIMISED,
+    best_trial,
+    claim,
+    conclude,
+    merit,
+    open_study,
+    violation,
+)
 
 LIMITS = "limits"
 """The trial attribute that says in plain words what its notches stand for."""
@@ -37,6 +46,7 @@ class Exploration:
         startup_trials: random trials before the sampler's model is believed.
         pruner: stops hopeless trials, where the sampler learns from them; None for none.
         prior: what is believed of settings; None for nothing.
+        directions: "maximize" or "minimize", one an objective; with several no trial is pruned, and none is the best.
 
     Attributes:
         params: parameters of the running trial; None between trials.
@@ -53,11 +63,12 @@ class Exploration:
         startup_trials: int,
         pruner: BasePruner | None,
         prior: Prior | None = None,
+        directions: Sequence[str] = MAXIMISED,
     ) -> None:
         self._prior = prior
         self._space, self._sampler, self._seed, self._startup_trials = space, sampler, seed, startup_trials
         self._study = open_study(
-            name, storage, pruner if pruner and SAMPLERS[sampler].learns_from_pruned else NopPruner()
+            name, storage, pruner if pruner and SAMPLERS[sampler].learns_from_pruned else NopPruner(), directions
         )
         self._trial: Trial | None = None
 
@@ -154,11 +165,11 @@ class Exploration:
         trial.report(value, step)
         return bool(trial.should_prune())
 
-    def tell(self, value: float | None, constraints: Mapping[str, float]) -> None:
+    def tell(self, value: float | Sequence[float] | None, constraints: Mapping[str, float]) -> None:
         """End the running trial.
 
         Args:
-            value: what it was worth; None when it was hopeless.
+            value: what it was worth, in each objective where there are several; None when it was hopeless.
             constraints: by name; above 0 is violated.
         """
         conclude(self._study, self._running(), value, constraints)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -53,17 +53,22 @@ def open_storage(storage: str | Path | None) -> BaseStorage:
     return JournalStorage(journal_backend(Path(storage)))
 
 
-def open_study(name: str, storage: BaseStorage, pruner: BasePruner) -> Study:
-    """A study that is maximised, new or as it was left; trials of processes that died are told as failed.
+MAXIMISED = ("maximize",)
+"""The one objective of a study where nothing else is said."""
+
+
+def open_study(name: str, storage: BaseStorage, pruner: BasePruner, directions: Sequence[str] = MAXIMISED) -> Study:
+    """A study, new or as it was left; trials of processes that died are told as failed.
 
     Args:
         name: within the storage.
         storage: where it lives.
         pruner: says which trials are hopeless.
+        directions: "maximize" or "minimize", one an objective.
     """
     with quiet():
         study = optuna.create_study(
-            study_name=name, storage=storage, pruner=pruner, direction="maximize", load_if_exists=True
+            study_name=name, storage=storage, pruner=pruner, directions=list(directions), load_if_exists=True
         )
     fail_abandoned(study)
     return study
@@ -102,13 +107,15 @@ def counts(trial: FrozenTrial) -> bool:
     return trial.state in FINISHED or (trial.state is TrialState.RUNNING and OWNER in trial.user_attrs)
 
 
-def conclude(study: Study, trial: Trial, value: float | None, constraints: Mapping[str, float]) -> None:
+def conclude(
+    study: Study, trial: Trial, value: float | Sequence[float] | None, constraints: Mapping[str, float]
+) -> None:
     """Tell a trial's end.
 
     Args:
         study: the trial's.
         trial: running.
-        value: what it was worth; None for a trial that was pruned.
+        value: what it was worth, in each objective where there are several; None for a trial that was pruned.
         constraints: by name; above 0 is violated.
     """
     for name, violation in constraints.items():

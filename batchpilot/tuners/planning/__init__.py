@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from batchpilot.baselines import Setting
 from batchpilot.core import Tuner
+from batchpilot.core.names import lookup
 from batchpilot.tuners.policy.by_name import policy as policy_of
 
 SHIPPED_POLICIES = Path(__file__).parents[1] / "policy" / "shipped"
@@ -65,6 +68,37 @@ def shipped_policy(track: str, setting: Setting) -> Tuner:
     return EstimatingTuner(policy, estimate, name=f"policy-{track}", rule=rule)
 
 
+def safe_bandit(setting: Setting, *, around: str | None = None, **options: Any) -> Tuner:
+    """Challenges the setpoints of a frozen strategy where a twin of the engine foresees no great loss.
+
+    Args:
+        setting: what the tuner is built for.
+        around: "policy", the shipped one of the track, or "guarded-adaptive"; None for the policy where there is one.
+        **options: further arguments of `SafeBandit`.
+
+    Raises:
+        ValueError: no such strategy.
+    """
+    from batchpilot.tuners.planning.bandit import SafeBandit
+
+    makers: dict[str, Callable[[Setting], Tuner]] = {
+        "policy": partial(shipped_policy, setting.track),
+        "guarded-adaptive": guarded_adaptive,
+    }
+    if not (SHIPPED_POLICIES / f"{setting.track}.onnx").exists():
+        del makers["policy"]
+    frozen = lookup(makers, around or next(iter(makers)), "strategy to be challenged")(setting)
+    return SafeBandit(
+        frozen,
+        setting.track,
+        latency=setting.latency,
+        latency_stage=setting.latency_stage,
+        slo=setting.slo,
+        seed=setting.seed,
+        **options,
+    )
+
+
 def beside_an_estimate(tuner: Tuner, setting: Setting, name: str | None = None) -> Tuner:
     """A tuner whose inner loop is kept true to the engine; Numba is imported here.
 
@@ -78,4 +112,4 @@ def beside_an_estimate(tuner: Tuner, setting: Setting, name: str | None = None) 
     return EstimatingTuner(tuner, setting.latency, name=name)
 
 
-__all__ = ["model_based", "guarded_adaptive", "shipped_policy", "beside_an_estimate"]
+__all__ = ["model_based", "guarded_adaptive", "shipped_policy", "safe_bandit", "beside_an_estimate"]

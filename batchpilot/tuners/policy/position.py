@@ -59,7 +59,9 @@ class Position:
         ]
 
     def move_capped(self, actions: Sequence[int], in_force: Limits, tpot_target_ms: float) -> None:
-        """Go where actions lead, but no further away from the limits in force, so that no wish winds up.
+        """Go where actions lead, but no further away from a limit that is capped, so that no wish winds up.
+
+        The limits that nobody put another in place of move freely.
 
         Args:
             actions: one a field, each an index below the table's size.
@@ -72,7 +74,7 @@ class Position:
         self.move(actions)
         fields = zip(wished, self.notches, forced, self._by_moves, strict=True)
         self.notches = [
-            before if by_moves and abs(after - there) > abs(before - there) else after
+            before if by_moves and there != before and abs(after - there) > abs(before - there) else after
             for before, after, there, by_moves in fields
         ]
 

@@ -165,7 +165,7 @@ def test_a_plan_that_has_taken_its_work_ends_with_what_it_has_found():
         tuner = make_tuner("model-based", latency=LATENCY, slo=SLO(2000.0, 100.0), track="guarded", **options)
         tuner.study(details(5000.0, np.arange(0.0, 5000.0, 20.0), [300] * 9, waiting=requests([4000.0] * 60)))
         tuner.tell(WindowMetrics(limits=tuner.ask(), step_ms_mean=30.0, kv_capacity_tokens=100_000))
-        return tuner._twin.work, tuner.status()["planned_tokens"]
+        return tuner._foresight.twin.work, tuner.status()["planned_tokens"]
 
     (stopped, worth), (whole, _) = planned(most_work=1), planned()
     assert 0 < stopped < whole

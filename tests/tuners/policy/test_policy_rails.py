@@ -65,6 +65,17 @@ def test_a_policy_does_not_wind_up_against_a_bound(load):
     assert (wish.batch_size, tuner.ask().batch_size) == (304, 256)
 
 
+def test_a_cap_on_one_limit_leaves_the_others_free(load):
+    # Until 2026-11-29 every limit stood still while one was capped: on a server short of KV cache a policy could not
+    # bound its queue, and served a quarter of what it serves without rails.
+    free, capped = load([HOLD, DOWN, DOWN]), load([HOLD, DOWN, DOWN], bounds=Bounds(highest=Limits(100)))
+    tell(free, 6)
+    tell(capped, 6)
+    assert capped.ask().batch_size == 100 < free.ask().batch_size
+    assert free.ask().token_budget < BASE.token_budget
+    assert capped.ask() == free.ask().replace(batch_size=100)
+
+
 def test_a_cap_that_is_lifted_leaves_the_policy_where_it_was(load):
     tuner = load([HOLD] * 3)
     tell(tuner, batch_size_mean=1.0, context_tokens_mean=20_000.0, kv_capacity_tokens=100_000)
