@@ -204,8 +204,7 @@ def tune(
             "--tensor-parallel": tensor_parallel is not None,
             "--jobs above 1": jobs > 1,
             "--cluster": cluster is not None,
-            f"--objective {ENERGY}": objective == ENERGY,
-            f"--objective {objective}": "," in objective,
+            f"--objective {objective}": objective == ENERGY or "," in objective,
             "--grid": was_given(context, "grid") and grid,
         },
     )

@@ -23,7 +23,7 @@ from batchpilot.core.names import lookup
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.tuners.planning.estimating import Estimate
 from batchpilot.tuners.planning.foresight import Foresight
-from batchpilot.tuners.planning.trials import Trial
+from batchpilot.tuners.planning.trials import SMALLEST_GAIN, Trial
 
 FACTORS = {
     "batch_size": (0.5, 2.0),
@@ -38,10 +38,14 @@ FARTHEST = 4.0
 """No setpoint goes further from the frozen one than this factor."""
 
 FUTURES = 8
-LARGEST_LOSS = 0.03
-"""Share of what the setpoints in force are foreseen to serve that an arm may be foreseen to lose."""
+LARGEST_LOSS = 0.01
+"""Share of what the setpoints in force serve that an arm may be expected to lose; the twin is doubted by as much."""
 
-SHORTEST_TURN_WINDOWS, FEWEST_ARRIVALS = 4, 24
+REMEMBERED = 0.8
+"""Share of the weight of an arm's earlier trials that is left after each later trial of any arm; each begins with the
+weight of what is foreseen."""
+
+SHORTEST_TURN_WINDOWS, FEWEST_ARRIVALS = 4, 48
 """Of a turn; a turn in which little came says little."""
 
 Arm = tuple[str, float]
@@ -84,6 +88,7 @@ class SafeBandit(Tuner):
         self._estimate = Estimate(latency, latency_stage)
         self._foresight = Foresight(self._estimate, slo)
         self._factors: dict[str, float] = {}
+        self._seen: dict[Arm, tuple[float, float]] = {}
         self._trial: Trial | None = None
         self._limits = frozen.ask()
         self._start()
@@ -166,6 +171,7 @@ class SafeBandit(Tuner):
             "frozen": self._frozen.state_dict(),
             **self._foresight.state_dict(),
             "factors": dict(self._factors),
+            "seen": [[*arm, *told] for arm, told in self._seen.items()],
             "trial": None if self._trial is None else self._trial.state_dict(),
             "turn": [self._served, self._arrived, self._windows],
             "counts": [self._trials, self._wins],
@@ -188,6 +194,7 @@ class SafeBandit(Tuner):
         try:
             frozen, reason = state["frozen"], str(state["reason"])
             factors = {lookup(FACTORS, name, "limit") and name: float(by) for name, by in state["factors"].items()}
+            seen = {(str(arm), float(by)): (float(gain), float(weight)) for arm, by, gain, weight in state["seen"]}
             trial = None if state["trial"] is None else Trial.from_state(state["trial"])
             served, arrived, windows = state["turn"]
             trials, wins = map(int, state["counts"])
@@ -196,14 +203,14 @@ class SafeBandit(Tuner):
         except (KeyError, TypeError) as error:
             raise ValueError(f"the state of {self.name!r} is incomplete: {error!r}") from error
         self._frozen.load_state_dict(frozen)
-        self._factors, self._trial, self._rng, self._reason = factors, trial, rng, reason
+        self._factors, self._seen, self._trial, self._rng, self._reason = factors, seen, trial, rng, reason
         self._served, self._arrived, self._windows = float(served), int(arrived), int(windows)
         self._trials, self._wins = trials, wins
         self._limits = self._with(self._frozen.ask(), self._factors_now())
 
     def _start(self, seed: int | None = None) -> None:
         self._rng = np.random.default_rng(self._seed if seed is None else seed)
-        self._factors, self._trial = {}, None
+        self._factors, self._seen, self._trial = {}, {}, None
         self._trials = self._wins = 0
         self._limits = self._frozen.ask()
         self._reason = "the frozen limits"
@@ -224,7 +231,9 @@ class SafeBandit(Tuner):
         if verdict is None:
             return
         field, factor = self._trial.arm
+        self._remember(self._trial.arm, self._trial.gain)
         if verdict:
+            self._seen = {}  # gains over other setpoints than these
             self._factors = _times(self._factors, field, factor)
             self._wins += 1
         self._reason = f"{field} x{factor:g} {'won' if verdict else 'did not win'}: {self._trial.summary}"
@@ -246,17 +255,31 @@ class SafeBandit(Tuner):
         values = self._foresight.values(limit_arrays(limits))
         scale = max(float(values[0].mean()), 1e-9)
         gains = (values[1:] - values[0]) / scale
-        mean, doubt = gains.mean(axis=1), gains.std(axis=1, ddof=1) + self._largest_loss / 2
+        mean = np.array([self._believed(arm, gain) for arm, gain in zip(arms, gains.mean(axis=1), strict=True)])
         safe = mean >= -self._largest_loss
         if not safe.any():
-            self._reason = f"the twin foresees a loss above {self._largest_loss:.0%} from every arm"
+            self._reason = f"a loss above {self._largest_loss:.0%} is to be expected of every arm"
             return None
+        doubt = gains.std(axis=1, ddof=1) / math.sqrt(FUTURES) + self._largest_loss
         drawn = np.where(safe, self._rng.normal(mean, doubt), -math.inf)
         chosen = int(np.argmax(drawn))
+        if drawn[chosen] <= SMALLEST_GAIN:
+            self._reason = "no arm promises a gain"
+            return None
         self._trials += 1
         field, factor = arms[chosen]
-        self._reason = f"trying {field} x{factor:g}, foreseen {mean[chosen]:+.1%}"
+        self._reason = f"trying {field} x{factor:g}, expected {mean[chosen]:+.1%}"
         return Trial(arms[chosen])
+
+    def _believed(self, arm: Arm, foreseen: float) -> float:
+        """What is foreseen of an arm, beside what its trials saw."""
+        gain, weight = self._seen.get(arm, (0.0, 0.0))
+        return (foreseen + weight * gain) / (1.0 + weight)
+
+    def _remember(self, arm: Arm, gain: float) -> None:
+        self._seen = {one: (seen, REMEMBERED * weight) for one, (seen, weight) in self._seen.items()}
+        seen, weight = self._seen.get(arm, (0.0, 0.0))
+        self._seen[arm] = (seen * weight + gain) / (weight + 1.0), weight + 1.0
 
     def _arms(self) -> list[Arm]:
         return [

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
-FEWEST_PAIRS, MOST_PAIRS = 3, 8
-SURE = 1.5
+FEWEST_PAIRS, MOST_PAIRS = 4, 10
+SURE = 2.0
 """Standard errors that the mean gain must be above zero, or below."""
 
 SMALLEST_GAIN = 0.005
 """A mean gain below this is not worth a change."""
+
+GIVEN_UP_AT = -0.05
+"""A mean gain below this ends a trial after its first pair."""
 
 
 class Trial:
@@ -46,9 +49,13 @@ class Trial:
     def verdict(self) -> bool | None:
         """Whether the challenger wins; None while that is open."""
         gains = self.gains
-        if len(self._heard) % 2 or len(gains) < FEWEST_PAIRS:
+        if len(self._heard) % 2 or not gains:
             return None
         mean = float(np.mean(gains))
+        if mean < GIVEN_UP_AT:
+            return False
+        if len(gains) < FEWEST_PAIRS:
+            return None
         doubt = SURE * float(np.std(gains, ddof=1)) / math.sqrt(len(gains))
         if mean - doubt > 0.0 and mean > SMALLEST_GAIN:
             return True
@@ -57,9 +64,14 @@ class Trial:
         return None
 
     @property
+    def gain(self) -> float:
+        """The mean gain, as a share."""
+        return float(np.mean(self.gains))
+
+    @property
     def summary(self) -> str:
         """The mean gain, in words."""
-        return f"{np.mean(self.gains):+.1%} in {len(self.gains)} pairs of turns"
+        return f"{self.gain:+.1%} in {len(self.gains)} pairs of turns"
 
     def hear(self, worth: float) -> None:
         """What the side whose turn it was served for each arrival.
