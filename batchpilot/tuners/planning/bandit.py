@@ -24,6 +24,7 @@ from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.tuners.planning.estimating import Estimate
 from batchpilot.tuners.planning.foresight import Foresight
 from batchpilot.tuners.planning.trials import SMALLEST_GAIN, Trial
+from batchpilot.tuners.policy.oddity import WindowClock
 
 FACTORS = {
     "batch_size": (0.5, 2.0),
@@ -110,9 +111,9 @@ class SafeBandit(Tuner):
         """Count the window for whose turn it was; end the turn, or the trial, when enough came.
 
         Args:
-            metrics: any window; one measured under other limits than asked for counts for nobody.
+            metrics: any window; an odd one, or one measured under other limits than asked for, counts for nobody.
         """
-        if metrics.limits == self._limits:
+        if self._clock.oddity(metrics) is None and metrics.limits == self._limits:
             self._served += metrics.goodput_tokens_per_s * metrics.duration_ms / 1000.0
             self._arrived += metrics.arrivals
             self._windows += 1
@@ -205,13 +206,14 @@ class SafeBandit(Tuner):
         self._frozen.load_state_dict(frozen)
         self._factors, self._seen, self._trial, self._rng, self._reason = factors, seen, trial, rng, reason
         self._served, self._arrived, self._windows = float(served), int(arrived), int(windows)
-        self._trials, self._wins = trials, wins
+        self._trials, self._wins, self._clock = trials, wins, WindowClock()
         self._limits = self._with(self._frozen.ask(), self._factors_now())
 
     def _start(self, seed: int | None = None) -> None:
         self._rng = np.random.default_rng(self._seed if seed is None else seed)
         self._factors, self._seen, self._trial = {}, {}, None
         self._trials = self._wins = 0
+        self._clock = WindowClock()
         self._limits = self._frozen.ask()
         self._reason = "the frozen limits"
         self._next_turn()

@@ -13,10 +13,8 @@ from batchpilot.configs import catalogue
 from batchpilot.configs.scenario import scenario
 from batchpilot.core.limit_arrays import limit_arrays
 from batchpilot.engines import EngineConfig, SimulatedEngine
-from batchpilot.engines.simulated.stream import simulate_stream
 from batchpilot.envs.rows import SimulationRows
 from batchpilot.envs.scenarios import prepare
-from batchpilot.fleet import ReplicaSpec, simulate_fleet
 from batchpilot.latency.model.vision_tower import TOWERS, VisionTower, tower_on
 from batchpilot.workloads.images import Images
 from batchpilot.workloads.prefixes import Prefixes
@@ -272,14 +270,6 @@ def test_a_larger_tower_and_a_slower_device_take_longer():
     assert 1.0 < times[0] < 4.8
     with pytest.raises(ValueError, match="clip-vit-l14"):
         tower_on(h100, "clip-vit-l4")
-
-
-def test_what_cannot_serve_images_says_so_in_words():
-    table = with_images([224, 0])
-    with pytest.raises(ValueError, match="features of images are not kept from table to table"):
-        next(simulate_stream([table], EngineConfig(LATENCY), Limits(4)))
-    with pytest.raises(ValueError, match="replicas of a fleet have no vision tower yet"):
-        simulate_fleet(table, ReplicaSpec(EngineConfig(LATENCY), Limits(4)))
 
 
 def test_many_engines_side_by_side_encode_as_one_does():

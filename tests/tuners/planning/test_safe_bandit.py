@@ -1,6 +1,7 @@
 """The safe bandit: what it may try, when it believes what it saw, and that it gives back what no longer pays."""
 
 import json
+from itertools import count
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from batchpilot.tuners.planning.bandit import SafeBandit
 from batchpilot.tuners.planning.trials import MOST_PAIRS, Trial
 
 FROZEN = Limits(64, 1024, 8000)
+SECONDS = count()
 
 
 class Foreseen:
@@ -43,16 +45,20 @@ def bandit(worth=lambda *_: 100.0, frozen=None, **options):
     return tuner
 
 
+def a_window(limits, arrivals, tokens_per_s):
+    start_ms = 1000.0 * next(SECONDS)
+    return WindowMetrics(
+        limits=limits, start_ms=start_ms, duration_ms=1000.0, arrivals=arrivals, goodput_tokens_per_s=tokens_per_s
+    )
+
+
 def serve(tuner, windows, tokens):
     """Windows of a server that serves `tokens(limits)` for each of ten arrivals; the limits of each."""
     seen = []
     for _ in range(windows):
         limits = tuner.ask()
         seen.append(limits)
-        window = WindowMetrics(
-            limits=limits, duration_ms=1000.0, arrivals=10, goodput_tokens_per_s=10.0 * tokens(limits)
-        )
-        tuner.tell(window)
+        tuner.tell(a_window(limits, 10, 10.0 * tokens(limits)))
     return seen
 
 
@@ -112,14 +118,15 @@ def test_no_setpoint_goes_further_than_four_times_the_frozen_one():
     assert max(limits.batch_size for limits in seen) == 256
 
 
-def test_the_frozen_strategy_hears_its_own_limits_and_windows_of_others_count_for_nobody():
+def test_the_frozen_strategy_hears_its_own_limits_and_odd_windows_count_for_nobody():
     class Listening(StaticTuner):
         def tell(self, metrics):
             assert metrics.limits == self.ask()
 
     tuner = bandit(frozen=Listening(FROZEN, "frozen"))
     for _ in range(50):
-        tuner.tell(WindowMetrics(limits=Limits(7), duration_ms=1000.0, arrivals=100, goodput_tokens_per_s=1.0))
+        tuner.tell(a_window(Limits(7), 100, 1.0))
+        tuner.tell(a_window(tuner.ask(), 100, float("nan")))
     assert tuner.status()["trials"] == 0
     serve(tuner, 50, lambda limits: 100.0)
     assert tuner.status()["trials"] > 0
