@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -183,6 +184,10 @@ class PolicyTuner(Tuner):
             self._windows_heard, self._odd_windows, self._uncredited_windows = heard, odd, uncredited
 
     def _decide(self, window: WindowMetrics) -> None:
+        if self._in_force is not self._limits:
+            # A limit that it does not move was the same in all its training: it sees that one, whatever is in force.
+            moved = {name: getattr(self._in_force, name) for name in self.policy.description.table.fields}
+            window = replace(window, limits=self._limits.replace(**moved))
         self._observation.add(window)
         before = self._position.notches, self._target_ms
         actions = self.policy.network.decide(self._observation.values)

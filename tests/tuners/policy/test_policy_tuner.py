@@ -16,7 +16,7 @@ from policy_samples import BASE, always, make_description, make_policy_bytes, ma
 
 import batchpilot.tuners.policy
 from batchpilot.core import SLO, Limits, WindowMetrics
-from batchpilot.core.actions import ACTION_MODES, ActionTable
+from batchpilot.core.actions import ACTION_MODES, MOVES, ActionTable
 from batchpilot.core.features import FEATURE_NAMES, window_features
 from batchpilot.core.limits import TRACKS
 from batchpilot.core.metrics import METRIC_NAMES
@@ -293,3 +293,23 @@ def test_shipped_policies_load_and_decide(name):
     for k in range(5):
         tuner.tell(make_window(tuner.ask(), k))
     assert tuner.ask().batch_size >= 1
+
+
+@pytest.mark.parametrize(("fields", "seen"), [(["token_budget"], 256), (["batch_size", "token_budget"], 5)])
+def test_a_capped_limit_that_it_does_not_move_is_seen_as_it_was_in_training(fields, seen):
+    # Until 2026-11-29 a policy that never moves the batch size saw the memory check's cap in its place, which no
+    # training shows it, and gave up a sixth of what it serves without rails.
+    base = Limits(256, 512)
+    told = []
+
+    def predict(features):
+        told.append(features)
+        return np.full(len(fields), MOVES.index(0))
+
+    tuner = PolicyTuner.predicting(predict, ActionTable(fields, base))
+    capped = base.replace(batch_size=5)
+    tuner.overrule(capped)
+    window = make_window(capped, 0, batch_size_mean=5.0, running=5)
+    tuner.tell(window)
+    expected = window_features(replace(window, limits=base.replace(batch_size=seen)))
+    assert np.allclose(told[0], expected)
