@@ -176,6 +176,7 @@ class SafeBandit(Tuner):
             "trial": None if self._trial is None else self._trial.state_dict(),
             "turn": [self._served, self._arrived, self._windows],
             "counts": [self._trials, self._wins],
+            "end_ms": self._clock.end_ms if math.isfinite(self._clock.end_ms) else None,
             "rng": self._rng.bit_generator.state,
             "reason": self._reason,
         }
@@ -199,6 +200,8 @@ class SafeBandit(Tuner):
             trial = None if state["trial"] is None else Trial.from_state(state["trial"])
             served, arrived, windows = state["turn"]
             trials, wins = map(int, state["counts"])
+            clock = WindowClock()
+            clock.end_ms = -math.inf if state["end_ms"] is None else float(state["end_ms"])
             rng.bit_generator.state = state["rng"]
             self._foresight.load_state_dict(state)
         except (KeyError, TypeError) as error:
@@ -206,7 +209,7 @@ class SafeBandit(Tuner):
         self._frozen.load_state_dict(frozen)
         self._factors, self._seen, self._trial, self._rng, self._reason = factors, seen, trial, rng, reason
         self._served, self._arrived, self._windows = float(served), int(arrived), int(windows)
-        self._trials, self._wins, self._clock = trials, wins, WindowClock()
+        self._trials, self._wins, self._clock = trials, wins, clock
         self._limits = self._with(self._frozen.ask(), self._factors_now())
 
     def _start(self, seed: int | None = None) -> None:
