@@ -14,13 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from batchpilot.core import SLO, TRACKS, Limits, Tuner, WindowMetrics
 from batchpilot.core.details import WindowDetails
 from batchpilot.core.limit_arrays import limit_arrays
 from batchpilot.core.names import lookup
 from batchpilot.latency.model.saturation import SaturationParameters
+from batchpilot.tuners.planning.believing import BelievingTuner
 from batchpilot.tuners.planning.estimating import Estimate
 from batchpilot.tuners.planning.foresight import Foresight
 from batchpilot.tuners.planning.trials import SMALLEST_GAIN, Trial
@@ -52,7 +52,7 @@ SHORTEST_TURN_WINDOWS, FEWEST_ARRIVALS = 4, 48
 Arm = tuple[str, float]
 
 
-class SafeBandit(Tuner):
+class SafeBandit(BelievingTuner):
     """Challenges a frozen strategy's setpoints, one factor at a time.
 
     Args:
@@ -69,7 +69,6 @@ class SafeBandit(Tuner):
     """
 
     name = "safe-bandit"
-    needs_details = True
 
     def __init__(
         self,
@@ -123,7 +122,7 @@ class SafeBandit(Tuner):
         self._limits = self._with(self._frozen.ask(), self._factors_now())
 
     def move_latency_to(self, stage: str, share: float | None = None) -> None:
-        """Move the roll-out of what is learned of step latency, see `Estimate.move_to`.
+        """Move the roll-out of what is learned of step latency, the frozen strategy's with it.
 
         Args:
             stage: offline, shadow, partial or full.
@@ -132,12 +131,9 @@ class SafeBandit(Tuner):
         Raises:
             ValueError: no such stage, or the share is outside 0 to 1.
         """
-        self._estimate.move_to(stage, share)
-
-    @property
-    def estimate(self) -> NDArray[np.float64] | None:
-        """What it believes a step costs, nine saturation parameters; None while that is only a guess."""
-        return self._estimate.array
+        super().move_latency_to(stage, share)
+        if isinstance(self._frozen, BelievingTuner):
+            self._frozen.move_latency_to(stage, share)
 
     def reset(self, seed: int | None = None) -> None:
         """Forget every trial; begin at the frozen limits.

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from batchpilot.core import Limits, Tuner, WindowMetrics
 from batchpilot.core.details import WindowDetails, believable
 from batchpilot.latency.model.saturation import SaturationParameters
+from batchpilot.tuners.planning.believing import BelievingTuner
 from batchpilot.tuners.planning.estimating import Estimate
 from batchpilot.tuners.rails.true_estimate import TrueEstimate
 
 
-class EstimatingTuner(Tuner):
+class EstimatingTuner(BelievingTuner):
     """Learns what steps cost, for the inner loop, beside a tuner that sets the limits.
 
     Args:
@@ -27,8 +25,6 @@ class EstimatingTuner(Tuner):
         rule: stands in for limits with a step target or a guard while the estimate that they lean on is off by more
             than they are worth; None where the tuner is such a rule.
     """
-
-    needs_details = True
 
     def __init__(
         self,
@@ -68,23 +64,6 @@ class EstimatingTuner(Tuner):
         self._tuner.tell(metrics)
         self._rail.hear(metrics)
         self._limits = self._allowed()
-
-    def move_latency_to(self, stage: str, share: float | None = None) -> None:
-        """Move the roll-out of what is learned of step latency, see `Estimate.move_to`.
-
-        Args:
-            stage: offline, shadow, partial or full.
-            share: of the windows, for partial.
-
-        Raises:
-            ValueError: no such stage, or the share is outside 0 to 1.
-        """
-        self._estimate.move_to(stage, share)
-
-    @property
-    def estimate(self) -> NDArray[np.float64] | None:
-        """What it believes a step costs, nine saturation parameters; None while that is only a guess."""
-        return self._estimate.array
 
     def reset(self, seed: int | None = None) -> None:
         """Forget what the tuner learned, and the steps.

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.baselines import StaticTuner
-from batchpilot.core import SLO, TRACKS, Limits, Tuner, WindowMetrics
+from batchpilot.core import SLO, TRACKS, Limits, WindowMetrics
 from batchpilot.core.actions import ActionTable
 from batchpilot.core.details import WindowDetails
 from batchpilot.core.grids import GRIDS, Grid
 from batchpilot.core.names import lookup
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.tuners.planning.aiming import AimingTuner
+from batchpilot.tuners.planning.believing import BelievingTuner
 from batchpilot.tuners.planning.estimating import Estimate
 from batchpilot.tuners.planning.foresight import Foresight
 from batchpilot.tuners.planning.search import CoordinateSearch
@@ -42,7 +43,7 @@ MOST_WORK = 30_000_000
 third of it. A search that has taken as much ends with the best that it found."""
 
 
-class PlanningTuner(Tuner):
+class PlanningTuner(BelievingTuner):
     """Model-predictive control of a track's limits.
 
     After each window it learns what steps cost, guesses several futures from the recent past, replays them on a copy of
@@ -66,7 +67,6 @@ class PlanningTuner(Tuner):
     """
 
     name = "model-based"
-    needs_details = True
 
     def __init__(
         self,
@@ -131,23 +131,6 @@ class PlanningTuner(Tuner):
             self._set(self._rail.allow(self._limits), self._rail.reason)
         else:
             self._plan(metrics)
-
-    def move_latency_to(self, stage: str, share: float | None = None) -> None:
-        """Move the roll-out of what is learned of step latency, see `Estimate.move_to`.
-
-        Args:
-            stage: offline, shadow, partial or full.
-            share: of the windows, for partial.
-
-        Raises:
-            ValueError: no such stage, or the share is outside 0 to 1.
-        """
-        self._estimate.move_to(stage, share)
-
-    @property
-    def estimate(self) -> NDArray[np.float64] | None:
-        """What it believes a step costs, nine saturation parameters; None while that is only a guess."""
-        return self._estimate.array
 
     def reset(self, seed: int | None = None) -> None:
         """Forget traffic, steps and plans.

@@ -132,6 +132,13 @@ def test_the_frozen_strategy_hears_its_own_limits_and_odd_windows_count_for_nobo
     assert tuner.status()["trials"] > 0
 
 
+def test_moving_the_roll_out_of_what_is_learned_moves_the_frozen_strategys_too():
+    tuner = make_tuner("safe-bandit", track="guarded", around="guarded-adaptive")
+    tuner.move_latency_to("shadow")
+    assert tuner._estimate.status() == tuner._frozen._estimate.status()
+    assert "shadow" in str(tuner._frozen._estimate.status())
+
+
 @pytest.mark.parametrize("loss", [-0.1, 1.5])
 def test_a_bound_that_is_none_is_refused(loss):
     with pytest.raises(ValueError, match=rf"largest_loss is {loss}; it must be from 0 to 1"):
