@@ -29,7 +29,7 @@ def verdict(tried: Sequence[Tried], aims: Sequence[Aim], trials: int) -> str:
     spans = []
     for k, aim in enumerate(aims):
         values = [one.seen[k] for one in front]
-        spans.append(f"{aim.shown} {min(values):.3g} to {max(values):.3g}")
+        spans.append(f"{aim.name} {min(values):.3g} to {max(values):.3g} {aim.unit}".rstrip())
     return f"{len(front)} of {trials} tried settings are beaten by none in everything: {', '.join(spans)}."
 
 
@@ -59,7 +59,7 @@ def front_grid(tried: Sequence[Tried], aims: Sequence[Aim]) -> Grid:
 
 
 def front_chart(exploration: Exploration, tried: Sequence[Tried], aims: Sequence[Aim]) -> str:
-    """Every trial by the first two aims, the front as a line.
+    """Trials by the first two aims, the front as a line; what lies far from it is counted, not drawn.
 
     Args:
         exploration: the study.
@@ -82,12 +82,23 @@ def front_chart(exploration: Exploration, tried: Sequence[Tried], aims: Sequence
         for one in tried:
             if not one.on_front:
                 axes.plot(*one.seen[:2], "s", color=INK, ms=6, label="what servers ship")
+        (left, right), (low, high) = (_around(along) for along in zip(*front, strict=True))
+        axes.set(xlim=(left, right), ylim=(low, high))
+        outside = sum(not (left <= x <= right and low <= y <= high) for x, y in values)
         names = [f"{aim.shown}, {'more' if aim.direction == 'maximize' else 'less'} is better" for aim in aims]
         axes.set_xlabel(names[0])
         axes.set_ylabel(names[1])
-        axes.set_title(title := f"What does {aims[0].name} cost of {aims[1].name}?")
+        title = f"What does {aims[0].name} cost of {aims[1].name}?"
+        axes.set_title(f"{title} {outside} of {len(values)} tried lie outside" if outside else title)
         drawn.legend(loc="outside lower left", ncols=3)
         return to_svg(drawn, "front", title)
+
+
+def _around(values: Sequence[float]) -> tuple[float, float]:
+    """A range that shows values, none of them below 0, and as much room again on both sides."""
+    low, high = min(values), max(values)
+    room = (high - low) or abs(high) or 1.0
+    return max(low - room, 0.0), high + room
 
 
 def write_front(
