@@ -135,7 +135,7 @@ class EngineSpec(StrictModel):
         block_size: tokens in a KV block.
         prefix_cache: share KV blocks of equal prefixes, as a trace or `workload.sharing` tells them.
         vision: what encodes images; None for an encoding that costs nothing.
-        noise: standard deviation of the logarithm of step time.
+        noise: standard deviation of the logarithm of step time; where none is stated, a parameter file's own counts.
         estimate_error: relative error (log-normal) of the latency estimate that `step_target_ms` and `ttft_guard` use.
         drift: what changes on the way.
         max_model_len: longest prompt plus output; None takes the model's.

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from batchpilot.configs.catalogue import ModelSpec, device, model
-from batchpilot.configs.scenario import ModelSwitch, Scenario
+from batchpilot.configs.scenario import EngineSpec, ModelSwitch, Scenario
 from batchpilot.core.speculation import Speculation
 from batchpilot.core.tenants import TenantTerms
 from batchpilot.engines.memory import memory_model
 from batchpilot.engines.simulated.config import EngineConfig
-from batchpilot.latency.model.parameter_file import read_parameters
+from batchpilot.latency.model.parameter_file import ParameterFile, read_parameters
 from batchpilot.latency.model.registry import find_latency, scaled_to
 from batchpilot.latency.model.roofline import LatencyEstimate
 from batchpilot.latency.model.saturation import SaturationParameters
@@ -63,7 +63,8 @@ def prepare(scenario: Scenario, seed: int) -> PreparedRun:
         OSError: a file cannot be read.
     """
     chip, served = device(scenario.device), model(scenario.model)
-    known = latency_of(scenario)
+    measured = _measured(scenario)
+    known = find_latency(chip, served, scenario.tensor_parallel, scenario.dtype) if measured is None else measured.estimate
     memory = memory_model(chip, served, scenario.tensor_parallel, scenario.dtype)
     latency = known.parameters
     requests = build_requests(
@@ -85,7 +86,8 @@ def prepare(scenario: Scenario, seed: int) -> PreparedRun:
         max_model_len=spec.max_model_len or served.max_model_len,
         mode=spec.mode,
         prefill=spec.prefill,
-        noise=spec.noise,
+        noise=_noise(spec, measured),
+        front_ms=0.0 if measured is None or requests.concurrency else measured.front_ms,
         drift=drift_schedule(scenario, latency),
         memory=memory,
         speculation=Speculation() if spec.speculation is None else Speculation(**spec.speculation.model_dump()),
@@ -124,12 +126,26 @@ def latency_of(scenario: Scenario) -> LatencyEstimate:
         ValueError: device or model unknown, or the parameter file is wrong or of other hardware.
         OSError: the parameter file cannot be read.
     """
-    chip, served = device(scenario.device), model(scenario.model)
+    measured = _measured(scenario)
+    if measured is not None:
+        return measured.estimate
+    return find_latency(device(scenario.device), model(scenario.model), scenario.tensor_parallel, scenario.dtype)
+
+
+def _measured(scenario: Scenario) -> ParameterFile | None:
+    """What a scenario's parameter file says; None without one."""
     if scenario.parameters is None:
-        return find_latency(chip, served, scenario.tensor_parallel, scenario.dtype)
+        return None
     read = read_parameters(scenario.parameters)
-    read.check(chip, served, scenario.tensor_parallel)
-    return read.estimate
+    read.check(device(scenario.device), model(scenario.model), scenario.tensor_parallel)
+    return read
+
+
+def _noise(spec: EngineSpec, measured: ParameterFile | None) -> float:
+    """The noise of steps that was measured with them, unless the scenario states one."""
+    if measured is None or measured.noise is None or "noise" in spec.model_fields_set:
+        return spec.noise
+    return measured.noise
 
 
 def keeping_promise(requests: RequestTable, scenario: Scenario) -> RequestTable:

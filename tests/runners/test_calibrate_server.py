@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from batchpilot import Limits, RequestTable, SaturationParameters, simulate
 from batchpilot.latency.fitting.saturation_fit import fit
+from batchpilot.latency.model.parameter_file import read_parameters
 from batchpilot.runners.calibration.asking import Timed, design_groups, read_answers
 from batchpilot.runners.main import app
 from batchpilot.serving.answers import SERVED
@@ -24,15 +25,22 @@ def run_command(*arguments):
 def answered(group, noise, rng):
     """A group as a simulated server answers it, whose clients are `FRONT_MS` away."""
     requests = RequestTable.from_arrays(np.zeros(group.requests), group.prompt_tokens, group.output_tokens)
-    result = simulate(requests, TRUE, Limits(64, 2048), noise=noise, seed=int(rng.integers(2**31)))
+    seed = int(rng.integers(2**31))
+    result = simulate(requests, TRUE, Limits(64, 2048), noise=noise, seed=seed, record_steps=True)
     return [
         Timed(
             0.0,
             group.prompt_tokens,
-            Answered(SERVED, 200, FRONT_MS + ttft, FRONT_MS + end, group.output_tokens, counted=True),
+            Answered(SERVED, 200, FRONT_MS + ttft, FRONT_MS + end, group.output_tokens, counted=True, heard_ms=heard),
         )
-        for ttft, end in zip(result.ttft_ms, result.e2e_ms, strict=True)
+        for ttft, end, heard in zip(result.ttft_ms, result.e2e_ms, tokens_of(group, result, rng), strict=True)
     ]
+
+
+def tokens_of(group, result, rng):
+    """When a client hears a group's tokens: the ends of its last steps, each some way of up to 4 ms later."""
+    ends = (result.step_log[:, 0] + result.step_log[:, 4])[-group.output_tokens :]
+    return [tuple(FRONT_MS + ends + rng.uniform(0.0, 4.0, len(ends))) for _ in range(group.requests)]
 
 
 @pytest.mark.parametrize(("noise", "rounds", "most"), [(0.0, 1, 0.03), (0.2, 3, 0.10)])
@@ -41,6 +49,7 @@ def test_what_answers_tell_is_what_steps_cost(noise, rounds, most):
     told = [answered(group, noise, rng) for _ in range(rounds) for group in design_groups(32, 1024)]
     asked = read_answers(told, 0, "simulated")
     assert asked.front_ms == pytest.approx(FRONT_MS, rel=0.15)
+    assert asked.noise == pytest.approx(noise, abs=0.02)
     found = fit(asked.steps).parameters
     sizes, contexts = np.array([1.0, 4.0, 16.0, 32.0]), np.array([50.0, 1000.0, 9000.0, 20_000.0])
     errors = found.predict(sizes, sizes, contexts) / TRUE.predict(sizes, sizes, contexts) - 1.0
@@ -88,4 +97,11 @@ def test_a_running_server_is_measured_and_its_file_says_what_lies_before_the_eng
     assert SaturationParameters.from_yaml(out).predict_one(1, 1, 100) > 0.0
     dropped = sum(told["dropped"][name] for name in ("not_finite", "empty", "too_short", "too_long"))
     assert len(steps.read_text().splitlines()) == 1 + told["observations"] + dropped
-    assert "front_ms" in out.read_text()
+    read = read_parameters(out)
+    assert read.front_ms == told["front_ms"]
+    assert read.noise == told["noise"] >= 0.0
+
+
+def test_answers_that_come_whole_tell_no_noise():
+    whole = Answered(SERVED, 200, 100.0, 500.0, 48, counted=True, streamed=False, heard_ms=(500.0,))
+    assert read_answers([[Timed(0.0, 8, whole)]], 0, "simulated").noise is None

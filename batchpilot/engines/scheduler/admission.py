@@ -39,16 +39,16 @@ _HIGH, _LOW = 0, 2
 
 @inlined
 def next_arrival_ms(s: SchedulerState) -> float:
-    """When the next request arrives; infinity when none is left or every client waits for an answer."""
+    """When the next request reaches the scheduler; infinity when none is left or every client waits for an answer."""
     c = s.clock[0]
     if c.conversations:
-        return s.requests[s.turns[0].coming].arrival_ms if c.n_coming > 0 else math.inf
+        return s.requests[s.turns[0].coming].arrival_ms + c.front_ms if c.n_coming > 0 else math.inf
     if c.next_arrival >= c.n_requests:
         return math.inf
     if c.concurrency > 0:
         busy = c.next_arrival - c.n_ended + c.cancelled_ahead
         return c.now_ms if busy < c.concurrency else math.inf
-    return s.requests[c.next_arrival].arrival_ms
+    return s.requests[c.next_arrival].arrival_ms + c.front_ms
 
 
 @kernel

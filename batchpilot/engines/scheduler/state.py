@@ -93,6 +93,7 @@ CLOCK = np.dtype(
         ("static_computed", "i8"),
         ("static_generated", "i8"),
         ("wake_ms", "f8"),
+        ("front_ms", "f8"),
         ("parameter_row", "i8"),
         ("n_logged", "i8"),
         ("computed_tokens", "i8"),
@@ -117,7 +118,8 @@ CLOCK = np.dtype(
     ],
     align=True,
 )
-"""One record a simulation: the clock, counters, the step being planned and the engine's constants. `cancelled_ahead`
+"""One record a simulation: the clock, counters, the step being planned and the engine's constants. A request that was
+sent at `arrival_ms` reaches the scheduler `front_ms` later. `cancelled_ahead`
 counts requests that were cancelled and whose turn to arrive has not come; `unanswered_tokens` are prompts of requests
 without a first token; `n_due` requests are in the line of `due`, made for this `ttft_guard` and for prompts that take
 `fastest_ms`, and `fastest_token_ms` a token at least; the last step with a prompt ended at `prompt_end_ms` and took

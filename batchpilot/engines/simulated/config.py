@@ -60,6 +60,8 @@ class EngineConfig:
         prefill: "chunked", "whole" or "selective" (prompts from 512 tokens run alone).
         discipline: who is next where the limits do not say, one of `DISCIPLINES`.
         noise: standard deviation of the logarithm of the step-time factor, >= 0.
+        front_ms: from a client to the scheduler and back, once a request: part of its TTFT, of no step; 0 for the
+            clients of a closed loop.
         drift: (start_ms, true parameters from then on), ascending.
         prefix_cache: share KV blocks of equal prefixes, where the requests tell them; of continuous batching alone.
         vision: what encoding images costs, and how many features are kept. Neither drift nor the error of the estimate
@@ -82,6 +84,7 @@ class EngineConfig:
     prefill: str = "chunked"
     discipline: str = "fcfs"
     noise: float = 0.0
+    front_ms: float = 0.0
     drift: Sequence[tuple[float, SaturationParameters]] = ()
     prefix_cache: bool = False
     vision: VisionTower = field(default_factory=VisionTower)
@@ -100,6 +103,8 @@ class EngineConfig:
                 raise ValueError(f"{name} is {value}; it must be >= 1")
         if not (math.isfinite(self.noise) and self.noise >= 0):
             raise ValueError(f"noise is {self.noise}; it must be >= 0")
+        if not (math.isfinite(self.front_ms) and self.front_ms >= 0):
+            raise ValueError(f"front_ms is {self.front_ms}; it must be >= 0 ms")
         if self.prefix_cache and self.mode == "static":
             raise ValueError("prefix_cache is on in mode static; padded batches share no blocks, so choose continuous")
         starts = [start for start, _ in self.drift]

@@ -84,6 +84,8 @@ def load(state: SchedulerState, i: int, config: EngineConfig, requests: RequestT
     needed = (n, users, len(config.drift))
     if any(need > have for need, have in zip(needed, room, strict=True)):
         raise ValueError(f"requests, users and drift rows {needed} do not fit the state's {room}")
+    if config.front_ms and requests.concurrency:
+        raise ValueError(f"front_ms is {config.front_ms}; the clients of a closed loop have none, so leave it at 0")
     incoming = _incoming(requests)
     as_bytes(state.requests)[i, :n] = as_bytes(incoming.records)
     state.noise[i] = _noise(config.seed, config.noise, state.noise.shape[1])
@@ -106,6 +108,7 @@ def load(state: SchedulerState, i: int, config: EngineConfig, requests: RequestT
     clock["prefill"] = PREFILL_MODES[config.prefill]
     clock["discipline"] = DISCIPLINES[config.discipline]
     clock["wake_ms"] = clock["ttft_guard"] = math.inf
+    clock["front_ms"] = config.front_ms
     clock["idle_first"] = clock["idle_last"] = NOBODY
     clock["parameter_row"] = 1
     clock["peak_tokens_per_s"] = believed.peak_tokens_per_s(config.capacity_tokens)

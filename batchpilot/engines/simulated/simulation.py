@@ -296,6 +296,7 @@ def simulate(
     prefix_cache: bool = False,
     vision: VisionTower | None = None,
     noise: float = 0.0,
+    front_ms: float = 0.0,
     drift: Sequence[tuple[float, SaturationParameters]] = (),
     memory: EngineMemory | None = None,
     speculation: Speculation | None = None,
@@ -324,6 +325,7 @@ def simulate(
         prefix_cache: share KV blocks of equal prefixes, as `requests.prefixes` tells them; not in mode "static".
         vision: what encoding the requests' images costs, and how many features are kept; None for nothing, and 10,000.
         noise: standard deviation of the logarithm of the step-time factor.
+        front_ms: from a client to the scheduler and back, part of each TTFT; 0 for a closed loop.
         drift: (start_ms, true parameters from then on), ascending.
         memory: device memory, for its accounting and for out-of-memory failures.
         speculation: how drafts fare where the limits' `speculative_tokens` ask for them.
@@ -354,6 +356,7 @@ def simulate(
         prefix_cache=prefix_cache,
         vision=vision or VisionTower(),
         noise=noise,
+        front_ms=front_ms,
         drift=tuple(drift),
         memory=memory,
         speculation=speculation or Speculation(),

@@ -103,7 +103,7 @@ class _Stream:
             )
         self._last_ms = float(table.arrival_ms[-1])
         engine = self._engine = self._with(table)
-        until_ms = math.inf if last else self._last_ms
+        until_ms = math.inf if last else self._last_ms + self._config.front_ms
         windows = (
             self._constant(engine, until_ms) if self._tuner is None else self._tuned(engine, until_ms, self._tuner)
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,9 @@ class ParameterFile:
         model: likewise.
         tensor_parallel: likewise.
         kind: measured, or what else the file says of itself.
+        noise: standard deviation of the logarithm of a step's time beside what the parameters say; None where the file
+            does not say.
+        front_ms: from a client to the engine and back, part of each TTFT; 0 where the file does not say.
         remarks: source, number of steps, mean error and date, those that the file states.
     """
 
@@ -33,6 +38,8 @@ class ParameterFile:
     model: str | None = None
     tensor_parallel: int | None = None
     kind: str = "given"
+    noise: float | None = None
+    front_ms: float = 0.0
     remarks: tuple[str, ...] = ()
 
     @property
@@ -102,9 +109,20 @@ def read_parameters(path: str | Path) -> ParameterFile:
         _text(data.get("model")),
         share if isinstance(share, int) else None,
         str(data.get("kind", "given")),
+        _at_least_0(path, data, "noise"),
+        _at_least_0(path, data, "front_ms") or 0.0,
         tuple(str(remark) for remark in remarks if remark),
     )
 
 
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
+
+
+def _at_least_0(path: str | Path, data: Mapping[str, Any], name: str) -> float | None:
+    value = data.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < math.inf:
+        raise ValueError(f"{path}: {name} is {value!r}; it must be a number >= 0")
+    return float(value)

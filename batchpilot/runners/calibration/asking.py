@@ -31,6 +31,7 @@ OUTPUT_TOKENS = 48
 SHORTEST_PROMPT = 8
 LARGEST_BATCH, LARGEST_PROMPT = 32, 1024
 _SAMPLE_TOKENS = 200
+_SUMMED = 4
 _PATIENT = SLO(math.inf, math.inf)
 
 
@@ -55,6 +56,7 @@ class Asking:
     Attributes:
         steps: what its steps took, as averages over some fifty of them.
         front_ms: what a lone request's TTFT holds beside its step: the way to the engine and back.
+        noise: standard deviation of the logarithm of one step's time beside its kind's; None where answers came whole.
         groups: groups that were answered whole.
         refused: groups of which something was not served.
         model: as the server names it.
@@ -62,6 +64,7 @@ class Asking:
 
     steps: Observations
     front_ms: float
+    noise: float | None
     groups: int
     refused: int
     model: str
@@ -141,7 +144,7 @@ async def _ask(
     seed: int,
     show: Callable[[str], None],
 ) -> Asking:
-    client = CompletionClient(address, _now_ms, api_key=api_key, dialect=dialect)
+    client = CompletionClient(address, _now_ms, api_key=api_key, dialect=dialect, keep_times=True)
     rng = np.random.default_rng(seed)
     told: list[list[Timed]] = []
     refused = 0
@@ -206,7 +209,29 @@ def read_answers(told: Sequence[Sequence[Timed]], refused: int, model: str) -> A
     rows = decodes + [(1.0, float(tokens), 0.0, ttft - front_ms) for tokens, ttft in prompts if ttft > front_ms]
     sizes, tokens, contexts, times = np.array(rows).T
     steps = Observations(np.round(sizes), np.round(tokens), np.round(contexts), times)
-    return Asking(steps, front_ms, len(told), refused, model)
+    return Asking(steps, front_ms, _noise(told), len(told), refused, model)
+
+
+def _noise(told: Sequence[Sequence[Timed]]) -> float | None:
+    """How single steps scatter, from the times between tokens of the last to begin of each group.
+
+    What a token's way to the client adds is taken back from the next gap: the sum of several gaps scatters by as many
+    steps, but by no more of the way than a single gap does.
+    """
+    lone, summed = [], []
+    for group in told:
+        heard = np.array(max(group, key=lambda one: one.answer.first_ms).answer.heard_ms)
+        gaps = np.diff(heard)
+        if len(gaps) < 2 * _SUMMED or gaps.mean() <= 0:
+            continue
+        gaps = gaps / gaps.mean()
+        whole = len(gaps) // _SUMMED * _SUMMED
+        lone.append(gaps.var(ddof=1))
+        summed.append(gaps[:whole].reshape(-1, _SUMMED).sum(1).var(ddof=1))
+    if not lone:
+        return None
+    step = max(float(np.mean(summed)) - float(np.mean(lone)), 0.0) / (_SUMMED - 1)
+    return math.sqrt(math.log1p(step))
 
 
 def _at_one_token(prompts: Sequence[tuple[int, float]]) -> float:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from batchpilot.configs.catalogue import device, model
 from batchpilot.core.provenance import provenance
 from batchpilot.latency.fitting.judging import Comparison, Judgement, compare
@@ -16,6 +18,7 @@ from batchpilot.latency.fitting.regressor import LatencyRegressor
 from batchpilot.latency.fitting.regressors import GivenRegressor, SaturationRegressor, make_regressor
 from batchpilot.latency.fitting.saturation_fit import Fit, fit
 from batchpilot.latency.model.roofline import roofline
+from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.calibration.asking import ask_server
 
 LONGEST_STEP_MS = 60_000.0
@@ -34,6 +37,7 @@ class Calibration:
         fit: the saturation model.
         comparisons: every model's errors, the saturation model's last.
         remarks: what a reader should know besides the fit's own problems and notes.
+        noise: standard deviation of the logarithm of a step's time beside what the parameters say.
         front_ms: what a server adds to the TTFT of a lone request, beside its steps; None where only steps were seen.
     """
 
@@ -44,6 +48,7 @@ class Calibration:
     fit: Fit
     comparisons: tuple[Comparison, ...]
     remarks: tuple[str, ...]
+    noise: float
     front_ms: float | None = None
 
     @property
@@ -75,6 +80,7 @@ class Calibration:
             "degenerate": fitted.degenerate,
             "problems": list(fitted.problems),
             "notes": [*fitted.notes, *self.remarks],
+            "noise": self.noise,
             "front_ms": self.front_ms,
             "models": [asdict(comparison) for comparison in self.comparisons],
         }
@@ -94,6 +100,7 @@ class Calibration:
             "source": self.source,
             "points": self.fit.observations,
             "mean_relative_error": self.judgement.mape,
+            "noise": self.noise,
             "measured_on": measured_on,
         }
         if self.front_ms is not None:
@@ -182,15 +189,29 @@ def calibrate_steps(
     long_ones = int((observations.latency_ms >= HIGHEST_MS).sum())
     if long_ones:
         remarks.append(f"{long_ones} steps of {HIGHEST_MS:g} ms or more are in; the document's own bound drops them")
+    fitted = fit(observations, **options)
     return Calibration(
         source=source,
         labels=labels,
         observations=observations,
         dropped=dropped,
-        fit=fit(observations, **options),
+        fit=fitted,
         comparisons=tuple(comparisons),
         remarks=tuple(remarks),
+        noise=scatter(fitted.parameters, observations),
     )
+
+
+def scatter(parameters: SaturationParameters, steps: Observations) -> float:
+    """Standard deviation of the logarithm of steps' times beside what parameters say, by the middle 68 % of them.
+
+    Args:
+        parameters: fitted.
+        steps: measured.
+    """
+    predicted = parameters.predict(steps.batch_size, steps.tokens, steps.context_tokens)
+    low, high = np.percentile(np.log(steps.latency_ms / predicted), (16.0, 84.0))
+    return float(high - low) / 2.0
 
 
 def calibrate_server(
@@ -239,7 +260,8 @@ def calibrate_server(
     remarks = [f"a lone request's TTFT holds {asked.front_ms:.1f} ms beside its step: the way to the engine and back"]
     if asked.refused:
         remarks.append(f"{asked.refused} of {asked.groups + asked.refused} groups were not served whole and left out")
-    return replace(found, front_ms=asked.front_ms, remarks=(*found.remarks, *remarks)), asked.steps
+    noise = found.noise if asked.noise is None else asked.noise
+    return replace(found, noise=noise, front_ms=asked.front_ms, remarks=(*found.remarks, *remarks)), asked.steps
 
 
 def _labels(file: MeasurementFile, select: Mapping[str, str]) -> dict[str, str]:

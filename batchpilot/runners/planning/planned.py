@@ -18,7 +18,7 @@ from batchpilot.core.limits import Limits
 from batchpilot.core.slo import SLO
 from batchpilot.engines import MemoryModel, SimulationResult, memory_model, simulate
 from batchpilot.envs.scenarios import prepare
-from batchpilot.latency.model.parameter_file import read_parameters
+from batchpilot.latency.model.parameter_file import ParameterFile, read_parameters
 from batchpilot.latency.model.registry import find_latency
 from batchpilot.latency.model.roofline import LatencyEstimate
 from batchpilot.latency.planning.attainment import Service
@@ -80,12 +80,24 @@ class Question:
     shared: RequestTable | None = None
 
     @cached_property
+    def measured(self) -> ParameterFile | None:
+        """What the parameter file says."""
+        if self.parameters is None:
+            return None
+        read = read_parameters(self.parameters)
+        read.check(self.device, self.model, self.tensor_parallel)
+        return read
+
+    @property
+    def front_ms(self) -> float:
+        """From a client to the engine and back, part of each TTFT."""
+        return 0.0 if self.measured is None else self.measured.front_ms
+
+    @cached_property
     def latency(self) -> LatencyEstimate:
         """The step latency: the file's, else the best that is known."""
-        if self.parameters is not None:
-            read = read_parameters(self.parameters)
-            read.check(self.device, self.model, self.tensor_parallel)
-            return read.estimate
+        if self.measured is not None:
+            return self.measured.estimate
         return self.known or find_latency(self.device, self.model, self.tensor_parallel, self.dtype)
 
     @cached_property
@@ -129,14 +141,20 @@ class Question:
         Raises:
             ValueError: no rate is held; the message says why.
         """
-        return plan(
+        if self.front_ms >= self.slo.ttft_ms:
+            raise ValueError(
+                f"the way to the engine and back alone takes {self.front_ms:g} ms ({self.parameters}); "
+                f"a TTFT of {self.slo.ttft_ms:g} ms cannot be promised"
+            )
+        chosen = plan(
             self.latency.parameters.scaled(slowdown),
             self.demand,
-            self.slo,
+            replace(self.slo, ttft_ms=self.slo.ttft_ms - self.front_ms),
             self.memory.kv_capacity_tokens,
             attainment=self.attainment,
             max_step_tokens=self.max_step_tokens,
         )
+        return replace(chosen, slo=self.slo)
 
     def service(self, chosen: Plan) -> Service:
         """The engine under a plan's limits, for asking about other rates.
@@ -149,7 +167,7 @@ class Question:
     def simulate(self, limits: Limits, rate_per_s: float, seed: int, duration_s: float) -> SimulationResult:
         """Poisson arrivals at a rate, served under limits until every request has ended.
 
-        The server's own latency estimate is off by 10 % in each parameter, its steps vary by 5 %.
+        The server's own latency estimate is off by 10 % in each parameter; its steps vary by 5 %, or as was measured.
 
         Args:
             limits: in force throughout.
@@ -161,6 +179,7 @@ class Question:
         lasting_s = min(max(duration_s, _LEAST_REQUESTS / rate_per_s), max(duration_s, _LONGEST_S))
         arrival_ms = poisson(rate_per_s, 1000.0 * lasting_s, rng)
         latency = self.latency.parameters
+        noise = None if self.measured is None else self.measured.noise
         if self.shared is None:
             requests = RequestTable.from_arrays(arrival_ms, *self.draw(len(arrival_ms), rng), slos=self.slo)
         else:
@@ -171,7 +190,8 @@ class Question:
             limits,
             memory=self.memory,
             max_model_len=self.model.max_model_len,
-            noise=STEP_NOISE,
+            noise=STEP_NOISE if noise is None else noise,
+            front_ms=self.front_ms,
             estimate=latency.perturbed(np.random.default_rng([seed, _ESTIMATE_STREAM]), ESTIMATE_ERROR),
             prefix_cache=self.shared is not None,
             seed=seed,

@@ -20,6 +20,7 @@ class Answered:
         streamed: whether the answer came token by token.
         prompt_tokens: as the server counted them, None where it does not say.
         choices: how many texts came at once.
+        heard_ms: when each part of it came, where the client keeps that.
     """
 
     reason: str
@@ -32,3 +33,4 @@ class Answered:
     streamed: bool = True
     prompt_tokens: int | None = None
     choices: int = 1
+    heard_ms: tuple[float, ...] = ()

@@ -80,6 +80,7 @@ class CompletionClient:
         now_ms: the clock.
         api_key: sent as a bearer token, None for none.
         dialect: how completions are asked for; `find_model` adds what the server says of itself.
+        keep_times: whether answers tell when each part of them came.
 
     Attributes:
         model: what requests name.
@@ -94,11 +95,12 @@ class CompletionClient:
         *,
         api_key: str | None = None,
         dialect: Dialect | None = None,
+        keep_times: bool = False,
     ) -> None:
         self.model = ""
         self.listed: dict[str, Any] = {}
         self.dialect = dialect or Dialect()
-        self._address, self._now_ms = address, now_ms
+        self._address, self._now_ms, self._keep_times = address, now_ms, keep_times
         self._http = HttpClient(address, {} if api_key is None else {"authorization": f"Bearer {api_key}"})
 
     async def complete(self, asked: Asked) -> Answered:
@@ -107,7 +109,7 @@ class CompletionClient:
         Args:
             asked: what is wanted; the server is asked not to stop before.
         """
-        listening = _Listening(self._now_ms, asked.output_tokens)
+        listening = _Listening(self._now_ms, asked.output_tokens, keep_times=self._keep_times)
         try:
             body = self.dialect.request(self.model, asked)
             await self._http.exchange("POST", self.dialect.path, listening, body, _headers(asked))
@@ -191,8 +193,9 @@ class _Collecting:
 class _Listening:
     """Hears an answer and notes when its tokens come."""
 
-    def __init__(self, now_ms: Callable[[], float], wanted: int) -> None:
+    def __init__(self, now_ms: Callable[[], float], wanted: int, *, keep_times: bool) -> None:
         self._now_ms, self._wanted = now_ms, wanted
+        self._heard_ms: list[float] | None = [] if keep_times else None
         self._status, self._kind, self._encoding = 0, "", ""
         self._reader = AnswerReader()
         self._streams = True
@@ -237,6 +240,8 @@ class _Listening:
 
     def _heard(self) -> None:
         self._last_ms = self._now_ms()
+        if self._heard_ms is not None:
+            self._heard_ms.append(self._last_ms)
         if math.isnan(self._first_ms):
             self._first_ms = self._last_ms
 
@@ -268,6 +273,7 @@ class _Listening:
             self._streams,
             reader.prompt_tokens,
             reader.choices,
+            tuple(self._heard_ms or ()),
         )
 
 
