@@ -1,5 +1,7 @@
 """A parameter file's noise and way to the engine reach the runs and plans that are made on it."""
 
+import json
+
 import pytest
 from typer.testing import CliRunner
 
@@ -9,7 +11,7 @@ from batchpilot.latency.model.parameter_file import read_parameters
 from batchpilot.runners.main import app
 from batchpilot.runners.selection import find_scenario
 
-MEASURED = """parameters: {p_max: 8.0, k_b: 0.15, k_s: 0.004, tau_0: 8.0, tau_b: 0.1, tau_c: 1.0e-4}
+MEASURED = """parameters: {p_max: 8.0, k_b: 10.0, k_s: 0.04, tau_0: 8.0, tau_b: 0.1, tau_c: 1.0e-4}
 noise: 0.21
 front_ms: 80.0
 """
@@ -60,8 +62,6 @@ def test_a_way_to_the_engine_that_takes_the_whole_promise_cannot_be_planned_for(
 
 
 def test_a_plan_leaves_room_for_the_way(measured):
-    import json
-
     held = {}
     for front in (0, 400):
         measured.write_text(MEASURED.replace("front_ms: 80.0", f"front_ms: {front}"))

@@ -213,18 +213,19 @@ def read_answers(told: Sequence[Sequence[Timed]], refused: int, model: str) -> A
 
 
 def _noise(told: Sequence[Sequence[Timed]]) -> float | None:
-    """How single steps scatter, from the times between tokens of the last to begin of each group.
+    """How single steps scatter, from the times between tokens of the last to begin of each group, while all speak.
 
     What a token's way to the client adds is taken back from the next gap: the sum of several gaps scatters by as many
-    steps, but by no more of the way than a single gap does.
+    steps, but by no more of the way than a single gap does. That contexts grow is no scatter.
     """
     lone, summed = [], []
     for group in told:
         heard = np.array(max(group, key=lambda one: one.answer.first_ms).answer.heard_ms)
-        gaps = np.diff(heard)
+        gaps = np.diff(heard[heard <= min(one.answer.end_ms for one in group)])
         if len(gaps) < 2 * _SUMMED or gaps.mean() <= 0:
             continue
-        gaps = gaps / gaps.mean()
+        places = np.arange(len(gaps))
+        gaps = gaps / np.polyval(np.polyfit(places, gaps, 1), places).clip(min=1e-9)
         whole = len(gaps) // _SUMMED * _SUMMED
         lone.append(gaps.var(ddof=1))
         summed.append(gaps[:whole].reshape(-1, _SUMMED).sum(1).var(ddof=1))
