@@ -64,7 +64,9 @@ def prepare(scenario: Scenario, seed: int) -> PreparedRun:
     """
     chip, served = device(scenario.device), model(scenario.model)
     measured = _measured(scenario)
-    known = find_latency(chip, served, scenario.tensor_parallel, scenario.dtype) if measured is None else measured.estimate
+    known = (
+        find_latency(chip, served, scenario.tensor_parallel, scenario.dtype) if measured is None else measured.estimate
+    )
     memory = memory_model(chip, served, scenario.tensor_parallel, scenario.dtype)
     latency = known.parameters
     requests = build_requests(

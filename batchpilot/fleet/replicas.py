@@ -172,7 +172,10 @@ class Replicas:
             ready_ms: when it will serve.
         """
         spec = self.specs[self.kinds[i]]
+        role = ROLES[spec.role]
         engine = replace(spec.engine, seed=spec.engine.seed + _SEED_STRIDE * i)
+        if role == DECODE:  # its requests come from other replicas, not from clients
+            engine = replace(engine, front_ms=0.0)
         self._note(i)
         looks = self.state.clock[i].looks
         load(self.state, i, engine, self._nobody)
@@ -190,7 +193,6 @@ class Replicas:
         self.set_limits(i, tuner.ask() if tuner is not None else self._ordered[i] or spec.limits)  # type: ignore[arg-type]
         view = self.views[i]
         view.on, view.draining, view.dead, view.suspected = 1, 0, 0, 0
-        role = ROLES[spec.role]
         self.links[i] = (role, ready_ms, 0.0, 0)
         view.version, view.weight = spec.version, self._weights[i]
         view.tier = spec.tier + (DECODES if role == DECODE else 0)

@@ -1,11 +1,14 @@
 """The way from a client to the scheduler: a request comes so much later, and its TTFT holds it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from batchpilot import SLO, Limits, RequestTable, SaturationParameters, simulate
 from batchpilot.engines.simulated.config import EngineConfig
 from batchpilot.engines.simulated.stream import simulate_stream
+from batchpilot.fleet import Link, ReplicaSpec, simulate_fleet
 from batchpilot.workloads.turns import Turns
 
 DEVICE = SaturationParameters(p_max=0.7, k_b=10.0, k_s=0.05, tau_0=12.0, tau_b=0.4, tau_c=5e-4)
@@ -56,6 +59,20 @@ def test_a_stream_says_what_one_table_says():
     once = simulate(whole, DEVICE, LIMITS, estimate=DEVICE, front_ms=FRONT_MS)
     assert sum(one.count("length") for one in told) == once.count("length")
     assert sum(np.nansum(one.ttft_ms) for one in told) == pytest.approx(np.nansum(once.ttft_ms))
+
+
+def test_a_fleet_has_it_once_a_request_also_where_decoding_is_apart():
+    engine = EngineConfig(latency=DEVICE, estimate=DEVICE, front_ms=FRONT_MS)
+    alone = simulate(requests(), DEVICE, LIMITS, estimate=DEVICE, front_ms=FRONT_MS)
+    fleet = simulate_fleet(requests(), ReplicaSpec(engine, LIMITS)).served
+    np.testing.assert_allclose(fleet.ttft_ms, alone.ttft_ms)
+    one = RequestTable.from_arrays(np.array([0.0]), 300, 3)
+    pools = [ReplicaSpec(engine, LIMITS, name=role, role=role) for role in ("prefill", "decode")]
+    far = simulate_fleet(one, pools, link=Link(10.0, 131_072.0, 2.0)).served
+    pools = [replace(spec, engine=replace(engine, front_ms=0.0)) for spec in pools]
+    near = simulate_fleet(one, pools, link=Link(10.0, 131_072.0, 2.0)).served
+    np.testing.assert_allclose(far.ttft_ms, near.ttft_ms + FRONT_MS)
+    np.testing.assert_allclose(far.e2e_ms, near.e2e_ms + FRONT_MS)
 
 
 def test_what_cannot_be_is_refused():
