@@ -64,9 +64,7 @@ def prepare(scenario: Scenario, seed: int) -> PreparedRun:
     """
     chip, served = device(scenario.device), model(scenario.model)
     measured = _measured(scenario)
-    known = (
-        find_latency(chip, served, scenario.tensor_parallel, scenario.dtype) if measured is None else measured.estimate
-    )
+    known = latency_of(scenario)
     memory = memory_model(chip, served, scenario.tensor_parallel, scenario.dtype)
     latency = known.parameters
     requests = build_requests(
