@@ -51,7 +51,7 @@ def test_what_is_no_time_or_share_is_refused_with_the_file(measured, line):
 
 
 def plan(measured, ttft_ms):
-    asked = f"plan --parameters {measured} --device H100-80GB --model Llama-3-8B --workload azure-conv"
+    asked = f"plan --parameters {measured} --device H100-80GB --model Llama-3-8B --workload 256,64"
     return CliRunner().invoke(app, [*asked.split(), "--ttft-ms", str(ttft_ms), "--tpot-ms", "50", "--json"])
 
 
@@ -63,10 +63,10 @@ def test_a_way_to_the_engine_that_takes_the_whole_promise_cannot_be_planned_for(
 
 def test_a_plan_leaves_room_for_the_way(measured):
     held = {}
-    for front in (0, 400):
+    for front in (0, 1200):
         measured.write_text(MEASURED.replace("front_ms: 80.0", f"front_ms: {front}"))
-        done = plan(measured, 500)
+        done = plan(measured, 2000)
         assert done.exit_code == 0, done.output
         held[front] = json.loads(done.stdout)
-    assert held[400]["plan"]["rate_per_s"] < held[0]["plan"]["rate_per_s"]
-    assert held[400]["plan"]["slo"]["ttft_ms"] == 500
+    assert held[1200]["rate_per_s"] < held[0]["rate_per_s"]
+    assert held[1200]["slo"]["ttft_ms"] == 2000
