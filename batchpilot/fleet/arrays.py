@@ -86,15 +86,17 @@ HANDOVER = np.dtype(
         ("source", "i8"),
         ("place", "i8"),
         ("target", "i8"),
-        ("room", "i8"),
+        ("blocks", "i8"),
+        ("shared", "i8"),
         ("ready_ms", "f8"),
         ("end_ms", "f8"),
     ],
     align=True,
 )
 """One record a request: where it stands between prefill and decode, who is behind it there, the replica and place that
-prefilled it and keeps its KV blocks, the replica that will decode it with the blocks set aside for it, when its first
-token was made and when its KV has come."""
+prefilled it and keeps its KV blocks, the replica that will decode it with the `blocks` that it holds there, of which
+those `shared` were in the prefix cache and need not be moved, when its first token was made and when its KV has
+come."""
 
 MADE, WAITING, MOVING, HANDED, NOT_HANDED = range(5)
 """Stages, the first three of them lines: the first token is being made (line by the replica that prefilled), KV waits

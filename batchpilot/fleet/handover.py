@@ -6,9 +6,11 @@ computed and one token said, so that it needs a block for the next token and not
 when every earlier step of the others is known: the replica whose turn is first goes first.
 
 KV moves as soon as the replica that decodes has blocks for it and a place in its batch, first come first served; they
-are looked for when a step begins there, and set aside until the KV has come. A link moves one request's KV at a time,
-at either end: two at once would share the same wire, and neither would come sooner. Without room the request waits and
-its blocks stay where they are, so a full pool of decoders soon stops the prompts, too.
+are looked for when a step begins there, and set aside until the KV has come. Blocks that its prefix cache has are held
+from then on, too, and only the others are moved, as vLLM's NIXL connector does it; what has come is cached at once. A
+link moves one request's KV at a time, at either end: two at once would share the same wire, and neither would come
+sooner. Without room the request waits and its blocks stay where they are, so a full pool of decoders soon stops the
+prompts, too.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ import math
 import numpy as np
 
 from batchpilot.engines.scheduler.admission import next_arrival_ms
-from batchpilot.engines.scheduler.kv_blocks import blocks_for, release, take
-from batchpilot.engines.scheduler.prefix_cache import hold_cached, leading
+from batchpilot.engines.scheduler.kv_blocks import blocks_for, blocks_needed, claim, release, take
+from batchpilot.engines.scheduler.prefix_cache import hold_cached, leading, look_up, share
 from batchpilot.engines.scheduler.state import FAILED, LENGTH, UNFINISHED, SchedulerState, row
 from batchpilot.engines.simulated.kernel import run_steps
 from batchpilot.fleet.arrays import (
@@ -164,24 +166,67 @@ def bind(s: SchedulerState, f: FleetArrays, r: int, now_ms: float) -> None:
 
 
 @kernel
+def write_handed(s: SchedulerState, f: FleetArrays, i: int, r: int) -> int:
+    """Write a request as it will be where it is decoded into the first free place there; returns that place."""
+    place = s.clock[i].n_requests
+    s.requests[i, place] = f.incoming[r]
+    request = s.requests[i, place]
+    request.computed = request.prompt
+    request.cached = request.prompt
+    request.generated = 1
+    request.admitted = 1
+    if s.clock[i].prefix_cache:
+        s.chains[i, place] = f.chains[f.views[i].kind, r]
+        s.chains[i, place].shared = f.handovers[r].shared
+    return int(place)
+
+
+@allocating
+def set_aside(s: SchedulerState, f: FleetArrays, i: int, r: int) -> bool:
+    """Hold blocks for a request where it will be decoded, those in the prefix cache there first; False without room."""
+    handover = f.handovers[r]
+    handover.shared = 0
+    place = write_handed(s, f, i, r)
+    one = row(s, i)
+    if s.clock[i].prefix_cache:
+        look_up(one, place)
+    if blocks_needed(one, place) > s.clock[i].free_blocks:
+        return False
+    claim(one, place)
+    handover.blocks = s.requests[i, place].blocks
+    if s.clock[i].prefix_cache:
+        handover.shared = s.chains[i, place].shared
+    return True
+
+
+@allocating
+def free_again(s: SchedulerState, f: FleetArrays, r: int) -> None:
+    """Blocks that are held for a request where it should have been decoded are free again: its KV does not come."""
+    handover = f.handovers[r]
+    i = handover.target
+    place = write_handed(s, f, i, r)
+    s.requests[i, place].blocks = handover.blocks
+    s.requests[i, place].computed = handover.shared * s.clock[i].block_size
+    release(row(s, i), place)
+
+
+@allocating
 def start_moving(s: SchedulerState, f: FleetArrays, i: int, now_ms: float) -> None:
-    """KV that waits for a replica begins to move, as far as there is room."""
+    """KV that waits for a replica begins to move, as far as there is room; what is cached there stays where it is."""
     c = s.clock[i]
     while f.lines[WAITING, i, COUNT] > 0:
         r = f.lines[WAITING, i, FIRST]
-        handover = f.handovers[r]
         inside = c.n_running + c.n_queue + c.n_requests - c.next_arrival + f.lines[MOVING, i, COUNT]
-        room = blocks_for(f.incoming[r].prompt + 1, c.block_size)
-        if inside >= s.limits[i].batch_size or room > c.free_blocks:
+        if inside >= s.limits[i].batch_size or not set_aside(s, f, i, r):
             return
         take_first(f, WAITING, i)
+        handover = f.handovers[r]
         begin_ms = max(now_ms, f.links[i].free_ms, f.links[handover.source].free_ms)
-        sent_ms = begin_ms + f.incoming[r].prompt * f.routing[0].ms_per_token
+        missing = f.incoming[r].prompt - handover.shared * c.block_size
+        sent_ms = begin_ms + missing * f.routing[0].ms_per_token
         f.links[i].free_ms = sent_ms
         f.links[handover.source].free_ms = sent_ms
         handover.end_ms = sent_ms + f.routing[0].latency_ms
-        handover.room = room
-        c.free_blocks -= room
         put_last(f, MOVING, i, r)
 
 
@@ -193,18 +238,17 @@ def deliver(s: SchedulerState, f: FleetArrays, i: int) -> None:
     handover.stage = HANDED
     let_go(s, f, r, LENGTH, handover.end_ms)
     c = s.clock[i]
-    c.free_blocks += handover.room
-    place = c.n_requests
+    place = write_handed(s, f, i, r)
     c.n_requests += 1
     f.routing[0].fullest = max(f.routing[0].fullest, c.n_requests)
-    s.requests[i, place] = f.incoming[r]
     request = s.requests[i, place]
     request.arrival_ms = handover.end_ms
     request.first_ms = handover.ready_ms
-    request.computed = request.prompt
-    request.cached = request.prompt
-    request.generated = 1
-    request.admitted = 1
+    if c.prefix_cache:
+        request.blocks = handover.blocks
+        share(row(s, i), place, request.prompt)
+    else:
+        c.free_blocks += handover.blocks
     f.names[i, place] = r
     f.where[r, 0] = i
     f.where[r, 1] = place

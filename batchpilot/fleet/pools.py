@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from batchpilot.engines.scheduler.state import FAILED
 from batchpilot.fleet.arrays import COUNT, FIRST, HANDED, MADE, MOVING, NOT_HANDED, WAITING
-from batchpilot.fleet.handover import bind, let_go
+from batchpilot.fleet.handover import bind, free_again, let_go
 
 if TYPE_CHECKING:
     from batchpilot.fleet.door import Door
@@ -26,6 +26,16 @@ class Pools:
 
     def __init__(self, replicas: Replicas, door: Door) -> None:
         self._replicas, self._door = replicas, door
+
+    @property
+    def moved_tokens(self) -> NDArray[np.int64]:
+        """Prompt tokens of which KV has come to the replica that decodes; 0 of others, shape (n,)."""
+        handovers, moved = np.asarray(self._door.arrays.handovers), np.zeros(len(self._door.where), np.int64)
+        handed = np.flatnonzero(handovers["stage"] == HANDED)
+        clock = np.asarray(self._replicas.state.clock)
+        cached = handovers["shared"][handed] * clock["block_size"][handovers["target"][handed]]
+        moved[handed] = self._door.arrays.incoming["prompt"][handed] - cached
+        return moved
 
     @property
     def handover_ms(self) -> NDArray[np.float64]:
@@ -48,7 +58,7 @@ class Pools:
         gone = under_way[handovers["source"][under_way] == i]
         stranded = under_way[(handovers["target"][under_way] == i) & (handovers["stage"][under_way] != MADE)]
         for r in gone[handovers["stage"][gone] == MOVING]:
-            self._replicas.state.clock[int(handovers["target"][r])].free_blocks += handovers["room"][r]
+            free_again(self._replicas.state, self._door.arrays, int(r))
         handovers["stage"][gone] = NOT_HANDED
         self._bind_again(stranded, now_ms)
 

@@ -24,7 +24,7 @@ from batchpilot.workloads.table import RequestTable
 class Prompts:
     """What replicas have to know of requests that any of them may get.
 
-    A replica that only decodes has no prefix cache and encodes no images: prompts come to it as KV.
+    A replica that only decodes encodes no images: prompts come to it as KV.
 
     Args:
         specs: kinds of replicas.
@@ -39,11 +39,8 @@ class Prompts:
 
     def __init__(self, specs: Sequence[ReplicaSpec], requests: RequestTable) -> None:
         self._specs = specs
-        computes = [ROLES[spec.role] != DECODE for spec in specs]
-        self._contents = [
-            contents_of(spec.engine, requests) if here else None for spec, here in zip(specs, computes, strict=True)
-        ]
-        self._encodes = [here and requests.images is not None for here in computes]
+        self._contents = [contents_of(spec.engine, requests) for spec in specs]
+        self._encodes = [ROLES[spec.role] != DECODE and requests.images is not None for spec in specs]
         self.blocks = max((one.room for one in self._contents if one is not None), default=0)
         self.chains: Any = np.zeros((len(specs) if self.blocks else 0, len(requests)), CHAIN)
         for kind, contents in enumerate(self._contents):

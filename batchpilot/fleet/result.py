@@ -51,6 +51,8 @@ class FleetResult:
         joules: that the devices drew by the energy model, NaN where a power is missing.
         handover_ms: from a request's first token until its KV had come to the replica that decodes; NaN where it was
             not handed over, shape (n,).
+        moved_tokens: prompt tokens of which KV was moved for that, those aside that the replica that decodes had in its
+            prefix cache, shape (n,).
         found: what each replica found in its prefix cache, and of images among the features that it kept, those that
             are gone included; None where that is not told.
     """
@@ -65,6 +67,7 @@ class FleetResult:
     device_hours: float
     joules: float = math.nan
     handover_ms: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    moved_tokens: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     found: Found | None = None
 
     def __repr__(self) -> str:
@@ -124,6 +127,7 @@ class FleetResult:
             "rate_limited": int(self.rate_limited.sum()),
             "retried": self.retried,
             "handover_p99_ms": float(np.percentile(handed, 99)) if len(handed) else math.nan,
+            "moved_tokens": int(self.moved_tokens.sum()),
             "prefix_hit_rate": self.prefix_hit_rate,
             **({} if served.requests.images is None else {"image_hit_rate": self.image_hit_rate}),
             "replica_hours": self.replica_hours,
@@ -151,6 +155,7 @@ def result_of(
     retried: int,
     now_ms: float,
     handover_ms: NDArray[np.float64],
+    moved_tokens: NDArray[np.int64],
 ) -> FleetResult:
     """The result from the scheduler's records.
 
@@ -164,6 +169,7 @@ def result_of(
         retried: see `FleetResult`.
         now_ms: fleet time.
         handover_ms: see `FleetResult`.
+        moved_tokens: likewise.
     """
     ends = records["finish_ms"][np.isfinite(records["finish_ms"])]
     end_ms = max(float(ends.max(initial=0.0)), now_ms)
@@ -198,5 +204,5 @@ def result_of(
         lived_s = sum(max(span.until_ms - span.from_ms, 0.0) for span in spans if span.spec == kind) / 1000.0
         if lived_s:
             joules += math.nan if spec.energy is None else spec.energy.joules(replicas.work(kind), lived_s)
-    told = (rate_limited, spans, tuple(moments), retried, usd, device_hours, joules, handover_ms, replicas.found())
-    return FleetResult(served, where[:, 0].copy(), *told)
+    told = (rate_limited, spans, tuple(moments), retried, usd, device_hours, joules)
+    return FleetResult(served, where[:, 0].copy(), *told, handover_ms, moved_tokens, replicas.found())

@@ -8,7 +8,7 @@ from typing import Any
 from batchpilot.engines.scheduler.prefix_cache import found_tokens
 from batchpilot.engines.scheduler.state import ABSENT, SchedulerState
 from batchpilot.fleet import rules
-from batchpilot.fleet.arrays import DECODES, NOBODY, PLACED, PREFILL, UNREACHED, FleetArrays
+from batchpilot.fleet.arrays import DECODE, DECODES, NOBODY, PLACED, PREFILL, UNREACHED, FleetArrays
 from batchpilot.fleet.compiled_rules import choose, may_take, predicted_ttft_ms
 from batchpilot.fleet.rules import Asked
 from batchpilot.latency.model.compiled import kernel
@@ -144,7 +144,8 @@ def held_tokens(s: SchedulerState, f: FleetArrays, i: int, r: int) -> int:
 def note_held(s: SchedulerState, f: FleetArrays, r: int) -> None:
     """Note in every view what its replica is believed to hold of a request."""
     for i in range(len(f.views)):
-        f.views[i].held = held_tokens(s, f, i, r) if f.views[i].on == 1 and s.clock[i].prefix_cache else 0
+        asked = f.views[i].on == 1 and s.clock[i].prefix_cache and f.links[i].role != DECODE
+        f.views[i].held = held_tokens(s, f, i, r) if asked else 0
 
 
 @kernel

@@ -226,6 +226,7 @@ class Fleet:
             retried=self._door.retried,
             now_ms=self.now_ms,
             handover_ms=self._door.pools.handover_ms,
+            moved_tokens=self._door.pools.moved_tokens,
         )
 
     def _serving(self) -> list[int]:

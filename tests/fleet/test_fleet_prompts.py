@@ -176,7 +176,72 @@ def test_a_replica_that_died_comes_back_with_an_empty_cache():
         assert result.prefix_hit_rate == pytest.approx(2 * 304 / (4 * 320))
 
 
-def test_prefill_replicas_keep_what_they_computed_and_decoders_keep_nothing():
+def in_turns(cache: bool = True, kv_tokens: int = 8000) -> tuple[RequestTable, list[ReplicaSpec]]:
+    """Three turns of one conversation, the second with all before it and 36 tokens, the third an end of its own; pools.
+
+    The first's prompt is 320 tokens, 20 blocks; with its answer of 37 it is 356 computed ones, 22 full blocks.
+    """
+    turns = Prefixes.from_lists([range(22), [*range(22), 100, 101], [*range(10), *range(200, 210)]], 16)
+    requests = RequestTable.from_arrays(
+        [0.0, 4e3, 8e3], [320, 392, 330], [37, 5, 5], slos=SLO(1e5, 1e5), prefixes=turns
+    )
+    pools = [replica(role="prefill", name="prefill"), replica(role="decode", name="decode", cache=cache)]
+    return requests, [replace(one, engine=replace(one.engine, kv_capacity_tokens=kv_tokens)) for one in pools]
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_decoder_is_sent_what_it_does_not_hold_of_a_prompt_and_keeps_what_it_said(cache):
+    requests, pools = in_turns(cache)
+    result = simulate_fleet(requests, pools, link=LINK)
+    moved = [320, 392 - 352, 330 - 160] if cache else [320, 392, 330]
+    assert result.moved_tokens.tolist() == moved
+    assert result.summary()["moved_tokens"] == sum(moved)
+    assert result.handover_ms.tolist() == pytest.approx([tokens * LINK.ms_per_token + 2.0 for tokens in moved])
+    decode = sum(float(LATENCY.predict(1, 1, context)) for context in range(392, 396))
+    assert result.served.e2e_ms[1] == pytest.approx(result.served.ttft_ms[1] + result.handover_ms[1] + decode)
+
+
+def test_a_prompt_that_a_decoder_has_whole_is_not_moved_at_all():
+    requests = RequestTable.from_arrays(
+        [0.0, 3e3], [320] * 2, [9, 9], slos=SLO(1e5, 1e5), prefixes=Prefixes.from_lists([range(20)] * 2, 16)
+    )
+    result = simulate_fleet(requests, in_turns()[1], link=LINK)
+    assert result.moved_tokens.tolist() == [320, 0]
+    assert result.handover_ms[1] == pytest.approx(LINK.latency_ms)
+
+
+def test_what_a_decoder_holds_is_kept_for_who_comes_though_others_want_its_room():
+    """The first answer grows into all the room there is while the second's KV, whose prompt is cached there, moves."""
+    requests = RequestTable.from_arrays(
+        [0.0, 900.0, 1000.0],
+        [320] * 3,
+        [9, 150, 40],
+        slos=SLO(1e5, 1e5),
+        prefixes=Prefixes.from_lists([range(20), range(100, 120), range(20)], 16),
+    )
+    _, pools = in_turns(kv_tokens=720)
+    pools[0] = replace(pools[0], engine=replace(pools[0].engine, kv_capacity_tokens=8000))
+    fleet = Fleet(requests, pools, Router(), link=Link(0.05, 131_072.0))
+    fleet.run_until(math.inf)
+    result = fleet.result()
+    assert result.served.finish_reason == ["length"] * 3
+    assert_nothing_is_held(fleet)
+
+
+def test_blocks_that_were_held_for_kv_that_never_comes_are_free_again():
+    requests = RequestTable.from_arrays(
+        [0.0, 4e3], [320, 392], [37, 5], slos=SLO(1e5, 1e5), prefixes=Prefixes.from_lists([range(22), range(24)], 16)
+    )
+    fleet = Fleet(requests, in_turns()[1], Router(retries=0), link=Link(0.05, 131_072.0), faults=[Fault(4060.0, 0)])
+    fleet.run_until(4050.0)
+    clock = fleet.replicas.state.clock[1]
+    assert clock.total_blocks - clock.free_blocks == 25  # 22 of them were there and are held for who comes
+    fleet.run_until(math.inf)
+    assert fleet.result().served.finish_reason == ["length", "failed"]
+    assert_nothing_is_held(fleet)
+
+
+def test_prefill_replicas_keep_what_they_computed():
     requests = table(200, 25.0)
     pools = [replica(2, role="prefill", name="prefill"), replica(2, role="decode", name="decode")]
     fleet = Fleet(requests, pools, Router("prefix"), link=LINK)

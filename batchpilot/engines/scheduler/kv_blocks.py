@@ -19,7 +19,8 @@ def blocks_needed(s: SchedulerState, r: int) -> int:
     c = s.clock[0]
     needed = blocks_for(s.requests[r].prompt + s.requests[r].generated, c.block_size)
     if c.prefix_cache:
-        needed -= leading(s, r, s.requests[r].computed // c.block_size, 1)
+        held = s.requests[r].blocks
+        needed -= held if held > 0 else leading(s, r, s.requests[r].computed // c.block_size, 1)
     return needed
 
 
@@ -34,8 +35,13 @@ def take(s: SchedulerState, blocks: int) -> None:
 
 @inlined
 def claim(s: SchedulerState, r: int) -> None:
-    """A request that is let in holds the blocks of all it is known to need, those that were found for it among them."""
+    """A request that is let in holds the blocks of all it is known to need, those that were found for it among them.
+
+    One whose KV was computed elsewhere has held them since that came (`batchpilot.fleet.handover`).
+    """
     c = s.clock[0]
+    if s.requests[r].blocks > 0:
+        return
     blocks = blocks_for(s.requests[r].prompt + s.requests[r].generated, c.block_size)
     s.requests[r].blocks = blocks
     if c.prefix_cache:

@@ -138,6 +138,12 @@ def plan_admissions(s: SchedulerState) -> None:
             return
 
 
+@inlined
+def next_holds_blocks(s: SchedulerState) -> bool:
+    """Whether the request whose turn is next has all its KV blocks, because its KV was computed elsewhere."""
+    return bool(s.clock[0].n_queue > 0 and s.requests[s.lines[0].waiting].blocks > 0)
+
+
 @kernel
 def plan_long_prompt(s: SchedulerState) -> bool:
     """Selective prefill: a step for one long prompt alone; False when there is none to run."""
@@ -180,7 +186,8 @@ def plan(s: SchedulerState) -> int:
     """Plan one step of continuous batching.
 
     Decoding comes first, drafts with it, then prompts under way, then admissions; nobody is admitted in a step that had
-    to preempt. With selective prefill a long prompt has every second step to itself, so that decoding goes on.
+    to preempt, but for who holds the blocks that were missing and would wait for ever. With selective prefill a long
+    prompt has every second step to itself, so that decoding goes on.
 
     Returns:
         Requests in the step, 0 when there is nothing to run.
@@ -200,7 +207,7 @@ def plan(s: SchedulerState) -> int:
         plan_prefills(s)
     if c.kv_short:
         close_holes(s)
-    else:
+    if c.kv_short == 0 or (c.n_plan == 0 and next_holds_blocks(s)):
         plan_admissions(s)
     if c.prefill == SELECTIVE:
         plan_whatever_is_next(s)

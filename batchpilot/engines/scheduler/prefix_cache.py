@@ -39,8 +39,9 @@ def found_tokens(s: SchedulerState, r: int) -> int:
 
 @kernel
 def look_up(s: SchedulerState, r: int) -> None:
-    """Note what the cache has of a request that waits."""
-    s.requests[r].computed = found_tokens(s, r)
+    """Note what the cache has of a request that waits; one that holds blocks already has all that it needs."""
+    if s.requests[r].blocks == 0:
+        s.requests[r].computed = found_tokens(s, r)
 
 
 @inlined

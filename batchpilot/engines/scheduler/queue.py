@@ -102,9 +102,11 @@ def latest_ms(s: SchedulerState, r: int) -> float:
 
 @kernel
 def key_of(s: SchedulerState, line: int, r: int) -> float:
-    """What a request is in a line by; who is held goes behind everybody who is not."""
+    """What a request is in a line by; who is held goes behind everybody who is not, who holds KV blocks before."""
     if line == TURN:
-        return math.inf if s.requests[r].held else min(s.requests[r].key, _LAST)
+        if s.requests[r].held:
+            return math.inf
+        return -math.inf if s.requests[r].blocks > 0 else min(s.requests[r].key, _LAST)
     return s.requests[r].latest_ms if line == DUE else s.requests[r].arrival_ms
 
 
