@@ -96,12 +96,13 @@ class Prefixes:
         return Prefixes(self.numbers + self.different * np.repeat(group, self.blocks()), self.starts, self.block_tokens)
 
 
-def put_together(parts: Sequence[Prefixes | None], lengths: Sequence[int]) -> Prefixes | None:
-    """Those of several tables put end to end; tables have nothing in common with one another.
+def put_together(parts: Sequence[Prefixes | None], lengths: Sequence[int], *, of_one: bool = False) -> Prefixes | None:
+    """Those of several tables put end to end.
 
     Args:
         parts: of each table; None for one without.
         lengths: requests of each table.
+        of_one: whether they are parts of one, in which equal hashes are equal; else tables have nothing in common.
 
     Returns:
         None where no table has any.
@@ -118,7 +119,7 @@ def put_together(parts: Sequence[Prefixes | None], lengths: Sequence[int]) -> Pr
     whole = [part or Prefixes.from_lists([[]] * n, block_tokens) for part, n in zip(parts, lengths, strict=True)]
     numbers, starts, first, end = [], [np.zeros(1, np.int64)], 0, 0
     for part in whole:
-        numbers.append(part.numbers + first)
+        numbers.append(part.hashes if of_one else part.numbers + first)
         starts.append(part.starts[1:] + end)
         first += part.different
         end += len(part.hashes)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from batchpilot.engines.scheduler.state import NOBODY, UNFINISHED, SchedulerState, as_bytes
+from batchpilot.engines.scheduler.state import ABSENT, NOBODY, UNFINISHED, SchedulerState, as_bytes
 
 _ITS_OWN = ("requests", "slots", "lines", "users", "chains", "contents", "images", "step_log")
 """What belongs to the requests of a state, to their users or prompts; all else goes on as it is."""
@@ -37,7 +37,7 @@ def carry_over(old: SchedulerState, new: SchedulerState, kept: NDArray[np.int64]
     """Go on in a new state where the old one is: same clock, same running requests, same queues.
 
     Between two windows, when nothing is noted of the present one and no calendar of decoding is open. What a prefix
-    cache holds is not carried, features of images by `keep_features`.
+    cache holds is carried by `keep_cached`, features of images by `keep_features`.
 
     Args:
         old: the one engine's.
@@ -70,6 +70,46 @@ def carry_over(old: SchedulerState, new: SchedulerState, kept: NDArray[np.int64]
     new.clock["n_requests"] = requests
     new.clock["next_arrival"] = np.searchsorted(kept, arrived)
     new.clock["n_ended"] = new.clock["n_logged"] = 0
+
+
+def cached(state: SchedulerState) -> NDArray[np.int64]:
+    """Numbers of the contents that are in the prefix cache, ascending.
+
+    Args:
+        state: one engine's.
+    """
+    here = state.contents["holders"] != ABSENT if state.clock["prefix_cache"][0] else np.zeros(0, np.bool_)
+    return np.flatnonzero(here).astype(np.int64)
+
+
+def keep_cached(
+    old: SchedulerState,
+    new: SchedulerState,
+    kept: NDArray[np.int64],
+    before: NDArray[np.int64],
+    after: NDArray[np.int64],
+) -> None:
+    """Have in the prefix cache what was in it: held by the same requests, to be forgotten in the same order.
+
+    Args:
+        old: the one engine's.
+        new: the other's, whose requests are carried over.
+        kept: as `carry_over` takes it.
+        before: numbers of the cached contents in the old one.
+        after: the same contents' in the new one, which has room for them.
+    """
+    new.clock["prefix_cache"] = int(len(new.contents) > 0)
+    new.contents["holders"] = ABSENT
+    if not old.clock["prefix_cache"][0]:
+        return
+    number = np.full(len(old.contents) + 1, NOBODY, np.int64)  # its last one is what NOBODY points to
+    number[before] = after
+    new.chains["shared"][: len(kept)] = old.chains["shared"][kept]
+    new.contents["holders"][after] = old.contents["holders"][before]
+    for neighbour in ("older", "newer"):
+        new.contents[neighbour][after] = number[old.contents[neighbour][before]]
+    for end in ("idle_first", "idle_last"):
+        new.clock[end] = number[old.clock[end]]
 
 
 def features_kept(state: SchedulerState) -> list[int]:

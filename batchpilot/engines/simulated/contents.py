@@ -29,6 +29,16 @@ class Contents:
     room: int
 
 
+def numbers_each(prefixes: Prefixes | None, block_size: int) -> int:
+    """How many contents have the number of a hash times this, and those behind it, as theirs: those that end in it.
+
+    Args:
+        prefixes: block hashes of the requests; None for none.
+        block_size: tokens in a KV block.
+    """
+    return 1 if prefixes is None else -(-prefixes.block_tokens // block_size)
+
+
 def block_contents(prefixes: Prefixes, tokens: NDArray[np.int64], block_size: int) -> Contents:
     """Which KV blocks are equal.
 
@@ -46,6 +56,6 @@ def block_contents(prefixes: Prefixes, tokens: NDArray[np.int64], block_size: in
     block = np.arange(len(owner)) - first[owner]
     place = ((block + 1) * block_size - 1) // prefixes.block_tokens
     within = block - place * prefixes.block_tokens // block_size
-    parts = -(-prefixes.block_tokens // block_size)
+    parts = numbers_each(prefixes, block_size)
     content = prefixes.numbers[prefixes.starts[owner] + place] * parts + within
     return Contents(block_size, first, hashed, content, max(len(content), prefixes.different * parts))

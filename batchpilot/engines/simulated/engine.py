@@ -34,10 +34,17 @@ class SimulatedEngine:
         requests: what will arrive.
         record_steps: keep start, B, S, C and T of every step.
         images: different images that features may be kept of, if more than the requests can have.
+        blocks: contents of KV blocks that may be cached, if more than the requests can have.
     """
 
     def __init__(
-        self, config: EngineConfig, requests: RequestTable, *, record_steps: bool = False, images: int = 0
+        self,
+        config: EngineConfig,
+        requests: RequestTable,
+        *,
+        record_steps: bool = False,
+        images: int = 0,
+        blocks: int = 0,
     ) -> None:
         self.config = config
         self.requests = requests
@@ -48,7 +55,7 @@ class SimulatedEngine:
             noise=NOISE_TABLE if config.noise > 0 else 1,
             drift_rows=len(config.drift),
             step_log=4096 if record_steps else 0,
-            hashed_blocks=hashed_blocks(config, requests),
+            hashed_blocks=max(hashed_blocks(config, requests), blocks),
             conversations=requests.turns is not None,
             images=max(requests.image_rows, images),
         )

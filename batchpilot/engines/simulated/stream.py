@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from batchpilot.core.limits import Limits
 from batchpilot.core.metrics import METRICS, MeasuredWindows, WindowMetrics
@@ -15,12 +16,21 @@ from batchpilot.core.tuner import Tuner
 from batchpilot.engines.scheduler.details import believe
 from batchpilot.engines.scheduler.state import UNFINISHED
 from batchpilot.engines.scheduler.windows import run_windows
-from batchpilot.engines.simulated.carrying import carry_over, features_kept, keep_features, unfinished
+from batchpilot.engines.simulated.carrying import (
+    cached,
+    carry_over,
+    features_kept,
+    keep_cached,
+    keep_features,
+    unfinished,
+)
 from batchpilot.engines.simulated.config import EngineConfig
+from batchpilot.engines.simulated.contents import numbers_each
 from batchpilot.engines.simulated.engine import WINDOWS_AT_ONCE, SimulatedEngine
 from batchpilot.engines.simulated.kernel import DONE, REACHED, STUCK
 from batchpilot.engines.simulated.simulation import SimulationResult, _collect
 from batchpilot.workloads.images import Images
+from batchpilot.workloads.prefixes import Prefixes, put_together
 from batchpilot.workloads.table import RequestTable
 
 
@@ -38,7 +48,8 @@ def simulate_stream(
 
     Args:
         tables: of open loops; none begins before the last arrival of the one before, and times go on counting. They
-            have the same SLO classes, and images of equal numbers and sides are equal.
+            have the same SLO classes, equal block hashes stand for equal tokens, and images of equal numbers and sides
+            are equal.
         config: the engine.
         limits_or_tuner: constant limits, or a tuner that studies no details.
         window_ms: length of a window, > 0.
@@ -80,6 +91,7 @@ class _Stream:
         self._finish: dict[int, float] = {}
         self._last_ms = -math.inf
         self._images: dict[tuple[int, int], int] = {}
+        self._hashes = np.zeros(0, np.int64)
 
     def serve(self, table: RequestTable, *, last: bool) -> SimulationResult:
         """Serve a table as far as its last arrival, or until everybody has ended.
@@ -92,16 +104,14 @@ class _Stream:
             raise ValueError("a stream is of open loops; the table is a closed one, whose requests follow its answers")
         if table.turns is not None:
             raise ValueError("a stream is of open loops; the table holds conversations, whose turns follow answers")
-        if self._config.prefix_cache and table.prefixes is not None:
-            raise ValueError(
-                "a prefix cache is not carried from table to table; set prefix_cache to False, or use simulate"
-            )
         if table.arrival_ms[0] < self._last_ms:
             raise ValueError(
                 f"a table begins at {table.arrival_ms[0]:g} ms, before the last arrival of the one before, at "
                 f"{self._last_ms:g} ms; give tables in order, their times counted from one start"
             )
         self._last_ms = float(table.arrival_ms[-1])
+        if not self._config.prefix_cache:
+            table = replace(table, prefixes=None)
         engine = self._engine = self._with(table)
         until_ms = math.inf if last else self._last_ms + self._config.front_ms
         windows = (
@@ -141,7 +151,7 @@ class _Stream:
         """An engine with these requests and those that have not ended."""
         old = self._engine
         if old is None:
-            self._images = _numbered(table.images)
+            self._images, self._hashes = _numbered(table.images), _different(table.prefixes)
             return SimulatedEngine(self._config, table)
         if old.requests.slos != table.slos:
             raise ValueError(f"tables of one stream have the same SLO classes; {table.slos} follow {old.requests.slos}")
@@ -152,8 +162,16 @@ class _Stream:
         for image in features:
             numbered.setdefault(image, len(numbered))
         self._images = numbered
-        engine = SimulatedEngine(self._config, joined, images=len(numbered))
+        contents = cached(old.state)
+        parts = numbers_each(joined.prefixes, self._config.block_size)
+        remembered = self._hashes[contents // parts]
+        known = _different(joined.prefixes)
+        self._hashes = np.concatenate([known, np.setdiff1d(remembered, known)])
+        engine = SimulatedEngine(self._config, joined, images=len(numbered), blocks=parts * len(self._hashes))
         carry_over(old.state, engine.state, kept)
+        order = np.argsort(self._hashes)
+        number = order[np.searchsorted(self._hashes, remembered, sorter=order)]
+        keep_cached(old.state, engine.state, kept, contents, parts * number + contents % parts)
         keep_features(engine.state, [numbered[image] for image in features])
         self._finish.update(
             zip(np.unique(old.requests.user).tolist(), old.state.users["finish"].tolist(), strict=False)
@@ -169,7 +187,8 @@ def _joined(first: RequestTable, second: RequestTable) -> RequestTable:
         for field in fields(RequestTable)
         if isinstance(getattr(first, field.name), np.ndarray)
     }
-    return replace(second, **columns, prefixes=None, images=_one_behind_another(first, second))
+    prefixes = put_together([first.prefixes, second.prefixes], [len(first), len(second)], of_one=True)
+    return replace(second, **columns, prefixes=prefixes, images=_one_behind_another(first, second))
 
 
 def _one_behind_another(first: RequestTable, second: RequestTable) -> Images | None:
@@ -178,6 +197,11 @@ def _one_behind_another(first: RequestTable, second: RequestTable) -> Images | N
         return None
     parts = [table.images or Images.none(len(table)) for table in (first, second)]
     return Images(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(Images)))
+
+
+def _different(prefixes: Prefixes | None) -> NDArray[np.int64]:
+    """The hashes of requests, by the number that `Prefixes.numbers` gives each."""
+    return np.zeros(0, np.int64) if prefixes is None else np.unique(prefixes.hashes)
 
 
 def _numbered(images: Images | None) -> dict[tuple[int, int], int]:

@@ -18,8 +18,11 @@ from batchpilot.latency.model.vision_tower import VisionTower
 from batchpilot.tuners import make_tuner
 from batchpilot.workloads import RequestTable
 from batchpilot.workloads.images import Images
+from batchpilot.workloads.prefixes import Prefixes
+from batchpilot.workloads.sharing import SharedLevel, draw_prefixes
 
 LATENCY = SaturationParameters(p_max=8.0, k_b=0.15, k_s=0.004, tau_0=8.0, tau_b=0.1, tau_c=1e-4)
+LEVELS = [SharedLevel(64), SharedLevel(300, kinds=30, share=0.9)]
 COLUMNS = ("ttft_ms", "e2e_ms", "tpot_ms", "generated_tokens", "finish_code", "slo_met")
 
 
@@ -93,6 +96,44 @@ def test_static_batches_go_on_over_tables():
     at_once = simulate(table, LATENCY, limits, mode="static")
     stream = simulate_stream(parts(table, [50, 200]), EngineConfig(latency=LATENCY, mode="static"), limits)
     assert_same(stream, at_once)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    cuts=st.lists(st.integers(1, 199), max_size=5),
+    kv_tokens=st.sampled_from([1600, 6000, 60_000]),
+    block_tokens=st.sampled_from([16, 64]),
+    bare=st.sampled_from(["none", "first", "middle"]),
+)
+def test_what_is_cached_is_found_from_table_to_table(seed, cuts, kv_tokens, block_tokens, bare):
+    rng = np.random.default_rng(seed)
+    table = requests(200, seed, 20.0)
+    hashes = draw_prefixes(table.prompt_tokens, LEVELS, block_tokens, rng)
+    without = {"none": (0, 0), "first": (0, 80), "middle": (80, 140)}[bare]
+    rows = [
+        [] if without[0] <= i < without[1] else hashes.hashes[hashes.starts[i] : hashes.starts[i + 1]]
+        for i in range(200)
+    ]
+    table = replace(table, prefixes=Prefixes.from_lists(rows, block_tokens))
+    limits = Limits(16, token_budget=512, ttft_guard=1.0)
+    config = EngineConfig(latency=LATENCY, kv_capacity_tokens=kv_tokens, prefix_cache=True, seed=seed)
+    at_once = simulate(
+        table, LATENCY, limits, kv_capacity_tokens=kv_tokens, prefix_cache=True, seed=seed, window_ms=500.0
+    )
+    tables = [one if len(one.prefixes.hashes) else replace(one, prefixes=None) for one in parts(table, cuts)]
+    results = list(simulate_stream(tables, config, limits, window_ms=500.0))
+    assert_same(results, at_once)
+    assert sum(result.cached_tokens.sum() for result in results) == at_once.cached_tokens.sum() > 0
+
+
+def test_tables_whose_hashes_are_of_different_lengths_are_refused():
+    table = requests(20, 1)
+    one, other = (replace(table, prefixes=Prefixes.from_lists([[1]] * 20, tokens)) for tokens in (16, 64))
+    later = replace(other, arrival_ms=other.arrival_ms + 1e6)
+    config = EngineConfig(latency=LATENCY, prefix_cache=True)
+    with pytest.raises(ValueError, match="hash blocks of one size"):
+        list(simulate_stream([one, later], config, Limits(8)))
 
 
 def test_empty_tables_are_passed_over_and_none_gives_no_result():
