@@ -154,7 +154,7 @@ def test_simulate_replays_a_trace_of_ones_own_columns(run, tmp_path):
     assert "would change nothing without --trace" in run("simulate", "--rate", "2").output
 
 
-def test_simulate_tells_what_the_images_of_a_trace_cost_and_load_refuses_them(run, tmp_path):
+def test_simulate_tells_what_the_images_of_a_trace_cost_and_load_refuses_them_without_chat(run, tmp_path):
     rows = "\n".join(f"{100 * k},700,20,{[336, ''][k % 2]},{k % 4}" for k in range(40))
     (tmp_path / "pictures.csv").write_text(f"arrival_ms,prompt_tokens,output_tokens,image_size,image_id\n{rows}\n")
     result = run("simulate", "--trace", "pictures.csv", "--format", "csv", "--limits", "batch_size=8", "--json")
@@ -162,7 +162,7 @@ def test_simulate_tells_what_the_images_of_a_trace_cost_and_load_refuses_them(ru
     assert json.loads(result.stdout)["image_hit_rate"] == pytest.approx(18 / 20)
     refused = run("load", "--url", "http://127.0.0.1:9", "--trace", "pictures.csv", "--format", "csv")
     assert refused.exit_code != 0
-    assert "the requests hold images, and a load sends text alone" in " ".join(refused.output.split())
+    assert "the requests hold images, which are sent in conversations alone" in " ".join(refused.output.split())
 
 
 def test_simulate_takes_a_reference(run, tiny_file):

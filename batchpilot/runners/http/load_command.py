@@ -153,7 +153,7 @@ def load(
 
     def cut(run: PreparedRun) -> RequestTable:
         sent = _part(run.requests, start_s, duration_s, rate, requests_per_s)
-        check_some(sent)
+        check_some(sent, with_images=chat and url is not None)
         return sent
 
     own: OwnEngine | None = None

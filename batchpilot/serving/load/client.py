@@ -56,7 +56,7 @@ class Dialect:
             asked: what is wanted.
             stream: whether the answer is wanted token by token.
         """
-        said: Any = asked.prompt
+        said: Any = asked.prompt if asked.picture is None else _parts(asked.prompt, asked.picture, asked.before)
         body: dict[str, Any] = {"model": model}
         body |= {"messages": [{"role": "user", "content": said}]} if self.chat else {"prompt": said}
         body |= {"max_tokens": asked.output_tokens, "temperature": 0.0, "ignore_eos": True, "stream": stream}
@@ -275,6 +275,13 @@ class _Listening:
             reader.choices,
             tuple(self._heard_ms or ()),
         )
+
+
+def _parts(text: str, picture: str, before: int) -> list[dict[str, Any]]:
+    """A message of text around a picture, as OpenAI's API takes it."""
+    sides = [{"type": "text", "text": part} for part in (text[:before], text[before:])]
+    shown = {"type": "image_url", "image_url": {"url": picture}}
+    return [part for part in (sides[0], shown, sides[1]) if part.get("text") != ""]
 
 
 def _headers(asked: Asked) -> dict[str, str]:

@@ -23,6 +23,7 @@ from batchpilot.core.slo import SLO
 from batchpilot.engines.scheduler.state import FINISH_REASONS
 from batchpilot.engines.simulated.simulation import SimulationResult
 from batchpilot.serving.load.answers import Answered
+from batchpilot.serving.load.pictures import Pictures
 from batchpilot.serving.load.prompts import Prompts
 from batchpilot.workloads.table import RequestTable
 from batchpilot.workloads.turns import LAST, Turns
@@ -48,6 +49,8 @@ class Asked:
         slo: what it was promised.
         priority: 0 high, 1 normal, 2 low.
         user: whose it is, None where there is only one.
+        picture: a data URL, None without an image.
+        before: characters of the prompt that stand before it.
     """
 
     prompt: str
@@ -55,6 +58,8 @@ class Asked:
     slo: SLO = field(default_factory=SLO)
     priority: int = 1
     user: str | None = None
+    picture: str | None = None
+    before: int = 0
 
 
 class Server(Protocol):
@@ -128,9 +133,10 @@ class Flight:
         prompts: of the requests.
         now_ms: the clock of the server's answers too.
         on_progress: hears of every request that was sent or has ended.
+        pictures: of the requests, where they hold images and the server sees them.
 
     Raises:
-        ValueError: there are no requests.
+        ValueError: there are no requests, or images that are not sent.
     """
 
     def __init__(
@@ -140,8 +146,10 @@ class Flight:
         prompts: Prompts,
         now_ms: Callable[[], float],
         on_progress: Callable[[Progress], None] | None = None,
+        pictures: Pictures | None = None,
     ) -> None:
-        check_some(requests)
+        check_some(requests, with_images=pictures is not None)
+        self._pictures = pictures
         self._server, self._requests, self._prompts = server, requests, prompts
         self._now_ms, self._on_progress = now_ms, on_progress
         self._due_ms = now_ms() + LEAD_MS + requests.arrival_ms
@@ -289,10 +297,18 @@ class Flight:
             requests.slos[int(requests.slo_class[row])],
             int(requests.priority[row]),
             f"user-{int(requests.user[row])}" if self._many_users else None,
+            *self._shown(row),
         )
         self._late_ms[row] = self._now_ms() - self._due_ms[row]
         self._answers[row] = await self._server.complete(asked)
         self._tell()
+
+    def _shown(self, row: int) -> tuple[str | None, int]:
+        """A request's picture, and the characters before it."""
+        images = self._requests.images
+        if images is None or self._pictures is None:
+            return None, 0
+        return self._pictures[row], round(int(images.before_tokens[row]) * self._prompts.bytes_per_token)
 
     def _tell(self) -> None:
         if self._on_progress is not None:
@@ -320,19 +336,23 @@ def _grouped(details: list[str]) -> dict[str, int]:
     return {first[kind]: count for kind, count in counts.most_common(_MOST_DETAILS)}
 
 
-def check_some(requests: RequestTable) -> None:
+def check_some(requests: RequestTable, *, with_images: bool) -> None:
     """Refuse a load that is none.
 
     Args:
         requests: any.
+        with_images: whether images can be sent.
 
     Raises:
-        ValueError: there are no requests, or they hold images.
+        ValueError: there are no requests, or they hold images that cannot be sent.
     """
     if not len(requests):
         raise ValueError("the load is empty: no request falls into the part that is sent")
-    if requests.images is not None:
-        raise ValueError("the requests hold images, and a load sends text alone; leave images, or their columns, out")
+    if requests.images is not None and not with_images:
+        raise ValueError(
+            "the requests hold images, which are sent in conversations alone, to a server that is there: give --url of "
+            "one that sees (batchpilot serve --vision) and --chat, or leave images, or their columns, out"
+        )
 
 
 def clock_ms() -> Callable[[], float]:

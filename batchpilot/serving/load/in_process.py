@@ -42,9 +42,9 @@ async def run_in_process(
         stop: set to stop early, with what has ended.
 
     Raises:
-        ValueError: there are no requests.
+        ValueError: there are no requests, or they hold images.
     """
-    check_some(requests)
+    check_some(requests, with_images=False)
     server = _Engine(service)
     service.engine.start(asyncio.get_running_loop())
     try:

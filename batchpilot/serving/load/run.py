@@ -13,6 +13,7 @@ from batchpilot.serving.load.client import CompletionClient, Dialect
 from batchpilot.serving.load.files import allow_many_files
 from batchpilot.serving.load.flight import Flight, LoadResult, Progress, check_some, clock_ms
 from batchpilot.serving.load.http import Address
+from batchpilot.serving.load.pictures import Pictures
 from batchpilot.serving.load.prompts import DEFAULT_BYTES_PER_TOKEN, Prompts, sample
 from batchpilot.workloads.table import RequestTable
 
@@ -31,7 +32,7 @@ class LoadSettings:
         api_key: bearer token.
         bytes_per_token: of prompts; None asks the server.
         grace_s: how long answers are waited for after the last request was due.
-        seed: of the prompts' words.
+        seed: of the prompts' words and the pictures' shades.
         dialect: how completions are asked for.
     """
 
@@ -64,9 +65,10 @@ async def run_load(
         stop: set to stop early, with what has ended.
 
     Raises:
-        ValueError: no requests, no address, or the server does not answer.
+        ValueError: no requests, images though not in conversations, no address, or the server does not answer.
     """
-    check_some(requests)
+    images = requests.images
+    check_some(requests, with_images=settings.dialect.chat)
     now_ms = clock_ms()
     client = CompletionClient(Address.parse(settings.url), now_ms, api_key=settings.api_key, dialect=settings.dialect)
     allow_many_files()
@@ -74,8 +76,10 @@ async def run_load(
         await client.find_model(settings.model)
         identity = await client.identity()
         bytes_per_token = settings.bytes_per_token or await _asked(client, settings.seed)
-        prompts = Prompts(requests.prompt_tokens, bytes_per_token, settings.seed, requests.turns)
-        flight = Flight(client, requests, prompts, now_ms, on_progress)
+        text_tokens = requests.prompt_tokens if images is None else requests.prompt_tokens - images.tokens
+        prompts = Prompts(text_tokens, bytes_per_token, settings.seed, requests.turns)
+        pictures = None if images is None else Pictures(images, settings.seed)
+        flight = Flight(client, requests, prompts, now_ms, on_progress, pictures)
         with _without_collections():
             await flight.fly(settings.grace_s, stop)
     finally:

@@ -1,8 +1,10 @@
 """Images in messages: OpenAI's format from its own client to the tower and back, and what is refused, in words."""
 
+import asyncio
 import base64
 import io
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -13,8 +15,13 @@ Image = pytest.importorskip("PIL.Image", reason="Pillow comes with the extra ima
 
 from running_server import FaultyRunner, serving  # noqa: E402
 
+from batchpilot.core import SLO  # noqa: E402
 from batchpilot.engines.torch import ModelRunner  # noqa: E402
+from batchpilot.serving.load.client import Dialect  # noqa: E402
+from batchpilot.serving.load.run import LoadSettings, run_load  # noqa: E402
 from batchpilot.serving.server.chat_prompts import MOST_IMAGES  # noqa: E402
+from batchpilot.workloads.images import Images  # noqa: E402
+from batchpilot.workloads.table import RequestTable  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +121,23 @@ def test_openais_own_client_streams_an_answer_about_an_image(server):
     text = "".join(chunk.choices[0].delta.content or "" for chunk in told if chunk.choices)
     assert text == said(ask(url, image(url_of(10))))
     assert told[-1].usage.prompt_tokens == TEXT_TOKENS + 256
+
+
+def test_a_load_of_images_is_what_the_server_sees_and_finds_again(server, runner):
+    _, url = server
+    sides, numbers = [224, 0, 336, 224, 224, 336], [1, 0, 1, 1, 2, 1]
+    shown = Images.from_arrays(sides, numbers, before_tokens=np.where(np.array(sides) > 0, 5, 0))
+    requests = RequestTable.from_arrays(
+        np.arange(6) * 20.0, shown.tokens + 30, [4] * 6, slos=SLO(60_000.0, 60_000.0), images=shown
+    )
+    images, hits = runner.vision.images, runner.vision.hits
+    settings = LoadSettings(url, bytes_per_token=1.0, seed=11, dialect=Dialect(chat=True))
+    result = asyncio.run(run_load(requests, settings))
+    assert result.outcome.finish_reason == ["length"] * 6, result.details
+    assert result.outcome.generated_tokens.tolist() == [4] * 6
+    assert (runner.vision.images, runner.vision.hits) == (images + 5, hits + 2)
+    around = len("user: \nassistant: ")
+    assert result.prompt_ratio == pytest.approx(1 + 6 * around / requests.prompt_tokens.sum())
 
 
 def test_the_process_for_http_sends_images_on(runner):
