@@ -160,7 +160,11 @@ def keeping_promise(requests: RequestTable, scenario: Scenario) -> RequestTable:
 
 
 def capacity_per_s(
-    latency: SaturationParameters, kv_capacity_tokens: int, mean_prompt: float, mean_output: float
+    latency: SaturationParameters,
+    kv_capacity_tokens: int,
+    mean_prompt: float,
+    mean_output: float,
+    share_cached: float = 0.0,
 ) -> float:
     """Estimated requests per second that an engine can serve, latency promises aside.
 
@@ -172,11 +176,12 @@ def capacity_per_s(
         kv_capacity_tokens: KV tokens that fit.
         mean_prompt: mean prompt length in tokens.
         mean_output: mean output length in tokens.
+        share_cached: of the prompt tokens that a prefix cache has, so that they are not computed, 0-1.
     """
     context = mean_prompt + mean_output / 2
     batch_size = int(np.clip(kv_capacity_tokens / context, 1, CAPACITY_BATCH_SIZE))
     decode_ms = float(latency.predict(batch_size, batch_size, batch_size * context)) * mean_output / batch_size
-    prefill_ms = mean_prompt * (latency.w_1 / latency.p_max + latency.tau_s)
+    prefill_ms = (1.0 - share_cached) * mean_prompt * (latency.w_1 / latency.p_max + latency.tau_s)
     return 1000.0 / (prefill_ms + decode_ms)
 
 

@@ -31,7 +31,8 @@ class FleetView:
         ttft_s: mean time to first token, NaN without one.
         response_s: mean time of the requests that finished, NaN without one.
         arrivals_per_s: requests that arrived a second, refused ones included.
-        tokens_per_s: prompt and expected output tokens that arrived a second.
+        tokens_per_s: prompt and expected output tokens that arrived a second, less those that prefix caches have where
+            that is known: as many of the prompts' as were found in the prompts that were let in.
         slo_attainment: share of the requests that ended within their SLO, refused and failed ones counted as missed;
             NaN where nobody knows.
     """
@@ -147,7 +148,7 @@ class Predictive:
     Source: inference basics document, prediction by trend and time of day.
 
     Attributes:
-        tokens_per_replica_s: what one replica serves within its promise, > 0.
+        tokens_per_replica_s: what one replica computes within its promise, > 0.
         ahead_s: how far to look, a replica's start-up time.
         headroom: replicas wanted over those needed, >= 1.
         forecast: of the tokens that arrive a second.
@@ -173,8 +174,8 @@ class Clairvoyant:
 
     Attributes:
         starts_s: when each stretch of the future begins, ascending.
-        tokens_per_s: tokens that arrive a second in it.
-        tokens_per_replica_s: what one replica serves within its promise, > 0.
+        tokens_per_s: tokens to compute that arrive a second in it.
+        tokens_per_replica_s: what one replica computes within its promise, > 0.
         ahead_s: a replica's start-up time.
         headroom: replicas wanted over those needed, >= 1.
         interval_s: between decisions.

@@ -102,6 +102,8 @@ class Scaling:
         self._interval_ms = 1000.0 * scaler.interval_s
         self.next_ms = self._interval_ms
         self._offered = np.concatenate([[0.0], np.cumsum(requests.prompt_tokens + requests.estimated_output_tokens)])
+        self._prompts = np.concatenate([[0.0], np.cumsum(requests.prompt_tokens)])
+        self._let_in = self._cached = self._hit_rate = 0.0
         self._arrived = 0
         self._ttft_ms, self._first = 0.0, 0
         self._good = self._judged = 0
@@ -179,6 +181,19 @@ class Scaling:
         mine = (i for i in range(len(r)) if r.kinds[i] in self._order)
         return kept, [i for i in mine if r.views[i].on and r.views[i].ready_ms > now_ms]
 
+    def _to_compute(self, arrived: int) -> float:
+        """Tokens of those who arrived since the last time, prompts less the share that caches had of what was let in.
+
+        While nobody is let in that share stays.
+        """
+        found = self._replicas.found()
+        let_in, cached = float(found.prompt_tokens.sum()), float(found.cached_tokens.sum())
+        if let_in > self._let_in:
+            self._hit_rate = (cached - self._cached) / (let_in - self._let_in)
+        self._let_in, self._cached = let_in, cached
+        offered, prompts = (float(one[arrived] - one[self._arrived]) for one in (self._offered, self._prompts))
+        return offered - self._hit_rate * prompts
+
     def _view(self, kept: Sequence[int], starting: Sequence[int], now_ms: float) -> FleetView:
         r, clock, span_ms = self._replicas, self._replicas.state.clock, self._interval_ms
         arrived = self._door.arrived
@@ -193,7 +208,7 @@ class Scaling:
             ttft_s=self._ttft_ms / self._first / 1000.0 if self._first else math.nan,
             response_s=float(responses.mean()) / 1000.0 if len(responses) else math.nan,
             arrivals_per_s=1000.0 * (arrived - self._arrived) / span_ms,
-            tokens_per_s=1000.0 * float(self._offered[arrived] - self._offered[self._arrived]) / span_ms,
+            tokens_per_s=1000.0 * self._to_compute(arrived) / span_ms,
             slo_attainment=self._good / self._judged if self._judged else math.nan,
         )
         self._arrived, self._ttft_ms, self._first = arrived, 0.0, 0

@@ -46,11 +46,13 @@ class Kind:
         latency: of its steps.
         kv_capacity_tokens: KV tokens that fit.
         standing: replicas of it that stand, whatever is decided; not counted for the first kind.
+        demand: lengths of the requests with what its prefix cache has of them; None for the tuner's.
     """
 
     latency: SaturationParameters
     kv_capacity_tokens: int
     standing: int = 0
+    demand: Demand | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,7 @@ class FleetTuner:
             raise ValueError(f"least {self.least} and most {self.most} must be 1 <= least <= most")
         if not (self.cost_weight >= 0 and math.isfinite(self.cost_weight)):
             raise ValueError(f"cost_weight is {self.cost_weight}; it must be >= 0 and finite")
-        self._curves = [_curve(kind, self.demand, self.slo) for kind in self.kinds]
+        self._curves = [_curve(kind, kind.demand or self.demand, self.slo) for kind in self.kinds]
         self._wanted = deque(maxlen=1 + math.ceil(self.ahead_s / self.interval_s))
         held = tuple(curve.limits_at(curve.held_per_s) for curve in self._curves)
         self._plan = FleetPlan(self.least, held, math.nan, math.nan, "nothing was heard yet")

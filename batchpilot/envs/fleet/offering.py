@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from batchpilot.configs.catalogue import device as find_device
 from batchpilot.configs.catalogue import model as find_model
@@ -14,6 +15,7 @@ from batchpilot.configs.catalogue import prices as find_prices
 from batchpilot.configs.scenario import Scenario
 from batchpilot.core.limits import Limits
 from batchpilot.core.tuner import Tuner
+from batchpilot.envs.fleet.finding import share_found
 from batchpilot.envs.scenarios import GRACE_S, PreparedRun, capacity_per_s, prepare
 from batchpilot.fleet.spec import ReplicaSpec
 from batchpilot.latency.planning.energy import EnergyModel
@@ -38,6 +40,8 @@ class Offer:
         capacity_per_s: requests a second that one replica of the first kind serves, estimated.
         load: offered requests over what all replicas together serve, estimated.
         latency: where the first kind's latency comes from.
+        found: share of the prompt tokens that a replica of the first kind finds in its prefix cache where they take
+            turns, estimated; 0 without one.
     """
 
     requests: RequestTable
@@ -46,11 +50,12 @@ class Offer:
     capacity_per_s: float
     load: float
     latency: str
+    found: float = 0.0
 
     @property
     def capacity_tokens_per_s(self) -> float:
-        """Prompt and output tokens a second that one replica of the first kind serves, estimated."""
-        return self.capacity_per_s * float((self.requests.prompt_tokens + self.requests.output_tokens).mean())
+        """Prompt and output tokens a second that one replica of the first kind computes, estimated."""
+        return self.capacity_per_s * float(to_compute(self.requests, self.found).mean())
 
     @property
     def capacity_output_tokens_per_s(self) -> float:
@@ -83,7 +88,11 @@ def offer(
         others = (prepare(scenario, seed + _SEED_STRIDE * k).requests for k in range(1, total))
         requests = _of_one_service(concatenate([home.requests, *others]), scenario, seed)
     prompt, output = float(requests.prompt_tokens.mean()), float(requests.output_tokens.mean())
-    each = [capacity_per_s(run.engine.latency, run.engine.capacity_tokens, prompt, output) for run in runs]
+    found = [share_found(run.engine, requests, total) for run in runs]
+    each = [
+        capacity_per_s(run.engine.latency, run.engine.capacity_tokens, prompt, output, share)
+        for run, share in zip(runs, found, strict=True)
+    ]
     capacity = sum(rate * number for rate, (_, number) in zip(each, kinds, strict=True))
     lasting_s = float(requests.arrival_ms.max() - requests.arrival_ms.min()) / 1000.0
     offered = len(requests) / lasting_s / capacity
@@ -114,7 +123,7 @@ def offer(
             )
         )
     end_ms = float(requests.arrival_ms.max()) + 1000.0 * GRACE_S
-    return Offer(requests, specs, end_ms, each[0], offered, runs[0].latency_provenance)
+    return Offer(requests, specs, end_ms, each[0], offered, runs[0].latency_provenance, found[0])
 
 
 def _of_one_service(requests: RequestTable, scenario: Scenario, seed: int) -> RequestTable:
@@ -138,14 +147,25 @@ def _maker(make: Make, run: PreparedRun, seed: int) -> Callable[[int], Tuner]:
     return made
 
 
-def rates(requests: RequestTable, slot_s: float) -> tuple[list[float], list[float]]:
-    """Tokens that arrive a second, slot by slot, for the scaler that knows them.
+def to_compute(requests: RequestTable, found: float) -> NDArray[np.float64]:
+    """Prompt and output tokens of each request that have to be computed, shape (n,).
 
     Args:
         requests: what arrives.
+        found: share of the prompt tokens that prefix caches have, 0-1.
+    """
+    return (1.0 - found) * requests.prompt_tokens + requests.output_tokens
+
+
+def rates(offered: Offer, slot_s: float) -> tuple[list[float], list[float]]:
+    """Tokens to compute that arrive a second, slot by slot, for the scaler that knows them.
+
+    Args:
+        offered: what arrives.
         slot_s: width of a slot.
     """
-    tokens = requests.prompt_tokens + requests.output_tokens
+    requests = offered.requests
+    tokens = to_compute(requests, offered.found)
     slot = (requests.arrival_ms / 1000.0 // slot_s).astype(int)
     summed = np.bincount(slot, tokens) / slot_s
     return [slot_s * k for k in range(len(summed))], summed.tolist()

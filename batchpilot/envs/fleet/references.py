@@ -31,7 +31,7 @@ def clairvoyants_of(prepared: PreparedFleet) -> list[Clairvoyant]:
     Args:
         prepared: the run.
     """
-    known = rates(prepared.offer.requests, RATE_SLOT_S)
+    known = rates(prepared.offer, RATE_SLOT_S)
     return [
         Clairvoyant(
             *known,

@@ -216,7 +216,7 @@ def _scaler(
     if name == "predictive":
         return Predictive(capacity, ahead_s=startup_s)
     if name == "clairvoyant":
-        return Clairvoyant(*rates(offered.requests, 30.0), capacity, ahead_s=startup_s)
+        return Clairvoyant(*rates(offered, 30.0), capacity, ahead_s=startup_s)
     if name == PLANNED:
         least, most = bounds
         return planner(offered.specs, offered.requests, least=least, most=most, startup_s=startup_s)

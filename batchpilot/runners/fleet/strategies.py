@@ -17,6 +17,7 @@ from batchpilot.core.limits import Limits
 from batchpilot.core.names import lookup, unknown_name
 from batchpilot.core.slo import SLO
 from batchpilot.core.tuner import Tuner
+from batchpilot.envs.fleet.finding import found_in_turns
 from batchpilot.envs.fleet.references import BEST_FIXED, CLAIRVOYANT, clairvoyants_of
 from batchpilot.envs.fleet.run import POLL_MS, Orders, PreparedFleet
 from batchpilot.envs.scenarios import PreparedRun, prepare
@@ -194,6 +195,8 @@ def planner(
 ) -> FleetTuner:
     """The fleet tuner, which believes of steps what replicas believe.
 
+    Where replicas have a prefix cache it believes that they find in it what they would where they take turns.
+
     Args:
         specs: kinds of replicas; the number of the first is decided.
         log: requests like those that come: the mix of lengths and the tightest promise.
@@ -209,12 +212,25 @@ def planner(
         raise ValueError(f"the log holds no requests; {PLANNED} plans for their lengths and promises")
     lengths = (log.prompt_tokens, log.output_tokens)
     demand = Demand(*(one[:_LOG_REQUESTS].astype(np.float64) for one in lengths))
+    standing = max(sum(spec.count for spec in specs), 1)
     kinds = [
-        Kind(spec.engine.believed_latency(), spec.engine.capacity_tokens, 0 if k == 0 else spec.count)
+        Kind(
+            spec.engine.believed_latency(),
+            spec.engine.capacity_tokens,
+            0 if k == 0 else spec.count,
+            _beside_cache(spec, log, standing),
+        )
         for k, spec in enumerate(specs)
     ]
     promise = SLO(float(log.ttft_target_ms.min()), float(log.tpot_target_ms.min()))
     return FleetTuner(kinds, demand, promise, least=least, most=most, ahead_s=startup_s, **options)
+
+
+def _beside_cache(spec: ReplicaSpec, log: RequestTable, standing: int) -> Demand | None:
+    if not spec.engine.prefix_cache or log.prefixes is None:
+        return None
+    own, found = found_in_turns(spec.engine, log, standing)
+    return Demand(*(column.astype(np.float64) for column in (own.prompt_tokens, own.output_tokens, found)))
 
 
 def _planned(_: str, prepared: PreparedFleet) -> Scaler:
