@@ -95,8 +95,11 @@ class Scaling:
         door: Door,
         requests: RequestTable,
     ) -> None:
-        if isinstance(scaler, FleetTuner) and list(kinds) != [0]:
-            raise ValueError("a FleetTuner plans the number of the first kind alone; leave scaled out")
+        if isinstance(scaler, FleetTuner) and [*scaler.growing] != [*kinds]:
+            raise ValueError(
+                f"the FleetTuner plans for kinds {[*scaler.growing]} to be added to, in this order, and the fleet adds "
+                f"to {[*kinds]}; give both the same scaled"
+            )
         self._order = {kind: place for place, kind in enumerate(kinds)}
         self._scaler, self._bounds, self._replicas, self._door = scaler, bounds, replicas, door
         self._interval_ms = 1000.0 * scaler.interval_s

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,7 +45,7 @@ class Kind:
     Attributes:
         latency: of its steps.
         kv_capacity_tokens: KV tokens that fit.
-        standing: replicas of it that stand, whatever is decided; not counted for the first kind.
+        standing: replicas of it that stand, whatever is decided; not counted for kinds that are scaled.
         demand: lengths of the requests with what its prefix cache has of them; None for the tuner's.
     """
 
@@ -60,11 +60,12 @@ class FleetPlan:
     """What a fleet should run with.
 
     Attributes:
-        replicas: of the first kind, starting ones included.
+        replicas: of the kinds that are scaled together, starting ones included.
         limits: by kind.
         rate_per_s: arrivals that are expected once a replica that is added now serves; NaN before any were heard of.
         attainment: share of them that is expected to be served within SLO; NaN likewise.
         reason: in words.
+        by_kind: replicas of each kind, those that stand included.
     """
 
     replicas: int
@@ -72,6 +73,7 @@ class FleetPlan:
     rate_per_s: float
     attainment: float
     reason: str
+    by_kind: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,18 +115,21 @@ class FleetTuner:
     It is a scaler, too: `decide` tells and asks, and a fleet puts the limits into force beside the number.
 
     Attributes:
-        kinds: what is believed of each kind of replica; the number of the first is decided.
+        kinds: what is believed of each kind of replica, in the fleet's order.
         demand: lengths of requests as an operator has them from a log; some hundred stand for the mix.
         slo: the promise, both targets finite.
-        least: fewest replicas of the first kind.
+        least: fewest replicas of the kinds that are scaled together.
         most: most of them.
         ahead_s: a replica's start-up time.
         interval_s: between decisions.
         cost_weight: see `COST_WEIGHT`, >= 0.
         forecast: of the arrivals a second.
+        scaled: most replicas of each kind whose number is decided, by its place, in the order in which a fleet adds to
+            them; None for the first kind alone.
 
     Raises:
-        ValueError: no kind, bounds that are none, or a promise that no replica keeps; the message says which.
+        ValueError: no kind, bounds that are none, a place that is none of a kind, or a promise that no replica keeps;
+            the message says which.
     """
 
     kinds: Sequence[Kind]
@@ -136,6 +141,7 @@ class FleetTuner:
     interval_s: float = 30.0
     cost_weight: float = COST_WEIGHT
     forecast: Forecast = field(default_factory=Forecast)
+    scaled: Mapping[int, int] | None = None
     trust: float = field(default=1.0, init=False)
     """What replicas are seen to hold, over what the planner says."""
     _curves: list[_Curve] = field(init=False)
@@ -151,10 +157,19 @@ class FleetTuner:
             raise ValueError(f"least {self.least} and most {self.most} must be 1 <= least <= most")
         if not (self.cost_weight >= 0 and math.isfinite(self.cost_weight)):
             raise ValueError(f"cost_weight is {self.cost_weight}; it must be >= 0 and finite")
+        wrong = [kind for kind in self.growing if not 0 <= kind < len(self.kinds)]
+        if not self.growing or wrong:
+            raise ValueError(f"scaled is {self.scaled}; it must name places of kinds, 0 to {len(self.kinds) - 1}")
         self._curves = [_curve(kind, kind.demand or self.demand, self.slo) for kind in self.kinds]
         self._wanted = deque(maxlen=1 + math.ceil(self.ahead_s / self.interval_s))
         held = tuple(curve.limits_at(curve.held_per_s) for curve in self._curves)
-        self._plan = FleetPlan(self.least, held, math.nan, math.nan, "nothing was heard yet")
+        numbers = self._numbers(self.least)
+        self._plan = FleetPlan(self.least, held, math.nan, math.nan, "nothing was heard yet", tuple(numbers))
+
+    @property
+    def growing(self) -> Mapping[int, int]:
+        """Most replicas of each kind whose number is decided, in the order in which they are added."""
+        return {0: self.most} if self.scaled is None else self.scaled
 
     def ask(self) -> FleetPlan:
         """The plan in force; before anything was heard, the limits at the rate that each kind holds."""
@@ -176,13 +191,14 @@ class FleetTuner:
         self._wanted.append(best)
         count = max(self._wanted)
         kept = "" if count == best else f", kept from {best} until that has been so for a start-up time"
-        held = self.trust * self._curves[0].held_per_s
+        held = self.trust * self._curves[next(iter(self.growing))].held_per_s
         self._plan = FleetPlan(
             count,
             tuple(curve.limits_at(share / self.trust) for curve, share in self._shares(count, rate)),
             rate,
             self._attained(count, rate),
             f"{rate:.2f} requests a second expected, a replica holds {held:.2f}{kept}",
+            tuple(self._numbers(count)),
         )
 
     def decide(self, view: FleetView) -> int:
@@ -210,23 +226,32 @@ class FleetTuner:
     def _worth(self, count: int, rate: float) -> float:
         """Requests a second served within SLO by so many, over the errors of forecasts, minus their cost."""
         served = [error * rate * self._attained(count, error * rate) for error in self._errors]
-        return sum(served) / len(served) - self.cost_weight * count * self._curves[0].held_per_s
+        numbers = self._numbers(count)
+        bought = sum(numbers[kind] * self._curves[kind].held_per_s for kind in self.growing)
+        return sum(served) / len(served) - self.cost_weight * bought
+
+    def _numbers(self, count: int) -> list[int]:
+        """Replicas of each kind where so many of those that are scaled are filled up in their order."""
+        numbers, left = [kind.standing for kind in self.kinds], count
+        for kind, most in self.growing.items():
+            numbers[kind] = min(left, most)
+            left -= numbers[kind]
+        return numbers
 
     def _attained(self, count: int, rate: float) -> float:
         """Share of the requests served within SLO, each kind taking as much as it holds."""
         if rate <= 0:
             return 1.0
-        numbers = [count, *(kind.standing for kind in self.kinds[1:])]
         return (
             sum(
                 number * share * curve.attainment(share / self.trust)
-                for number, (curve, share) in zip(numbers, self._shares(count, rate), strict=True)
+                for number, (curve, share) in zip(self._numbers(count), self._shares(count, rate), strict=True)
             )
             / rate
         )
 
     def _shares(self, count: int, rate: float) -> list[tuple[_Curve, float]]:
         """What each replica of each kind gets of a rate."""
-        numbers = [count, *(kind.standing for kind in self.kinds[1:])]
-        together = sum(number * curve.held_per_s for number, curve in zip(numbers, self._curves, strict=True))
+        pairs = zip(self._numbers(count), self._curves, strict=True)
+        together = sum(number * curve.held_per_s for number, curve in pairs)
         return [(curve, rate * curve.held_per_s / together) for curve in self._curves]

@@ -83,6 +83,46 @@ def test_what_stands_beside_takes_its_share():
     assert len(assisted.ask().limits) == 2
 
 
+def test_kinds_that_are_scaled_are_filled_in_their_order_and_all_paid_for():
+    fast = SaturationParameters(p_max=24.0, k_b=10.0, k_s=0.008, tau_0=5.0, tau_b=0.02, tau_c=3e-4)
+    kinds = [Kind(fast, 100_000), Kind(LATENCY, 100_000), Kind(LATENCY, 100_000, standing=1)]
+    both = FleetTuner(kinds, DEMAND, PROMISE, most=5, scaled={1: 3, 0: 2})
+    assert both.ask().by_kind == (0, 1, 1)
+    seen = []
+    for load in (0.5, 2.5, 9.0):
+        one = FleetTuner(kinds, DEMAND, PROMISE, most=5, scaled={1: 3, 0: 2})
+        assert after(one, load * HELD) == sum(one.ask().by_kind[:2])
+        seen.append(one.ask().by_kind)
+    assert seen[0] == (0, 1, 1)
+    assert seen[1][0] == 0 < 1 < seen[1][1]
+    assert seen[2] == (2, 3, 1)
+    dear = FleetTuner(kinds, DEMAND, PROMISE, most=5, scaled={1: 3, 0: 2}, cost_weight=2.0)
+    after(dear, 9 * HELD)
+    assert dear.ask().by_kind == (0, 1, 1)
+    with pytest.raises(ValueError, match="it must name places of kinds, 0 to 2"):
+        FleetTuner(kinds, DEMAND, PROMISE, scaled={3: 1})
+
+
+def test_a_fleet_scales_every_kind_that_its_tuner_plans():
+    engine = EngineConfig(LATENCY, estimate=LATENCY, kv_capacity_tokens=100_000)
+    first = ReplicaSpec(engine, Limits(256, 2048), name="first", count=0, startup_s=5.0)
+    specs = [first, replace(first, name="second", count=1)]
+    rng = np.random.default_rng(0)
+    n = int(60 * 3.5 * HELD)
+    table = RequestTable.from_arrays(np.sort(rng.uniform(0, 60_000, n)), np.full(n, 200), np.full(n, 30), slos=PROMISE)
+    kinds = [Kind(LATENCY, 100_000)] * 2
+    bounds = {"most": 5, "ahead_s": 5.0, "interval_s": 5.0}
+    planned = FleetTuner(kinds, DEMAND, PROMISE, scaled={1: 2, 0: 3}, **bounds)
+    result = simulate_fleet(table, specs, scaler=planned, most=5, scaled={"second": 2, "first": 3})
+    added = [span.spec for span in result.spans if span.from_ms > 0]
+    assert added[:2] == [1, 0]
+    assert planned.ask().by_kind[1] == 2
+    with pytest.raises(ValueError, match=r"plans for kinds \[0\] to be added to"):
+        simulate_fleet(
+            table, specs, scaler=FleetTuner(kinds, DEMAND, PROMISE, **bounds), most=5, scaled={"second": 2, "first": 3}
+        )
+
+
 def test_a_fleet_puts_planned_limits_into_force():
     engine = EngineConfig(LATENCY, estimate=LATENCY, kv_capacity_tokens=100_000)
     spec = ReplicaSpec(engine, Limits(256, 2048), startup_s=5.0)

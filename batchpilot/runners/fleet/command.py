@@ -19,7 +19,7 @@ from batchpilot.envs.fleet.splitting import LINK_GB_PER_S, LINK_MS, link_for, sp
 from batchpilot.envs.scenarios import PreparedRun
 from batchpilot.fleet.routers import RULES, Router
 from batchpilot.fleet.scalers import SCALERS, Clairvoyant, Predictive, Scaler
-from batchpilot.fleet.scaling import cheapest_first
+from batchpilot.fleet.scaling import cheapest_first, scaled_kinds
 from batchpilot.fleet.simulation import simulate_fleet
 from batchpilot.runners.completion import completing
 from batchpilot.runners.fleet.strategies import NONE, PLANNED, SPLIT, limits_by, planner
@@ -140,7 +140,8 @@ def fleet(
             offered = offer(chosen, kinds, make, seed, load, startup_s)
             offers.append(offered)
             pools = None if parted is None else split(offered.specs, parted)
-            order = None if growing is None else cheapest_first(offered.specs, _known(growing, kinds))
+            order = [] if growing is None else cheapest_first(offered.specs, _known(growing, kinds))
+            named_most = None if growing is None else {name: growing[name] for name in order}
             link = link_for(chosen.model, link_gb_per_s, link_ms)
             for rule, age, how in ways:
                 progress.update(bar, description=f"seed {seed}: {rule}, view {age:g} ms old, scaler {how}")
@@ -149,8 +150,8 @@ def fleet(
                     pools if how == SPLIT and pools is not None else offered.specs,
                     Router(rule, poll_ms=age, counts_sent=count_sent),
                     link=link,
-                    scaler=_scaler(how, offered, startup_s, (least, most), order),
-                    scaled=None if order is None else {name: (growing or {})[name] for name in order},
+                    scaler=_scaler(how, offered, startup_s, (least, most), named_most),
+                    scaled=named_most,
                     least=least,
                     most=most,
                     horizon_ms=offered.horizon_ms,
@@ -206,12 +207,12 @@ def _known(growing: Mapping[str, int], kinds: Sequence[tuple[str, int]]) -> list
 
 
 def _scaler(
-    name: str, offered: Offer, startup_s: float, bounds: tuple[int, int], order: Sequence[str] | None
+    name: str, offered: Offer, startup_s: float, bounds: tuple[int, int], scaled: Mapping[str, int] | None
 ) -> Scaler | None:
     if name in (NONE, SPLIT):
         return None
-    first = offered.specs[0]
-    added = next((one for one in offered.specs if order and one.name == order[0]), first)
+    growing = scaled_kinds(offered.specs, scaled, bounds[1])
+    first, added = offered.specs[0], offered.specs[next(iter(growing))]
     capacity = offered.capacity_tokens_per_s * (added.weight / first.weight)
     if name == "predictive":
         return Predictive(capacity, ahead_s=startup_s)
@@ -219,7 +220,7 @@ def _scaler(
         return Clairvoyant(*rates(offered, 30.0), capacity, ahead_s=startup_s)
     if name == PLANNED:
         least, most = bounds
-        return planner(offered.specs, offered.requests, least=least, most=most, startup_s=startup_s)
+        return planner(offered.specs, offered.requests, least=least, most=most, startup_s=startup_s, scaled=growing)
     return SCALERS[name]()
 
 

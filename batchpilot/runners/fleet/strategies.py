@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -191,18 +191,26 @@ def _predictive(_: str, prepared: PreparedFleet) -> Scaler:
 
 
 def planner(
-    specs: Sequence[ReplicaSpec], log: RequestTable, *, least: int, most: int, startup_s: float, **options: Any
+    specs: Sequence[ReplicaSpec],
+    log: RequestTable,
+    *,
+    least: int,
+    most: int,
+    startup_s: float,
+    scaled: Mapping[int, int] | None = None,
+    **options: Any,
 ) -> FleetTuner:
     """The fleet tuner, which believes of steps what replicas believe.
 
     Where replicas have a prefix cache it believes that they find in it what they would where they take turns.
 
     Args:
-        specs: kinds of replicas; the number of the first is decided.
+        specs: kinds of replicas.
         log: requests like those that come: the mix of lengths and the tightest promise.
-        least: fewest replicas of the first kind.
+        least: fewest replicas of the kinds that are scaled together.
         most: most of them.
         startup_s: of a replica.
+        scaled: which these are, as `scaled_kinds` tells them; None for the first alone.
         **options: others of `FleetTuner`.
 
     Raises:
@@ -217,13 +225,14 @@ def planner(
         Kind(
             spec.engine.believed_latency(),
             spec.engine.capacity_tokens,
-            0 if k == 0 else spec.count,
+            0 if k in (scaled or (0,)) else spec.count,
             _beside_cache(spec, log, standing),
         )
         for k, spec in enumerate(specs)
     ]
     promise = SLO(float(log.ttft_target_ms.min()), float(log.tpot_target_ms.min()))
-    return FleetTuner(kinds, demand, promise, least=least, most=most, ahead_s=startup_s, **options)
+    bounds: dict[str, Any] = {"least": least, "most": most, "ahead_s": startup_s, "scaled": scaled}
+    return FleetTuner(kinds, demand, promise, **bounds, **options)
 
 
 def _beside_cache(spec: ReplicaSpec, log: RequestTable, standing: int) -> Demand | None:
@@ -242,6 +251,7 @@ def _planned(_: str, prepared: PreparedFleet) -> Scaler:
         least=scenario.least,
         most=scenario.most,
         startup_s=scenario.startup_s,
+        scaled=prepared.growing,
         interval_s=scenario.interval_s,
         forecast=forecast_of(prepared),
     )
