@@ -104,13 +104,15 @@ def test_a_load_is_a_share_of_what_replicas_serve_with_their_caches():
         return Scenario.model_validate(
             {
                 "name": "shared",
+                "description": "Prompts behind one system prompt.",
+                "family": "overload",
                 "device": "A100-80GB",
                 "model": "Llama-3-8B",
                 "engine": {"prefix_cache": cache},
                 "workload": {
                     "phases": [
                         {
-                            "duration_s": 20,
+                            "duration_s": 10,
                             "arrivals": {"kind": "poisson", "rate_per_s": 20},
                             "lengths": {"kind": "azure-conv", "max_prompt_tokens": 2000},
                         }

@@ -13,7 +13,7 @@ from batchpilot.core.image_sizes import PATCH_PX
 from batchpilot.workloads.images import Images
 
 MOST_DIFFERENT = 4096
-"""Pictures that are made and kept, 10 MB at most; of more different images every so many look alike."""
+"""Pictures that are made and kept, some 40 MB at most; of more different images every so many look alike."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _GREY_8_BIT = (8, 0, 0, 0, 0)

@@ -36,7 +36,7 @@ def test_pictures_have_their_sides_and_are_equal_where_images_are():
     assert len(set(urls)) == 5
     assert urls == [again[row] for row in range(6)]
     assert other[0] != urls[0]
-    assert max(len(url) for url in urls if url) < 6000
+    assert max(len(url) for url in urls if url) < 10_000
 
 
 def test_no_more_different_pictures_are_kept_than_there_is_room_for(monkeypatch):
