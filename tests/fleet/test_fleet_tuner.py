@@ -89,7 +89,7 @@ def test_kinds_that_are_scaled_are_filled_in_their_order_and_all_paid_for():
     both = FleetTuner(kinds, DEMAND, PROMISE, most=5, scaled={1: 3, 0: 2})
     assert both.ask().by_kind == (0, 1, 1)
     seen = []
-    for load in (0.5, 2.5, 9.0):
+    for load in (0.5, 3.5, 9.0):
         one = FleetTuner(kinds, DEMAND, PROMISE, most=5, scaled={1: 3, 0: 2})
         assert after(one, load * HELD) == sum(one.ask().by_kind[:2])
         seen.append(one.ask().by_kind)
