@@ -154,7 +154,7 @@ def to_compute(requests: RequestTable, found: float) -> NDArray[np.float64]:
         requests: what arrives.
         found: share of the prompt tokens that prefix caches have, 0-1.
     """
-    return (1.0 - found) * requests.prompt_tokens + requests.output_tokens
+    return np.asarray((1.0 - found) * requests.prompt_tokens + requests.output_tokens, np.float64)
 
 
 def rates(offered: Offer, slot_s: float) -> tuple[list[float], list[float]]:
