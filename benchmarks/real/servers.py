@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from build import GGUF, LLAMA_CPP, SHALLOW_LAYERS, python_of
+from build import GGUF, LLAMA_CPP, ROOT, SHALLOW_LAYERS, python_of
 from loads import PROMISE
 
 START_S = 900.0
@@ -86,8 +86,15 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def vllm(real: Path, log: Path, measured: Path | None = None) -> Iterator[str]:
-    """The address of vLLM: as it ships, or with the adapter, which does what a file says (`recording_scheduler.py`)."""
+def vllm(real: Path, log: Path, measured: Path | None = None, flags: str = "") -> Iterator[str]:
+    """The address of vLLM: as it ships, or with the adapter, which does what a file says (`recording_scheduler.py`).
+
+    Args:
+        real: what `build.py` made.
+        log: its log.
+        measured: the adapter's file of settings, None for no adapter.
+        flags: further ones of `vllm serve`.
+    """
     port = free_port()
     folder, _ = model_for_vllm()
     command = [str(real / "vllm" / "bin" / "vllm"), "serve", str(real / folder)]
@@ -100,11 +107,11 @@ def vllm(real: Path, log: Path, measured: Path | None = None) -> Iterator[str]:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CPU_KVCACHE_SPACE": "2",
         "NUMBA_CACHE_DIR": str(real / "kernels"),  # other versions than those beside the sources
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{ROOT}",  # this revision, wherever the build is from
         "PATH": f"{real / 'vllm' / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "BATCHPILOT_MEASURED": str(measured),
     }
-    with running([*command, *options.split()], f"http://127.0.0.1:{port}/health", log, environment):
+    with running([*command, *options.split(), *flags.split()], f"http://127.0.0.1:{port}/health", log, environment):
         yield f"http://127.0.0.1:{port}"
 
 
