@@ -18,6 +18,20 @@ STEP_TARGET_SHARE = 0.95
 one that is true miss it half of the time."""
 
 
+def guarded_reason(limits: Limits, share: float, why: str = "") -> str:
+    """Why guarded limits are what they are, in words.
+
+    Args:
+        limits: in force.
+        share: the step target as a share of the TPOT promise.
+        why: of that share, if more is known.
+    """
+    refused = "whoever would miss the TTFT promise is refused"
+    if limits.step_target_ms is None:
+        return f"no TPOT promise to aim at; {refused}"
+    return f"steps of at most {limits.step_target_ms:.4g} ms, {share:.0%} of the TPOT promise{why}; {refused}"
+
+
 class GuardedTuner(Tuner):
     """Batch 256, budget 2048, step target = 0.95 of the TPOT target, TTFT guard = 1, shortest prompt first.
 
@@ -83,7 +97,7 @@ class GuardedTuner(Tuner):
             "current_batch_size": self._limits.batch_size,
             "is_stabilized": True,
             "step_target_ms": self._limits.step_target_ms,
-            "reason": f"guarded: {self._limits}",
+            "reason": guarded_reason(self._limits, self._share),
             "windows_heard": self._windows_heard,
         }
 

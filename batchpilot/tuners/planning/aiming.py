@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from batchpilot.baselines.guarded import STEP_TARGET_SHARE, GuardedTuner
+from batchpilot.baselines.guarded import STEP_TARGET_SHARE, GuardedTuner, guarded_reason
 from batchpilot.core import SLO, Limits, Tuner, WindowMetrics
 from batchpilot.core.slo import can_be_aimed_at
 
@@ -95,11 +95,12 @@ class AimingTuner(Tuner):
     def status(self) -> dict[str, Any]:
         """The guarded default's, the step target as it is, and its share of the promise."""
         limits = self.ask()
+        why = ", lowered for the slowest requests or an uncertain estimate" if self._share < STEP_TARGET_SHARE else ""
         return {
             **self._guarded.status(),
             "step_target_ms": limits.step_target_ms,
             "step_target_share": self._share,
-            "reason": f"guarded: {limits}",
+            "reason": guarded_reason(limits, self._share, why),
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -78,11 +78,14 @@ class EstimatingTuner(BelievingTuner):
 
     def status(self) -> dict[str, Any]:
         """The tuner's status, the limits in force, how far off the estimate is and whether it is believed."""
+        told, doubt = self._tuner.status(), self._rail.status()
+        if not self._rail.stands_in and "reason" in doubt:
+            doubt["reason"] = "; ".join(filter(None, (told.get("reason"), doubt["reason"])))
         return {
-            **self._tuner.status(),
+            **told,
             "current_batch_size": self._limits.batch_size,
             "step_target_ms": self._limits.step_target_ms,
-            **self._rail.status(),
+            **doubt,
             **self._estimate.status(),
         }
 

@@ -28,6 +28,11 @@ class TrueEstimate:
         self.is_doubted = False
         self.reason = ""
 
+    @property
+    def stands_in(self) -> bool:
+        """Whether a rule takes over where the estimate is doubted."""
+        return self._rule is not None
+
     def hear(self, window: WindowMetrics) -> None:
         """Judge the estimate, and let the rule hear the window.
 
@@ -39,10 +44,8 @@ class TrueEstimate:
         error = self._error()
         if error is not None:
             self.is_doubted = error >= (TRUSTED_BELOW if self.is_doubted else DOUBTED_FROM)
-            self.reason = (
-                f"{'no trust' if self._rule is None else 'the guarded rule'}: predictions of the latest steps are off "
-                f"by {error:.0%}, more than what leans on them is worth; trusted again below {TRUSTED_BELOW:.0%}"
-            )
+            who = "the guarded rule decides: " if self.stands_in else ""
+            self.reason = f"{who}predicted step times are off by {error:.0%} (trusted below {TRUSTED_BELOW:.0%})"
 
     def allow(self, proposed: Limits) -> Limits:
         """The proposed limits, or the rule's while the estimate is doubted.

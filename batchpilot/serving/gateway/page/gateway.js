@@ -1,7 +1,7 @@
 // The gateway's live page: who is well, who has how much to do, and what clients get. Asks /gateway/status every second.
 
 import { byId, html, replace, write } from "./elements.js";
-import { known, limits, milliseconds, number, percent, rate } from "./format.js";
+import { known, limits, milliseconds, number, percent, rate, tidy } from "./format.js";
 
 const POLL_MS = 1000, HIDDEN_POLL_MS = 10000, PATIENCE_MS = 5000;
 
@@ -12,6 +12,7 @@ const enginesOf = (one) => Object.values(one.engines ?? { only: one });
 const total = (one, name) => enginesOf(one).reduce((sum, engine) => sum + (engine[name] ?? 0), 0);
 const ended = (one, how) => enginesOf(one).reduce((sum, engine) => sum + (engine.ended[how] ?? 0), 0);
 const refusals = (one) => ["refused_on_arrival", "refused_by_guard", "refused_upstream"].reduce((sum, how) => sum + ended(one, how), 0);
+const held = (one) => Object.fromEntries(Object.entries(one.limits).filter(([name]) => !(one.limits_not_held ?? []).includes(name) && one.limits[name] !== 0));
 const keptShare = (kept, judged) => judged ? kept / judged : null;
 
 function condition(one) {
@@ -39,7 +40,8 @@ function rows(name, one) {
     percent(keptShare(total(one, "kept_promises"), finished + refused + failed)),
     ...[one.ttft_ms_p50, one.ttft_ms_p95, one.tpot_ms_p95].map((value) => milliseconds(value))];
   return [row(name, UPSTREAM, values, { 0: { class: mark } }),
-    html("tr", {}, html("td", { class: "limits", colspan: values.length + 1 }, limits(one.limits)))];
+    html("tr", {}, html("td", { class: "limits", colspan: values.length + 1 }, limits(held(one)),
+      one.reason ? html("p", { class: "note" }, `Why: ${tidy(one.reason)}.`) : ""))];
 }
 
 function showUpstreams(all) {

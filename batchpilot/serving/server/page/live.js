@@ -92,9 +92,12 @@ function showLimits() {
     const decision = live.decisions.findLast(({ before, after }) => before[name] !== after[name]);
     return decision ? `for ${duration(decision.age_s)}` : "";
   };
-  replace(byId("limits"), [html("tbody", {}, ...Object.entries(live.status.limits).map(([name, value]) => html("tr", {},
-    html("th", { scope: "row" }, limitName(name)), html("td", { class: "note" }, inForce(name)),
-    html("td", { class: known(value) ? "" : "off" }, limitValue(name, value)))))]);
+  const row = (name, value, note, mark) => html("tr", {}, html("th", { scope: "row" }, name), html("td", { class: "note" }, note),
+    html("td", { class: mark }, value));
+  const all = Object.entries(live.status.limits), off = all.filter(([, value]) => !known(value)).map(([name]) => limitName(name));
+  replace(byId("limits"), [html("tbody", {},
+    ...all.filter(([, value]) => known(value)).map(([name, value]) => row(limitName(name), limitValue(name, value), inForce(name), ""))),
+  ...(off.length ? [html("caption", { class: "note" }, `Off: ${off.join(", ")}`)] : [])]);
 }
 
 function showTuner() {
