@@ -1,6 +1,14 @@
-"""The adapter on vLLM's own scheduler class, on a CPU, or on its recorded interface where vLLM is not installed.
+r"""The adapter on vLLM's own scheduler class, on a CPU, or on its recorded interface where vLLM is not installed.
 
-docs/adapters.md says how to install it.
+With vLLM's source distribution unpacked:
+
+    python3 -m venv env && env/bin/pip install torch==2.13.0 -r vllm-0.33.0/requirements/common.txt \
+        onnxruntime pytest httpx hypothesis -e .
+    SITE=$(env/bin/python -c 'import site; print(site.getsitepackages()[0])')
+    echo "$PWD/vllm-0.33.0" > $SITE/vllm.pth
+    mkdir $SITE/vllm-0.33.0.dist-info
+    cp vllm-0.33.0/PKG-INFO $SITE/vllm-0.33.0.dist-info/METADATA
+    env/bin/python -m pytest tests/serving/adapters/test_adapter_vllm*.py
 """
 
 import importlib
