@@ -20,7 +20,8 @@ from batchpilot.baselines import SERVER_DEFAULT
 from batchpilot.configs.scenario import suite
 from batchpilot.configs.seeds import seeds_of
 from batchpilot.engines import SimulatedEngine
-from batchpilot.engines.simulated.simulation import SimulationResult, run_engine
+from batchpilot.engines.simulated.result import SimulationResult
+from batchpilot.engines.simulated.simulation import run_engine
 from batchpilot.envs import prepare
 from batchpilot.envs.scenarios import PreparedRun
 from batchpilot.tuners import make_tuner

@@ -22,7 +22,8 @@ from batchpilot import Limits
 from batchpilot.configs.catalogue import device
 from batchpilot.configs.scenario import Scenario
 from batchpilot.engines import SimulatedEngine
-from batchpilot.engines.simulated.simulation import SimulationResult, run_engine
+from batchpilot.engines.simulated.result import SimulationResult
+from batchpilot.engines.simulated.simulation import run_engine
 from batchpilot.envs import prepare
 from batchpilot.envs.scenarios import PreparedRun
 from batchpilot.latency.model.vision_tower import VisionTower, tower_on

@@ -16,7 +16,8 @@ from batchpilot.diagnosis.rules import BANDWIDTH, BATCH, COMPUTE, KV, NOTHING, Q
 from batchpilot.engines.scheduler.state import LENGTH
 from batchpilot.engines.simulated.config import EngineConfig
 from batchpilot.engines.simulated.engine import SimulatedEngine
-from batchpilot.engines.simulated.simulation import SimulationResult, run_engine
+from batchpilot.engines.simulated.result import SimulationResult
+from batchpilot.engines.simulated.simulation import run_engine
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.workloads.table import RequestTable
 

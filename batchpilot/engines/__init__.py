@@ -5,7 +5,8 @@ from batchpilot.engines.memory import MemoryModel, memory_model
 from batchpilot.engines.scheduler.state import FINISH_REASONS
 from batchpilot.engines.simulated.config import EngineConfig
 from batchpilot.engines.simulated.engine import SimulatedEngine
-from batchpilot.engines.simulated.simulation import SimulationResult, run_engine, simulate
+from batchpilot.engines.simulated.result import SimulationResult
+from batchpilot.engines.simulated.simulation import run_engine, simulate
 
 __all__ = [
     "simulate",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from batchpilot.engines.scheduler.state import LENGTH
-from batchpilot.engines.simulated.simulation import SimulationResult
+from batchpilot.engines.simulated.result import SimulationResult
 from batchpilot.fleet.replicas import Found, Replicas, Span
 from batchpilot.workloads.table import RequestTable
 

@@ -15,7 +15,7 @@ from batchpilot.core.provenance import provenance
 from batchpilot.core.tuner import Tuner
 from batchpilot.engines import SimulatedEngine, SimulationResult, run_engine
 from batchpilot.engines.simulated.fairness import fairness, tenant_figures
-from batchpilot.engines.simulated.simulation import image_figures
+from batchpilot.engines.simulated.result import image_figures
 from batchpilot.envs.scenarios import PreparedRun, prepare
 from batchpilot.runners.completion import completing
 from batchpilot.runners.leaderboard.evaluation import memory_of, tightest_slo

@@ -29,7 +29,7 @@ from servers import SERVED, model_of, version_of, vllm
 from batchpilot.core.files import json_text
 from batchpilot.core.limits import Limits
 from batchpilot.core.provenance import provenance
-from batchpilot.engines.simulated.simulation import SimulationResult
+from batchpilot.engines.simulated.result import SimulationResult
 from batchpilot.runners.tuning.live.trial import seen_steps
 from batchpilot.runners.tuning.live.trials import COMPLETE, Trial, goodput_interval
 from batchpilot.serving.load.run import LoadSettings, run_load

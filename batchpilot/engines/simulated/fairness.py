@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.core.tenants import ORDINARY, TenantTerms
-from batchpilot.engines.simulated.simulation import SimulationResult
+from batchpilot.engines.simulated.result import SimulationResult
 from batchpilot.latency.planning.fair_shares import jain_index
 
 

@@ -28,7 +28,7 @@ from batchpilot.engines.simulated.config import EngineConfig
 from batchpilot.engines.simulated.contents import numbers_each
 from batchpilot.engines.simulated.engine import WINDOWS_AT_ONCE, SimulatedEngine
 from batchpilot.engines.simulated.kernel import DONE, REACHED, STUCK
-from batchpilot.engines.simulated.simulation import SimulationResult, _collect
+from batchpilot.engines.simulated.result import SimulationResult, collect
 from batchpilot.workloads.images import Images
 from batchpilot.workloads.prefixes import Prefixes, put_together
 from batchpilot.workloads.table import RequestTable
@@ -117,7 +117,7 @@ class _Stream:
         windows = (
             self._constant(engine, until_ms) if self._tuner is None else self._tuned(engine, until_ms, self._tuner)
         )
-        return _ended(_collect(engine, windows, 0.0))
+        return _ended(collect(engine, windows, 0.0))
 
     def _constant(self, engine: SimulatedEngine, until_ms: float) -> MeasuredWindows:
         """Windows under constant limits, none of which ends later unless a step does."""

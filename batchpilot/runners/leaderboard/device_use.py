@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from batchpilot.configs.catalogue import device as find_device
 from batchpilot.configs.catalogue import model as find_model
 from batchpilot.configs.catalogue import powers, prices
-from batchpilot.engines.simulated.simulation import SimulationResult
+from batchpilot.engines.simulated.result import SimulationResult
 from batchpilot.envs.scenarios import PreparedRun
 from batchpilot.latency.model.intensity import Intensity, step_intensity
 from batchpilot.latency.planning.energy import EnergyModel, Work

@@ -20,7 +20,8 @@ from batchpilot.core.slo import SLO
 from batchpilot.core.tuner import Tuner
 from batchpilot.engines.memory import MemoryModel
 from batchpilot.engines.simulated.fairness import fairness
-from batchpilot.engines.simulated.simulation import SimulationResult, image_figures, run_engine
+from batchpilot.engines.simulated.result import SimulationResult, image_figures
+from batchpilot.engines.simulated.simulation import run_engine
 from batchpilot.envs.backends import Backend, SimulatedBackend
 from batchpilot.envs.scenarios import PreparedRun
 from batchpilot.runners.leaderboard.convergence import convergence

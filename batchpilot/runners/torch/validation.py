@@ -14,7 +14,8 @@ from batchpilot.configs.scenario import Scenario
 from batchpilot.core.limits import Limits
 from batchpilot.engines.simulated.config import EngineConfig
 from batchpilot.engines.simulated.engine import SimulatedEngine
-from batchpilot.engines.simulated.simulation import SimulationResult, run_engine
+from batchpilot.engines.simulated.result import SimulationResult
+from batchpilot.engines.simulated.simulation import run_engine
 from batchpilot.engines.simulated.step_design import steps_of
 from batchpilot.envs.scenarios import capacity_per_s, keeping_promise
 from batchpilot.latency.fitting.judging import Judgement, judge

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from batchpilot.core.slo import SLO
 from batchpilot.engines.scheduler.state import FINISH_REASONS
-from batchpilot.engines.simulated.simulation import SimulationResult
+from batchpilot.engines.simulated.result import SimulationResult
 from batchpilot.serving.load.answers import Answered
 from batchpilot.serving.load.pictures import Pictures
 from batchpilot.serving.load.prompts import Prompts

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from batchpilot.core.limits import Limits
-from batchpilot.engines.simulated.simulation import SimulationResult
+from batchpilot.engines.simulated.result import SimulationResult
 from batchpilot.runners.http.load_columns import fly
 from batchpilot.runners.http.load_report import figures
 from batchpilot.runners.tuning.live.trials import COMPLETE, FAILED, Trial, goodput_interval

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from batchpilot.core.files import json_text
 from batchpilot.core.limits import Limits
-from batchpilot.engines.simulated.simulation import SimulationResult
+from batchpilot.engines.simulated.result import SimulationResult
 from batchpilot.latency.fitting.observations import Observations
 
 COMPLETE, FAILED = "complete", "failed"

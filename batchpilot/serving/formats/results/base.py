@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from batchpilot.core.slo import SLO
 from batchpilot.engines.scheduler.state import CANCELLED, FINISH_REASONS, LENGTH
-from batchpilot.engines.simulated.simulation import SimulationResult
+from batchpilot.engines.simulated.result import SimulationResult
 from batchpilot.workloads.table import RequestTable
 
 NO_PROMISE = SLO(math.inf, math.inf, "none")
