@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -137,9 +138,9 @@ def test_shares_of_an_experiment_hold_and_a_user_keeps_its_version():
         assert abs(versions.count(version) / len(users) - share / 10) < 6 * math.sqrt(0.25 / len(users))
 
 
-def ended(ladder, version, requests, *, failed=False, now_ms=0.0):
+def ended(ladder, version, requests, *, failed=False, kept=True, refused=False, now_ms=0.0):
     for _ in range(requests):
-        ladder.hear(version, failed=failed, now_ms=now_ms)
+        ladder.hear(version, failed=failed, kept=kept and not failed, refused=refused, now_ms=now_ms)
 
 
 def test_a_ladder_climbs_by_time_and_requests_and_promotes():
@@ -170,6 +171,48 @@ def test_a_ladder_stays_where_both_versions_fail_alike():
             ended(ladder, version, 3)
             ended(ladder, version, 1, failed=True)
     assert ladder.verdict == "running"
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_ladder_goes_back_at_the_end_of_a_share_on_which_the_new_version_kept_fewer_promises(refused):
+    ladder = Ladder(2, 1, 0.0, 100.0)
+    ended(ladder, 1, 180)
+    ended(ladder, 1, 20, kept=False)
+    ended(ladder, 2, 30)
+    ended(ladder, 2, 12, kept=False, refused=refused)
+    assert ladder.verdict == "running", "a share is judged once, at its end"
+    ladder.look(100.0)
+    assert (ladder.verdict, ladder.version_at(0.0)) == ("rolled back", 1)
+    assert ladder.reason == "30 of 42 promises were kept at share 0.1, 180 of 200 of version 1"
+
+
+def test_promises_that_were_broken_under_another_load_are_not_held_against_a_share():
+    ladder = Ladder(2, 1, 0.0, 100.0)
+    for version in (1, 2):  # a bad hour for both
+        ended(ladder, version, 40)
+        ended(ladder, version, 40, kept=False)
+    ladder.look(100.0)
+    assert ladder.share == SHARES[1]
+    ended(ladder, 1, 100, now_ms=150.0)
+    ended(ladder, 2, 90, now_ms=150.0)
+    ended(ladder, 2, 4, kept=False, now_ms=150.0)
+    ladder.look(250.0)
+    assert (ladder.verdict, ladder.share) == ("running", SHARES[2]), "4 of 94 against 0 of 100 is 2.1 errors"
+
+
+def test_versions_that_are_alike_are_seldom_told_apart():
+    rng, back = np.random.default_rng(5), 0
+    for _ in range(200):
+        ladder, now_ms = Ladder(2, 1, 0.0, 1.0), 0.0
+        while ladder.verdict == "running":
+            now_ms += 1.0
+            for version in (1, 2):
+                kept = rng.random(60) < 0.8
+                ended(ladder, version, int(kept.sum()), now_ms=now_ms - 0.5)
+                ended(ladder, version, int((~kept).sum()), kept=False, now_ms=now_ms - 0.5)
+            ladder.look(now_ms)
+        back += ladder.verdict == "rolled back"
+    assert 0 <= back <= 20  # five looks of 0.5 % each
 
 
 @given(st.floats(0, 1, exclude_max=True))

@@ -118,8 +118,10 @@ class Pool:
         ttft_ms = math.nan if ticket.first_ms is None else ticket.first_ms - ticket.arrived_ms
         outcome = ticket.ended
         self.variants[version].hear(outcome, ttft_ms, now_ms - ticket.arrived_ms, kept=ticket.kept)
-        if self.ladder is not None and outcome in ("finished", "failed"):
-            self.ladder.hear(version, failed=outcome == "failed", now_ms=now_ms)
+        refused = outcome.startswith("refused")
+        if self.ladder is not None and (refused or outcome in ("finished", "failed")):
+            failed = outcome == "failed"
+            self.ladder.hear(version, failed=failed, kept=ticket.kept, refused=refused, now_ms=now_ms)
 
     def roll_out(self, old: int, new: int) -> None:
         """Begin to send users to another version.
