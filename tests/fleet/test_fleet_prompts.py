@@ -210,21 +210,19 @@ def test_a_prompt_that_a_decoder_has_whole_is_not_moved_at_all():
     assert result.handover_ms[1] == pytest.approx(LINK.latency_ms)
 
 
-def test_what_a_decoder_holds_is_kept_for_who_comes_though_others_want_its_room():
-    """The first answer grows into all the room there is while the second's KV, whose prompt is cached there, moves."""
-    requests = RequestTable.from_arrays(
-        [0.0, 900.0, 1000.0],
-        [320] * 3,
-        [9, 150, 40],
-        slos=SLO(1e5, 1e5),
-        prefixes=Prefixes.from_lists([range(20), range(100, 120), range(20)], 16),
-    )
+def test_who_holds_its_blocks_goes_on_when_the_last_that_ran_has_to_make_way():
+    """Both together fill the decoder just as the first needs one block more: it goes back, the second has its own."""
+    texts = Prefixes.from_lists([range(20), range(100, 122)], 16)
+    requests = RequestTable.from_arrays([0.0, 222.0], [320, 383], [100, 5], slos=SLO(1e5, 1e5), prefixes=texts)
     _, pools = in_turns(kv_tokens=720)
     pools[0] = replace(pools[0], engine=replace(pools[0].engine, kv_capacity_tokens=8000))
-    fleet = Fleet(requests, pools, Router(), link=Link(0.05, 131_072.0))
+    fleet = Fleet(requests, pools, Router(), link=Link(50.0, 131_072.0))
     fleet.run_until(math.inf)
     result = fleet.result()
-    assert result.served.finish_reason == ["length"] * 3
+    assert result.served.finish_reason == ["length"] * 2
+    assert fleet.replicas.state.window[1].preemptions == 1
+    end_ms = requests.arrival_ms + result.served.e2e_ms
+    assert end_ms[1] < end_ms[0]
     assert_nothing_is_held(fleet)
 
 
