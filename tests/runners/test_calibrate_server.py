@@ -1,6 +1,8 @@
 """A server measured from outside: what its answers' times say of its steps, and of the way to them."""
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -74,6 +76,40 @@ def test_a_server_that_is_not_there_is_told_in_a_line():
     assert "names no model" in done.output
 
 
+class Refusing(BaseHTTPRequestHandler):
+    """Lists a model and serves nothing."""
+
+    def do_GET(self):
+        self.answer(200, b'{"data": [{"id": "one"}]}')
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        self.answer(404, b'{"error": {"message": "not for you"}}')
+
+    def answer(self, status, body):
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_server_that_serves_nothing_is_asked_one_round_and_its_reason_is_told():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        done = run_command("calibrate", "--url", f"http://127.0.0.1:{server.server_port}", "--largest-batch", "1")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert done.exit_code == 2
+    assert "not for you" in done.output
+    assert "round 2" not in done.output
+
+
 def test_options_that_would_mean_nothing_are_refused():
     done = run_command("calibrate", "--measurements", "x.csv", "--minutes", "1")
     assert done.exit_code == 2
@@ -88,11 +124,13 @@ def test_a_running_server_is_measured_and_its_file_says_what_lies_before_the_eng
     out, steps = tmp_path / "latency.yaml", tmp_path / "steps.csv"
     with serving(tiny_runner()) as (_, url, _):
         done = run_command(
-            "calibrate", "--url", url, "--largest-batch", "4", "--largest-prompt", "32", "--minutes", "0",
-            "--out", str(out), "--steps", str(steps), "--json",
+            "calibrate", "--url", url, "--model", "Llama-3-8B", "--largest-batch", "4", "--largest-prompt", "32",
+            "--minutes", "0", "--out", str(out), "--steps", str(steps), "--json",
         )  # fmt: skip
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
+    assert "lists no 'Llama-3-8B'" in done.stderr
+    assert "Llama-3-8B" in out.read_text()
     assert told["front_ms"] >= 0.0
     assert SaturationParameters.from_yaml(out).predict_one(1, 1, 100) > 0.0
     dropped = sum(told["dropped"][name] for name in ("not_finite", "empty", "too_short", "too_long"))

@@ -117,7 +117,7 @@ def ask_server(
 
     Args:
         url: base address of an OpenAI-compatible server that serves nobody else meanwhile.
-        model: as requests name it; None for the first that the server lists.
+        model: what the file shall name; asked is the model of that name, else the first that the server lists.
         api_key: bearer token.
         chat: whether prompts are sent as conversations.
         largest_batch: most requests at a time.
@@ -147,9 +147,13 @@ async def _ask(
     client = CompletionClient(address, _now_ms, api_key=api_key, dialect=dialect, keep_times=True)
     rng = np.random.default_rng(seed)
     told: list[list[Timed]] = []
-    refused = 0
+    refused, why = 0, ""
     try:
         await client.find_model(model)
+        served = str(client.listed.get("id", client.model))
+        if served != client.model:
+            show(f"{address} lists no {client.model!r}: {served!r} is asked, and the file names {client.model!r}")
+            client.model = served
         bytes_per_token = await client.bytes_per_token(sample(_SAMPLE_TOKENS, seed))
         ends = time.monotonic() + 60.0 * minutes
         for round_ in count(1):
@@ -164,15 +168,17 @@ async def _ask(
                     told.append(answers)
                 else:
                     refused += 1
-            if time.monotonic() > ends:
+                    why = why or next(one.answer.detail for one in answers if one.answer.reason != SERVED)
+            if not told or time.monotonic() > ends:
                 break
     finally:
         client.close()
     if not any(len(group) == 1 and group[0].answer.output_tokens > 1 for group in told):
+        first = f"; the first that was not: {why}" if why else ""
         raise ValueError(
-            f"{address} served {len(told)} of {len(told) + refused} groups and no lone stream: nothing to fit"
+            f"{address} served {len(told)} of {len(told) + refused} groups and no lone stream: nothing to fit{first}"
         )
-    return read_answers(told, refused, client.model)
+    return read_answers(told, refused, model or client.model)
 
 
 async def _send(client: CompletionClient, group: Group, bytes_per_token: float, seed: int) -> list[Timed]:

@@ -233,7 +233,7 @@ def calibrate_server(
     Args:
         url: see `ask_server`, like the following.
         labels: device and tensor_parallel, where anybody said.
-        model: as requests name it.
+        model: see `ask_server`.
         api_key: bearer token.
         chat: whether prompts are sent as conversations.
         largest_batch: most requests at a time.
