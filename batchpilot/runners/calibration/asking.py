@@ -1,7 +1,8 @@
 """Measures a running server from outside: a designed set of requests whose times tell what its steps cost.
 
 Streams of equal requests that decode together tell a step's time for their number and context; lone prompts tell what
-prompt tokens cost, and the shortest of them what lies before the engine. Times in ms, lengths in tokens.
+prompt tokens cost, and the shortest of them what lies before the engine; a prompt that comes while streams decode tells
+what one step of both takes. Times in ms, lengths in tokens.
 """
 
 from __future__ import annotations
@@ -42,11 +43,13 @@ class Group(NamedTuple):
         requests: how many; one with a single output token is a lone prompt.
         prompt_tokens: of each.
         output_tokens: of each.
+        amid_tokens: of a prompt that comes when all of them speak, 0 for none.
     """
 
     requests: int
     prompt_tokens: int
     output_tokens: int
+    amid_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,15 +74,16 @@ class Asking:
 
 
 class Timed(NamedTuple):
-    """A request and its answer; `sent_ms` on the answer's clock."""
+    """A request and its answer; `sent_ms` on the answer's clock. `amid`: it came while the others of its group spoke."""
 
     sent_ms: float
     prompt_tokens: int
     answer: Answered
+    amid: bool = False
 
 
 def design_groups(largest_batch: int, largest_prompt: int) -> list[Group]:
-    """The groups of one round: batch sizes and prompts by doublings, contexts short and long.
+    """The groups of one round: batch sizes and prompts by doublings, contexts short and long, prompts amid streams.
 
     Args:
         largest_batch: most requests at a time, >= 1.
@@ -98,6 +102,11 @@ def design_groups(largest_batch: int, largest_prompt: int) -> list[Group]:
         *(Group(size, context, OUTPUT_TOKENS) for size in batches for context in contexts),
         *(Group(1, prompt, 1) for prompt in prompts),
         *(Group(1, SHORTEST_PROMPT, 1) for _ in range(3)),
+        *(
+            Group(size, SHORTEST_PROMPT, OUTPUT_TOKENS, prompt)
+            for size in sorted({batches[len(batches) // 2], batches[-1]})
+            for prompt in sorted({prompts[len(prompts) // 2], prompts[-1]})
+        ),
     ]
 
 
@@ -162,7 +171,9 @@ async def _ask(
                 if round_ > 1 and time.monotonic() > ends:
                     break
                 group = design[place]
-                show(f"round {round_}, group {done} of {len(design)}: {group.requests} x {group.prompt_tokens} tokens")
+                also = f", then {group.amid_tokens} amid them" if group.amid_tokens else ""
+                what = f"{group.requests} x {group.prompt_tokens} tokens{also}"
+                show(f"round {round_}, group {done} of {len(design)}: {what}")
                 answers = await _send(client, group, bytes_per_token, int(rng.integers(2**31)))
                 if all(one.answer.reason == SERVED for one in answers):
                     told.append(answers)
@@ -183,14 +194,29 @@ async def _ask(
 
 async def _send(client: CompletionClient, group: Group, bytes_per_token: float, seed: int) -> list[Timed]:
     size = 4.0 if math.isnan(bytes_per_token) else bytes_per_token
-    texts = Prompts(np.full(group.requests, group.prompt_tokens), size, seed)
+    lengths = [group.prompt_tokens] * group.requests + [group.amid_tokens] * bool(group.amid_tokens)
+    texts = Prompts(np.array(lengths), size, seed)
+    speaking, silent = asyncio.Event(), group.requests
 
-    async def one(row: int) -> Timed:
+    def begun() -> None:
+        nonlocal silent
+        silent -= 1
+        if not silent:
+            speaking.set()
+
+    async def one(row: int, output_tokens: int, *, amid: bool = False) -> Timed:
         sent_ms = _now_ms()
-        answer = await client.complete(Asked(texts[row], group.output_tokens, _PATIENT))
-        return Timed(sent_ms, answer.prompt_tokens or group.prompt_tokens, answer)
+        answer = await client.complete(Asked(texts[row], output_tokens, _PATIENT), begun)
+        return Timed(sent_ms, answer.prompt_tokens or lengths[row], answer, amid)
 
-    return list(await asyncio.gather(*(one(row) for row in range(group.requests))))
+    streams = asyncio.gather(*(one(row, group.output_tokens) for row in range(group.requests)))
+    if not group.amid_tokens:
+        return list(await streams)
+    all_speak = asyncio.ensure_future(speaking.wait())
+    await asyncio.wait({streams, all_speak}, return_when=asyncio.FIRST_COMPLETED)
+    all_speak.cancel()
+    prompt = await one(group.requests, 1, amid=True)
+    return [*await streams, prompt]
 
 
 def read_answers(told: Sequence[Sequence[Timed]], refused: int, model: str) -> Asking:
@@ -204,6 +230,8 @@ def read_answers(told: Sequence[Sequence[Timed]], refused: int, model: str) -> A
         refused: groups that were not.
         model: as the server names it.
     """
+    mixed = [row for group in told if group[-1].amid and (row := _mixed(group)) is not None]
+    told = [group for group in told if not group[-1].amid]
     decodes = [_decoding(group) for group in told if group[0].answer.output_tokens > 1]
     lone = [row[3] for row in decodes if row[0] <= 1]
     prompts = [
@@ -213,9 +241,29 @@ def read_answers(told: Sequence[Sequence[Timed]], refused: int, model: str) -> A
     ]
     front_ms = max(_at_one_token(prompts) - float(np.median(lone)), 0.0) if prompts and lone else 0.0
     rows = decodes + [(1.0, float(tokens), 0.0, ttft - front_ms) for tokens, ttft in prompts if ttft > front_ms]
+    rows += mixed
     sizes, tokens, contexts, times = np.array(rows).T
     steps = Observations(np.round(sizes), np.round(tokens), np.round(contexts), times)
-    return Asking(steps, front_ms, _noise(told), len(told), refused, model)
+    return Asking(steps, front_ms, _noise(told), len(told) + len(mixed), refused, model)
+
+
+def _mixed(group: Sequence[Timed]) -> tuple[float, float, float, float] | None:
+    """B, S, C and T of the step that computed a prompt amid streams; None where too few streams tell.
+
+    That step ends for everybody at once: T is each stream's wait for the token that comes with the prompt's first.
+    """
+    *streams, prompt = group
+    waits, contexts = [], []
+    for one in streams:
+        heard = np.array(one.answer.heard_ms)
+        place = int(np.abs(heard - prompt.answer.first_ms).argmin()) if len(heard) > 1 else 0
+        if place and one.answer.end_ms > prompt.answer.first_ms:
+            waits.append(float(heard[place] - heard[place - 1]))
+            contexts.append(one.prompt_tokens + place)
+    if 2 * len(waits) <= len(streams):
+        return None
+    size = len(waits)
+    return size + 1.0, float(prompt.prompt_tokens + size), float(sum(contexts)), float(np.median(waits))
 
 
 def _noise(told: Sequence[Sequence[Timed]]) -> float | None:

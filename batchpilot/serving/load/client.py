@@ -103,13 +103,14 @@ class CompletionClient:
         self._address, self._now_ms, self._keep_times = address, now_ms, keep_times
         self._http = HttpClient(address, {} if api_key is None else {"authorization": f"Bearer {api_key}"})
 
-    async def complete(self, asked: Asked) -> Answered:
+    async def complete(self, asked: Asked, on_first: Callable[[], None] = lambda: None) -> Answered:
         """Send one request and read its answer to the end.
 
         Args:
             asked: what is wanted; the server is asked not to stop before.
+            on_first: told when its first token comes.
         """
-        listening = _Listening(self._now_ms, asked.output_tokens, keep_times=self._keep_times)
+        listening = _Listening(self._now_ms, asked.output_tokens, on_first, keep_times=self._keep_times)
         try:
             body = self.dialect.request(self.model, asked)
             await self._http.exchange("POST", self.dialect.path, listening, body, _headers(asked))
@@ -193,8 +194,10 @@ class _Collecting:
 class _Listening:
     """Hears an answer and notes when its tokens come."""
 
-    def __init__(self, now_ms: Callable[[], float], wanted: int, *, keep_times: bool) -> None:
-        self._now_ms, self._wanted = now_ms, wanted
+    def __init__(
+        self, now_ms: Callable[[], float], wanted: int, on_first: Callable[[], None], *, keep_times: bool
+    ) -> None:
+        self._now_ms, self._wanted, self._on_first = now_ms, wanted, on_first
         self._heard_ms: list[float] | None = [] if keep_times else None
         self._status, self._kind, self._encoding = 0, "", ""
         self._reader = AnswerReader()
@@ -244,6 +247,7 @@ class _Listening:
             self._heard_ms.append(self._last_ms)
         if math.isnan(self._first_ms):
             self._first_ms = self._last_ms
+            self._on_first()
 
     def _strange(self, detail: str, told: str) -> str:
         if self._encoding != "identity":
