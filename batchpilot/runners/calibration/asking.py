@@ -74,7 +74,7 @@ class Asking:
 
 
 class Timed(NamedTuple):
-    """A request and its answer; `sent_ms` on the answer's clock. `amid`: it came while the others of its group spoke."""
+    """A request and its answer; `sent_ms` on its clock. `amid`: it came while the others of its group spoke."""
 
     sent_ms: float
     prompt_tokens: int
