@@ -212,9 +212,8 @@ async def _send(client: CompletionClient, group: Group, bytes_per_token: float, 
     streams = asyncio.gather(*(one(row, group.output_tokens) for row in range(group.requests)))
     if not group.amid_tokens:
         return list(await streams)
-    all_speak = asyncio.ensure_future(speaking.wait())
-    await asyncio.wait({streams, all_speak}, return_when=asyncio.FIRST_COMPLETED)
-    all_speak.cancel()
+    streams.add_done_callback(lambda _: speaking.set())  # also where some have failed without a word
+    await speaking.wait()
     prompt = await one(group.requests, 1, amid=True)
     return [*await streams, prompt]
 
