@@ -72,7 +72,7 @@ function showFigures(minute) {
     const value = recent(field), promised = latest[target] ?? live.slo[target];
     if (!known(promised)) return [milliseconds(value), "nothing promised"];
     const missed = known(value) && value > promised;
-    return [milliseconds(value), `${missed ? "above the promised" : "promised"} ${milliseconds(promised)}`,
+    return [milliseconds(value), `${missed ? "above the promised" : "promised"} ${milliseconds(promised)} · latest window`,
       known(value) ? (missed ? "bad" : "good") : ""];
   };
   const figures = [
@@ -81,7 +81,7 @@ function showFigures(minute) {
     ["Refused", number(minute.refused), "in the last minute", minute.refused ? "warn" : ""],
     ["Running", number(engine.running), `of ${number(status.limits.batch_size)} · KV cache ${percent(engine.kv_used_fraction)}`],
     ["Waiting", number(engine.waiting), `${number(engine.queued_tokens)} prompt tokens${engine.waiting && latest.oldest_wait_ms ? `, oldest ${milliseconds(latest.oldest_wait_ms)}` : ""}`],
-    ["Goodput", rate(latest.goodput_tokens_per_s), "tokens/s within SLO"],
+    ["Goodput", rate(latest.goodput_tokens_per_s), "tokens/s within SLO · latest window"],
   ];
   replace(byId("figures"), figures.map(([name, value, note, tone]) => html("div", {}, html("dt", {}, name),
     html("dd", { class: `value ${tone ?? ""}` }, value), html("dd", { class: "note" }, note))));
