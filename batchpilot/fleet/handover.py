@@ -184,18 +184,24 @@ def write_handed(s: SchedulerState, f: FleetArrays, i: int, r: int) -> int:
 @allocating
 def set_aside(s: SchedulerState, f: FleetArrays, i: int, r: int) -> bool:
     """Hold blocks for a request where it will be decoded, those in the prefix cache there first; False without room."""
+    c = s.clock[i]
     handover = f.handovers[r]
     handover.shared = 0
+    if not c.prefix_cache:
+        blocks = blocks_for(f.incoming[r].prompt + 1, c.block_size)
+        if blocks > c.free_blocks:
+            return False
+        c.free_blocks -= blocks
+        handover.blocks = blocks
+        return True
     place = write_handed(s, f, i, r)
     one = row(s, i)
-    if s.clock[i].prefix_cache:
-        look_up(one, place)
-    if blocks_needed(one, place) > s.clock[i].free_blocks:
+    look_up(one, place)
+    if blocks_needed(one, place) > c.free_blocks:
         return False
     claim(one, place)
     handover.blocks = s.requests[i, place].blocks
-    if s.clock[i].prefix_cache:
-        handover.shared = s.chains[i, place].shared
+    handover.shared = s.chains[i, place].shared
     return True
 
 
@@ -314,7 +320,8 @@ def take_turn(s: SchedulerState, f: FleetArrays, i: int, now_ms: float, until_ms
         while f.lines[MADE, i, COUNT] > 0:
             bind(s, f, take_first(f, MADE, i), now_ms)
     else:
-        start_moving(s, f, i, now_ms)
+        if f.lines[WAITING, i, COUNT] > 0:
+            start_moving(s, f, i, now_ms)
         until_ms = max(undisturbed_ms(s, f, i, until_ms), least_ms)
     link.wake_ms = math.inf
     if c.n_running == 0 and c.n_queue == 0 and c.next_arrival == c.n_requests:
