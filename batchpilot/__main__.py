@@ -1,6 +1,6 @@
 """`python -m batchpilot` is the `batchpilot` command."""
 
-from batchpilot.runners.main import app
+from batchpilot.runners.main import run
 
 if __name__ == "__main__":
-    app(prog_name="batchpilot")
+    run()

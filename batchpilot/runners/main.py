@@ -10,6 +10,7 @@ import batchpilot
 from batchpilot.runners import config_commands
 from batchpilot.runners.calibration.command import calibrate
 from batchpilot.runners.catalogue import build_command
+from batchpilot.runners.compiling import tell_of_compiling
 from batchpilot.runners.diagnose_command import diagnose_command
 from batchpilot.runners.doctor_command import doctor
 from batchpilot.runners.fleet.command import fleet
@@ -76,5 +77,12 @@ app.add_typer(policy_commands.app, name="policy")
 app.add_typer(config_commands.app, name="config")
 app.add_typer(build_command.app, name="catalogue")
 
+
+def run() -> None:
+    """The command as a process of its own."""
+    tell_of_compiling(lambda text: typer.echo(text, err=True))
+    app(prog_name="batchpilot")
+
+
 if __name__ == "__main__":
-    app()
+    run()
