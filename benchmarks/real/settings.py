@@ -1,6 +1,6 @@
 """Measures sixteen settings of a real vLLM by its own flags: what `tune --server` searches, every one of it.
 
-    python benchmarks/real/settings.py --out reports/settings --rate 5.6 [--repeats 3]
+    python benchmarks/real/settings.py --out reports/settings --rate 7.5 [--repeats 3]
 
 Takes an hour and more, and goes on where it stopped. vLLM is started with each setting and sent, open loop, the same
 requests once a repeat, with prompts of their own each time, or the prefix cache would answer. The first start, with
@@ -35,7 +35,7 @@ from batchpilot.runners.tuning.live.trials import COMPLETE, Trial, goodput_inter
 from batchpilot.serving.load.run import LoadSettings, run_load
 from batchpilot.workloads.table import RequestTable
 
-SETTINGS = [Limits(batch, budget) for batch in (8, 16, 32, 128) for budget in (256, 512, 1024, 2048)]
+SETTINGS = [Limits(batch, budget) for batch in (16, 32, 64, 128) for budget in (256, 512, 1024, 2048)]
 DEFAULT = Limits(128, 2048)
 """What this vLLM starts with on a processor."""
 

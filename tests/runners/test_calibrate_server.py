@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from batchpilot import Limits, RequestTable, SaturationParameters, simulate
 from batchpilot.latency.fitting.saturation_fit import fit
 from batchpilot.latency.model.parameter_file import read_parameters
-from batchpilot.runners.calibration.asking import Timed, design_groups, read_answers
+from batchpilot.runners.calibration.answers import Timed, read_answers
+from batchpilot.runners.calibration.asking import design_groups
 from batchpilot.runners.main import app
 from batchpilot.serving.answers import SERVED
 from batchpilot.serving.load.answers import Answered
