@@ -12,6 +12,7 @@ from batchpilot.baselines.controllers.gradient2 import Gradient2
 from batchpilot.baselines.controllers.load_rule import LoadRule
 from batchpilot.baselines.controllers.memory_aware import MemoryAwareRule
 from batchpilot.baselines.controllers.memory_guard import MemoryGuardRule
+from batchpilot.baselines.controllers.prefill_pressure import PrefillPressureRule
 from batchpilot.baselines.controllers.queued_tokens import QueuedTokensRule
 from batchpilot.baselines.controllers.quick import QuickRule
 from batchpilot.baselines.controllers.vegas import MAX_LIMIT as VEGAS_MAX
@@ -148,6 +149,15 @@ def memory_guard(setting: Setting) -> Tuner:
     return RuleTuner("memory-guard", lambda seed: MemoryGuardRule(_base(setting), low, high))
 
 
+def prefill_pressure(setting: Setting) -> Tuner:
+    """P-PAS: the token budget by the pressure of prompts.
+
+    Args:
+        setting: what the tuner is built for.
+    """
+    return RuleTuner("p-pas", lambda seed: PrefillPressureRule(_base(setting)))
+
+
 CONTROLLERS: dict[str, Callable[..., Tuner]] = {
     "gradient2": gradient2,
     "gradient2-refuse": partial(gradient2, refuse=True),
@@ -163,6 +173,7 @@ CONTROLLERS: dict[str, Callable[..., Tuner]] = {
     "predictive-wait": predictive_wait,
     "load-rule": load_rule,
     "memory-guard": memory_guard,
+    "p-pas": prefill_pressure,
 }
 """What builds each controller from a `Setting`."""
 
