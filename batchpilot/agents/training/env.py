@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from batchpilot.agents.evaluation import Played
 from batchpilot.agents.sb3 import BatchingVecEnv
 from batchpilot.core.extras import needing
+from batchpilot.core.features import FEATURE_NAMES
 
 with needing("training", "rl"):
     from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
@@ -91,23 +92,35 @@ class FixedNormalisation(VecEnvWrapper):  # type: ignore[misc, unused-ignore]
         mean: shape (F,).
         std: shape (F,), above 0.
         clip: results lie within plus and minus this.
+
+    Attributes:
+        low: smallest value that each feature had so far, before normalisation, shape (F,).
+        high: largest.
     """
 
     def __init__(self, venv: VecEnv, mean: Sequence[float], std: Sequence[float], clip: float) -> None:
         box = spaces.Box(-clip, clip, venv.observation_space.shape, np.float32)
         super().__init__(venv, observation_space=box)
         self._normalise = Normaliser(mean, std, clip)
+        self.low = np.full(len(FEATURE_NAMES), np.inf, np.float32)
+        self.high = -self.low
 
     def reset(self) -> NDArray[np.float32]:
         """Begin an episode in every row."""
-        return self._normalise(self.venv.reset())
+        return self._normalise(self._noted(self.venv.reset()))
 
     def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], Infos]:
         """Run one decision interval in every row."""
         observations, rewards, ended, infos = self.venv.step_wait()
         for i in np.flatnonzero(ended).tolist():
             infos[i]["terminal_observation"] = self._normalise(infos[i]["terminal_observation"])
-        return self._normalise(observations), rewards, ended, infos
+        return self._normalise(self._noted(observations)), rewards, ended, infos
+
+    def _noted(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        latest = observations[:, -len(FEATURE_NAMES) :]
+        np.minimum(self.low, latest.min(axis=0), out=self.low)
+        np.maximum(self.high, latest.max(axis=0), out=self.high)
+        return observations
 
 
 class Normaliser:

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from batchpilot.agents.training.policy import Normalisation
 from batchpilot.core.extras import needing
 from batchpilot.core.files import write_atomic
@@ -53,7 +56,7 @@ class Progress:
 
     Attributes:
         fingerprint: of configuration and seed, so that nothing else is resumed.
-        normalisation: of the observations, as plain data.
+        normalisation: of the observations, as plain data; its range grows with all that is seen.
         curve: every point so far.
     """
 
@@ -86,6 +89,17 @@ class Progress:
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path} is damaged ({error}); {ANEW.format(path.parent)}") from None
         return progress
+
+    def saw(self, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
+        """Let the range that was seen in training hold more.
+
+        Args:
+            low: smallest values of each feature, shape (F,).
+            high: largest values.
+        """
+        known = self.normalisation
+        known["low"] = np.minimum(known["low"], low).astype(float).tolist()
+        known["high"] = np.maximum(known["high"], high).astype(float).tolist()
 
     @property
     def best(self) -> Point | None:

@@ -177,6 +177,8 @@ class Training:
         env.seed(self.seed * _SEED_STRIDE + segment)
         if segment > 0 or self.config.warm_start is None:
             self._learn(agent, on_steps)
+            for part in env.parts:
+                self.progress.saw(part.low, part.high)
         self._judged(agent, segment)
         env.close()
         return agent
@@ -195,7 +197,9 @@ class Training:
         if self.config.warm_start is not None:
             config = self.config.changed(pool=self.config.warm_start.runs)
             lessons = training_pool(config, self.seed, _WARM_START_SEGMENT).runs
-            warm_start(agent, lessons, self.config, self.normalisation, self.seed)
+            taught = warm_start(agent, lessons, self.config, self.normalisation, self.seed)
+            if taught is not None:
+                self.progress.saw(taught.low, taught.high)
         return agent
 
     def _judged(self, agent: PPO, segment: int) -> None:

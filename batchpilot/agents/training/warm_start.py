@@ -37,15 +37,19 @@ class Lessons:
     Attributes:
         observations: raw, stacked, shape (n, k * F).
         values: gain in goodput share over the horizon by field and move, shape (n, fields, moves).
+        low: smallest value that each feature had in all that was played, shape (F,).
+        high: largest.
     """
 
     observations: NDArray[np.float32]
     values: NDArray[np.float32]
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
 
 
 def warm_start(
     agent: PPO, runs: Sequence[PreparedRun], config: TrainingConfig, normalisation: Normalisation, seed: int
-) -> None:
+) -> Lessons | None:
     """Fit an agent's policy to the moves that hindsight recommends; its value network is left alone.
 
     Args:
@@ -54,10 +58,13 @@ def warm_start(
         config: the training file; its `warm_start` says how long.
         normalisation: of the observations.
         seed: of the batches.
+
+    Returns:
+        What was taught; None where the training file has no warm start.
     """
     settings = config.warm_start
     if settings is None:
-        return
+        return None
     rng = np.random.default_rng(seed)
     lessons = learn_from_hindsight(runs, config.env_kwargs.table(), config, settings, rng)
     normalise = Normaliser(normalisation.mean, normalisation.std, config.clip_obs)
@@ -78,6 +85,7 @@ def warm_start(
         optimiser.zero_grad()
         (-worth - settings.entropy * entropy).backward()
         optimiser.step()
+    return lessons
 
 
 def learn_from_hindsight(
@@ -100,14 +108,18 @@ def learn_from_hindsight(
     positions = [np.array(position) for position in product(*axes)]
     kept = max(1, settings.moments // (len(runs) * len(positions)))
     seen, worth = [], []
+    low = np.full(len(FEATURE_NAMES), np.inf, np.float32)
+    high = -low
     for run in runs:
         served, observed = _play_everywhere(run, table, positions, config)
+        latest = observed[..., -len(FEATURE_NAMES) :]
+        low, high = np.minimum(low, latest.min(axis=(0, 1))), np.maximum(high, latest.max(axis=(0, 1)))
         ahead = _served_ahead(served, settings.horizon).reshape(*(len(axis) for axis in axes), -1)
         for number, position in enumerate(positions):
             moments = rng.integers(0, observed.shape[1], kept)
             seen.append(observed[number, moments])
             worth.append(_values(ahead, axes, position, table, moments) - _cost_of_moving(table, settings))
-    return Lessons(np.concatenate(seen), np.concatenate(worth).astype(np.float32))
+    return Lessons(np.concatenate(seen), np.concatenate(worth).astype(np.float32), low, high)
 
 
 def lattice(notches: int, levels: int) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 pytest.importorskip("stable_baselines3")
 
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 from batchpilot.agents.evaluation import play
 from batchpilot.agents.sb3 import BatchingVecEnv
 from batchpilot.agents.training.config import TrainingConfig, load_training_config
-from batchpilot.agents.training.env import GainReward
+from batchpilot.agents.training.env import FixedNormalisation, GainReward
 from batchpilot.agents.training.policy import Normalisation, deterministic, observe
 from batchpilot.agents.training.pool import training_pool
 from batchpilot.agents.training.progress import PROGRESS_FILE
@@ -99,6 +100,7 @@ def test_a_killed_training_resumes_to_the_numbers_of_an_uninterrupted_one(config
     assert len(resumed.progress.curve) == 1
     resumed.run()
     assert resumed.progress.points == whole.progress.points
+    assert resumed.progress.normalisation == whole.progress.normalisation
     agents = [PPO.load(tmp_path / name / "checkpoint-2.zip", device="cpu") for name in ("whole", "killed")]
     weights = [agent.policy.state_dict() for agent in agents]
     assert all(bool((weights[0][name] == weights[1][name]).all()) for name in weights[0])
@@ -155,8 +157,34 @@ def test_another_configuration_is_not_resumed(config, judge, tmp_path):
 def test_a_warm_start_is_a_point_of_its_own_and_changes_the_policy(config, judge, tmp_path):
     lessons = {"runs": 2, "levels": 2, "moments": 200, "steps": 20, "batch_size": 16, "learning_rate": 0.05}
     training = Training(config.changed(warm_start=lessons, n_timesteps=32), 0, tmp_path, judge)
+    first = training.normalisation
     training.run()
     assert [point.timesteps for point in training.progress.points] == [0, 32]
+    seen = training.normalisation
+    assert (seen.mean, seen.std) == (first.mean, first.std), "what enters the network stays as it is"
+    low, high = (np.array(getattr(seen, end)) - getattr(first, end) for end in ("low", "high"))
+    assert low.max() <= 0.0 <= high.min()
+    assert low.min() < 0.0 < high.max(), "lessons and rollouts saw more than the runs observed first"
+
+
+def test_the_range_seen_is_of_the_latest_window_before_normalisation():
+    features = len(FEATURE_NAMES)
+
+    class Stacked:
+        num_envs, render_mode = 1, None
+        observation_space, action_space = spaces.Box(-9, 9, (2 * features,), np.float32), spaces.Discrete(2)
+
+        def reset(self):
+            return np.concatenate([np.full(features, 9.0), np.full(features, 0.5)])[None].astype(np.float32)
+
+        def step_wait(self):
+            told = np.concatenate([np.full(features, 9.0), np.full(features, -2.0)])[None].astype(np.float32)
+            return told, np.zeros(1, np.float32), np.zeros(1, bool), [{}]
+
+    env = FixedNormalisation(Stacked(), [1.0] * 2 * features, [0.5] * 2 * features, 10.0)
+    env.reset()
+    env.step_wait()
+    assert (env.low.tolist(), env.high.tolist()) == ([-2.0] * features, [0.5] * features)
 
 
 def test_a_stack_begins_with_zeros_and_ends_with_the_present(config):
