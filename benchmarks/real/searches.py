@@ -45,6 +45,7 @@ def main() -> None:
     """Print the table of settings, the calibration's figures, and the searches."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what settings.py measured")
+    parser.add_argument("--partial", action="store_true", help="go by the token budgets that were measured whole")
     parser.add_argument("--seeds", type=int, default=50, help="searches of each kind")
     asked = parser.parse_args()
     runs = read_runs(asked.folder)
@@ -54,11 +55,22 @@ def main() -> None:
         table[run.limits].append(run.trial)
         starts[run.limits], rate = run.start_s, run.rate_per_s
     if not all(table.values()):
-        sys.exit(f"{sum(not those for those in table.values())} settings were not measured yet; run settings.py again")
+        missing = sum(not those for those in table.values())
+        if not asked.partial:
+            sys.exit(f"{missing} settings were not measured yet; run settings.py again, or add --partial")
+        whole = {budget for budget in {one.token_budget for one in table} if all(_column(table, budget))}
+        table = {limits: those for limits, those in table.items() if limits.token_budget in whole}
+        print(
+            f"{len(table)} of {len(SETTINGS)} settings, those of token budgets that were measured with every batch size"
+        )
     found = {"settings": told_settings(table), "calibration": told_calibration(asked.folder, table, rate)}
     found["searches"] = told_searches(asked.seeds, table, starts, rate)
     found["measured"] = provenance(0, {"repeats": min(map(len, table.values())), "seeds": asked.seeds})
     (asked.folder / "compared.json").write_text(json_text(found, indent=1))
+
+
+def _column(table: Table, token_budget: int | None) -> list[list[Trial]]:
+    return [those for limits, those in table.items() if limits.token_budget == token_budget]
 
 
 def told_settings(table: Table) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ from batchpilot.runners.tuning.live.trials import COMPLETE, Trial, goodput_inter
 from batchpilot.serving.load.run import LoadSettings, run_load
 from batchpilot.workloads.table import RequestTable
 
-SETTINGS = [Limits(batch, budget) for batch in (16, 32, 64, 128) for budget in (256, 512, 1024, 2048)]
+SETTINGS = [Limits(batch, budget) for budget in (2048, 512, 1024, 256) for batch in (32, 16, 64, 128)]
 DEFAULT = Limits(128, 2048)
 """What this vLLM starts with on a processor."""
 
