@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ from batchpilot.runners.tuning.live.twin import Twin
 from batchpilot.workloads.table import RequestTable
 
 ENOUGH = 0.02
+FEW = 4
+"""Starts after which it is asked what the setting that looks best by then keeps on average."""
+
 Table = dict[Limits, list[Trial]]
 
 Start = Callable[[Limits], Trial]
@@ -118,10 +122,20 @@ def told_calibration(folder: Path, table: Table, rate_per_s: float) -> dict[str,
     tau = float(stats.kendalltau(simulated, real).statistic)
     within = {name: float(np.mean(np.abs(values) <= 0.15)) for name, values in errors.items()}
     middle = {name: float(np.median(values)) for name, values in errors.items()}
-    print(f"\ncalibrate --url: Kendall's tau of the settings' goodput {tau:.2f}")
+    repeats = np.array([[one.goodput for one in those] for those in table.values()])
+    among = [
+        float(stats.kendalltau(*repeats[:, pair].T).statistic) for pair in combinations(range(repeats.shape[1]), 2)
+    ]
+    print(f"\ncalibrate --url: Kendall's tau of the settings' goodput {tau:.2f}, of real runs among themselves {among}")
     for name in errors:
         print(f"{name}: median error {100 * middle[name]:+.0f} %, within 15 % in {100 * within[name]:.0f} % of runs")
-    return {"kendall_tau": tau, "within_15_percent": within, "median_error": middle, "simulated": simulated}
+    return {
+        "kendall_tau": tau,
+        "kendall_tau_of_repeats": among,
+        "within_15_percent": within,
+        "median_error": middle,
+        "simulated": simulated,
+    }
 
 
 def told_searches(seeds: int, table: Table, starts: dict[Limits, float], rate_per_s: float) -> dict[str, Any]:
@@ -131,10 +145,13 @@ def told_searches(seeds: int, table: Table, starts: dict[Limits, float], rate_pe
     repeats = min(map(len, table.values()))
     told = {}
     print(f"\n{len(good)} of {len(table)} settings lie within {100 * ENOUGH:g} points of the best")
-    print("| search | starts, quartiles | minutes, median | ended without |\n|---|---|---|---|")
+    print("| search | starts, quartiles | minutes, median | ended without | has after 4 starts, % | at its end, % |")
+    print("|---|---|---|---|---|---|")
     for name, search in SEARCHES.items():
         needed: list[float] = []
         minutes: list[float] = []
+        after_few: list[float] = []
+        at_end: list[float] = []
         for seed in range(seeds):
             repeat = seed % repeats
             tried: list[Limits] = []
@@ -147,11 +164,16 @@ def told_searches(seeds: int, table: Table, starts: dict[Limits, float], rate_pe
             first = next((place for place, limits in enumerate(tried, 1) if limits in good), None)
             needed.append(first or np.inf)
             minutes.append(sum(starts[one] + SECONDS + GRACE_S for one in tried[: first or None]) / 60)
+            worth = [(table[limits][repeat].goodput, mean(table[limits])) for limits in tried]
+            after_few.append(max(worth[:FEW])[1])
+            at_end.append(max(worth)[1])
         quartiles = [float(value) for value in np.percentile(needed, (25, 50, 75), method="inverted_cdf")]
         missed = float(np.isinf(needed).mean())
         told[name] = {"starts": quartiles, "minutes": float(np.median(minutes)), "missed": missed}
+        told[name] |= {"goodput_after_few": float(np.mean(after_few)), "goodput_at_end": float(np.mean(at_end))}
         shown = " / ".join(f"{value:g}" for value in quartiles)
-        print(f"| {name} | {shown} | {np.median(minutes):.0f} | {100 * missed:.0f} % |")
+        has = f"{100 * np.mean(after_few):.1f} | {100 * np.mean(at_end):.1f}"
+        print(f"| {name} | {shown} | {np.median(minutes):.0f} | {100 * missed:.0f} % | {has} |")
     return told
 
 
