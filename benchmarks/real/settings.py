@@ -2,9 +2,10 @@
 
     python benchmarks/real/settings.py --out reports/settings --rate 7.5 [--repeats 3]
 
-Takes an hour and more, and goes on where it stopped. vLLM is started with each setting and sent, open loop, the same
-requests once a repeat, with prompts of their own each time, or the prefix cache would answer. The first start, with
-vLLM's own limits, is asked by `batchpilot calibrate --url` before anything else. `searches.py` reads what is written.
+Takes an hour a repeat, and goes on where it stopped. vLLM is started with each setting and sent, open loop, the same
+requests, with prompts of their own each time, or the prefix cache would answer; then all again, in another order, since
+a shared machine changes its pace within minutes. The first start, with vLLM's own limits, is asked by `batchpilot
+calibrate --url` before anything else. `searches.py` reads what is written.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from build import ROOT
 from loads import CAPACITY_PER_S, requests_of
 from servers import SERVED, model_of, version_of, vllm
@@ -59,12 +61,11 @@ def main() -> None:
 
 
 def measure(asked: argparse.Namespace) -> None:
-    """Add the runs that `runs.jsonl` lacks, a setting at a time, the default first."""
+    """Add the runs that `runs.jsonl` lacks, each on a start of its own."""
     known = {(run.limits, run.repeat) for run in read_runs(asked.out)}
-    for limits in [DEFAULT, *(one for one in SETTINGS if one != DEFAULT)]:
-        lacking = [repeat for repeat in range(asked.repeats) if (limits, repeat) not in known]
-        calibration = asked.out / "calibration.yaml"
-        if not lacking and (limits != DEFAULT or calibration.exists()):
+    calibration = asked.out / "calibration.yaml"
+    for repeat, limits in in_order(asked.repeats):
+        if (limits, repeat) in known and (limits != DEFAULT or calibration.exists()):
             continue
         began = time.monotonic()
         flags = f"--max-num-seqs {limits.batch_size} --max-num-batched-tokens {limits.token_budget}"
@@ -75,21 +76,31 @@ def measure(asked: argparse.Namespace) -> None:
                 with quiet(asked.lock):
                     calibrate(address, calibration)
             send(address, requests_of("vllm", 0.7 * asked.rate / CAPACITY_PER_S["vllm"], 15.0, 999), 999)
-            for repeat in lacking:
-                with quiet(asked.lock):
-                    before = os.getloadavg()[0]
-                    run = trial(address, asked, limits, repeat)
-                told = {"start_s": start_s, "load_average": [before, os.getloadavg()[0]]}
-                told |= {
-                    "rate_per_s": asked.rate,
-                    "version": version_of("vllm", address),
-                    "model": model_of("vllm"),
-                    "repeat": repeat,
-                }
-                line = {"trial": json.loads(run.to_line()), **told, "measured": provenance(repeat, {})}
-                with (asked.out / "runs.jsonl").open("a") as runs:
-                    runs.write(json_text(line) + "\n")
-                print(f"{limits} repeat {repeat}: goodput {run.goodput:.3f}, started in {start_s:.0f} s", flush=True)
+            if (limits, repeat) in known:
+                continue
+            with quiet(asked.lock):
+                before = os.getloadavg()[0]
+                run = trial(address, asked, limits, repeat)
+            told = {"start_s": start_s, "load_average": [before, os.getloadavg()[0]]}
+            told |= {
+                "rate_per_s": asked.rate,
+                "version": version_of("vllm", address),
+                "model": model_of("vllm"),
+                "repeat": repeat,
+            }
+            line = {"trial": json.loads(run.to_line()), **told, "measured": provenance(repeat, {})}
+            with (asked.out / "runs.jsonl").open("a") as runs:
+                runs.write(json_text(line) + "\n")
+            print(f"{limits} repeat {repeat}: goodput {run.goodput:.3f}, started in {start_s:.0f} s", flush=True)
+
+
+def in_order(repeats: int) -> Iterator[tuple[int, Limits]]:
+    """Every repeat and setting: the default first, then each repeat in an order of its own."""
+    yield 0, DEFAULT
+    for repeat in range(repeats):
+        for place in np.random.default_rng(repeat).permutation(len(SETTINGS)):
+            if repeat or SETTINGS[place] != DEFAULT:
+                yield repeat, SETTINGS[place]
 
 
 def calibrate(address: str, into: Path) -> None:

@@ -59,6 +59,17 @@ def test_the_true_parameters_foretell_the_order_and_every_search_is_told(room, t
     assert found["searches"]["twin"]["starts"][1] <= found["searches"]["random"]["starts"][1]
 
 
+def test_every_repeat_has_an_order_of_its_own_and_the_default_is_first(room):
+    import settings
+
+    order = list(settings.in_order(3))
+    assert order[0] == (0, settings.DEFAULT)
+    by_repeat = [[limits for repeat, limits in order if repeat == wanted] for wanted in range(3)]
+    assert [set(those) for those in by_repeat] == [set(settings.SETTINGS)] * 3
+    assert len(order) == 3 * len(settings.SETTINGS)
+    assert by_repeat[1] != by_repeat[2]
+
+
 def test_settings_that_were_not_measured_yet_are_said(room, tmp_path, monkeypatch):
     import searches
 
