@@ -21,7 +21,7 @@ class Asking:
     """What a server's answers tell.
 
     Attributes:
-        steps: what its steps took, as averages over some fifty of them.
+        steps: what its steps took: of streams as averages over some fifty of them, of prompts each.
         front_ms: what a lone request's TTFT holds beside its step: the way to the engine and back.
         noise: standard deviation of the logarithm of one step's time beside its kind's; None where answers came whole.
         groups: groups that were answered whole.
