@@ -104,9 +104,20 @@ def stated_grid(rows: Sequence[Mapping[str, Any]], *, latency: bool = True) -> G
     """
     first = {row["scenario"]: row for row in reversed(rows)}
     names = dict.fromkeys(row["scenario"] for row in rows)
-    columns = ("promise", "load", "device", "model", *(["latency"] if latency else []))
+    columns = ("promise", "load", "device", "model")
     cells = [(Cell(name), *(Cell(_text(first[name], column)) for column in columns)) for name in names]
-    return Grid("What was promised, and who served what?", ("Scenario", *columns), tuple(cells))
+    caption = _latencies({name: str(first[name].get("latency", ABSENT)) for name in names}) if latency else ""
+    return Grid("What was promised, and who served what?", ("Scenario", *columns), tuple(cells), caption)
+
+
+def _latencies(sources: Mapping[str, str]) -> str:
+    """Where step latencies come from, each source once; sources by scenario."""
+    scenarios: dict[str, list[str]] = {}
+    for name, source in sources.items():
+        scenarios.setdefault(source, []).append(name)
+    if len(scenarios) == 1:
+        return f"Step latency: {next(iter(scenarios))}."
+    return "Step latency. " + " ".join(f"{', '.join(names)}: {source}." for source, names in scenarios.items())
 
 
 def _text(row: Mapping[str, Any], column: str) -> str:
