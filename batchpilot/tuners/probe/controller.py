@@ -47,7 +47,8 @@ def decide(state: TunerState, sample: Sample) -> None:
         return
     evidence = state.settled(sample)
     if evidence is None:
-        state.reason = f"waiting for the batch to settle at size {state.size}"
+        shown = "a move that is too recent" if state.settling_ms < state.settle_ms else sample.evidence.value
+        state.reason = f"waiting at size {state.size}: the window shows {shown}"
     else:
         RULES[state.phase](state, sample, evidence)
 

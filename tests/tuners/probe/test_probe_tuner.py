@@ -447,7 +447,9 @@ def test_a_draining_batch_is_never_credited_to_the_smaller_limit(drive):
     driven = drive(lambda size: 0.9 if size == 8 else 0.5)
     assert driven(3) == [8, 16, 32]  # 32 is the third attempt and below 0.8 of 0.9: down to 4
     draining = {"batch_size_mean": 32.0, "running": 32}
-    assert driven(5, **draining) == [4] * 5
+    assert driven(4, **draining) == [4] * 4
+    assert driven.tuner.status()["reason"].endswith("a batch larger than the limit, still draining")
+    assert driven(1, **draining) == [4]
     assert driven.size == 12  # given up: between 8 and 16
     assert driven.tuner.status()["best_batch_size"] == 8
 
