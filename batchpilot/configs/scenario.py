@@ -126,6 +126,18 @@ class TenantSpec(StrictModel):
     max_running: Annotated[int, Field(ge=1)] | None = None
 
 
+class DeviceSpread(StrictModel):
+    """A device that no catalogue knows: near the named one, each time of its step latency off by a factor of its own.
+
+    Attributes:
+        spread: standard deviation of the factors' logarithms.
+        seed: which of such devices it is.
+    """
+
+    spread: Positive
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
 class EngineSpec(StrictModel):
     """How the simulated engine serves.
 
@@ -135,6 +147,7 @@ class EngineSpec(StrictModel):
         block_size: tokens in a KV block.
         prefix_cache: share KV blocks of equal prefixes, as a trace or `workload.sharing` tells them.
         vision: what encodes images; None for an encoding that costs nothing.
+        device_spread: what makes the device another than the named one; None for that one.
         noise: standard deviation of the logarithm of step time; where none is stated, a parameter file's own counts.
         estimate_error: relative error (log-normal) of the latency estimate that `step_target_ms` and `ttft_guard` use.
         drift: what changes on the way.
@@ -148,6 +161,7 @@ class EngineSpec(StrictModel):
     block_size: Annotated[int, Field(ge=1)] = 16
     prefix_cache: bool = False
     vision: VisionSpec | None = None
+    device_spread: DeviceSpread | None = None
     noise: Annotated[float, Field(ge=0)] = 0.05
     estimate_error: Annotated[float, Field(ge=0)] = 0.1
     drift: list[Drift] = Field(default_factory=list)
@@ -252,7 +266,7 @@ class Scenario(StrictModel):
             del data["engine"]["prefix_cache"]
         if not self.engine.tenants:
             del data["engine"]["tenants"]
-        for name in ("vision", "speculation"):
+        for name in ("vision", "speculation", "device_spread"):
             if getattr(self.engine, name) is None:
                 del data["engine"][name]
         for name in ("sharing", "conversations", "images"):

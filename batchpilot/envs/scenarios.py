@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from batchpilot.configs.catalogue import ModelSpec, device, model
-from batchpilot.configs.scenario import EngineSpec, ModelSwitch, Scenario
+from batchpilot.configs.scenario import DeviceSpread, EngineSpec, ModelSwitch, Scenario
 from batchpilot.core.speculation import Speculation
 from batchpilot.core.tenants import TenantTerms
 from batchpilot.engines.memory import memory_model
@@ -24,7 +24,7 @@ GRACE_S = 30.0
 """Time after the last phase in which requests may still finish; the same for every strategy."""
 
 CAPACITY_BATCH_SIZE = 256
-WORKLOAD_STREAM, _ESTIMATE_STREAM = 11, 12
+WORKLOAD_STREAM, _ESTIMATE_STREAM, _DEVICE_STREAM = 11, 12, 13
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +119,8 @@ def vision_tower(scenario: Scenario) -> VisionTower:
 def latency_of(scenario: Scenario) -> LatencyEstimate:
     """The step latency of a scenario's engine at its start: from its parameter file, else what the catalogue knows.
 
+    Either is another device's where the scenario's engine has a `device_spread`.
+
     Args:
         scenario: a catalogued or loaded scenario.
 
@@ -128,8 +130,22 @@ def latency_of(scenario: Scenario) -> LatencyEstimate:
     """
     measured = _measured(scenario)
     if measured is not None:
-        return measured.estimate
-    return find_latency(device(scenario.device), model(scenario.model), scenario.tensor_parallel, scenario.dtype)
+        return another_device(measured.estimate, scenario.engine.device_spread)
+    known = find_latency(device(scenario.device), model(scenario.model), scenario.tensor_parallel, scenario.dtype)
+    return another_device(known, scenario.engine.device_spread)
+
+
+def another_device(known: LatencyEstimate, spread: DeviceSpread | None) -> LatencyEstimate:
+    """The step latency of a device near a known one.
+
+    Args:
+        known: of the known device.
+        spread: how near, and which; it has the same factors always. None for the known one.
+    """
+    if spread is None:
+        return known
+    parameters = known.parameters.perturbed(np.random.default_rng([spread.seed, _DEVICE_STREAM]), spread.spread)
+    return LatencyEstimate(parameters, f"drawn around: {known.provenance}")
 
 
 def _measured(scenario: Scenario) -> ParameterFile | None:
@@ -214,4 +230,5 @@ def _switched(scenario: Scenario, latency: SaturationParameters, served: ModelSp
     """The catalogue's latency of another model on the device; where ours was measured, that scaled to its size."""
     if scenario.parameters is not None:
         return scaled_to(latency, model(scenario.model), served)
-    return find_latency(device(scenario.device), served, scenario.tensor_parallel, scenario.dtype).parameters
+    known = find_latency(device(scenario.device), served, scenario.tensor_parallel, scenario.dtype)
+    return another_device(known, scenario.engine.device_spread).parameters

@@ -82,7 +82,8 @@ def validation_pools(config: TrainingConfig) -> list[Pool]:
     if judged.suite is not None:
         pools.append(Pool(named_scenarios([judged.suite]), tuple(block[: judged.seeds])))
     if judged.drawn and config.randomisation is not None:
-        elsewhere = config.randomisation.model_copy(update={"devices": judged.devices} if judged.devices else {})
+        named = {"devices": judged.devices} if judged.devices else {}
+        elsewhere = config.randomisation.model_copy(update={"device_spread": 0.0, **named})
         rng = np.random.default_rng([block[0], _DRAW_STREAM])
         pools.append(Pool(tuple(draw_scenarios(elsewhere, judged.drawn, rng, "validation")), (block[judged.seeds],)))
     if not pools:

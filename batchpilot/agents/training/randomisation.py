@@ -6,6 +6,7 @@ drawn in absolute terms and raised to what the device can keep when it serves al
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from functools import cache
@@ -15,10 +16,10 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from batchpilot.configs.catalogue import device, model
-from batchpilot.configs.scenario import Device, Model, Scenario
+from batchpilot.configs.scenario import Device, DeviceSpread, Model, Scenario
 from batchpilot.configs.strict import StrictModel, problem
 from batchpilot.engines.memory import memory_model
-from batchpilot.envs.scenarios import capacity_per_s
+from batchpilot.envs.scenarios import another_device, capacity_per_s
 from batchpilot.latency.model.registry import find_latency
 from batchpilot.latency.model.saturation import SaturationParameters
 
@@ -63,6 +64,8 @@ class Randomisation(StrictModel):
         models: catalogue names.
         tensor_parallel: devices that share a model.
         dtypes: how weights are stored.
+        device_spread: standard deviation of the logarithm of the factors by which the times of a drawn device are off
+            those of the named one, so that what is learned is not those devices' but holds of any; 0 for the named.
         load: arrival rate as a multiple of the device's estimated capacity, anew in each phase.
         duration_s: length of a scenario, one to three phases together.
         decision_interval_ms: one of these.
@@ -85,6 +88,7 @@ class Randomisation(StrictModel):
     models: list[Model] = Field(min_length=1)
     tensor_parallel: list[int] = Field([1, 2, 4], min_length=1)
     dtypes: list[Dtype] = Field(["fp16", "int8", "int4"], min_length=1)
+    device_spread: Annotated[float, Field(ge=0)] = 0.5
     load: Range = Range(low=0.3, high=2.5)
     duration_s: Range = Range(low=60.0, high=240.0)
     decision_interval_ms: list[float] = Field([500.0, 1000.0, 1000.0], min_length=1)
@@ -124,8 +128,20 @@ class _Hardware:
         self.names = {"device": device_name, "model": model_name, "tensor_parallel": tensor_parallel, "dtype": dtype}
         chip, served = device(device_name), model(model_name)
         self.kv_tokens = memory_model(chip, served, tensor_parallel, dtype).kv_capacity_tokens
-        self.latency: SaturationParameters = find_latency(chip, served, tensor_parallel, dtype).parameters
+        self.estimate = find_latency(chip, served, tensor_parallel, dtype)
+        self.spread: DeviceSpread | None = None
         self.max_model_len = min(served.max_model_len, self.kv_tokens)
+
+    @property
+    def latency(self) -> SaturationParameters:
+        """Of its steps."""
+        return self.estimate.parameters
+
+    def another(self, spread: DeviceSpread) -> _Hardware:
+        """The same layout on a device near this one."""
+        other = copy.copy(self)
+        other.spread, other.estimate = spread, another_device(self.estimate, spread)
+        return other
 
 
 @cache
@@ -156,6 +172,8 @@ def _draw(ranges: Randomisation, rng: np.random.Generator, name: str) -> Scenari
     layouts = _layouts(tuple(ranges.devices), tuple(ranges.models), tuple(ranges.tensor_parallel), tuple(ranges.dtypes))
     for _ in range(_ATTEMPTS):
         hardware = _choose(rng, _choose(rng, layouts))
+        if ranges.device_spread:
+            hardware = hardware.another(DeviceSpread(spread=ranges.device_spread, seed=int(rng.integers(2**31))))
         data = _data(ranges, hardware, rng, name)
         if data is not None:
             return Scenario.model_validate(data)
@@ -208,6 +226,7 @@ def _data(ranges: Randomisation, hardware: _Hardware, rng: np.random.Generator, 
             ]
         },
         "engine": {
+            "device_spread": hardware.spread and hardware.spread.model_dump(),
             "noise": ranges.noise.draw(rng),
             "estimate_error": ranges.estimate_error.draw(rng),
             "drift": _drift(ranges, duration_s, rng),

@@ -1,10 +1,10 @@
 """A start better than chance: the policy first learns to move towards settings that would have served more.
 
-Every run of a pool is played under every setting of a coarse lattice that never moves, which tells, for each moment,
-what each setting goes on to serve. A move is then worth what the setting it leads to serves over the next windows,
-less what the present one does, and the policy is fitted to make worthwhile moves likely. The counterfactual is known
-for every move, so the gradient has none of the noise of exploration; what it leaves out, that a move has a past and a
-future of other moves, PPO learns afterwards.
+Every run of a pool is played under every setting of a coarse lattice of its own, each of which never moves. That tells,
+for each moment, what each setting goes on to serve. A move is then worth what the setting it leads to serves over the
+next windows, less what the present one does, and the policy is fitted to make worthwhile moves likely. The
+counterfactual is known for every move, so the gradient has none of the noise of exploration; what it leaves out, that a
+move has a past and a future of other moves, PPO learns afterwards.
 """
 
 from __future__ import annotations
@@ -104,13 +104,13 @@ def learn_from_hindsight(
         settings: lattice, horizon and number of moments.
         rng: draws the moments.
     """
-    axes = [lattice(len(grid.values), settings.levels) for grid in table.grids]
-    positions = [np.array(position) for position in product(*axes)]
-    kept = max(1, settings.moments // (len(runs) * len(positions)))
+    kept = max(1, settings.moments // (len(runs) * settings.levels ** len(table.grids)))
     seen, worth = [], []
     low = np.full(len(FEATURE_NAMES), np.inf, np.float32)
     high = -low
     for run in runs:
+        axes = [lattice(len(grid.values), settings.levels, rng) for grid in table.grids]
+        positions = [np.array(position) for position in product(*axes)]
         served, observed = _play_everywhere(run, table, positions, config)
         latest = observed[..., -len(FEATURE_NAMES) :]
         low, high = np.minimum(low, latest.min(axis=(0, 1))), np.maximum(high, latest.max(axis=(0, 1)))
@@ -122,14 +122,18 @@ def learn_from_hindsight(
     return Lessons(np.concatenate(seen), np.concatenate(worth).astype(np.float32), low, high)
 
 
-def lattice(notches: int, levels: int) -> NDArray[np.int64]:
-    """Evenly spaced notches of a grid, both ends among them.
+def lattice(notches: int, levels: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Notches of a grid, one drawn from each of equal parts of it.
+
+    What lies between is interpolated, so that the best of a fixed lattice would always be one of its own settings.
 
     Args:
         notches: of the grid.
-        levels: most of them to keep, >= 2.
+        levels: most of them to take, >= 2.
+        rng: where in its part each lies.
     """
-    return np.unique(np.linspace(0, notches - 1, min(levels, notches)).round().astype(np.int64))
+    parts = min(levels, notches)
+    return np.unique(((np.arange(parts) + rng.random(parts)) * notches / parts).astype(np.int64))
 
 
 def _play_everywhere(

@@ -43,6 +43,16 @@ def test_a_promise_is_never_tighter_than_a_device_alone_could_keep():
         assert run.requests.tpot_target_ms.min() > float(run.engine.latency.predict(1, 1, 100))
 
 
+def test_drawn_devices_differ_from_the_named_one_and_from_each_other_unless_the_spread_is_off():
+    def first_steps(spread):
+        ranges = RANGES.model_copy(update={"devices": ["T4"], "models": ["Qwen3-0.6B"], "device_spread": spread})
+        drawn = draw(12, 3, ranges.model_copy(update={"tensor_parallel": [1], "dtypes": ["fp16"]}))
+        return {float(prepare(scenario, 0).engine.latency.predict(1, 1, 0)) for scenario in drawn}
+
+    assert len(first_steps(0.0)) == 1
+    assert len(first_steps(0.3)) == 12
+
+
 def test_a_range_out_of_order_is_refused():
     with pytest.raises(ValueError, match="low 2 is above high 1"):
         Range(low=2.0, high=1.0)

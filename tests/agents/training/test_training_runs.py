@@ -21,6 +21,7 @@ from batchpilot.agents.training.progress import PROGRESS_FILE
 from batchpilot.agents.training.run import Training
 from batchpilot.agents.training.seeds import seed_folder, train_seeds
 from batchpilot.agents.training.validation import Judge
+from batchpilot.agents.training.warm_start import lattice
 from batchpilot.core.features import FEATURE_NAMES
 from batchpilot.core.files import write_json
 from batchpilot.runners.main import app
@@ -165,6 +166,14 @@ def test_a_warm_start_is_a_point_of_its_own_and_changes_the_policy(config, judge
     low, high = (np.array(getattr(seen, end)) - getattr(first, end) for end in ("low", "high"))
     assert low.max() <= 0.0 <= high.min()
     assert low.min() < 0.0 < high.max(), "lessons and rollouts saw more than the runs observed first"
+
+
+@pytest.mark.parametrize(("notches", "levels"), [(21, 4), (3, 2), (2, 6)])
+def test_over_many_lattices_every_notch_is_tried_and_none_twice_in_one(notches, levels):
+    rng = np.random.default_rng(0)
+    drawn = [lattice(notches, levels, rng) for _ in range(300)]
+    assert {int(notch) for one in drawn for notch in one} == set(range(notches))
+    assert all((np.diff(one) > 0).all() and len(one) <= levels for one in drawn)
 
 
 def test_the_range_seen_is_of_the_latest_window_before_normalisation():

@@ -21,7 +21,7 @@ from batchpilot.core.provenance import config_hash
 SINCE = {
     "parameters": True,
     "promise": True,
-    "engine": {"prefix_cache", "vision", "speculation", "tenants"},
+    "engine": {"prefix_cache", "vision", "speculation", "tenants", "device_spread"},
     "workload": {"sharing", "conversations", "images"},
 }
 """Fields that scenarios have had since, and that no catalogued one uses."""
