@@ -27,10 +27,12 @@ class Played:
     Attributes:
         good_tokens: output tokens of the requests that met their SLO, by the window in which they finished, shape (w,).
         offered_tokens: output tokens of all requests.
+        positions: notches of the limits in force in each window, shape (w, fields).
     """
 
     good_tokens: NDArray[np.float64]
     offered_tokens: float
+    positions: NDArray[np.int64]
 
     @property
     def goodput_fraction(self) -> float:
@@ -86,6 +88,7 @@ def _play(
     horizons = np.array([math.inf if run.horizon_ms is None else run.horizon_ms for run in runs])
     positions = starts if starts is not None else np.array([table.start(float(t)) for t in rows.tpot_target_ms])
     windows: list[NDArray[np.float64]] = []
+    visited: list[NDArray[np.int64]] = []
     played = np.zeros(n, dtype=np.int64)
     until = rows.now_ms.copy()
     while True:
@@ -97,9 +100,11 @@ def _play(
         if over.all():
             break
         played += ~over
+        visited.append(positions)
         if decide is not None:
             positions = table.move(positions, decide(rows.observations.copy()))
         until = np.where(over, rows.now_ms, np.minimum(rows.now_ms + intervals, horizons))
     tokens = np.array(windows[1:]).reshape(-1, n)
     offered = [float(run.requests.output_tokens.sum()) for run in runs]
-    return [Played(tokens[: played[i], i].copy(), offered[i]) for i in range(n)]
+    notches = np.array(visited).reshape(-1, n, len(table.grids))
+    return [Played(tokens[: played[i], i].copy(), offered[i], notches[: played[i], i].copy()) for i in range(n)]

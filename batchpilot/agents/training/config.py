@@ -87,17 +87,19 @@ class WarmStart(StrictModel):
 
     Attributes:
         runs: runs that lessons are taken from.
+        rounds: parts of the runs; after the first, what is tried lies about where the policy of the rounds before is.
         levels: notches of each limit's grid that are tried; the lattice has this many to the power of the limits.
         horizon: windows over which a setting is judged.
         moments: lessons in all, about.
         least_gain: gain in goodput share below which staying is preferred.
-        steps: gradient steps.
+        steps: gradient steps of the last round; the others have half of them.
         batch_size: lessons in each.
         learning_rate: falls to zero.
         entropy: weight of the entropy, which keeps PPO exploring.
     """
 
     runs: Count = 256
+    rounds: Count = 2
     levels: Annotated[int, Field(ge=2)] = 6
     horizon: Count = 30
     moments: Count = 300_000
@@ -106,6 +108,12 @@ class WarmStart(StrictModel):
     batch_size: Count = 2048
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     entropy: Annotated[float, Field(ge=0)] = 0.001
+
+    @model_validator(mode="after")
+    def _every_round_has_a_run(self) -> WarmStart:
+        if self.rounds > self.runs:
+            raise problem(f"{self.rounds} rounds of {self.runs} runs: each needs one at least", "rounds")
+        return self
 
 
 class Validation(StrictModel):

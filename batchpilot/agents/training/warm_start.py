@@ -2,7 +2,8 @@
 
 Every run of a pool is played under every setting of a coarse lattice of its own, each of which never moves. That tells,
 for each moment, what each setting goes on to serve. A move is then worth what the setting it leads to serves over the
-next windows, less what the present one does, and the policy is fitted to make worthwhile moves likely. The
+next windows, less what the present one does, and the policy is fitted to make worthwhile moves likely. In later rounds
+the lattices lie about where the policy stays in a run by then, so that it learns most about where it will be. The
 counterfactual is known for every move, so the gradient has none of the noise of exploration; what it leaves out, that a
 move has a past and a future of other moves, PPO learns afterwards.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from batchpilot.agents.evaluation import Decide, play
 from batchpilot.agents.training.config import TrainingConfig, WarmStart
 from batchpilot.agents.training.env import Normaliser
-from batchpilot.agents.training.policy import Normalisation
+from batchpilot.agents.training.policy import Normalisation, deterministic
 from batchpilot.core.actions import ActionTable
 from batchpilot.core.extras import needing
 from batchpilot.core.features import FEATURE_NAMES
@@ -28,6 +29,10 @@ from batchpilot.envs.scenarios import PreparedRun
 with needing("training", "rl"):
     import torch
     from stable_baselines3 import PPO
+
+
+REACH = 8
+"""Notches by which what later rounds try may be away from where the policy is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +51,15 @@ class Lessons:
     low: NDArray[np.float32]
     high: NDArray[np.float32]
 
+    def and_also(self, other: Lessons) -> Lessons:
+        """Both together."""
+        return Lessons(
+            np.concatenate([self.observations, other.observations]),
+            np.concatenate([self.values, other.values]),
+            np.minimum(self.low, other.low),
+            np.maximum(self.high, other.high),
+        )
+
 
 def warm_start(
     agent: PPO, runs: Sequence[PreparedRun], config: TrainingConfig, normalisation: Normalisation, seed: int
@@ -57,7 +71,7 @@ def warm_start(
         runs: what the lessons are taken from.
         config: the training file; its `warm_start` says how long.
         normalisation: of the observations.
-        seed: of the batches.
+        seed: of the lattices, the moments and the batches.
 
     Returns:
         What was taught; None where the training file has no warm start.
@@ -66,7 +80,52 @@ def warm_start(
     if settings is None:
         return None
     rng = np.random.default_rng(seed)
-    lessons = learn_from_hindsight(runs, config.env_kwargs.table(), config, settings, rng)
+    table = config.env_kwargs.table()
+    notches = [len(grid.values) for grid in table.grids]
+    ends = [len(runs) * part // settings.rounds for part in range(settings.rounds + 1)]
+    lessons: Lessons | None = None
+    for begin, end in pairwise(ends):
+        some = runs[begin:end]
+        if lessons is None:
+            lattices = [[lattice(count, settings.levels, rng) for count in notches] for _ in some]
+        else:
+            lattices = [
+                [
+                    lattice_about(int(notch), count, settings.levels, rng)
+                    for notch, count in zip(where, notches, strict=True)
+                ]
+                for where in _usual_positions(agent, some, table, config, normalisation)
+            ]
+        new = learn_from_hindsight(some, lattices, table, config, settings, rng)
+        lessons = new if lessons is None else lessons.and_also(new)
+        steps = settings.steps if end == len(runs) else settings.steps // 2
+        _fit(agent, lessons, steps, config, settings, normalisation, rng)
+    return lessons
+
+
+def _usual_positions(
+    agent: PPO, runs: Sequence[PreparedRun], table: ActionTable, config: TrainingConfig, normalisation: Normalisation
+) -> list[NDArray[np.float64]]:
+    """Where an agent usually is in each run: the median notch of each limit."""
+    played = play(
+        runs,
+        table,
+        lambda n: deterministic(agent, normalisation, config, n),
+        interval_ms=config.env_kwargs.decision_interval_ms,
+    )
+    return [np.median(one.positions, axis=0) for one in played]
+
+
+def _fit(
+    agent: PPO,
+    lessons: Lessons,
+    steps: int,
+    config: TrainingConfig,
+    settings: WarmStart,
+    normalisation: Normalisation,
+    rng: np.random.Generator,
+) -> None:
+    """Make worthwhile moves likely."""
     normalise = Normaliser(normalisation.mean, normalisation.std, config.clip_obs)
     observations = torch.as_tensor(normalise(lessons.observations))
     values = torch.as_tensor(lessons.values)
@@ -74,9 +133,9 @@ def warm_start(
     network = [*policy.mlp_extractor.policy_net.parameters(), *policy.action_net.parameters()]
     optimiser = torch.optim.Adam(network, lr=settings.learning_rate)
     shape = (settings.batch_size, values.shape[1], values.shape[2])
-    for step in range(settings.steps):
+    for step in range(steps):
         for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * (1.0 - step / settings.steps)
+            group["lr"] = settings.learning_rate * (1.0 - step / steps)
         batch = torch.as_tensor(rng.integers(0, len(values), settings.batch_size))
         logits = policy.action_net(policy.mlp_extractor.forward_actor(observations[batch])).reshape(shape)
         likely = torch.softmax(logits, dim=-1)
@@ -85,31 +144,31 @@ def warm_start(
         optimiser.zero_grad()
         (-worth - settings.entropy * entropy).backward()
         optimiser.step()
-    return lessons
 
 
 def learn_from_hindsight(
     runs: Sequence[PreparedRun],
+    lattices: Sequence[Sequence[NDArray[np.int64]]],
     table: ActionTable,
     config: TrainingConfig,
     settings: WarmStart,
     rng: np.random.Generator,
 ) -> Lessons:
-    """Play runs under every setting of the lattice and work out what moves would have been worth.
+    """Play runs under every setting of their lattices and work out what moves would have been worth.
 
     Args:
         runs: what to play.
+        lattices: of each run, the notches of each limit, in order.
         table: relative moves.
         config: stack and decision interval.
-        settings: lattice, horizon and number of moments.
+        settings: horizon, and number of moments in all rounds.
         rng: draws the moments.
     """
-    kept = max(1, settings.moments // (len(runs) * settings.levels ** len(table.grids)))
+    kept = max(1, settings.moments // (settings.runs * settings.levels ** len(table.grids)))
     seen, worth = [], []
     low = np.full(len(FEATURE_NAMES), np.inf, np.float32)
     high = -low
-    for run in runs:
-        axes = [lattice(len(grid.values), settings.levels, rng) for grid in table.grids]
+    for run, axes in zip(runs, lattices, strict=True):
         positions = [np.array(position) for position in product(*axes)]
         served, observed = _play_everywhere(run, table, positions, config)
         latest = observed[..., -len(FEATURE_NAMES) :]
@@ -134,6 +193,20 @@ def lattice(notches: int, levels: int, rng: np.random.Generator) -> NDArray[np.i
     """
     parts = min(levels, notches)
     return np.unique(((np.arange(parts) + rng.random(parts)) * notches / parts).astype(np.int64))
+
+
+def lattice_about(notch: int, notches: int, levels: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Notches on both sides of one, as far as `REACH`, one drawn from each of equal parts.
+
+    Args:
+        notch: the middle, which is not among them unless an end of the grid is.
+        notches: of the grid.
+        levels: most of them to take, >= 2.
+        rng: where in its part each lies.
+    """
+    parts = levels // 2
+    away = 1 + ((np.arange(parts) + rng.random((2, parts))) * REACH / parts).astype(np.int64)
+    return np.unique(np.clip(np.concatenate([notch - away[0], notch + away[1]]), 0, notches - 1))
 
 
 def _play_everywhere(

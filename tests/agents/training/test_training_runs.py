@@ -21,7 +21,7 @@ from batchpilot.agents.training.progress import PROGRESS_FILE
 from batchpilot.agents.training.run import Training
 from batchpilot.agents.training.seeds import seed_folder, train_seeds
 from batchpilot.agents.training.validation import Judge
-from batchpilot.agents.training.warm_start import lattice
+from batchpilot.agents.training.warm_start import REACH, lattice, lattice_about
 from batchpilot.core.features import FEATURE_NAMES
 from batchpilot.core.files import write_json
 from batchpilot.runners.main import app
@@ -174,6 +174,16 @@ def test_over_many_lattices_every_notch_is_tried_and_none_twice_in_one(notches, 
     drawn = [lattice(notches, levels, rng) for _ in range(300)]
     assert {int(notch) for one in drawn for notch in one} == set(range(notches))
     assert all((np.diff(one) > 0).all() and len(one) <= levels for one in drawn)
+
+
+@pytest.mark.parametrize(("notch", "notches"), [(10, 33), (0, 21), (20, 21), (1, 2)])
+def test_later_lattices_lie_on_both_sides_of_where_the_policy_is(notch, notches):
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        tried = lattice_about(notch, notches, 4, rng)
+        assert (np.diff(tried) > 0).all()
+        assert 0 <= tried[0] <= notch <= tried[-1] < notches
+        assert np.abs(tried - notch).max() <= REACH
 
 
 def test_the_range_seen_is_of_the_latest_window_before_normalisation():
