@@ -5,19 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from batchpilot.configs.scenario import Scenario
-from batchpilot.core.files import json_text
 from batchpilot.core.limits import TRACKS
 from batchpilot.core.names import lookup
-from batchpilot.core.provenance import config_hash, provenance, versions
 from batchpilot.envs.backends import SIMULATED
 from batchpilot.envs.scenarios import prepare
 from batchpilot.latency.model.parameter_file import read_parameters
-from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.completion import completing
 from batchpilot.runners.options import (
     CatalogueOption,
@@ -35,25 +32,17 @@ from batchpilot.runners.options import (
     TtftOption,
     refuse,
     reporting_mistakes,
-    stdout_console,
     was_given,
 )
-from batchpilot.runners.progress import ToldProgress
-from batchpilot.runners.report.tables import tables
 from batchpilot.runners.selection import Changes, find_scenario, replay_of
-from batchpilot.runners.stated import promise_of, stated
 from batchpilot.runners.torch.backends import BackendOption, chosen_server
-from batchpilot.runners.torch.calibration import labels_of
 from batchpilot.runners.torch.options import KvOption, ThreadsOption
-from batchpilot.runners.tuning.bench import ENERGY, OBJECTIVES, Bench, SimulatedBench, TorchBench
+from batchpilot.runners.tuning.bench import ENERGY, OBJECTIVES
+from batchpilot.runners.tuning.benches import simulated_benches, torch_benches
 from batchpilot.runners.tuning.live.command import Asked, tune_server
 from batchpilot.runners.tuning.live.study import Bounds
 from batchpilot.servers import KINDS as SERVERS
 from batchpilot.tuners.bayesian import SAMPLERS, make_sampler
-
-if TYPE_CHECKING:
-    from batchpilot.runners.tuning.search import Search
-    from batchpilot.tuners.bayesian.exploring import Exploration
 
 _TORCH_SCENARIO = "quick-chat"
 
@@ -210,129 +199,47 @@ def tune(
     )
     if server is None:
         refuse(context, "without --backend torch", "requests")
-    lookup(TRACKS, track, "track")
-    if several := "," in objective:
+    if "," in objective:
         refuse(context, f"with --objective {objective}", "prior", "jobs", "cluster", "grid")
-    else:
-        lookup(OBJECTIVES, objective, "objective")
-    make_sampler(sampler, first_seed)
+    _check(track, sampler, objective, first_seed)
     if cluster is not None and jobs == 1:
         raise ValueError("--cluster runs trials side by side; give --jobs, its workers, 2 at least")
     if resume and overwrite:
         raise ValueError("--resume and --overwrite are both given; a study is either kept or replaced")
+    from batchpilot.runners.tuning.engine import Running, Study, tune_engine
+
     named = _named(scenario_name, trace, how, backend)
-    if server is not None:
-        chosen, grid = Changes(ttft_ms=ttft_ms, tpot_ms=tpot_ms, prefix_cache=prefix_cache).of(named), False
-        server = replace(server, seed=first_seed)
-        runner = server.start()
-        known = SaturationParameters.from_yaml(parameters) if parameters is not None else runner.latency
-        bench: Bench
-        unseen_bench: Bench
-        bench = TorchBench(runner, known, chosen, requests, objective)
-        unseen_bench = TorchBench(runner, known, _after(chosen), requests, objective)
-        source = "the runner's warm-up" if parameters is None else read_parameters(parameters).estimate.provenance
-        served = {
-            "promise": promise_of(bench.asked(first_seed)),
-            "load": f"at most {requests} requests of {chosen.name}",
-        }
-        served |= labels_of(server, runner) | {"dtype": server.dtype, "latency": source}
+    if server is None:
+        changes = Changes(device, model, tensor_parallel, dtype, parameters, ttft_ms, tpot_ms, prefix_cache)
+        benches = simulated_benches(changes.of(named), objective, first_seed)
     else:
-        chosen = Changes(device, model, tensor_parallel, dtype, parameters, ttft_ms, tpot_ms, prefix_cache).of(named)
-        simulated, unseen_simulated = SimulatedBench(chosen, objective), SimulatedBench(_after(chosen), objective)
-        bench, unseen_bench = simulated, unseen_simulated
-        served = stated(SimulatedBench(chosen).prepared(first_seed))
-    twin = None if prior is None else read_parameters(prior)
+        changes = Changes(ttft_ms=ttft_ms, tpot_ms=tpot_ms, prefix_cache=prefix_cache)
+        server = replace(server, seed=first_seed)
+        benches = torch_benches(server, changes.of(named), objective, requests, parameters)
+    chosen = benches.scenario
     folder = out or Path("reports") / f"tune-{trace.stem if trace else chosen.name}-{track}"
-    config = {
-        "scenario": chosen.content(),
-        "backend": backend,
-        "served": served,
-        "track": track,
-        "sampler": sampler,
-        "objective": objective,
-        "seeds": list(range(first_seed, first_seed + seeds)),
-        "min_attainment": min_attainment,
-        "max_memory": max_memory,
-        "max_refused": max_refused,
-        "prior": None if twin is None else twin.estimate.provenance,
-        "batchpilot": versions()["batchpilot"],
-    }
-
-    import optuna
-
-    from batchpilot.runners.tuning.output import finish
-    from batchpilot.runners.tuning.result import conclude
-    from batchpilot.runners.tuning.search import Search
-    from batchpilot.runners.tuning.twin import twin_prior
-    from batchpilot.tuners.bayesian.studies import MAXIMISED
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    directions: tuple[str, ...] = MAXIMISED
-    if several:
-        from batchpilot.runners.tuning.front import aims_of
-
-        directions = tuple(aim.direction for aim in aims_of(objective))
-    search = Search(
-        track,
-        sampler,
-        trials,
-        tuple(range(first_seed, first_seed + seeds)),
-        storage or str((folder / "study.journal").resolve() if cluster else folder / "study.journal"),
-        f"{chosen.name}-{track}-{config_hash(config)}",
-        first_seed,
-        min_attainment,
-        max_memory,
-        max_refused,
-        config,
-        directions=directions,
+    study = Study(
+        track=track,
+        sampler=sampler,
+        objective=objective,
+        trials=trials,
+        seeds=range(first_seed, first_seed + seeds),
+        unseen=range(first_seed + seeds, first_seed + seeds + (seeds if check_seeds is None else check_seeds)),
+        min_attainment=min_attainment,
+        max_memory=max_memory,
+        max_refused=max_refused,
+        prior=None if prior is None else read_parameters(prior),
+        grid=grid and server is None,
     )
-    mended = search.mend()
-    if mended:
-        typer.secho(mended, err=True, fg=typer.colors.YELLOW)
-    if resume:
-        search.refuse_another("" if storage is None else f"{chosen.name}-")
-    _settle(search, folder, resume=resume, overwrite=overwrite)
-    count = seeds if check_seeds is None else check_seeds
-    unseen = range(first_seed + seeds, first_seed + seeds + count)
-    if several:
-        from batchpilot.runners.tuning.front_command import tune_front
+    tune_engine(benches, study, Running(backend, folder, storage, jobs, cluster, resume, overwrite), as_json=as_json)
 
-        tune_front(
-            search,
-            simulated,
-            unseen_simulated,
-            unseen,
-            objectives=objective,
-            title=f"Limits for {chosen.name}",
-            served=served,
-            folder=folder,
-            as_json=as_json,
-        )
-        return
-    if twin is not None:
-        search = replace(search, prior=twin_prior(search, bench, twin.parameters))
-    exploration = _run_with_progress(search, bench, jobs, cluster)
-    found = conclude(search, exploration, bench, unseen_bench, unseen, grid=grid)
-    origin = provenance(first_seed, config) | {
-        **served,
-        "seeds": list(search.seeds),
-        "unseen_seeds": list(unseen),
-        "study": search.study,
-        "optuna": optuna.__version__,
-        "prior": config["prior"],
-    }
-    written = finish(folder, search, found, title=f"Limits for {chosen.name}", objective=objective, origin=origin)
-    if as_json:
-        typer.echo(json_text(written.results, indent=1))
-        return
-    console = stdout_console()
-    typer.secho(written.verdict, bold=True)
-    typer.echo("; ".join(f"{name} {value}" for name, value in served.items()))
-    for table in tables(written.comparison):
-        console.print(table)
-    for line in (*written.notes, *(f"{name}: {text}" for name, text in written.pasted.items())):
-        typer.echo(line)
-    typer.echo(f"{folder}/report.html, results.json, limits.yaml, vllm.yaml; study {search.study}")
+
+def _check(track: str, sampler: str, objective: str, seed: int) -> None:
+    """Names that an option may have."""
+    lookup(TRACKS, track, "track")
+    if "," not in objective:
+        lookup(OBJECTIVES, objective, "objective")
+    make_sampler(sampler, seed)
 
 
 def _named(name: str | None, trace: Path | None, how: dict[str, Any], backend: str) -> Scenario:
@@ -343,48 +250,3 @@ def _named(name: str | None, trace: Path | None, how: dict[str, Any], backend: s
     if name is None and backend == "torch":
         return find_scenario(_TORCH_SCENARIO)
     raise ValueError("name either --scenario NAME|FILE or --trace FILE")
-
-
-def _after(chosen: Scenario) -> Scenario:
-    """What unseen seeds run on: for a part of a trace, which no seed changes, as long a part after it."""
-    trace = chosen.workload.trace
-    if trace is None or trace.duration_s is None:
-        return chosen
-    return chosen.with_trace(start_s=trace.start_s + trace.duration_s)
-
-
-def _settle(search: Search, folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Make sure that nothing is replaced, and no study gone on with, without being told."""
-    if overwrite:
-        search.forget()
-    elif not resume:
-        held = search.explore().told
-        if held or (folder / "results.json").exists():
-            what = f"study {search.study} holds {held} trials" if held else f"{folder} holds results"
-            raise ValueError(f"{what} already; add --resume or --overwrite, or give another --out")
-
-
-def _run_with_progress(search: Search, bench: Bench, jobs: int, cluster: str | None) -> Exploration:
-    from batchpilot.runners.tuning.search import run_search
-    from batchpilot.tuners.bayesian.studies import redacted
-
-    told_last = 0
-    try:
-        with ToldProgress() as progress:
-            bar = progress.add_task("tuning", total=search.trials)
-
-            def advance(told: int, best: float | None) -> None:
-                nonlocal told_last
-                told_last = told
-                text = "tuning" if best is None else f"best {best:.4g}"
-                progress.update(bar, completed=told, description=text)
-
-            return run_search(search, bench, jobs=jobs, cluster=cluster, on_progress=advance)
-    except KeyboardInterrupt:
-        typer.secho(
-            f"stopped: {told_last} of {search.trials} trials are kept in {redacted(search.storage)}; the same command "
-            "with --resume goes on",
-            err=True,
-            fg=typer.colors.YELLOW,
-        )
-        raise typer.Exit(130) from None
