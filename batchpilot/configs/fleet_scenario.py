@@ -132,8 +132,8 @@ class FleetScenario(StrictModel):
                 raise problem(told, "failures", index, "replica")
             if failure.kind == "hangs" and failure.lasting_s is None:
                 raise problem("a replica that hangs for good has died: say kind dies", "failures", index, "kind")
-        if self.workload.phases is None and self.workload.trace is None:
-            raise problem("a fleet serves an open loop: give phases or a trace", "workload")
+        if self.workload.closed_loop is not None:
+            raise problem("a fleet has no fixed number of clients: give phases, conversations or a trace", "workload")
         return self
 
     @cached_property

@@ -62,12 +62,15 @@ ROUTING = np.dtype(
         ("ms_per_token", "f8"),
         ("latency_ms", "f8"),
         ("next_handover_poll_ms", "f8"),
+        ("conversing", "i1"),
+        ("n_coming", "i8"),
     ],
     align=True,
 )
 """The router: the request that arrives next, its settings, how often it had to try again, and
 the requests of the row that has most; where replicas are `pooled`, what a link takes for a token and at its end,
-and when those that decode are looked at next."""
+and when those that decode are looked at next; whether requests are turns (`conversing`), and how many have a time and
+have not come. `next` counts those that came then."""
 
 BUCKET = np.dtype([("tokens", "f8"), ("rate_per_s", "f8"), ("burst", "f8"), ("filled_ms", "f8")], align=True)
 """A user's token bucket: what is in it, what flows in a second, what it holds, and when that was."""
@@ -75,6 +78,10 @@ BUCKET = np.dtype([("tokens", "f8"), ("rate_per_s", "f8"), ("burst", "f8"), ("fi
 LINK = np.dtype([("role", "i1"), ("wake_ms", "f8"), ("free_ms", "f8"), ("seen", "i8")], align=True)
 """One record a replica, for those of pools: its role, when it can next do something (its clock may be later), when its
 link is free, and how many of its requests had ended when somebody last looked for prompts that are done."""
+
+TALK = np.dtype([("think_ms", "f8"), ("following", "i8"), ("coming", "i8"), ("came", "i8")])
+"""Of conversations, by request: the time before it is asked and the turn `following` it, -1 for none. Beside them two
+lines of requests: those `coming`, as a heap by arrival, and those that `came`, in order."""
 
 WHOLE, PREFILL, DECODE = range(3)
 """Roles: serves whole requests, their prompts, the rest of them."""
@@ -105,12 +112,16 @@ for room, KV moves (both by the replica that will decode), KV has come; and none
 FIRST, LAST, COUNT = range(3)
 """What is known of a line."""
 
-PLACED, NOBODY, LIMITED, UNREACHED = range(4)
+PLACED, NOBODY, LIMITED, UNREACHED, BROKEN_OFF = range(5)
 """What became of a request at the door: a replica has it; no replica could take it; its user's bucket was empty; every
-replica that it tried was dead."""
+replica that it tried was dead; it was never asked, since an earlier turn of its conversation was not answered."""
 
 UNROUTED = -1
 """The same of one that has not arrived."""
+
+ALL_ROUTED, NO_ROOM, STUCK_FLEET = range(3)
+"""What became of a run to some time: the time is reached; a replica's row is full; a replica can never run what waits
+there."""
 
 
 class FleetArrays(NamedTuple):
@@ -121,7 +132,8 @@ class FleetArrays(NamedTuple):
         turns: the replica chosen last for each version, those that ask for none first, shape (versions + 1,); then
             the same of those that decode.
         views: records of `VIEW`, shape (replicas,).
-        incoming: records of `REQUEST` in order of arrival, shape (n,).
+        incoming: records of `REQUEST` in order of arrival, shape (n,). Of a turn whose time is not known that is NaN,
+            and one that was broken off has its end.
         versions: that each request asks for, -1 for any, shape (n,).
         draws: two numbers in [0, 1) a request, shape (n, 2).
         buckets: records of `BUCKET` by user.
@@ -129,11 +141,12 @@ class FleetArrays(NamedTuple):
         links: records of `LINK`, shape (replicas,).
         lines: requests of the stages `MADE` to `MOVING`: (first, last, count), shape (3, replicas, 3).
         handovers: records of `HANDOVER`, shape (n,); none without pools.
-        names: the request in each place of a row, shape (replicas, places); none without pools.
+        names: the request in each place of a row, shape (replicas, places); none without pools or conversations.
         chains: records of `CHAIN` by kind of replica and request, shape (kinds, n); none without a prefix cache.
         sent_blocks: one more than how often the router had looked at a replica when it last sent it a block, by replica
             and content, shape (replicas, contents); none without a prefix cache.
         images: records of `IMAGE`, shape (n,); none without images.
+        talks: records of `TALK`, shape (n,); none without conversations.
     """
 
     routing: Any
@@ -151,6 +164,7 @@ class FleetArrays(NamedTuple):
     chains: NDArray[np.void]
     sent_blocks: NDArray[np.int32]
     images: NDArray[np.void]
+    talks: Any
 
 
 def new_views(replicas: int) -> NDArray[np.void]:

@@ -10,13 +10,26 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from batchpilot.core.names import lookup
+from batchpilot.engines.scheduler.state import FAILED
 from batchpilot.engines.simulated.loading import incoming_records
-from batchpilot.fleet.arrays import BUCKET, HANDOVER, NOT_HANDED, ROUTING, UNROUTED, FleetArrays
-from batchpilot.fleet.kernel import ALL_ROUTED, NO_ROOM, place, run_fleet
+from batchpilot.fleet.arrays import (
+    ALL_ROUTED,
+    BUCKET,
+    HANDOVER,
+    NO_ROOM,
+    NOT_HANDED,
+    ROUTING,
+    TALK,
+    UNROUTED,
+    FleetArrays,
+)
+from batchpilot.fleet.conversations import break_off
+from batchpilot.fleet.kernel import run_fleet
 from batchpilot.fleet.pools import Pools
 from batchpilot.fleet.rate_limit import RateLimit
 from batchpilot.fleet.replicas import Replicas
 from batchpilot.fleet.routers import RULES, Router
+from batchpilot.fleet.routing import place
 from batchpilot.fleet.spec import Link
 from batchpilot.workloads.table import RequestTable
 
@@ -61,7 +74,18 @@ class Door:
             *(0, router.code, router.poll_ms, 0.0, router.counts_sent, router.retries, router.breaker_failures),
             *(router.breaker_ms, router.degrade_ttft_ms, 0, 0),
             *((False, 0.0, 0.0, 0.0) if link is None else (True, link.ms_per_token, link.latency_ms, 0.0)),
+            *(requests.turns is not None, 0),
         )
+        incoming: Any = incoming_records(requests).copy().view(np.recarray)
+        talks: Any = np.zeros(0 if requests.turns is None else n, TALK).view(np.recarray)
+        if requests.turns is not None:
+            first = requests.turns.first()
+            coming = np.flatnonzero(first)
+            talks["think_ms"], talks["following"] = requests.turns.think_ms, requests.turns.following()
+            talks["coming"][: len(coming)] = coming  # in order of arrival, and so a heap
+            routing[0].n_coming = len(coming)
+            incoming["arrival_ms"][~first] = math.nan
+        named = link is not None or requests.turns is not None
         handovers: Any = np.zeros(n if link is not None else 0, HANDOVER).view(np.recarray)
         handovers["stage"], handovers["target"] = NOT_HANDED, -1
         self.retries = router.retries
@@ -71,7 +95,7 @@ class Door:
             routing,
             np.full(2 * (int(asked.max(initial=-1)) + 2), -1, np.int64),
             replicas.views,
-            incoming_records(requests).copy().view(np.recarray),
+            incoming,
             asked,
             np.random.default_rng([seed, _DRAW_STREAM]).random((n, 2)),
             _buckets(rate_limits, requests),
@@ -79,10 +103,11 @@ class Door:
             replicas.links,
             replicas.lines,
             handovers,
-            np.zeros((len(replicas), replicas.state.requests.shape[1] if link is not None else 0), np.int64),
+            np.zeros((len(replicas), replicas.state.requests.shape[1] if named else 0), np.int64),
             replicas.prompts.chains,
             replicas.sent_blocks,
             replicas.prompts.images,
+            talks,
         )
 
     @property
@@ -94,6 +119,20 @@ class Door:
     def arrived(self) -> int:
         """Requests that have arrived."""
         return int(self.arrays.routing[0].next)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody comes any more but turns that somebody's answer brings."""
+        c = self.arrays.routing[0]
+        return bool(c.n_coming == 0 if c.conversing else c.next == len(self.arrays.incoming))
+
+    def turns_since(self, arrived: int) -> NDArray[np.int64]:
+        """The turns of conversations that have come after so many, in order.
+
+        Args:
+            arrived: requests that had arrived.
+        """
+        return np.asarray(self.arrays.talks["came"][arrived : self.arrived])
 
     @property
     def retried(self) -> int:
@@ -142,6 +181,17 @@ class Door:
                 self._grow()
             place(r.state, self.arrays, int(request), now_ms)
             self.arrays.routing[0].retried += 1
+
+    def break_off(self, requests: NDArray[np.int64], now_ms: float) -> None:
+        """Requests are lost: later turns of their conversations are never asked.
+
+        Args:
+            requests: which, shape (n,).
+            now_ms: fleet time.
+        """
+        if self.arrays.routing[0].conversing:
+            for request in requests:
+                break_off(self.arrays, int(request), FAILED, now_ms)
 
     def _grow(self) -> None:
         """Give every row twice the room."""

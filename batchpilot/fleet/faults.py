@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from itertools import count
 
+import numpy as np
+
 from batchpilot.fleet.door import Door
 from batchpilot.fleet.replicas import Replicas
 from batchpilot.fleet.spec import Fault
@@ -100,9 +102,10 @@ class Faults:
     def _lose(self, i: int, now_ms: float) -> None:
         """A replica has died: what had a token is lost, what had none goes elsewhere."""
         r, door = self._replicas, self._door
-        again = door.requests_at(i, r.silent(i))
+        again, lost = door.requests_at(i, r.silent(i)), door.requests_at(i, r.pending(i))
         door.pools.lose(i, now_ms)
         r.empty(i, door.where, now_ms)
         r.span(i).until_ms = now_ms
+        door.break_off(np.setdiff1d(lost, again) if door.retries else lost, now_ms)
         if door.retries:
             door.place_again(again, now_ms)

@@ -25,6 +25,7 @@ from batchpilot.engines.scheduler.prefix_cache import hold_cached, leading, look
 from batchpilot.engines.scheduler.state import FAILED, LENGTH, UNFINISHED, SchedulerState, row
 from batchpilot.engines.simulated.kernel import run_steps
 from batchpilot.fleet.arrays import (
+    ALL_ROUTED,
     COUNT,
     DECODE,
     DECODES,
@@ -33,19 +34,17 @@ from batchpilot.fleet.arrays import (
     LAST,
     MADE,
     MOVING,
+    NO_ROOM,
     NOT_HANDED,
     PLACED,
     PREFILL,
+    STUCK_FLEET,
     WAITING,
     WHOLE,
     FleetArrays,
 )
 from batchpilot.fleet.routing import look, reachable
 from batchpilot.latency.model.compiled import allocating, kernel
-
-ALL_ROUTED, NO_ROOM, STUCK_FLEET = range(3)
-"""What became of a run to some time: the time is reached; a replica's row is full; a replica can never run what waits
-there."""
 
 
 @kernel

@@ -1,7 +1,8 @@
 """Replicas under one event loop: arrivals are routed in their order, replicas run up to them. Compiled, unchecked.
 
 Each replica is a row of one scheduler state and runs by the scheduler's own loop. A replica is looked at when the
-router polls, or at every arrival where the view is fresh; in between nobody needs to know how far it has come.
+router polls, or at every arrival where the view is fresh; in between nobody needs to know how far it has come, unless
+turns follow answers.
 """
 
 from __future__ import annotations
@@ -10,15 +11,14 @@ import math
 from typing import Any
 
 from batchpilot.engines.scheduler.decoding import close_calendars
-from batchpilot.engines.scheduler.state import SchedulerState, row
+from batchpilot.engines.scheduler.state import REFUSED_ARRIVAL, SchedulerState, row
 from batchpilot.engines.simulated.kernel import STUCK, run_steps
 from batchpilot.fleet import rules
-from batchpilot.fleet.arrays import DECODE, LIMITED, WHOLE, FleetArrays
-from batchpilot.fleet.handover import ALL_ROUTED, NO_ROOM, STUCK_FLEET, advance_pools
+from batchpilot.fleet.arrays import ALL_ROUTED, DECODE, LIMITED, NO_ROOM, STUCK_FLEET, WHOLE, FleetArrays
+from batchpilot.fleet.conversations import advance_conversations, break_off, due_ms, is_awaited, take_coming
+from batchpilot.fleet.handover import advance_pools
 from batchpilot.fleet.routing import bucket_allows, look, place
 from batchpilot.latency.model.compiled import allocating
-
-__all__ = ["ALL_ROUTED", "NO_ROOM", "STUCK_FLEET", "place", "run_fleet"]
 
 
 @allocating
@@ -48,16 +48,51 @@ def advance(s: SchedulerState, f: FleetArrays, until_ms: float) -> int:
 @allocating
 def look_at_all(s: SchedulerState, f: FleetArrays, now_ms: float) -> int:
     """Advance every replica to a time and look at it; returns as `run_fleet` does."""
+    code = advance(s, f, now_ms)
+    if code == ALL_ROUTED:
+        see_all(s, f)
+    return code
+
+
+@allocating
+def see_all(s: SchedulerState, f: FleetArrays) -> None:
+    """Look at every replica as it is."""
     c = f.routing[0]
     views = f.views
     estimating = c.rule in (rules.PREDICTED_TTFT, rules.PREFIX) or c.degrade_ttft_ms < math.inf
-    code = advance(s, f, now_ms)
-    if code != ALL_ROUTED:
-        return code
     for i in range(len(views)):
         if views[i].on == 1 and views[i].dead == 0 and f.links[i].role != DECODE:
             look(row(s, i), views[i], estimating)
-    return ALL_ROUTED
+
+
+@allocating
+def run_conversations(s: SchedulerState, f: FleetArrays, until_ms: float) -> int:
+    """`run_fleet` where turns follow answers: polls and turns happen one by one, each when all before it is known."""
+    c = f.routing[0]
+    while True:
+        if c.fullest == s.requests.shape[1]:
+            return NO_ROOM
+        polling = c.poll_ms > 0 and c.next_poll_ms < until_ms and is_awaited(s, f)
+        stop_ms = c.next_poll_ms if polling else until_ms
+        code = advance_conversations(s, f, stop_ms)
+        if code != ALL_ROUTED:
+            return code
+        now_ms = due_ms(f)
+        if now_ms < stop_ms:
+            if c.poll_ms == 0:
+                see_all(s, f)
+            r = take_coming(f)
+            request = f.incoming[r]
+            if bucket_allows(f.buckets[request.user], request.prompt + request.estimated_output, now_ms):
+                place(s, f, r, now_ms)
+            else:
+                f.where[r, 2] = LIMITED
+                break_off(f, r, REFUSED_ARRIVAL, now_ms)
+        elif polling:
+            see_all(s, f)
+            c.next_poll_ms += c.poll_ms
+        else:
+            return ALL_ROUTED
 
 
 @allocating
@@ -73,6 +108,12 @@ def run_fleet(s: SchedulerState, f: FleetArrays, until_ms: float) -> int:
         ALL_ROUTED, NO_ROOM or STUCK_FLEET.
     """
     c = f.routing[0]
+    if c.conversing == 1:
+        code = run_conversations(s, f, until_ms)
+        for i in range(len(f.views)):
+            if s.clock[i].decoding:
+                close_calendars(row(s, i))
+        return code
     while c.next < len(f.incoming) and f.incoming[c.next].arrival_ms < until_ms:
         if c.fullest == s.requests.shape[1]:
             return NO_ROOM

@@ -137,7 +137,7 @@ class Replicas:
         self.done = np.zeros(len(requests), REQUEST)
         self.busy_ms = np.zeros(len(kinds))
         self._heard = [_SILENT] * len(kinds)
-        self._nobody = replace(requests.select(slice(0, 0)), images=None)
+        self._nobody = replace(requests.select(slice(0, 0)), images=None, turns=None)
         self._targets = requests
         self._tuners: list[Tuner | None] = [None] * len(kinds)
         self._limits: list[Limits | None] = [None] * len(kinds)

@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 from batchpilot.engines.scheduler.prefix_cache import found_tokens
-from batchpilot.engines.scheduler.state import ABSENT, SchedulerState
+from batchpilot.engines.scheduler.state import ABSENT, FAILED, SchedulerState
 from batchpilot.fleet import rules
 from batchpilot.fleet.arrays import DECODE, DECODES, NOBODY, PLACED, PREFILL, UNREACHED, FleetArrays
 from batchpilot.fleet.compiled_rules import choose, may_take, predicted_ttft_ms
+from batchpilot.fleet.conversations import break_off
 from batchpilot.fleet.rules import Asked
 from batchpilot.latency.model.compiled import kernel
 from batchpilot.latency.model.saturation import largest_tokens, step_ms
@@ -167,6 +168,8 @@ def place(s: SchedulerState, f: FleetArrays, r: int, now_ms: float) -> None:
     f.where[r, 0] = i
     if i < 0:
         f.where[r, 2] = NOBODY if i == -1 else UNREACHED
+        if c.conversing == 1:
+            break_off(f, r, FAILED, now_ms)
         return
     row_place = s.clock[i].n_requests
     s.requests[i, row_place] = f.incoming[r]
@@ -180,7 +183,7 @@ def place(s: SchedulerState, f: FleetArrays, r: int, now_ms: float) -> None:
         s.images[i, row_place].end = f.images[r].end
         s.images[i, row_place].kind = f.images[r].kind
     c.fullest = max(c.fullest, row_place + 1)
-    if c.pooled == 1:
+    if c.pooled == 1 or c.conversing == 1:
         f.names[i, row_place] = r
         f.links[i].wake_ms = min(f.links[i].wake_ms, f.incoming[r].arrival_ms)
         if f.links[i].role == PREFILL:

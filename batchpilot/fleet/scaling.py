@@ -108,6 +108,7 @@ class Scaling:
         self._prompts = np.concatenate([[0.0], np.cumsum(requests.prompt_tokens)])
         self._let_in = self._cached = self._hit_rate = 0.0
         self._arrived = 0
+        self._requests = requests
         self._ttft_ms, self._first = 0.0, 0
         self._good = self._judged = 0
         self._busy_ms = np.zeros(len(replicas))
@@ -194,6 +195,10 @@ class Scaling:
         if let_in > self._let_in:
             self._hit_rate = (cached - self._cached) / (let_in - self._let_in)
         self._let_in, self._cached = let_in, cached
+        if self._requests.turns is not None:
+            came = self._door.turns_since(self._arrived)
+            prompts = float(self._requests.prompt_tokens[came].sum())
+            return float(self._requests.estimated_output_tokens[came].sum()) + (1.0 - self._hit_rate) * prompts
         offered, prompts = (float(one[arrived] - one[self._arrived]) for one in (self._offered, self._prompts))
         return offered - self._hit_rate * prompts
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from batchpilot.engines.scheduler.state import FAILED, REFUSED_ARRIVAL
-from batchpilot.fleet.arrays import LIMITED, NOBODY, UNREACHED, UNROUTED
+from batchpilot.fleet.arrays import BROKEN_OFF, LIMITED, NOBODY, UNREACHED, UNROUTED
 from batchpilot.fleet.door import Door
 from batchpilot.fleet.faults import Faults
 from batchpilot.fleet.rate_limit import RateLimit
@@ -46,7 +46,8 @@ def simulate_fleet(
     """Serve requests with several replicas of the one scheduler.
 
     Args:
-        requests: what arrives, in an open loop.
+        requests: what arrives, in an open loop but for turns of conversations: each comes to the router its think time
+            after the answer to the one before.
         replicas: kinds of replicas, each with the number that stands ready at the start.
         router: who takes a request; a rule's name for a router with a fresh view.
         link: between the replicas that prefill and those that decode, where kinds have such roles.
@@ -118,6 +119,10 @@ class Fleet:
     ) -> None:
         _check(requests, specs, bounds, window_ms, health_ms)
         pooled = _check_pools(specs, link)
+        if pooled is not None and requests.turns is not None:
+            raise ValueError(
+                "the requests hold conversations, which pools do not serve; let replicas serve whole requests"
+            )
         ready = sum(spec.count for spec in specs)
         growing = {} if scaler is None else scaled_kinds(specs, scaled, bounds[1])
         kinds = rows_of(specs, growing)
@@ -141,9 +146,7 @@ class Fleet:
     def finished(self) -> bool:
         """Whether every request has ended."""
         r = self.replicas
-        return self._door.arrived == len(self._requests) and not any(
-            len(r.pending(i)) for i in range(len(r)) if r.views[i].on
-        )
+        return self._door.closed and not any(len(r.pending(i)) for i in range(len(r)) if r.views[i].on)
 
     def run_until(self, until_ms: float) -> bool:
         """Run until a time, window by window where somebody decides, fault by fault.
@@ -196,17 +199,28 @@ class Fleet:
 
     def records(self) -> NDArray[np.void]:
         """What has become of every request so far, records of `REQUEST`; those that have not ended have reason 0."""
-        where, arrival_ms = self._door.where, self._requests.arrival_ms
+        where, arrival_ms = self._door.where, self.requests.arrival_ms
         records = np.array(self.replicas.collect(where))
         fate = where[:, 2]
         for mask, reason in ((fate == LIMITED, REFUSED_ARRIVAL), ((fate == NOBODY) | (fate == UNREACHED), FAILED)):
             records["reason"][mask] = reason
             records["finish_ms"][mask] = arrival_ms[mask]
             records["first_ms"][mask] = math.nan
+        broken = fate == BROKEN_OFF
+        for name in ("reason", "finish_ms"):
+            records[name][broken] = self._door.arrays.incoming[name][broken]
+        records["first_ms"][broken] = math.nan
         absent = fate == UNROUTED
         for name in ("first_ms", "finish_ms"):
             records[name][absent] = math.nan
         return records
+
+    @property
+    def requests(self) -> RequestTable:
+        """The requests, turns of conversations with the times at which they came, NaN before that."""
+        if self._requests.turns is None:
+            return self._requests
+        return self._requests.with_arrivals(np.array(self._door.arrays.incoming["arrival_ms"]))
 
     @property
     def where(self) -> NDArray[np.int64]:
@@ -217,7 +231,7 @@ class Fleet:
         """What has happened so far."""
         where, records = self._door.where, self.records()
         return result_of(
-            self._requests,
+            self.requests,
             records,
             where,
             where[:, 2] == LIMITED,
@@ -272,8 +286,6 @@ def _check(
         raise ValueError("replicas is empty; give at least one kind")
     if requests.concurrency:
         raise ValueError("a fleet serves an open loop; the requests are those of a closed one (concurrency > 0)")
-    if requests.turns is not None:
-        raise ValueError("a fleet serves an open loop; the requests hold conversations, whose turns follow answers")
     if not 1 <= bounds[0] <= bounds[1]:
         raise ValueError(f"least {bounds[0]} and most {bounds[1]} must be 1 <= least <= most")
     for name, value in (("window_ms", window_ms), ("health_ms", health_ms)):

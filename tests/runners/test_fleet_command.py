@@ -122,3 +122,35 @@ def test_replicas_find_what_prompts_have_in_common_where_asked_to(run, tmp_path)
     assert known > turns + 0.05 > 0.1
     assert [way["runs"][0]["prefix_hit_rate"] for way in json.loads(off.stdout)["ways"]] == [0.0, 0.0]
     assert "tokens found" in run(*asked, "--prefix-cache").output
+
+
+TALKS = """
+name: talks
+description: Conversations whose turns find their history where they were answered.
+family: agents
+device: A100-80GB
+model: Llama-3-8B
+workload:
+  conversations:
+    duration_s: 40
+    arrivals: {kind: poisson, rate_per_s: 1.0}
+    requests: {median: 4, sigma: 0.5, max: 8}
+    system_tokens: 64
+    first_tokens: {median: 300, sigma: 0.5, max: 1000}
+    message_tokens: {median: 60, sigma: 0.5, max: 400}
+    output_tokens: {median: 50, sigma: 0.5, max: 200}
+    think: {median_s: 2, sigma: 0.5, max_s: 10}
+    max_context_tokens: 4000
+engine: {prefix_cache: true}
+"""
+
+
+def test_conversations_find_their_history_where_the_router_looks_for_it(run, tmp_path):
+    file = tmp_path / "talks.yaml"
+    file.write_text(TALKS)
+    asked = (file, "--replicas", 3, "--router", "round-robin", "--router", "prefix", "--scaler", "none", "--json")
+    result = run(*asked, "--poll-ms", 500)
+    assert result.exit_code == 0, result.output
+    turns, prefix = (way["runs"][0] for way in json.loads(result.stdout)["ways"])
+    assert turns["requests"] == prefix["requests"] > 100
+    assert prefix["prefix_hit_rate"] > turns["prefix_hit_rate"] + 0.2

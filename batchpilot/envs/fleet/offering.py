@@ -129,7 +129,7 @@ def offer(
 def _of_one_service(requests: RequestTable, scenario: Scenario, seed: int) -> RequestTable:
     """Requests of several draws that share one stock of texts and images, as users of one service do."""
     workload = scenario.workload
-    if workload.sharing is None and workload.images is None:
+    if workload.conversations is not None or (workload.sharing is None and workload.images is None):
         return requests
     if requests.images is not None:
         bare = requests.prompt_tokens - requests.images.tokens
@@ -159,6 +159,8 @@ def to_compute(requests: RequestTable, found: float) -> NDArray[np.float64]:
 
 def rates(offered: Offer, slot_s: float) -> tuple[list[float], list[float]]:
     """Tokens to compute that arrive a second, slot by slot, for the scaler that knows them.
+
+    Turns count when they would come if answers took no time.
 
     Args:
         offered: what arrives.

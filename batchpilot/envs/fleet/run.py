@@ -296,7 +296,7 @@ class FleetRun:
             fleet.scale(decision.replicas)
 
     def _measure(self, start_ms: float) -> Interval:
-        fleet, replicas, requests = self.fleet, self.fleet.replicas, self.prepared.offer.requests
+        fleet, replicas, requests = self.fleet, self.fleet.replicas, self.fleet.requests
         end_ms = fleet.now_ms
         records, row = fleet.records(), fleet.where[:, 0]
         over = self.done or self.over  # what ends in steps that reach beyond the last interval counts in it

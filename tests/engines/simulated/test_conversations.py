@@ -11,7 +11,6 @@ from batchpilot import SLO, Limits, RequestTable, SaturationParameters, simulate
 from batchpilot.engines import SimulatedEngine
 from batchpilot.engines.simulated.config import EngineConfig
 from batchpilot.engines.simulated.stream import simulate_stream
-from batchpilot.fleet import ReplicaSpec, simulate_fleet
 from batchpilot.workloads.prefixes import Prefixes
 from batchpilot.workloads.turns import ALONE, LAST, Turns
 
@@ -144,8 +143,6 @@ def test_every_turn_ends_once_and_comes_after_the_answer_to_the_one_before(
     assert sum(window.generated_tokens for window in result.windows) == result.total_generated_tokens
 
 
-def test_what_serves_an_open_loop_only_refuses_conversations():
+def test_a_stream_refuses_conversations():
     with pytest.raises(ValueError, match="holds conversations, whose turns follow answers"):
         list(simulate_stream([talk()], EngineConfig(latency=LATENCY), Limits(4)))
-    with pytest.raises(ValueError, match="hold conversations, whose turns follow answers"):
-        simulate_fleet(talk(), [ReplicaSpec(EngineConfig(latency=LATENCY, kv_capacity_tokens=4000))])
