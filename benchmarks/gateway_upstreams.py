@@ -1,13 +1,16 @@
 """A gateway before three servers of which one is killed, one slowed and one restarted: what do clients see?
 
-    python benchmarks/gateway_upstreams.py --routers least-tokens,round-robin --seconds 20
+    python benchmarks/gateway_upstreams.py --rules all --repeats 3 --seconds 60 --out upstreams.jsonl
     python benchmarks/gateway_upstreams.py --token-cost --seconds 4
 
 First the table of what clients saw, a row a routing rule: three processes of `examples/gateway_upstream.py`, Poisson
 arrivals. The second server slows to a quarter from 15 % of the time to 45 %, the third is killed and started again from
-50 % on, the first is killed for good at 75 %. "Lost" is what failed without one token: nothing of it may be. With
-`--token-cost` what a token costs on its way, by `paced_streams.py`: directly, through a gateway before one upstream,
-and before three. Needs the extra `serve`.
+50 % on, the first is killed for good at 75 %. "Lost" is what failed without one token: nothing of it may be. Every rule
+gets the same requests in a repeat, in an order of the repeat's own; each run is a line of `--out` as soon as it ended,
+and those that are there are not run again. Interquartile means with 95 % intervals over the repeats.
+
+With `--token-cost` what a token costs on its way, by `paced_streams.py`: directly, through a gateway before one
+upstream, and before three. Needs the extra `serve`.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -22,6 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,13 +36,17 @@ from overload_gateway import GRACE_S, free_port, gateway, gateway_process, reque
 from overload_gateway import UPSTREAM as STEPS
 from paced_streams import Load, Times, stream
 
+from batchpilot.core.names import lookup
+from batchpilot.core.provenance import provenance
+from batchpilot.runners.report.statistics import estimate
 from batchpilot.serving.gateway.upstreams.spec import ROUTERS
 from batchpilot.serving.load.run import LoadSettings, run_load
 
 COLUMNS = (
     *("requests", "served", "refused", "broke off after tokens", "lost", "SLO met %"),
-    *("TTFT p50 ms", "p99", "TPOT p95 ms"),
+    *("TTFT p50 ms", "TTFT p99 ms", "TPOT p95 ms"),
 )
+ALL = "all"
 
 
 class Server:
@@ -88,8 +97,8 @@ def three() -> Iterator[list[Server]]:
         yield [stack.enter_context(contextlib.closing(Server())) for _ in range(3)]
 
 
-def seen(router: str, load: float, seconds: float, seed: int) -> str:
-    """A line of the table."""
+def seen(rule: str, load: float, seconds: float, seed: int) -> dict[str, float]:
+    """What clients see under a rule, by `COLUMNS`."""
     requests = requests_of(3.0 * load, seconds, seed)
     with three() as servers:
         first, second, third = servers
@@ -105,7 +114,7 @@ def seen(router: str, load: float, seconds: float, seed: int) -> str:
             (0.75, first.kill),
         ]
         more = [part for server in servers[1:] for part in ("--upstream", server.url)]
-        options = ("--router", router, "--health-s", "0.5", "--tuner", "guarded-default")
+        options = ("--router", rule, "--health-s", "0.5", "--tuner", "guarded-default")
         with gateway(first.url, *more, *options) as front:
             timers = [threading.Timer(share * seconds, event) for share, event in events]
             for timer in timers:
@@ -117,11 +126,45 @@ def seen(router: str, load: float, seconds: float, seed: int) -> str:
     failed = np.array(outcome.finish_reason) == "failed"
     begun = outcome.generated_tokens > 0
     refused = outcome.count("refused_on_arrival") + outcome.count("refused_by_guard")
-    shown: list[Any] = [len(requests), outcome.count("length"), refused, int((failed & begun).sum())]
-    shown += [int((failed & ~begun).sum()), f"{100 * outcome.slo_attainment:.0f}"]
-    for column, q in (("ttft_ms", 50), ("ttft_ms", 99), ("tpot_ms", 95)):
-        shown.append(f"{outcome.percentile_ms(column, q):.0f}")
-    return f"| {router} | {' | '.join(map(str, shown))} |"
+    told = [len(requests), outcome.count("length"), refused, int((failed & begun).sum()), int((failed & ~begun).sum())]
+    times = [outcome.percentile_ms(column, q) for column, q in (("ttft_ms", 50), ("ttft_ms", 99), ("tpot_ms", 95))]
+    return dict(zip(COLUMNS, [*told, 100.0 * outcome.slo_attainment, *times], strict=True))
+
+
+def compare(asked: argparse.Namespace, rules: list[str]) -> None:
+    """Run every rule so many times, what is not told yet, and print the table of what is."""
+    how = {"load": asked.load, "seconds": asked.seconds}
+
+    def told() -> list[dict[str, Any]]:
+        lines = asked.out.read_text().splitlines() if asked.out.exists() else []
+        return [row for row in map(json.loads, lines) if how.items() <= row.items()]
+
+    done = {(row["rule"], row["seed"]) for row in told()}
+    for seed in range(asked.seed, asked.seed + asked.repeats):
+        for place in np.random.default_rng(seed).permutation(len(rules)):
+            if (rules[place], seed) in done:
+                continue
+            started = time.time()
+            row = {
+                "rule": rules[place],
+                "started": started,
+                **how,
+                **seen(rules[place], asked.load, asked.seconds, seed),
+            }
+            row["load_average"] = psutil.getloadavg()[0]
+            with asked.out.open("a") as file:
+                file.write(json.dumps(row | provenance(seed, how)) + "\n")
+            print(f"{rules[place]}, seed {seed}: {time.time() - started:.0f} s", file=sys.stderr, flush=True)
+    print(f"| | runs | {' | '.join(COLUMNS)} |\n{'|---' * (len(COLUMNS) + 2)}|")
+    for rule in rules:
+        runs = [row for row in told() if row["rule"] == rule]
+        shown = [_interval([row[column] for row in runs]) for column in COLUMNS]
+        print(f"| {rule} | {len(runs)} | {' | '.join(shown)} |")
+
+
+def _interval(values: list[float]) -> str:
+    found = estimate([values])
+    return f"{found.value:.0f}" + (f" [{found.low:.0f}, {found.high:.0f}]" if len(values) > 1 else "")
 
 
 def token_cost(seconds: float, rounds: int, streams: list[int]) -> None:
@@ -164,7 +207,9 @@ def _processor_s(process: subprocess.Popen[bytes] | None) -> Callable[[], float]
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--routers", default=",".join(ROUTERS))
+    parser.add_argument("--rules", default=ALL, help=f"of {', '.join(ROUTERS)}, separated by commas, or {ALL}")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("upstreams.jsonl"), help="rows, appended as they come")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--load", type=float, default=0.3, help="of the three servers' capacity")
     parser.add_argument("--seed", type=int, default=0)
@@ -175,9 +220,10 @@ def main() -> None:
     if asked.token_cost:
         token_cost(asked.seconds, asked.rounds, [int(count) for count in asked.streams.split(",")])
         return
-    print(f"| | {' | '.join(COLUMNS)} |\n{'|---' * (len(COLUMNS) + 1)}|", flush=True)
-    for router in asked.routers.split(","):
-        print(seen(router, asked.load, asked.seconds, asked.seed), flush=True)
+    rules = list(ROUTERS) if asked.rules == ALL else asked.rules.split(",")
+    for rule in rules:
+        lookup(dict.fromkeys(ROUTERS), rule, "routing rule")
+    compare(asked, rules)
 
 
 if __name__ == "__main__":
