@@ -67,10 +67,10 @@ def test_less_served_than_planned_asks_for_more_replicas():
 
 def test_replicas_go_only_after_their_start_up_time_of_calm():
     one = tuner(ahead_s=60.0)
-    high = after(one, 4 * HELD)
+    high = after(one, 4 * HELD, attainment=math.nan)
     numbers = []
     for k in range(20):
-        one.tell(replace(CALM, now_s=300.0 + 30.0 * k, arrivals_per_s=0.2 * HELD))
+        one.tell(replace(CALM, now_s=300.0 + 30.0 * k, arrivals_per_s=0.2 * HELD, slo_attainment=math.nan))
         numbers.append(one.ask().replicas)
     assert numbers[0] == high
     assert numbers[-1] < high
