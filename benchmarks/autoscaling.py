@@ -1,26 +1,35 @@
 """What each scaler costs and keeps on a day of conversations and on a step, the clairvoyant one beside them.
 
-    python benchmarks/autoscaling.py --trace AzureLLMInferenceTrace_conv.csv [--day-hours 1] [--limits static-default]
+    python benchmarks/autoscaling.py --trace AzureLLMInferenceTrace_conv.csv --seeds 3 --jobs 2 --out rows.jsonl
 
-The day: the published conversation hour's requests in their order, over and over, their time stretched so that the rate
-follows a day's rhythm (a sine between 0.3 and 1.7 of the mean), twice, so that the second day can be known from the
-first. The step: the same requests at one rate, four times that for ten minutes, and one again. A replica (Llama 3 8B
-on an A100) takes 60 s to start; routers look once a second; everybody is asked every 30 s.
+The day: 24 hours of the published conversation hour's requests in their order, over and over, their time stretched so
+that the rate follows a day's rhythm (a sine between 0.3 and 1.7 of the mean, lowest at the ends), twice, so that the
+second day can be known from the first. The step: the same requests at one rate, four times that for ten minutes, and
+one again. A replica (Llama 3 8B on an A100) takes 60 s to start; routers look once a second; everybody is asked every
+30 s.
+
+Each way to play is a line of `--out` as soon as it ended; those that are there are not played again.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
+import sys
 import tempfile
+import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from common import write_rows
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from batchpilot.configs.fleet_scenario import FleetScenario
+from batchpilot.core.provenance import provenance
 from batchpilot.envs.fleet.references import BEST_FIXED, CLAIRVOYANT
 from batchpilot.envs.fleet.run import PreparedFleet, prepare_fleet
 from batchpilot.fleet.scalers import Clairvoyant, Scaler
@@ -29,7 +38,10 @@ from batchpilot.runners.fleet.strategies import PLANNED, Strategy
 from batchpilot.runners.report.statistics import interquartile_mean
 
 SCALERS = ("queue-and-use", "target-use", "response-time", "predictive", PLANNED, BEST_FIXED, CLAIRVOYANT)
-STANDING, MOST = 2, 6
+TOLD = ("fixed 2", "fixed 3", "fixed 4", "clairvoyant 0.8", "clairvoyant 1")
+"""References that are played, of those that there are."""
+
+STANDING, MOST, LIMITS = 2, 6, "guarded-default"
 COLUMNS = ("slo_attainment", "goodput_fraction", "usd", "usd_per_million_tokens", "replicas_mean", "ttft_p99_ms")
 
 Shape = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -92,45 +104,78 @@ def label(how: str, begun: PreparedFleet, scaler: Scaler | None) -> str:
     return f"{how} {scaler.headroom:g}" if isinstance(scaler, Clairvoyant) else how
 
 
+def play(options: argparse.Namespace, load: str, seed: int, done: set[str]) -> None:
+    """Play every way that is not done on one seed of a load, and append what became of each."""
+    shape_of, share = LOADS[load]
+    how_played = {"day_hours": options.day_hours, "held_per_s": options.held_per_s, "limits": LIMITS}
+    shape, lasting_s = shape_of(options.day_hours)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "trace.csv"
+        rate = share * STANDING * options.held_per_s
+        lines = [f"{t:.6f},{p},{o}" for t, p, o in stretched(options.trace, shape, lasting_s, rate, seed)]
+        file.write_text("s,prompt,output\n" + "\n".join(lines) + "\n")
+
+        @cache
+        def prepared() -> PreparedFleet:
+            day_s = 3600.0 * options.day_hours if load == "day" else None
+            return prepare_fleet(scenario(load, file, day_s), seed, Strategy("", "least-tokens", "", LIMITS).make)
+
+        for how in SCALERS:
+            if how in done:
+                continue
+            strategy = Strategy(how, "least-tokens", how, LIMITS)
+            for begun, scaler in strategy.ways(prepared()):
+                name = label(how, begun, scaler)
+                if name in done or (strategy.is_reference and name not in TOLD):
+                    continue
+                started = time.perf_counter()
+                fleet = begun.fleet(strategy.router(), scaler)
+                fleet.run_until(begun.offer.horizon_ms)
+                row = {"load": load, "scaler": name, "seed": seed, "lasting_s": lasting_s}
+                row |= figures(fleet.result(), begun)
+                with options.out.open("a") as told:
+                    told.write(json.dumps(row | provenance(seed, how_played), default=str) + "\n")
+                print(f"{load} {seed}: {name} in {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+
+
+def table(rows: list[dict[str, Any]], load: str) -> None:
+    """Print what is known of a load."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["load"] == load:
+            runs.setdefault(row["scaler"], []).append(row)
+    if not runs:
+        return
+    first = next(iter(runs.values()))[0]
+    print(f"\n{load}: {first['requests']:,} requests in {first['lasting_s'] / 3600:.1f} h, limits {LIMITS}")
+    print(f"{'':<16}{'attained':>10}{'goodput':>9}{'$':>8}{'$/M good':>10}{'replicas':>10}{'TTFT p99':>10}{'seeds':>7}")
+    for how, found in sorted(runs.items(), key=lambda pair: -pair[1][0]["slo_attainment"]):
+        at, good, usd, per, mean, p99 = (
+            float(interquartile_mean([one[column] for one in found])) for column in COLUMNS
+        )
+        print(f"{how:<16}{at:>10.3f}{good:>9.3f}{usd:>8.2f}{per:>10.3f}{mean:>10.2f}{p99:>10,.0f}{len(found):>7}")
+
+
 def main() -> None:
     """Play and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trace", type=Path, required=True)
-    parser.add_argument("--day-hours", type=float, default=1.0)
-    parser.add_argument("--limits", default="guarded-default")
+    parser.add_argument("--load", choices=LOADS, action="append", help="These alone; both unless given.")
+    parser.add_argument("--day-hours", type=float, default=24.0)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="Processes; one plays a seed of a load.")
     parser.add_argument("--held-per-s", type=float, default=8.8, help="Requests a second that a replica holds.")
-    parser.add_argument("--out", type=Path, help="Write the figures as JSON here.")
+    parser.add_argument("--out", type=Path, required=True, help="Rows, appended as JSON lines.")
     options = parser.parse_args()
-    told = []
-    for name, (shape_of, load) in LOADS.items():
-        shape, lasting_s = shape_of(options.day_hours)
-        runs: dict[str, list[dict[str, float]]] = {}
-        for seed in range(options.seeds):
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / "trace.csv"
-                rate = load * STANDING * options.held_per_s
-                lines = [f"{t:.6f},{p},{o}" for t, p, o in stretched(options.trace, shape, lasting_s, rate, seed)]
-                file.write_text("s,prompt,output\n" + "\n".join(lines) + "\n")
-                chosen = scenario(name, file, 3600.0 * options.day_hours if name == "day" else None)
-                for how in SCALERS:
-                    limits = "guarded-default" if how == PLANNED else options.limits
-                    strategy = Strategy(how, "least-tokens", how, limits)
-                    prepared = prepare_fleet(chosen, seed, strategy.make)
-                    for begun, scaler in strategy.ways(prepared):
-                        fleet = begun.fleet(strategy.router(), scaler)
-                        fleet.run_until(begun.offer.horizon_ms)
-                        runs.setdefault(label(how, begun, scaler), []).append(figures(fleet.result(), begun))
-        requests = next(iter(runs.values()))[0]["requests"]
-        print(f"\n{name}: {requests:,} requests in {lasting_s / 3600:.1f} h, limits {options.limits}")
-        print(f"{'':<16}{'attained':>10}{'goodput':>9}{'$':>8}{'$/M good':>10}{'replicas':>10}{'TTFT p99':>10}")
-        for how, found in sorted(runs.items(), key=lambda pair: -pair[1][0]["slo_attainment"]):
-            at, good, usd, per, mean, p99 = (
-                float(interquartile_mean([one[column] for one in found])) for column in COLUMNS
-            )
-            print(f"{how:<16}{at:>10.3f}{good:>9.3f}{usd:>8.2f}{per:>10.3f}{mean:>10.2f}{p99:>10,.0f}", flush=True)
-            told.append({"load": name, "scaler": how, "runs": found})
-    write_rows(options, told)
+
+    def rows() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+
+    cells = [(load, seed) for load in options.load or LOADS for seed in range(options.seeds)]
+    done = {cell: {row["scaler"] for row in rows() if (row["load"], row["seed"]) == cell} for cell in cells}
+    Parallel(n_jobs=options.jobs)(delayed(play)(options, *cell, done[cell]) for cell in cells)
+    for load in LOADS:
+        table(rows(), load)
 
 
 if __name__ == "__main__":
