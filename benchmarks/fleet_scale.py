@@ -10,13 +10,31 @@ import resource
 import time
 
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
 
 from batchpilot import SLO, Limits, RequestTable, SaturationParameters
 from batchpilot.engines import EngineConfig
-from batchpilot.fleet import ReplicaSpec, Router, simulate_fleet
+from batchpilot.fleet import FleetResult, ReplicaSpec, Router
+from batchpilot.fleet.simulation import Fleet
 
 LATENCY = SaturationParameters(p_max=60.0, k_b=10.0, k_s=0.01, tau_0=8.0, tau_b=0.02, tau_c=2e-5)
 """A device of the year: some 12 requests a second of the lengths below."""
+
+
+PIECES = 50
+
+
+def run(table: RequestTable, spec: ReplicaSpec, router: Router, progress: Progress, name: str) -> FleetResult:
+    """What `simulate_fleet` does, in pieces, so that it can be watched."""
+    bar = progress.add_task(name, total=PIECES)
+    fleet = Fleet(table, [spec], router)
+    for end_ms in np.linspace(0.0, table.arrival_ms[-1], PIECES + 1)[1:]:
+        fleet.run_until(float(end_ms))
+        progress.update(bar, advance=1)
+    fleet.run_until(float("inf"))
+    progress.remove_task(bar)
+    return fleet.result()
 
 
 def main() -> None:
@@ -31,7 +49,8 @@ def main() -> None:
         EngineConfig(LATENCY, estimate=LATENCY, kv_capacity_tokens=400_000), Limits(256, 2048), count=options.replicas
     )
     print(f"{'requests':>10}  {'router':<28}{'seconds':>9}{'us a request':>14}", end="")
-    print(f"{'peak MB':>9}{'goodput':>9}{'TTFT p99':>10}")
+    print(f"{'over a tenth':>14}{'peak MB':>9}{'goodput':>9}{'TTFT p99':>10}")
+    before: dict[str, float] = {}
     for count in (options.requests // 10, options.requests):
         gap_ms = 1000.0 / (options.rate_per_replica * options.replicas)
         table = RequestTable.from_arrays(
@@ -45,13 +64,17 @@ def main() -> None:
             ("least requests, 1 s old", Router("least-requests", poll_ms=1000.0)),
             ("least requests, fresh", Router("least-requests")),
         ):
-            simulate_fleet(table.select(slice(0, 100)), spec, router)
-            started = time.perf_counter()
-            result = simulate_fleet(table, spec, router).served
+            with Progress(console=Console(stderr=True), transient=True) as progress:
+                run(table.select(slice(0, 100)), spec, router, progress, "compiling")
+                started = time.perf_counter()
+                result = run(table, spec, router, progress, f"{count:,} requests, {name}").served
             seconds = time.perf_counter() - started
+            each_us = 1e6 * seconds / count
+            grown = f"{each_us / before[name]:.2f}" if name in before else ""
+            before[name] = each_us
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             print(
-                f"{count:>10,}  {name:<28}{seconds:>9.1f}{1e6 * seconds / count:>14.1f}{peak:>9,.0f}"
+                f"{count:>10,}  {name:<28}{seconds:>9.1f}{each_us:>14.1f}{grown:>14}{peak:>9,.0f}"
                 f"{result.goodput_fraction:>9.3f}{result.percentile_ms('ttft_ms', 99):>10,.0f}",
                 flush=True,
             )
