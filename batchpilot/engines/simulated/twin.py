@@ -15,9 +15,18 @@ import numpy as np
 from numba import get_num_threads
 from numpy.typing import NDArray
 
+from batchpilot.core.image_sizes import SIDES_PX, image_tokens
 from batchpilot.core.limit_arrays import LimitArrays
 from batchpilot.core.speculation import Speculation
-from batchpilot.engines.scheduler.state import OFF_TOKENS, SchedulerState, allocate, as_bytes
+from batchpilot.engines.scheduler.state import (
+    IMAGE_ROWS,
+    NO_IMAGE,
+    NOBODY,
+    OFF_TOKENS,
+    SchedulerState,
+    allocate,
+    as_bytes,
+)
 from batchpilot.engines.simulated.loading import put_speculation
 from batchpilot.engines.simulated.rollout import STEP_WORK, begin, roll_out
 from batchpilot.engines.simulated.threads import in_threads
@@ -42,11 +51,13 @@ class Future:
             every one with an output length.
         running: how many run.
         waiting: how many wait.
+        to_encode: which of the requests have an image that is encoded when they are let in, shape (n,); None for none.
     """
 
     requests: NDArray[Any]
     running: int
     waiting: int
+    to_encode: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +98,7 @@ class Twin:
         self._block_size = block_size
         self._starts = self._tries = _allocate(0, 1)
         self._futures = self._longest = 0
+        self._images = self._image_rooms = False
         self._horizon = Horizon(0.0, 1.0, 1.0)
 
     def look(
@@ -96,6 +108,7 @@ class Twin:
         kv_capacity_tokens: int,
         horizon: Horizon,
         speculation: Speculation | None = None,
+        image_ms: float = 0.0,
     ) -> None:
         """Stand at the present moment: where every rollout starts until this is called again.
 
@@ -105,13 +118,18 @@ class Twin:
             kv_capacity_tokens: KV tokens that fit; 0 for no bound.
             horizon: how far to look.
             speculation: how drafts fare; None for the default. Every candidate meets the same draws.
+            image_ms: time that encoding one image takes.
         """
         self._horizon, self._futures = horizon, len(futures)
         self._longest = max(len(future.requests) for future in futures)
-        if self._longest > self._starts.requests.shape[1]:
-            self._starts = self._tries = _allocate(0, 2 * self._longest)
+        self._images = any(future.to_encode is not None for future in futures)
+        room = self._starts.requests.shape[1]
+        if self._longest > room or (self._images and not self._image_rooms):
+            room = max(room, 2 * self._longest)
+            self._image_rooms |= self._images
+            self._starts = self._tries = _allocate(0, room, self._image_rooms)
         if len(futures) > len(self._starts.clock):
-            self._starts = _allocate(len(futures), self._starts.requests.shape[1])
+            self._starts = _allocate(len(futures), room, self._image_rooms)
         state = _rows(self._starts, 0, len(futures))
         state.clock[:] = np.zeros(1, state.clock.dtype)[0]
         state.clock["now_ms"] = horizon.now_ms
@@ -128,6 +146,8 @@ class Twin:
         state.users["finish"] = 0.0
         for i, future in enumerate(futures):
             as_bytes(state.requests)[i, : len(future.requests)] = as_bytes(future.requests)
+        if self._images:
+            _put_images(state, futures, image_ms)
         begin(
             state,
             np.array([future.running for future in futures]),
@@ -149,13 +169,16 @@ class Twin:
         starts = _rows(self._starts, first, self._futures if end is None else end)
         c, f = len(candidates.batch_size), len(starts.clock)
         if c * f > len(self._tries.clock):
-            self._tries = _allocate(c * f, self._starts.requests.shape[1])
+            self._tries = _allocate(c * f, self._starts.requests.shape[1], self._image_rooms)
         tries = _rows(self._tries, 0, c * f)
         for name in _COPIED:
             start = as_bytes(getattr(starts, name))
             copies = as_bytes(getattr(tries, name)).reshape(c, *start.shape)
             some = (..., slice(self._longest)) if name in _PER_REQUEST else ...
             np.copyto(copies[some], start[some])
+        if self._images:
+            rows = max(self._longest, IMAGE_ROWS)
+            tries.images.reshape(c, f, -1)[..., :rows] = starts.images[:, :rows]
         _write(candidates, tries.limits.reshape(c, f))
         values = np.zeros(c * f)
         horizon = self._horizon
@@ -170,9 +193,24 @@ class Twin:
         return values.reshape(c, f)
 
 
-def _allocate(simulations: int, requests: int) -> SchedulerState:
+def _allocate(simulations: int, requests: int, images: bool = False) -> SchedulerState:
     """A state of plain arrays: compiled code needs no attributes, and views of `recarray` cost ten times as much."""
-    return SchedulerState._make(array.view(np.ndarray) for array in allocate(simulations, requests))
+    state = allocate(simulations, requests, images=requests if images else 0)
+    return SchedulerState._make(array.view(np.ndarray) for array in state)
+
+
+def _put_images(state: SchedulerState, futures: Sequence[Future], image_ms: float) -> None:
+    """Images that differ, all of the smallest size, of which no features are kept: each takes the same time."""
+    state.clock["images"], state.clock["encode_together"] = 1, 1
+    state.clock["encode_token_ms"] = image_ms / image_tokens(SIDES_PX[0])
+    state.clock["feature_first"] = state.clock["feature_last"] = NOBODY
+    state.images[:] = np.zeros((), state.images.dtype)
+    state.images["kind"] = NO_IMAGE
+    # No part of a prompt is long enough for its image to be found in a cache.
+    state.images["end"] = np.iinfo(np.int32).max
+    for i, future in enumerate(futures):
+        if future.to_encode is not None:
+            state.images["kind"][i, : len(future.requests)] = np.where(future.to_encode, 0, NO_IMAGE)
 
 
 def _rows(state: SchedulerState, first: int, end: int) -> SchedulerState:

@@ -18,6 +18,7 @@ from batchpilot.core.limit_arrays import LimitArrays
 from batchpilot.core.slo import can_be_aimed_at, within_promise
 from batchpilot.engines.simulated.twin import Horizon, Twin
 from batchpilot.tuners.planning.aiming import LOWEST_SHARE, share_for
+from batchpilot.tuners.planning.encoding import Encoding
 from batchpilot.tuners.planning.estimating import Estimate
 from batchpilot.tuners.planning.traffic import Traffic
 from batchpilot.tuners.planning.worth import believed_kv_tokens, work_in_progress
@@ -47,6 +48,7 @@ class Foresight:
 
     Attributes:
         traffic: what came.
+        encoding: what its images cost.
         estimate: as given.
         twin: what tries limits out.
         tpot_ms: the TPOT that requests are promised, the last one where none is now; infinity before any.
@@ -55,7 +57,7 @@ class Foresight:
     def __init__(self, estimate: Estimate, slo: SLO | None) -> None:
         self.estimate, self._slo = estimate, slo
         self.twin = Twin()
-        self.traffic = Traffic()
+        self.traffic, self.encoding = Traffic(), Encoding()
         self.tpot_ms = math.inf
         self._details: WindowDetails | None = None
 
@@ -90,12 +92,14 @@ class Foresight:
         """
         details = self._details
         assert details is not None
+        self.encoding.hear(metrics)
+        image_share, image_ms = self.encoding.share(self.traffic.mean_prompt), self.encoding.image_ms
         ttft_ms = self._promises()
         kv_tokens = believed_kv_tokens(details, metrics)
-        horizon = self._horizon(details, metrics.step_ms_mean, kv_tokens, ttft_ms)
+        horizon = self._horizon(details, metrics.step_ms_mean, kv_tokens, ttft_ms, image_share * image_ms)
         margin = max(min(share_for(self.estimate.error), MARGIN), LOWEST_SHARE)
-        guesses = self.traffic.futures(details, futures, horizon.length_ms, margin, rng)
-        self.twin.look(guesses, self.estimate.parameters, kv_tokens, horizon)
+        guesses = self.traffic.futures(details, futures, horizon.length_ms, margin, rng, image_share)
+        self.twin.look(guesses, self.estimate.parameters, kv_tokens, horizon, image_ms=image_ms)
         return horizon.length_ms
 
     def values(self, candidates: LimitArrays, first: int = 0, end: int | None = None) -> NDArray[np.float64]:
@@ -110,7 +114,7 @@ class Foresight:
 
     def forget(self) -> None:
         """Forget traffic and steps."""
-        self.traffic = Traffic()
+        self.traffic, self.encoding = Traffic(), Encoding()
         self.estimate.forget()
         self._details, self.tpot_ms = None, math.inf
 
@@ -118,6 +122,7 @@ class Foresight:
         """Traffic, estimate and promise as plain data."""
         return {
             "traffic": self.traffic.state_dict(),
+            "encoding": self.encoding.state_dict(),
             "estimate": self.estimate.state_dict(),
             "tpot_ms": self.tpot_ms if math.isfinite(self.tpot_ms) else None,
         }
@@ -132,11 +137,14 @@ class Foresight:
             KeyError: a field is missing; nothing is changed then.
             ValueError: a field is wrong.
         """
-        traffic, estimate = Traffic(), state["estimate"]
+        traffic, encoding, estimate = Traffic(), Encoding(), state["estimate"]
         tpot_ms = math.inf if state["tpot_ms"] is None else float(state["tpot_ms"])
         traffic.load_state_dict(state["traffic"])
+        if "encoding" in state:  # states of before have none
+            encoding.load_state_dict(state["encoding"])
         self.estimate.load_state_dict(estimate)
-        self.traffic, self.tpot_ms, self._details = traffic, tpot_ms, None
+        self.traffic, self.encoding = traffic, encoding
+        self.tpot_ms, self._details = tpot_ms, None
 
     def _promises(self) -> float:
         """Take up the TPOT that requests are promised, near the operator's; the TTFT."""
@@ -147,7 +155,9 @@ class Foresight:
         ttft_ms = within_promise(traffic.typical_ttft_ms(), None if slo is None else slo.ttft_ms)
         return min(ttft_ms, LONGEST_COUNTED_MS)
 
-    def _horizon(self, details: WindowDetails, measured_ms: float, kv_tokens: int, ttft_ms: float) -> Horizon:
+    def _horizon(
+        self, details: WindowDetails, measured_ms: float, kv_tokens: int, ttft_ms: float, encode_ms: float
+    ) -> Horizon:
         traffic, latency = self.traffic, self.estimate.parameters
         shortest_ms = latency.predict_one(1, 1, 0)
         step_ms = min(measured_ms if measured_ms > 0 else math.inf, self.tpot_ms, LONGEST_COUNTED_MS)
@@ -162,6 +172,7 @@ class Foresight:
             traffic.rate_per_ms(details.now_ms),
             kv_tokens,
             cached_tokens=traffic.mean_cached,
+            encode_ms=encode_ms,
         )
         price = traffic.mean_output / max(traffic.mean_prompt - traffic.mean_cached, 1.0)
         return Horizon(details.now_ms, counted, counted + seen_through, price, worth)

@@ -109,7 +109,13 @@ class Traffic:
         return typical_target(self.arrivals["tpot_target_ms"])
 
     def futures(
-        self, details: WindowDetails, count: int, length_ms: float, margin: float, rng: np.random.Generator
+        self,
+        details: WindowDetails,
+        count: int,
+        length_ms: float,
+        margin: float,
+        rng: np.random.Generator,
+        image_share: float = 0.0,
     ) -> list[Future]:
         """Guesses of what comes, each the recent past from another moment on, so that its bursts stay what they were.
 
@@ -118,7 +124,8 @@ class Traffic:
             count: how many guesses.
             length_ms: how far they reach.
             margin: share of its targets that a request is taken to have been promised.
-            rng: draws the moments and the output lengths.
+            rng: draws the moments, the output lengths and the images.
+            image_share: share of the requests not let in yet that have an image to encode.
         """
         times = self.arrivals["arrival_ms"]
         span = max(details.now_ms - times[0], length_ms)
@@ -140,7 +147,11 @@ class Traffic:
             requests["ttft_target_ms"] *= margin
             requests["tpot_target_ms"] *= margin
             requests["output"] = requests["estimated_output"] = self._draw_outputs(requests["generated"], rng)
-            futures.append(Future(requests, len(details.running), len(details.waiting)))
+            to_encode = None
+            if image_share > 0.0:
+                to_encode = rng.random(len(requests)) < image_share
+                to_encode[: len(details.running)] = False
+            futures.append(Future(requests, len(details.running), len(details.waiting), to_encode))
         return futures
 
     def draw_outputs(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:

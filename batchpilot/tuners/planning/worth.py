@@ -24,6 +24,7 @@ def work_in_progress(
     rate_per_ms: float,
     kv_capacity_tokens: int,
     cached_tokens: float = 0.0,
+    encode_ms: float = 0.0,
 ) -> float:
     """Which share of a request's output counts once its prompt is computed; the rest counts as it is generated.
 
@@ -38,11 +39,12 @@ def work_in_progress(
         rate_per_ms: requests that arrive.
         kv_capacity_tokens: KV tokens that fit; 0 for no bound.
         cached_tokens: of a mean prompt, what need not be computed.
+        encode_ms: time that encoding a request's image takes, in the mean over all requests.
     """
     context = prompt_tokens + output_tokens / 2
     fits = kv_capacity_tokens / context if kv_capacity_tokens else LARGEST_BATCH_SIZE
     batch_size = min(max(fits, 1.0), LARGEST_BATCH_SIZE)
-    prefill_ms = (prompt_tokens - cached_tokens) * (latency.w_1 / latency.p_max + latency.tau_s)
+    prefill_ms = (prompt_tokens - cached_tokens) * (latency.w_1 / latency.p_max + latency.tau_s) + encode_ms
     decode_ms = output_tokens * latency.predict_one(batch_size, batch_size, batch_size * context) / batch_size
     load = rate_per_ms * (prefill_ms + decode_ms)
     scarcity = min(max((load - SPARE_UNTIL_LOAD) / (SCARCE_FROM_LOAD - SPARE_UNTIL_LOAD), 0.0), 1.0)

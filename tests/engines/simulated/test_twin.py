@@ -1,5 +1,7 @@
 """The digital twin: what it says of the present moment is what the engine then does."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,8 @@ from batchpilot.engines.simulated.config import EngineConfig
 from batchpilot.engines.simulated.engine import SimulatedEngine
 from batchpilot.engines.simulated.twin import Future, Horizon, Twin
 from batchpilot.latency.model.saturation import SaturationParameters
+from batchpilot.latency.model.vision_tower import VisionTower
+from batchpilot.workloads.images import Images
 from batchpilot.workloads.table import RequestTable
 
 LATENCY = SaturationParameters(p_max=20.0, k_b=0.12, k_s=0.005, tau_0=10.0, tau_b=0.02, tau_c=1e-4)
@@ -131,3 +135,35 @@ def test_the_step_log_can_be_read_from_any_step_on():
     assert len(whole) > 2 * 4096
     for since in (0, 1, 4095, 4096, 4097, 8192, len(whole) - 1, len(whole)):
         assert np.array_equal(engine.step_log(since), whole[since:])
+
+
+def test_images_to_encode_take_their_time_in_the_twin_as_in_the_engine():
+    images = Images.from_arrays([224] * 40)
+    requests = RequestTable.from_arrays(
+        np.arange(40) * 100.0, [300] * 40, [20] * 40, slos=SLO(1500.0, 80.0), images=images
+    )
+    tower = VisionTower(pass_ms=0.0, token_ms=150.0 / 256, together=1, feature_cache=0)
+    engine = SimulatedEngine(EngineConfig(LATENCY, LATENCY, kv_capacity_tokens=KV_TOKENS, vision=tower), requests)
+    engine.set_limits(SETTINGS[0])
+    engine.run_until(1000.0)
+    details = DetailsReader(engine).read()
+    future = true_future(engine, details)
+    shown = replace(future, to_encode=np.arange(len(future.requests)) >= future.running)
+    horizon = Horizon(engine.now_ms, 1e9, 1e9)
+    candidates = limit_arrays([Limits(256, 2048, ttft_guard=1.0), Limits(256, 2048)])
+    twin = Twin()
+    told = []
+    for guess, image_ms in ((future, 0.0), (shown, 150.0), (future, 0.0)):
+        twin.look([guess], LATENCY, KV_TOKENS, horizon, image_ms=image_ms)
+        told.append(twin.values(candidates)[:, 0])
+    before = int(engine.state.clock[0].n_ended)
+    engine.set_limits(Limits(256, 2048, ttft_guard=1.0))
+    engine.run_until(np.inf)
+    s = engine.state
+    done = s.requests[s.slots["ended"][before : s.clock[0].n_ended]]
+    pace = (done["finish_ms"] - done["first_ms"]) <= done["tpot_target_ms"] * (done["generated"] - 1)
+    in_time = done["first_ms"] - done["arrival_ms"] <= done["ttft_target_ms"]
+    assert told[1][0] == done["output"][(done["reason"] == 1) & pace & in_time].sum()
+    assert told[0][0] == told[0][1]  # blind to encoding, a guard changes nothing
+    assert told[1][0] > 1.5 * told[1][1]  # seen, it saves most of what would be served
+    assert np.array_equal(told[0], told[2])  # what was tried with images leaves no trace

@@ -244,3 +244,25 @@ def test_plans_leave_alone_what_the_server_cannot_hold_and_never_take_the_step_t
 def test_a_track_of_which_the_server_holds_nothing_is_refused():
     with pytest.raises(ValueError, match="cannot hold"):
         behind_a_door(prepare(scenario("quick-chat"), 0), track="batch", not_held=TRACKS["batch"])
+
+
+def test_windows_that_tell_of_encoding_change_the_plan_and_a_copy_remembers():
+    def planned(**told):
+        tuner = make_tuner("model-based", latency=LATENCY, slo=SLO(1000.0, 50.0), track="guarded")
+        tuner.study(details(5000.0, np.arange(0.0, 5000.0, 100.0), [20] * 50, waiting=requests([4900.0] * 5)))
+        heard = {"step_ms_mean": 30.0, "kv_capacity_tokens": 100_000, "duration_ms": 5000.0}
+        tuner.tell(WindowMetrics(limits=tuner.ask(), **heard, admitted_prompt_tokens=5000, **told))
+        return tuner
+
+    blind, none = planned(), planned(images=50, image_hits=50)
+    seen = planned(images=50, image_hits=10, encode_ms=40 * 150.0)
+    encoding = seen._foresight.encoding
+    assert (encoding.image_ms, encoding.share(100.0)) == (150.0, 0.8)
+    assert none.status()["planned_tokens"] == blind.status()["planned_tokens"]
+    assert seen.status()["planned_tokens"] < 0.8 * blind.status()["planned_tokens"]
+    copy = make_tuner("model-based", latency=LATENCY, track="guarded")
+    copy.load_state_dict(json.loads(json.dumps(seen.state_dict())))
+    assert copy._foresight.encoding.share(100.0) == 0.8
+    old = {name: value for name, value in blind.state_dict().items() if name != "encoding"}
+    copy.load_state_dict(old)
+    assert copy._foresight.encoding.share(100.0) == 0.0
