@@ -46,7 +46,16 @@ def tiny_runner():
 
 @contextlib.contextmanager
 def serving(
-    runner, *, tuner="static-32", window_ms=50.0, room=256, setting=None, clock=time.perf_counter, apart=False, **config
+    runner,
+    *,
+    tuner="static-32",
+    window_ms=50.0,
+    room=256,
+    setting=None,
+    clock=time.perf_counter,
+    apart=False,
+    engine=None,
+    **config,
 ):
     """Yields a service, its address and its server; at the end no request, task or thread of it may be left.
 
@@ -63,6 +72,7 @@ def serving(
         room=room,
         setting=setting,
         clock=clock,
+        engine_config=engine,
     )
     server = make_server(service, port=0, apart=apart)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -158,7 +158,8 @@ class OwnEngine:
             engine_config=TorchEngineConfig(max_model_len=self._run.engine.max_model_len, seed=self._seed),
             window_ms=self._run.window_ms,
         )
-        prompts = Prompts(self._requests.prompt_tokens, self.bytes_per_token, self._seed, self._requests.turns)
+        requests = self._requests
+        prompts = Prompts(requests.prompt_tokens, self.bytes_per_token, self._seed, requests.turns, requests.prefixes)
         return await run_in_process(
             self._requests, service, prompts, grace_s=grace_s, on_progress=on_progress, stop=stop
         )

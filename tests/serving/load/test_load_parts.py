@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shared_prefixes import in_common
 
 from batchpilot.core import SLO
 from batchpilot.runners.http.load_command import _part
@@ -42,3 +43,22 @@ def test_a_part_is_cut_in_the_scenarios_own_time_before_the_rate():
 def test_impossible_rates_are_refused(rate, per_s):
     with pytest.raises(ValueError, match=r"rate|requests-per-s"):
         _part(TABLE, 0.0, None, rate, per_s)
+
+
+@given(st.integers(0, 2**20), st.sampled_from([1.0, 3.7]))
+def test_prompts_share_just_the_text_of_the_blocks_that_they_share(seed, bytes_per_token):
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(1, 200, 6)
+    prefixes = in_common(tokens + 40, 16, rng)  # the last hashes reach into the answer
+    prompts = Prompts(tokens, bytes_per_token, seed, prefixes=prefixes)
+    for row, wanted in enumerate(tokens):
+        assert len(prompts[row]) == max(round(wanted * bytes_per_token), 1)
+        for other in range(row):
+            mine, others = (prefixes.hashes[prefixes.starts[r] : prefixes.starts[r + 1]] for r in (row, other))
+            whole = min(len(mine), len(others), wanted // 16, tokens[other] // 16)
+            alike = int(np.cumprod(mine[:whole] == others[:whole]).sum())
+            length = round(alike * 16 * bytes_per_token)
+            assert prompts[row][:length] == prompts[other][:length]
+            more = length + 40
+            if min(len(prompts[row]), len(prompts[other])) >= more:
+                assert prompts[row][:more] != prompts[other][:more]
