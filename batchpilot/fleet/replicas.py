@@ -394,7 +394,7 @@ class Replicas:
             lost: why.
         """
         mine = np.flatnonzero(where[:, 0] == i)
-        records = np.array(self.state.requests[i])[where[mine, 1]]
+        records = np.asarray(self.state.requests)[i, where[mine, 1]]
         unfinished = records["reason"] == UNFINISHED
         records["reason"][unfinished] = lost
         records["finish_ms"][unfinished] = now_ms
