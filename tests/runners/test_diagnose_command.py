@@ -71,17 +71,27 @@ def test_a_running_server_is_watched():
     with serving(tiny_runner(), tuner="static-8") as (_, url, _server):
         body = {"model": "tiny", "prompt": "hello", "max_tokens": 20, "ignore_eos": True, "ttft_ms": 1e5}
 
+        watched, answered = threading.Event(), threading.Barrier(25)
+
         def ask():
-            for _ in range(4):
+            httpx.post(f"{url}/v1/completions", json=body, timeout=60.0)
+            answered.wait(timeout=60.0)
+            while not watched.is_set():
                 httpx.post(f"{url}/v1/completions", json=body, timeout=60.0)
 
+        # Three times as many clients as the batch holds, from before the watch until after it.
         clients = [threading.Thread(target=ask) for _ in range(24)]
         for client in clients:
             client.start()
+        answered.wait(timeout=60.0)
         # A promise that nobody keeps: the verdict is about what makes them wait.
-        answer = diagnose("--url", url, "--seconds", 1.5, "--every", 0.1, "--ttft-ms", 0.01, "--tpot-ms", 1e5, "--json")
-        for client in clients:
-            client.join()
+        promise = ("--ttft-ms", 0.01, "--tpot-ms", 1e5)
+        try:
+            answer = diagnose("--url", url, "--seconds", 1.5, "--every", 0.1, *promise, "--json")
+        finally:
+            watched.set()
+            for client in clients:
+                client.join()
     told = json.loads(answer.stdout)
     assert (told["source"], told["binds"]) == ("batchpilot", "batch")
     assert told["evidence"]["batch_size"] == 8
