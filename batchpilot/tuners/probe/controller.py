@@ -47,7 +47,7 @@ def decide(state: TunerState, sample: Sample) -> None:
         return
     evidence = state.settled(sample)
     if evidence is None:
-        shown = "a move that is too recent" if state.settling_ms < state.settle_ms else sample.evidence.value
+        shown = "a batch that has only just settled" if state.settling_ms < state.settle_ms else sample.evidence.value
         state.reason = f"waiting at size {state.size}: the window shows {shown}"
     else:
         RULES[state.phase](state, sample, evidence)
