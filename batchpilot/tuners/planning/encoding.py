@@ -14,6 +14,7 @@ import numpy as np
 from batchpilot.core import WindowMetrics
 
 MEMORY_MS = 60_000.0
+"""How far back windows are remembered."""
 
 
 class Encoding:
