@@ -40,7 +40,7 @@ SERVED = {
 }
 """What stands for every scenario's engine, since the catalogue's devices differ between revisions."""
 
-HELD_OUT = ("held-steady-chat-h100", "held-burst-code-h100", "held-overload-2-m3", "held-mix-shift-h100")
+HELD_OUT = ("held-steady-70b-h100", "held-burst-code-h100", "held-overload-2-m3", "held-mix-shift-h100")
 
 
 class NotAvailableError(Exception):

@@ -15,7 +15,7 @@ from torch import nn
 import batchpilot.envs  # noqa: F401  registers the ids
 from batchpilot.agents.export.agent import export_actor
 
-ENV, ROWS, STEPS, EPOCHS, BATCHES = "batchpilot/limits-train-v0", 16, 64, 4, 4
+ENV, ROWS, STEPS, EPOCHS, BATCHES = "batchpilot/limits-train-v1", 16, 64, 4, 4
 GAMMA, LAMBDA, CLIP, ENTROPY, RATE = 0.98, 0.95, 0.2, 0.005, 5e-4
 
 

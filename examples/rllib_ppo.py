@@ -12,7 +12,7 @@ import gymnasium
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.tune.registry import register_env
 
-ENV = "batchpilot/limits-train-v0"
+ENV = "batchpilot/limits-train-v1"
 
 
 def make(config: Any) -> gymnasium.Env:

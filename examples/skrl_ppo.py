@@ -21,7 +21,7 @@ from torch import nn
 import batchpilot.envs  # noqa: F401  registers the ids
 from batchpilot.agents.export.agent import export_actor
 
-ENV, ROWS, STEPS = "batchpilot/limits-train-v0", 16, 64
+ENV, ROWS, STEPS = "batchpilot/limits-train-v1", 16, 64
 
 
 def network(inputs: int, outputs: int) -> nn.Sequential:

@@ -46,6 +46,8 @@ Family = Literal[
     "closed-loop",
     "trace",
     "agents",
+    "images",
+    "speculation",
 ]
 
 
@@ -107,11 +109,13 @@ class SpeculationSpec(StrictModel):
         acceptance: probability that the first token of a draft is accepted.
         decay: factor by which it falls from each token of a draft to the next.
         draft_share: of the model's step, what each step of the drafter takes; 0 for prompt lookup.
+        drafted: tokens that the server drafts from its start on, whoever sets the limits; a limit above 0 goes first.
     """
 
     acceptance: Annotated[float, Field(ge=0, le=1)] = Speculation().acceptance
     decay: Annotated[float, Field(ge=0, le=1)] = Speculation().decay
     draft_share: Annotated[float, Field(ge=0)] = Speculation().draft_share
+    drafted: Annotated[int, Field(ge=0)] = Speculation().drafted
 
 
 class TenantSpec(StrictModel):
@@ -170,9 +174,12 @@ class EngineSpec(StrictModel):
     tenants: dict[Annotated[int, Field(ge=0)], TenantSpec] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _blocks_can_be_shared(self) -> EngineSpec:
+    def _padded_batches_do_neither(self) -> EngineSpec:
         if self.prefix_cache and self.mode == "static":
             raise problem("padded batches share no blocks; take mode continuous, or leave it off", "prefix_cache")
+        if self.speculation is not None and self.speculation.drafted and self.mode == "static":
+            told = "padded batches advance together and draft nothing; take mode continuous, or leave it out"
+            raise problem(told, "speculation", "drafted")
         return self
 
 
@@ -269,6 +276,8 @@ class Scenario(StrictModel):
         for name in ("vision", "speculation", "device_spread"):
             if getattr(self.engine, name) is None:
                 del data["engine"][name]
+        if self.engine.speculation is not None and not self.engine.speculation.drafted:
+            del data["engine"]["speculation"]["drafted"]
         for name in ("sharing", "conversations", "images"):
             if getattr(self.workload, name) is None:
                 del data["workload"][name]

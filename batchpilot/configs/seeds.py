@@ -14,8 +14,7 @@ def suite_seeds(suite: str) -> range:
     Args:
         suite: a suite's name; every suite without a block of its own shares the one that starts at 0.
     """
-    part = suite.removeprefix("agents-")
-    block = _OWN_BLOCK.index(part) + 1 if part in _OWN_BLOCK else 0
+    block = next((k for k, part in enumerate(_OWN_BLOCK, 1) if suite == part or suite.endswith(f"-{part}")), 0)
     return range(block * BLOCK, (block + 1) * BLOCK)
 
 

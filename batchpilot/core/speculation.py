@@ -16,6 +16,8 @@ class Speculation:
             0-1; 1 for the same at every place.
         draft_share: what a step of the drafter takes, as a share of the model's own step with one token for each of
             the requests that draft; k tokens take k of them. 0 for prompt lookup, whose search takes next to nothing.
+        drafted: tokens drafted for each decoding request where the limits ask for none, >= 0: what a server was started
+            with.
 
     Raises:
         ValueError: a value is outside its bound.
@@ -28,6 +30,7 @@ class Speculation:
     acceptance: float = 0.65
     decay: float = 1.0
     draft_share: float = 0.05
+    drafted: int = 0
 
     def __post_init__(self) -> None:
         for name in ("acceptance", "decay"):
@@ -36,6 +39,8 @@ class Speculation:
                 raise ValueError(f"{name} is {value}; it must be a probability, 0 to 1")
         if not (math.isfinite(self.draft_share) and self.draft_share >= 0):
             raise ValueError(f"draft_share is {self.draft_share}; it must be >= 0, 0 for prompt lookup")
+        if self.drafted < 0:
+            raise ValueError(f"drafted is {self.drafted}; it must be >= 0 tokens, 0 for no drafts of the server's own")
 
     def expected_tokens(self, drafted: int) -> float:
         """Mean tokens that a verified draft gives, the one after the accepted ones included.

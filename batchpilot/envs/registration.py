@@ -13,18 +13,29 @@ ENV_ID = "batchpilot/Batching-v0"
 BATCH_SERVICE_ID = "batchpilot/BatchService-v0"
 FLEET_ID = "batchpilot/Fleet-v0"
 
-VERSION = 0
+VERSION = 1
 """Changes with anything that makes scores of a track and suite another thing: features, actions, scenarios, rewards."""
 
 
-def env_id(track: str, suite: str) -> str:
+def env_id(track: str, suite: str, version: int = VERSION) -> str:
     """The id under which a track's limits are set on a suite's scenarios, at the suite's own seeds.
 
     Args:
         track: one of `TRACKS`.
         suite: one of `suite_ids()`' suites.
+        version: the present one can be made; Gymnasium refuses earlier ones and names the present one.
     """
-    return f"batchpilot/{track}-{suite}-v{VERSION}"
+    return f"batchpilot/{track}-{suite}-v{version}"
+
+
+def earlier_ids(track: str, suite: str) -> list[str]:
+    """Ids of the same track and suite before something changed what its scores mean, oldest first.
+
+    Args:
+        track: one of `TRACKS`.
+        suite: a suite.
+    """
+    return [env_id(track, suite, version) for version in range(VERSION)]
 
 
 def suite_ids() -> dict[str, tuple[str, str]]:

@@ -60,7 +60,7 @@ class SimulationRows:
         self._quantities = np.zeros((n, QUANTITIES))
         self._in_force = np.zeros((n, len(LimitArrays._fields)))
         self._codes = np.zeros(n, np.int64)
-        self._discipline = np.zeros(n)
+        self._discipline, self._drafted = np.zeros(n), np.zeros(n)
         self._use(allocate(n, 0))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -108,6 +108,7 @@ class SimulationRows:
         )
         load(self._state, i, engine, requests)
         self._discipline[i] = DISCIPLINES[engine.discipline]
+        self._drafted[i] = engine.speculation.drafted
 
     def set_limits(self, limits: LimitArrays) -> None:
         """Put limits into force in every row.
@@ -133,7 +134,8 @@ class SimulationRows:
         record["delay_factor"] = np.where(np.isinf(limits.delay_factor), 0.0, limits.delay_factor)
         record["max_padding_tokens"] = np.minimum(limits.max_padding_tokens, OFF_TOKENS)
         record["max_padding_share"] = limits.max_padding_share
-        record["speculative_tokens"] = limits.speculative_tokens
+        asked = limits.speculative_tokens
+        record["speculative_tokens"] = np.where(asked > 0, asked, self._drafted)
         record["refusal_bound"] = limits.refusal_bound
         record["discipline"] = np.where(limits.discipline == NO_DISCIPLINE, self._discipline, limits.discipline)
 

@@ -228,7 +228,8 @@ class Replicas:
             limits: its.
         """
         if limits != self._limits[i]:
-            write_limits(self.state, i, limits, self.specs[self.kinds[i]].engine.discipline)
+            engine = self.specs[self.kinds[i]].engine
+            write_limits(self.state, i, limits, engine.discipline, engine.speculation.drafted)
             self._limits[i] = limits
             self.links[i].wake_ms = 0.0
 

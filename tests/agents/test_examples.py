@@ -8,10 +8,11 @@ import pytest
 
 pytest.importorskip("stable_baselines3")
 
+from batchpilot.envs import env_id
 from batchpilot.tuners.policy import read_policy
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-QUICK = "batchpilot/limits-quick-v0"
+QUICK = env_id("limits", "quick")
 
 
 def example(name, monkeypatch):

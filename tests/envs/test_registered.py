@@ -13,6 +13,7 @@ from batchpilot.configs.scenario import suite
 from batchpilot.configs.seeds import suite_seeds
 from batchpilot.core import TRACKS
 from batchpilot.envs import BATCH_SERVICE_ID, ENV_ID, FLEET_ID, BatchingEnv, env_id, suite_ids
+from batchpilot.envs.registration import VERSION
 
 # A track changes the spaces, a suite the runs; conversations take seconds to draw, so one suite of them stands for all.
 CHECKED = [
@@ -46,6 +47,12 @@ def test_what_is_judged_on_is_never_drawn_in_training():
         drawn[played] = {env.reset(seed=seed)[1]["seed"] for seed in range(5)}
     assert not drawn["train"] & drawn["held-out"]
     assert not drawn["train"] & drawn["validation"]
+
+
+def test_an_id_of_earlier_scenarios_is_refused_with_the_one_to_use_now():
+    now = env_id("limits", "held-out")
+    with pytest.raises(gymnasium.error.DeprecatedEnv, match=f"use `{now}` instead"):
+        gymnasium.make(env_id("limits", "held-out", VERSION - 1))
 
 
 def test_an_id_says_all_of_itself_as_json():

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from batchpilot.envs import env_id
 from batchpilot.runners.main import app
 
-ENV = "batchpilot/guarded-quick-v0"
+ENV = env_id("guarded", "quick")
 
 
 def collected(name, *options):

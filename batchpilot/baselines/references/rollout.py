@@ -130,8 +130,9 @@ class Rollouts:
             Records of `LIMITS`, shape (windows,).
         """
         scratch = allocate(len(schedule), 0)._replace(limits=np.zeros(len(schedule), LIMITS).view(np.recarray))
+        engine = self._run.engine
         for i, limits in enumerate(schedule):
-            write_limits(scratch, i, limits, self._run.engine.discipline)
+            write_limits(scratch, i, limits, engine.discipline, engine.speculation.drafted)
         return scratch.limits
 
     def _play(self, i: int, schedule: NDArray[np.void], last: int) -> None:

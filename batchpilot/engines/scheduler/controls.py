@@ -23,7 +23,7 @@ NOT_PADDED = (
 _summarise, _open_window = entered(summarise), entered(open_window)
 
 
-def write_limits(state: SchedulerState, i: int, limits: Limits, discipline: str) -> None:
+def write_limits(state: SchedulerState, i: int, limits: Limits, discipline: str, drafted: int = 0) -> None:
     """Put limits into force in row `i`.
 
     Args:
@@ -31,6 +31,7 @@ def write_limits(state: SchedulerState, i: int, limits: Limits, discipline: str)
         i: the row.
         limits: what the tuner asked for.
         discipline: who is next where the limits do not say.
+        drafted: `speculative_tokens` where the limits have none.
 
     Raises:
         ValueError: speculation in padded batches.
@@ -48,7 +49,7 @@ def write_limits(state: SchedulerState, i: int, limits: Limits, discipline: str)
         limits.delay_factor or 0.0,
         OFF_TOKENS if limits.max_padding_tokens is None else limits.max_padding_tokens,
         math.inf if limits.max_padding_share is None else limits.max_padding_share,
-        limits.speculative_tokens,
+        limits.speculative_tokens or drafted,
         math.inf if limits.refusal_bound is None else limits.refusal_bound,
     )
 
@@ -59,6 +60,7 @@ class Controls:
     Args:
         state: a loaded state of one simulation.
         discipline: who is next where the limits do not say.
+        drafted: `speculative_tokens` where the limits have none.
 
     Attributes:
         row: the scheduler's arrays, as kernels take them.
@@ -66,19 +68,19 @@ class Controls:
         record: where a window is summarised, one record of `METRICS`.
     """
 
-    def __init__(self, state: SchedulerState, discipline: str) -> None:
-        self._discipline = discipline
+    def __init__(self, state: SchedulerState, discipline: str, drafted: int = 0) -> None:
+        self._discipline, self._drafted = discipline, drafted
         self._limits: Limits | None = None
         self._use(state)
 
-    def __getstate__(self) -> tuple[SchedulerState, str, Limits | None]:
+    def __getstate__(self) -> tuple[SchedulerState, str, int, Limits | None]:
         """What a copy is made of; views are not, since a copied view no longer looks at what it is a view of."""
         arrays = SchedulerState._make(array.copy() for array in self._state)
-        return arrays, self._discipline, self._limits
+        return arrays, self._discipline, self._drafted, self._limits
 
-    def __setstate__(self, state: tuple[SchedulerState, str, Limits | None]) -> None:
+    def __setstate__(self, state: tuple[SchedulerState, str, int, Limits | None]) -> None:
         """Go on from a copy."""
-        arrays, self._discipline, self._limits = state
+        arrays, self._discipline, self._drafted, self._limits = state
         self._use(arrays)
 
     def _use(self, state: SchedulerState) -> None:
@@ -115,7 +117,7 @@ class Controls:
             limits: what the tuner asked for.
         """
         if limits is not self._limits:
-            write_limits(self._state, 0, limits, self._discipline)
+            write_limits(self._state, 0, limits, self._discipline, self._drafted)
             self._limits = limits
 
     def cancel(self, request: int) -> bool:

@@ -107,6 +107,8 @@ class EngineConfig:
             raise ValueError(f"front_ms is {self.front_ms}; it must be >= 0 ms")
         if self.prefix_cache and self.mode == "static":
             raise ValueError("prefix_cache is on in mode static; padded batches share no blocks, so choose continuous")
+        if self.speculation.drafted and self.mode == "static":
+            raise ValueError("speculation.drafted is above 0 in mode static; padded batches draft nothing")
         starts = [start for start, _ in self.drift]
         if starts != sorted(starts):
             raise ValueError(f"drift starts {starts} must ascend")

@@ -60,7 +60,7 @@ class SimulatedEngine:
             images=max(requests.image_rows, images),
         )
         load(state, 0, config, requests)
-        self._controls = Controls(state, config.discipline)
+        self._controls = Controls(state, config.discipline, config.speculation.drafted)
         self._row = self._controls.row
         self._full_logs: list[NDArray[np.float64]] = []
 

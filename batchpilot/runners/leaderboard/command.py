@@ -45,6 +45,7 @@ from batchpilot.runners.options import (
     stdout_console,
 )
 from batchpilot.runners.pasted import show_pasted
+from batchpilot.runners.report.ranking import ranks_nobody
 from batchpilot.runners.report.summary import summarise, summarise_families, write_csv
 from batchpilot.runners.report.tables import leaderboard_tables, short_tables, tables
 from batchpilot.runners.report.verdict import verdict
@@ -189,7 +190,7 @@ def leaderboard(
     outcome = run_with_progress(board, folder, jobs, cluster, resume)
     summary = summarise(outcome.rows)
     notes += [f"Left out: {error}." for error in outcome.failed.values()]
-    notes += too_long_notes(outcome.rows)
+    notes += [*too_long_notes(outcome.rows), *ranks_nobody(outcome.rows)]
     _write(folder, board, outcome, summary, notes)
     if save is not None:
         save_baseline(save, summary, outcome.origin)

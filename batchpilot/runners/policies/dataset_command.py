@@ -14,7 +14,7 @@ from batchpilot.runners.options import reporting_mistakes
 @reporting_mistakes
 def dataset(
     name: Annotated[str, typer.Argument(metavar="ID", help="Minari's id, such as batchpilot/limits-train/policy-v0.")],
-    env: Annotated[str, typer.Option(help="The environment of a track and suite.")] = "batchpilot/limits-train-v0",
+    env: Annotated[str, typer.Option(help="The environment of a track and suite.")] = "batchpilot/limits-train-v1",
     behaviour: Annotated[str, typer.Option(help="Who acts: random, or what `leaderboard --tuners` takes.")] = "random",
     epsilon: Annotated[float, typer.Option(help="Share of decisions that are random all the same.")] = 0.0,
     episodes: Annotated[int, typer.Option(min=1, help="How many.")] = 100,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from batchpilot.envs.registration import env_id
 from batchpilot.runners.submissions.record import Figure, Record, ScenarioScores, read_record
 
 _HEAD = """# Leaderboard
@@ -56,9 +57,18 @@ def standings(records: Sequence[Record]) -> str:
         records: what it ranks; only those of one test set are compared.
     """
     groups: dict[tuple[str, str], list[Record]] = {}
-    for one in sorted(records, key=lambda one: (one.id, one.test_set)):
+    for one in sorted(records, key=lambda one: (is_earlier(one), one.id, one.test_set)):
         groups.setdefault((one.id, one.test_set), []).append(one)
     return "\n".join([_HEAD, *(_section(of_one) for of_one in groups.values())])
+
+
+def is_earlier(record: Record) -> bool:
+    """Whether a record was judged on scenarios that have changed since.
+
+    Args:
+        record: any.
+    """
+    return record.id != env_id(record.track, record.suite)
 
 
 def _section(records: Sequence[Record]) -> str:
@@ -69,6 +79,9 @@ def _section(records: Sequence[Record]) -> str:
         f"{len(first.scenarios)} scenarios, seeds {first.seeds[0]} to {first.seeds[-1]}: {_runs(first)} runs, {room} "
         f"of them with room; test set `{first.test_set}`."
     )
+    if is_earlier(first):
+        now = env_id(first.track, first.suite)
+        told += f" The scenarios have changed since: it is `{now}` now, and the two are not comparable."
     return "\n".join([f"## `{first.id}`\n", f"{told}\n", _ranking(ranked), "", _by_scenario(ranked), ""])
 
 

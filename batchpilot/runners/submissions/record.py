@@ -19,7 +19,7 @@ from batchpilot.configs.strict import StrictModel, config_error, problem
 from batchpilot.core.files import json_text, write_atomic
 from batchpilot.core.provenance import config_hash
 from batchpilot.envs.episode import DEFAULT, HINDSIGHT, normalised
-from batchpilot.envs.registration import env_id
+from batchpilot.envs.registration import earlier_ids, env_id
 from batchpilot.runners.report.statistics import Estimate, estimate
 
 Shares = list[float]
@@ -126,8 +126,9 @@ class Record(StrictModel):
             for column in ("goodput", "default", "hindsight"):
                 if len(getattr(one, column)) != len(self.seeds):
                     raise problem(f"there are {len(self.seeds)} seeds, one figure each", "scenarios", name, column)
-        if self.id != env_id(self.track, self.suite):
-            raise problem(f"id is {self.id!r}, but track and suite are those of {env_id(self.track, self.suite)}", "id")
+        now = env_id(self.track, self.suite)
+        if self.id != now and self.id not in earlier_ids(self.track, self.suite):
+            raise problem(f"id is {self.id!r}, but track and suite are those of {now}", "id")
         if self.test_set != test_set_of(self.track, self.seeds, self.scenarios):
             raise problem("test_set is not the hash of these scenarios, seeds and references", "test_set")
         if not _equal(self.figures.model_dump(), figures_of(self.scenarios).model_dump()):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from shared_prefixes import in_common
 
 from batchpilot import SLO, Limits, RequestTable, SaturationParameters, simulate
+from batchpilot.configs.scenario import EngineSpec, scenario
 from batchpilot.core.limit_arrays import limit_arrays, limits_at
 from batchpilot.core.speculation import Speculation
 from batchpilot.engines import EngineConfig, SimulatedEngine
@@ -16,6 +17,7 @@ from batchpilot.engines.memory import MemoryModel
 from batchpilot.engines.scheduler.state import UNFINISHED
 from batchpilot.engines.simulated.stream import simulate_stream
 from batchpilot.engines.simulated.twin import Future, Horizon, Twin
+from batchpilot.envs import prepare
 from batchpilot.envs.rows import SimulationRows
 
 LATENCY = SaturationParameters(p_max=12.0, k_b=10.0, k_s=0.01, tau_0=5.0, tau_b=0.02, tau_c=3e-4)
@@ -236,3 +238,46 @@ def test_a_draft_has_a_whole_number_of_tokens(wrong):
 def test_a_drafter_out_of_bounds_is_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Speculation(**wrong)
+
+
+def started_with(drafted):
+    return Speculation(acceptance=0.7, draft_share=0.02, drafted=drafted)
+
+
+def test_a_server_started_with_drafts_serves_as_limits_that_ask_for_them_do():
+    table = RequestTable.from_arrays(np.linspace(0.0, 900.0, 20), 40, 80)
+    asked = simulate(table, LATENCY, Limits(8, 512, speculative_tokens=3), speculation=started_with(0), seed=1)
+    started = simulate(table, LATENCY, Limits(8, 512), speculation=started_with(3), seed=1)
+    np.testing.assert_array_equal(asked.e2e_ms, started.e2e_ms)
+    assert sum(window.drafted_tokens for window in started.windows) > 0
+    assert started.windows[0].limits.speculative_tokens == 0
+
+
+def test_limits_that_ask_for_drafts_go_before_what_the_server_was_started_with():
+    table = RequestTable.from_arrays(np.linspace(0.0, 900.0, 20), 40, 80)
+    asked, either = (
+        simulate(table, LATENCY, Limits(8, 512, speculative_tokens=2), speculation=started_with(drafted), seed=1)
+        for drafted in (0, 5)
+    )
+    np.testing.assert_array_equal(asked.e2e_ms, either.e2e_ms)
+
+
+def test_rows_of_an_environment_draft_what_each_ones_server_was_started_with():
+    drafting, plain = prepare(scenario("held-drafts-head-m3"), 0), prepare(scenario("quick-chat"), 0)
+    rows = SimulationRows(2)
+    for i, run in enumerate((drafting, plain)):
+        rows.load(i, run)
+    rows.set_limits(limit_arrays([Limits(64, 2048)] * 2))
+    rows.run_until(np.full(2, 20_000.0))
+    assert rows.metrics["drafted_tokens"][0] > 0
+    assert rows.metrics["drafted_tokens"][1] == 0
+    assert rows.metrics["throughput_tokens_per_s"][1] > 0
+
+
+def test_padded_batches_refuse_a_server_that_drafts_and_so_does_its_scenario():
+    with pytest.raises(ValueError, match=r"speculation\.drafted is above 0 in mode static"):
+        EngineConfig(LATENCY, mode="static", speculation=started_with(2))
+    with pytest.raises(ValueError, match="padded batches advance together"):
+        EngineSpec(mode="static", speculation={"drafted": 2})
+    with pytest.raises(ValueError, match="drafted is -1"):
+        started_with(-1)

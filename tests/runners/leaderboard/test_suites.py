@@ -12,8 +12,11 @@ from batchpilot.latency.model.registry import find_latency
 from batchpilot.runners.chosen import first_seed, left_out_notes, scenarios_of
 
 APART = ("train", "validation", "held-out")
-AGENTS = tuple(f"agents-{name}" for name in APART)
-PAIRS = [*combinations(APART, 2), *combinations(AGENTS, 2)]
+KINDS = ("agents", "images", "speculation")
+PAIRS = [
+    *combinations(APART, 2),
+    *(pair for kind in KINDS for pair in combinations((f"{kind}-{name}" for name in APART), 2)),
+]
 
 
 def segments(name: str) -> list[tuple[str, float, float]]:
@@ -44,6 +47,22 @@ def test_suites_share_no_part_of_a_trace(first, second):
     for recording, start, end in segments(first):
         for other, other_start, other_end in segments(second):
             assert recording != other or end <= other_start or other_end <= start
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_kind_of_request_is_judged_on_is_apart_from_all_that_is_trained_on(kind):
+    for part in APART:
+        devices = {one.device for one in suite(f"{kind}-{part}")}
+        assert not devices & {one.device for other in APART if other != part for one in suite(other)}
+        assert suite_seeds(f"{kind}-{part}") == suite_seeds(part)
+
+
+def test_suites_of_a_kind_hold_what_they_are_called_after():
+    for part in APART:
+        assert all(one.workload.conversations for one in suite(f"agents-{part}"))
+        assert all(one.workload.images and one.engine.vision for one in suite(f"images-{part}"))
+        assert all(one.engine.speculation.drafted for one in suite(f"speculation-{part}"))
+        assert {one.family for kind in KINDS for one in suite(f"{kind}-{part}")} == set(KINDS)
 
 
 @pytest.mark.parametrize("name", APART)

@@ -9,6 +9,8 @@ from policy_samples import make_description, make_policy_bytes
 from typer.testing import CliRunner
 
 from batchpilot.configs.seeds import suite_seeds
+from batchpilot.envs import env_id
+from batchpilot.envs.registration import VERSION
 from batchpilot.runners.main import app
 from batchpilot.runners.submissions.judging import policy_behind
 from batchpilot.runners.submissions.page import read_records, standings
@@ -50,7 +52,7 @@ def test_equal_submissions_are_equal_bytes_and_none_is_overwritten_untold(submit
 
 def test_a_record_says_where_it_comes_from(submitted):
     record = read_record(submitted / "leaderboard/records/batch-quick-mine.json")
-    assert record.id == "batchpilot/batch-quick-v0"
+    assert record.id == env_id("batch", "quick")
     assert len(record.sha256) == 64
     assert set(record.seeds) <= set(suite_seeds("quick"))
     assert {"python", "numpy", "numba"} <= {*record.versions}
@@ -80,7 +82,8 @@ def test_a_record_whose_figures_do_not_follow_from_its_scores_is_refused(submitt
         (("figures", "mean_goodput"), 0.999, "do not follow"),
         (("scenarios", "quick-chat", "goodput"), [0.999], "do not follow"),
         (("scenarios", "quick-chat", "default"), [0.1], "test_set"),
-        (("id",), "batchpilot/limits-quick-v0", "id is"),
+        (("id",), env_id("limits", "quick"), "are those of batchpilot/batch-quick-v"),
+        (("id",), env_id("batch", "quick", VERSION + 1), "are those of"),
         (("scenarios", "quick-chat", "goodput"), [0.5, 0.5], "one figure each"),
         (("nme",), "x", "unknown key"),
     ):
@@ -157,6 +160,16 @@ def renamed(record: Record, name: str, gain: float = 0.0) -> Record:
         one["goodput"] = [share + gain for share in one["goodput"]]
     scenarios = {key: type(record.scenarios[key])(**one) for key, one in data["scenarios"].items()}
     return Record.model_validate(data | {"name": name, "figures": figures_of(scenarios).model_dump()})
+
+
+def test_records_of_earlier_scenarios_stand_behind_with_what_it_is_now(submitted):
+    mine, static, _ = read_records(submitted / "leaderboard/records")
+    earlier = Record.model_validate(static.model_dump() | {"id": env_id(static.track, "quick", VERSION - 1)})
+    page = standings([earlier, mine])
+    old, now = (page.index(f"## `{one}`") for one in (earlier.id, mine.id))
+    assert now < old
+    assert f"The scenarios have changed since: it is `{mine.id}` now" in page[old:]
+    assert "changed since" not in page[:old]
 
 
 def test_the_page_ranks_by_score_and_compares_only_equal_test_sets(submitted):
