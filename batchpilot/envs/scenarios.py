@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from batchpilot.configs.catalogue import ModelSpec, device, model
+from batchpilot.configs.catalogue import DeviceSpec, ModelSpec, device, model
+from batchpilot.configs.image_spec import VisionSpec
 from batchpilot.configs.scenario import DeviceSpread, EngineSpec, ModelSwitch, Scenario
 from batchpilot.core.speculation import Speculation
 from batchpilot.core.tenants import TenantTerms
@@ -107,12 +108,24 @@ def vision_tower(scenario: Scenario) -> VisionTower:
     Raises:
         ValueError: an unknown tower; the message names the closest one.
     """
-    spec = scenario.engine.vision
+    return tower_of(scenario.engine.vision, device(scenario.device))
+
+
+def tower_of(spec: VisionSpec | None, chip: DeviceSpec) -> VisionTower:
+    """What a specification says of a device's encoding: its own times, or a tower's estimated for the device.
+
+    Args:
+        spec: an `engine.vision` section; None for an encoding that costs nothing.
+        chip: the device.
+
+    Raises:
+        ValueError: an unknown tower; the message names the closest one.
+    """
     if spec is None:
         return VisionTower()
     kept = {"feature_cache": spec.feature_cache, "together": spec.together}
     if spec.tower is not None:
-        return replace(tower_on(device(scenario.device), spec.tower), **kept)
+        return replace(tower_on(chip, spec.tower), **kept)
     return VisionTower(spec.pass_ms or 0.0, spec.token_ms or 0.0, **kept)
 
 

@@ -89,6 +89,30 @@ class Images:
             told[self.shown] = np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
         return told
 
+    def encoded(self, room: int, cached_tokens: ArrayLike | None = None) -> NDArray[np.bool_]:
+        """Which are encoded where requests are let in one by one in this order, features kept as an engine keeps them.
+
+        Args:
+            room: images whose features are kept, the least recently used dropped first, >= 0.
+            cached_tokens: prompt tokens that a prefix cache has of each; an image among them needs no features. None
+                for no such cache.
+
+        Returns:
+            A mask of shape (n,).
+        """
+        needed = self.shown if cached_tokens is None else self.end_tokens > np.asarray(cached_tokens)
+        encoded = np.zeros(len(self), np.bool_)
+        kept: dict[int, None] = {}
+        contents = self.contents()
+        for row in np.flatnonzero(needed).tolist():
+            content = int(contents[row])
+            encoded[row] = content not in kept
+            kept.pop(content, None)
+            kept[content] = None
+            if len(kept) > room:
+                del kept[next(iter(kept))]
+        return encoded
+
     def select(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Images:
         """Those of some requests, in order.
 

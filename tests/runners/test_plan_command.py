@@ -13,7 +13,8 @@ from batchpilot.core.slo import SLO
 from batchpilot.runners.planning import choosing
 from batchpilot.runners.planning.capacity import find_capacity
 from batchpilot.runners.planning.command import plan_command
-from batchpilot.runners.planning.planned import Question, find_draw, held_in_simulation, simulated
+from batchpilot.runners.planning.loads import find_draw, find_load
+from batchpilot.runners.planning.planned import Question, held_in_simulation, simulated
 from batchpilot.runners.selection import parse_limits
 
 QUICK = ("--seeds", "1", "--duration-s", "40")
@@ -215,3 +216,56 @@ def test_a_trace_is_planned_for_with_its_block_hashes(run, tmp_path):
     result = run(*asked, "--workload", trace, "--prefix-cache", "--json")
     assert result.exit_code == 0, result.output
     assert 0.7 < json.loads(result.stdout)["prefix_hit_rate"] < 0.95
+
+
+SHOWING = """
+name: showing
+description: Half of the requests show an image.
+family: stationary
+device: A100-80GB
+model: Llama-2-7B
+workload:
+  phases:
+    - duration_s: 300
+      arrivals: {{kind: poisson, rate_per_s: 4.0}}
+      lengths: {{kind: azure-conv, max_prompt_tokens: 2000, max_output_tokens: 500}}
+  images: {{share: {share}, sizes: {{224: 1, 336: 2, 448: 1}}, different: 1000}}
+engine:
+  vision: {{tower: internvit-6b}}
+"""
+
+
+@pytest.mark.parametrize(("chip", "served"), [("A100-80GB", "Llama-2-7B"), ("H100-80GB", "Llama-3.1-8B")])
+def test_capacity_with_images_and_its_own_simulation_agree_within_a_quarter(chip, served, tmp_path):
+    place, held = (device(chip), model(served)), []
+    for share in (0.0, 0.3, 1.0):
+        file = tmp_path / f"{share}.yaml"
+        file.write_text(SHOWING.format(share=share))
+        load = find_load(str(file), *place, 1)
+        caches = {"shared": load.shared, "prefix_cache": load.prefix_cache, "vision": load.vision}
+        question = Question(*place, 1, "fp16", "showing", load.draw, SLO(2000, 100), 0.95, **caches)
+        assert question.image_share == pytest.approx(share, abs=0.05)
+        proposed = question.plan()
+        found = find_capacity(question, proposed, range(1), 150.0)
+        assert 0.75 < proposed.rate_per_s / found.plan.rate_per_s < 1.1
+        held.append(found.plan.rate_per_s)
+    assert held[0] > 1.2 * held[1] > 1.2 * held[2]
+
+
+def test_images_are_planned_with_and_told(run, tmp_path):
+    (tmp_path / "showing.yaml").write_text(SHOWING.format(share=0.5))
+    asked = ("--device", "A100-80GB", "--model", "Llama-2-7B", "--tensor-parallel", "1", "--dtype", "fp16")
+    asked += ("--workload", tmp_path / "showing.yaml")
+    large, small = (json.loads(run(*asked, *more, "--json").stdout) for more in ((), ("--tower", "clip-vit-l14")))
+    assert large["tower"] == "internvit-6b"
+    assert large["image_share"] == pytest.approx(0.5, abs=0.05)
+    assert large["encode_ms"] > 3 * small["encode_ms"] > 0
+    assert large["rate_per_s"] < small["rate_per_s"]
+    assert any(0 < one["image_hit_rate"] < 1 for one in large["simulated"])
+    assert "internvit-6b takes" in run(*asked).output
+
+
+def test_a_tower_for_load_without_images_and_an_unknown_one_are_refused(run):
+    asked = ("--device", "A100-80GB", "--model", "Llama-2-7B", "--workload", "512,128", "--tower")
+    assert "no request of 512,128 has an image" in " ".join(run(*asked, "clip-vit-l14").output.split())
+    assert "clip-vit-l14" in run(*asked, "clip-vit-l15").output

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batchpilot.latency.model.saturation import SaturationParameters
+from batchpilot.latency.planning.demand import step_ms_at
 from batchpilot.latency.planning.full_steps import FullSteps
 from batchpilot.latency.planning.queueing import refused_for_compute, refused_for_memory
 
@@ -63,7 +64,7 @@ class Service:
         refused = refused_for_compute(engine, rate, self.ttft_ms)
         served = 1 - refused
         prompt_ms = engine.prompt_ms / engine.room(rate, served)
-        crowded_ms = float(self.parameters.predict(*demand.step_at(self.places)))
+        crowded_ms = float(step_ms_at(self.parameters, demand, self.places))
         residence_ms = demand.decode_steps * min(engine.step_ms, crowded_ms) + prompt_ms
         spare_ms = self.ttft_ms - engine.step_ms - float(prompt_ms.mean())
         blocked = refused_for_memory(residence_ms, rate * float(served.mean()), self.places, spare_ms)

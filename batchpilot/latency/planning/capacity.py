@@ -81,6 +81,7 @@ def max_queued_tokens(
     context_tokens: float,
     budget: int,
     ttft_ms: float,
+    encode_ms_per_token: float = 0.0,
 ) -> int:
     """Prompt tokens without a first token beyond which a request would come too late: TTFT times prefill throughput.
 
@@ -90,12 +91,14 @@ def max_queued_tokens(
         context_tokens: context tokens they read.
         budget: tokens of a step.
         ttft_ms: target of the time to first token; the step under way on arrival is taken off.
+        encode_ms_per_token: mean time of encoding images for each prompt token, >= 0.
 
     Returns:
         Tokens, >= 0.
     """
-    step_ms = float(parameters.predict(batch_size, max(budget, 1), context_tokens))
-    return max(0, int((ttft_ms - step_ms) / step_ms * max(budget - batch_size, 1.0)))
+    prefill = max(budget - batch_size, 1.0)
+    step_ms = float(parameters.predict(batch_size, max(budget, 1), context_tokens)) + encode_ms_per_token * prefill
+    return max(0, int((ttft_ms - step_ms) / step_ms * prefill))
 
 
 def limits_for_lengths(

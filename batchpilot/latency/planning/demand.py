@@ -6,6 +6,7 @@ of the engine, whichever k is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -28,14 +29,18 @@ class Demand:
         output_tokens: output lengths, >= 1, shape (n,).
         cached_tokens: prompt tokens that a prefix cache has, shape (n,); left out for none. They take KV memory and are
             read, but not computed.
+        encode_ms: time that encoding the images of each adds to the steps it begins in, >= 0, shape (n,); left out for
+            none. Of those whose features are kept it is 0; tokens of images are among the prompt's.
 
     Raises:
-        ValueError: no request, shapes that differ, a length below 1, or a prompt of which nothing is left to compute.
+        ValueError: no request, shapes that differ, a value below its bound, or a prompt of which nothing is left to
+            compute.
     """
 
     prompt_tokens: NDArray[np.float64]
     output_tokens: NDArray[np.float64]
     cached_tokens: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    encode_ms: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "output_tokens"):
@@ -49,6 +54,10 @@ class Demand:
         if cached.shape != self.prompt_tokens.shape or not np.all((cached >= 0) & (cached < self.prompt_tokens)):
             raise ValueError("cached_tokens must be one for each prompt, >= 0 and less than its length")
         object.__setattr__(self, "cached_tokens", cached)
+        encode = self.encode_ms if len(self.encode_ms) else np.zeros_like(self.prompt_tokens)
+        if encode.shape != self.prompt_tokens.shape or not np.all(np.isfinite(encode) & (encode >= 0)):
+            raise ValueError("encode_ms must be one for each prompt, finite and >= 0")
+        object.__setattr__(self, "encode_ms", encode)
 
     @property
     def computed_prompt_tokens(self) -> NDArray[np.float64]:
@@ -74,6 +83,11 @@ class Demand:
     def tokens(self) -> float:
         """Mean tokens computed for a request."""
         return float((self.computed_prompt_tokens + self.decode_steps).mean())
+
+    @cached_property
+    def encode_ms_per_token(self) -> float:
+        """Mean time of encoding for each prompt token that is computed."""
+        return float(self.encode_ms.sum() / self.computed_prompt_tokens.sum())
 
     @cached_property
     def context(self) -> float:
@@ -102,9 +116,30 @@ class Demand:
         share = np.asarray(residents, dtype=np.float64) / self.steps
         return np.maximum(share * self.steps, 1.0), np.maximum(share * self.tokens, 1.0), share * self.context
 
+    def encode_at(self, residents: ArrayLike) -> NDArray[np.float64]:
+        """Time that the average step spends on encoding while so many requests are resident, of the shape given.
 
-def residents_at(parameters: SaturationParameters, demand: Demand, step_ms: float) -> float:
-    """The most requests that can be resident when steps may take so long, each prompt replaced as one leaves.
+        Args:
+            residents: mean resident requests, > 0.
+        """
+        return np.asarray(residents, dtype=np.float64) / self.steps * float(self.encode_ms.mean())
+
+
+def step_ms_at(parameters: SaturationParameters, demand: Demand, residents: ArrayLike) -> NDArray[np.float64]:
+    """How long the average step takes, encoding and tokens, while so many requests are resident.
+
+    Args:
+        parameters: step latency.
+        demand: what is asked.
+        residents: mean resident requests, > 0, any shape.
+    """
+    return np.asarray(parameters.predict(*demand.step_at(residents)) + demand.encode_at(residents))
+
+
+def token_target_ms(parameters: SaturationParameters, demand: Demand, step_ms: float) -> float:
+    """What the tokens of a step may take so that it takes `step_ms` together with the encoding it begins with.
+
+    An engine's step target bounds tokens alone, so what the usual full step spends on encoding is taken off it.
 
     Args:
         parameters: step latency.
@@ -112,19 +147,27 @@ def residents_at(parameters: SaturationParameters, demand: Demand, step_ms: floa
         step_ms: longest step.
 
     Returns:
+        `step_ms` itself where nothing is encoded; 0 where no step is that short.
+    """
+    if not demand.encode_ms.any():
+        return step_ms
+    residents = _most_residents(lambda at: step_ms_at(parameters, demand, at), step_ms)
+    return 0.0 if residents <= 0 else step_ms - float(demand.encode_at(residents))
+
+
+def residents_at(parameters: SaturationParameters, demand: Demand, tokens_ms: float) -> float:
+    """The most requests that can be resident when a step's tokens may take so long, each replaced as it leaves.
+
+    Args:
+        parameters: step latency.
+        demand: what is asked.
+        tokens_ms: longest time for the tokens of a step.
+
+    Returns:
         Mean residents, 0 where not even the shortest step fits. The step time may fall before it rises, so this is the
         upper end of what fits.
     """
-    fits = np.flatnonzero(parameters.predict(*demand.step_at(_RESIDENTS)) <= step_ms)
-    if len(fits) == 0:
-        return 0.0
-    low = float(_RESIDENTS[fits[-1]])
-    high = float(_RESIDENTS[min(fits[-1] + 1, len(_RESIDENTS) - 1)])
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        fit = float(parameters.predict(*demand.step_at(middle))) <= step_ms
-        low, high = (middle, high) if fit else (low, middle)
-    return low
+    return _most_residents(lambda at: parameters.predict(*demand.step_at(at)), tokens_ms)
 
 
 def residents_for(parameters: SaturationParameters, demand: Demand, rate: float) -> float:
@@ -138,7 +181,7 @@ def residents_for(parameters: SaturationParameters, demand: Demand, rate: float)
     Returns:
         Mean residents; the largest number considered where no number serves the rate.
     """
-    served = _RESIDENTS / (demand.steps * parameters.predict(*demand.step_at(_RESIDENTS)))
+    served = _RESIDENTS / (demand.steps * step_ms_at(parameters, demand, _RESIDENTS))
     enough = np.flatnonzero(served >= rate)
     return float(_RESIDENTS[enough[0]] if len(enough) else _RESIDENTS[-1])
 
@@ -158,3 +201,17 @@ def kv_residents(demand: Demand, kv_capacity_tokens: float, deviations: float = 
     spread = deviations * variance**0.5
     root = (-spread + (spread**2 + 4 * mean * kv_capacity_tokens) ** 0.5) / (2 * mean)
     return max(1, int(root**2))
+
+
+def _most_residents(step_ms: Callable[[ArrayLike], NDArray[np.float64]], most_ms: float) -> float:
+    """The upper end of the residents whose step takes at most so long, 0 for none."""
+    fits = np.flatnonzero(step_ms(_RESIDENTS) <= most_ms)
+    if len(fits) == 0:
+        return 0.0
+    low = float(_RESIDENTS[fits[-1]])
+    high = float(_RESIDENTS[min(fits[-1] + 1, len(_RESIDENTS) - 1)])
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        fit = float(step_ms(middle)) <= most_ms
+        low, high = (middle, high) if fit else (low, middle)
+    return low

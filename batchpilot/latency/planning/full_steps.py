@@ -23,10 +23,11 @@ class FullSteps:
 
     Attributes:
         demand: what is asked, n requests.
-        target_ms: time that a step may be filled to.
-        step_ms: length of a full step: the target, or less where memory bounds the tokens of a step.
+        target_ms: time that a step's tokens may fill.
+        step_ms: length of a full step: the target, or less where memory bounds the tokens of a step, and the encoding
+            that it begins with.
         residents: mean requests that are resident at saturation.
-        prompt_ms: time that a prompt takes with the engine to itself, shape (n,).
+        prompt_ms: time that a prompt takes with the engine to itself, images encoded, shape (n,).
         decode_share: share of every step that a decoding request takes, shape (n,).
     """
 
@@ -91,7 +92,7 @@ def full_steps(
     Args:
         parameters: step latency.
         demand: what is asked.
-        target_ms: time that a step may be filled to, > 0.
+        target_ms: time that a step's tokens may fill, > 0 where a step is to fit.
         max_step_tokens: most tokens of a step, >= 1.
 
     Returns:
@@ -101,11 +102,15 @@ def full_steps(
     if residents <= 0:
         return None
     requests, tokens, context = (float(x) for x in demand.step_at(residents))
-    step_ms = float(parameters.predict(requests, tokens, context))
-    more = 1 + _RELATIVE_STEP
-    per_request = (float(parameters.predict(requests * more, tokens, context)) - step_ms) / (requests * _RELATIVE_STEP)
-    per_token = (float(parameters.predict(requests, tokens * more, context)) - step_ms) / (tokens * _RELATIVE_STEP)
+    filled_ms = float(parameters.predict(requests, tokens, context))
+    step_ms = filled_ms + float(demand.encode_at(residents))
+    small, more = _RELATIVE_STEP, 1 + _RELATIVE_STEP
+    per_request = (float(parameters.predict(requests * more, tokens, context)) - filled_ms) / (
+        requests * _RELATIVE_STEP
+    )
+    per_token = (float(parameters.predict(requests, tokens * more, context)) - filled_ms) / (tokens * small)
     prompt = per_request + per_token * demand.computed_prompt_tokens + parameters.tau_c * demand.cached_tokens
+    prompt = prompt + demand.encode_ms
     decode = per_request + per_token + parameters.tau_c * (demand.prompt_tokens + demand.output_tokens / 2)
     variable_ms = residents / demand.steps * float((prompt + decode * demand.decode_steps).mean())
     return FullSteps(demand, target_ms, step_ms, residents, prompt * step_ms / variable_ms, decode / variable_ms)

@@ -14,7 +14,7 @@ from batchpilot.core.slo import SLO
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.latency.planning.attainment import Outlook, Service
 from batchpilot.latency.planning.capacity import MAX_STEP_TOKENS, largest_decode_batch, max_queued_tokens, token_budget
-from batchpilot.latency.planning.demand import Demand, kv_residents, residents_for
+from batchpilot.latency.planning.demand import Demand, kv_residents, residents_for, step_ms_at, token_target_ms
 from batchpilot.latency.planning.full_steps import full_steps
 
 ATTAINMENT = 0.95
@@ -48,7 +48,7 @@ class Plan:
         batch_size: mean requests in a step at that rate.
         step_tokens: mean tokens in a step.
         context_tokens: mean context tokens read in a step.
-        step_ms: mean step.
+        step_ms: mean step, encoding of images included.
         kv_fraction: mean share of the KV cache in use.
         places: requests whose KV cache fits together.
     """
@@ -173,7 +173,7 @@ def at_rate(chosen: Plan, rate_per_s: float, parameters: SaturationParameters, d
         batch_size=requests,
         step_tokens=tokens,
         context_tokens=read,
-        step_ms=float(parameters.predict(requests, tokens, read)),
+        step_ms=float(step_ms_at(parameters, demand, usual)),
         kv_fraction=usual * demand.resident_kv[0] / kv_tokens,
     )
 
@@ -189,7 +189,7 @@ def planned_service(
         chosen: a plan for it.
         max_step_tokens: most tokens of a step that memory allows.
     """
-    target_ms = chosen.limits.step_target_ms or chosen.slo.tpot_ms
+    target_ms = chosen.limits.step_target_ms or token_target_ms(parameters, demand, chosen.slo.tpot_ms)
     engine = full_steps(parameters, demand, target_ms, max_step_tokens)
     if engine is None:
         raise ValueError(f"no step is as short as the plan's {target_ms} ms; it was made for another engine")
@@ -201,7 +201,7 @@ def _services(
 ) -> list[Service]:
     """The engine at several step targets: long steps serve more, short ones keep a tight TTFT."""
     places = kv_residents(demand, kv_capacity_tokens)
-    targets = [share * TPOT_SHARE * slo.tpot_ms for share in _STEP_SHARES]
+    targets = [token_target_ms(parameters, demand, share * TPOT_SHARE * slo.tpot_ms) for share in _STEP_SHARES]
     engines = [full_steps(parameters, demand, target, max_step_tokens) for target in targets]
     return [Service(parameters, engine, places, TTFT_SHARE * slo.ttft_ms) for engine in engines if engine is not None]
 
@@ -216,7 +216,7 @@ def _planned(
     decoding = largest_decode_batch(parameters, context / full, slo.tpot_ms)
     batch_size = max(1, min(burst, service.places, decoding))
     budget = max(batch_size, token_budget(parameters, full, context, engine.target_ms, max_step_tokens))
-    queued = max_queued_tokens(parameters, full, context, budget, slo.ttft_ms)
+    queued = max_queued_tokens(parameters, full, context, budget, slo.ttft_ms, demand.encode_ms_per_token)
     rate = RATE_MARGIN * outlook.rate
     usual = residents_for(parameters, demand, rate)
     requests, tokens, read = (float(x) for x in demand.step_at(usual))
@@ -236,7 +236,7 @@ def _planned(
         batch_size=requests,
         step_tokens=tokens,
         context_tokens=read,
-        step_ms=float(parameters.predict(requests, tokens, read)),
+        step_ms=float(step_ms_at(parameters, demand, usual)),
         kv_fraction=usual * demand.resident_kv[0] / kv_capacity_tokens,
         places=service.places,
     )
@@ -254,7 +254,8 @@ def _why_nothing_holds(
     floor_ms = float(parameters.predict(1, 1))
     if floor_ms > TPOT_SHARE * slo.tpot_ms:
         return f"a step of one token takes {floor_ms:.1f} ms; {TPOT_SHARE:.0%} of the TPOT target is less"
-    engine = full_steps(parameters, demand, TPOT_SHARE * slo.tpot_ms, max_step_tokens)
+    longest_ms = token_target_ms(parameters, demand, TPOT_SHARE * slo.tpot_ms)
+    engine = full_steps(parameters, demand, longest_ms, max_step_tokens)
     if engine is None:
         return f"no step that serves these requests is as short as {TPOT_SHARE:.0%} of {slo.tpot_ms:g} ms (TPOT target)"
     alone = float((engine.prompt_ms + engine.step_ms > TTFT_SHARE * slo.ttft_ms).mean())

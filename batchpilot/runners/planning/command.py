@@ -22,6 +22,7 @@ from batchpilot.core.names import lookup
 from batchpilot.core.provenance import provenance
 from batchpilot.core.slo import SLO
 from batchpilot.latency.model.parameter_file import read_parameters
+from batchpilot.latency.model.vision_tower import TOWERS
 from batchpilot.latency.planning.growth import Month, expansion
 from batchpilot.latency.planning.planner import ATTAINMENT
 from batchpilot.runners.options import (
@@ -40,11 +41,12 @@ from batchpilot.runners.pasted import show_pasted
 from batchpilot.runners.planning.capacity import Capacity, find_capacity
 from batchpilot.runners.planning.choices_page import choices_chart, choices_grid, refused_grid
 from batchpilot.runners.planning.choosing import Choice, Refused, compare, pareto, ways
-from batchpilot.runners.planning.fitting import intensity_line, memory_line, startup_line
+from batchpilot.runners.planning.fitting import images_line, intensity_line, memory_line, startup_line
 from batchpilot.runners.planning.growing import growth_grid, parse_growth
+from batchpilot.runners.planning.loads import find_load
 from batchpilot.runners.planning.measured import measured_or_refused
 from batchpilot.runners.planning.page import disagreement_grid, plan_grid, verdict, write_plan_page
-from batchpilot.runners.planning.planned import Question, find_load, held_in_simulation
+from batchpilot.runners.planning.planned import Question, held_in_simulation
 from batchpilot.runners.planning.weight_types import PREFERENCES, type_lines
 from batchpilot.runners.report.tables import tables
 
@@ -67,6 +69,9 @@ def plan_command(
         typer.Option(help="azure-conv, azure-code, prompt,output in tokens, a scenario's name or file, or a trace."),
     ] = "azure-conv",
     prefix_cache: PrefixCacheOption = None,
+    tower: Annotated[
+        str | None, typer.Option(help=f"What encodes images: {', '.join(TOWERS)}; else as the scenario says.")
+    ] = None,
     tensor_parallel: TensorParallelOption = None,
     dtype: Annotated[
         str | None, typer.Option(help="Type of the weights: fp16, fp8, int8, int4, nvfp4, mxfp4; else as published.")
@@ -110,19 +115,21 @@ def plan_command(
     share = tensor_parallel or (int(measured.get("tensor_parallel", 1)) if parameters is not None else None)
     stand_in = chip or find_device(_STAND_IN)
     kind = weight_type(dtype, served)
-    draw, shared = find_load(workload, stand_in, served, share or 1, prefix_cache)
+    load = find_load(workload, stand_in, served, share or 1, prefix_cache, tower)
     question = Question(
         stand_in,
         served,
         share or 1,
         kind,
         workload,
-        draw,
+        load.draw,
         SLO(ttft_ms, tpot_ms, "promised"),
         attainment,
         kv_type(kv_dtype, served),
         parameters,
-        shared=shared,
+        shared=load.shared,
+        prefix_cache=load.prefix_cache,
+        vision=load.vision,
     )
     known_prices, known_powers = find_prices(prices), find_powers(power)
     choices: list[Choice] = []
@@ -255,8 +262,10 @@ def _facts(question: Question, capacity: Capacity, fleet: dict[str, Any]) -> dic
         "if steps take 10 % longer": f"{fleet['rate_if_steps_are_slower_per_s']:.3f} requests/s per engine",
         "closed form alone": f"{closed_form:.3f} requests/s, {off:+.1f} % of what simulation holds",
     }
-    if question.shared is not None:
-        held = next(point for point in capacity.curve if point.rate_per_s == chosen.rate_per_s)
+    held = next(point for point in capacity.curve if point.rate_per_s == chosen.rate_per_s)
+    if question.image_share:
+        facts["images"] = images_line(question, held)
+    if question.prefix_cache:
         facts["prefix cache"] = (
             f"{question.demand.prefix_hit_rate:.0%} of the prompt tokens planned as found, {held.prefix_hit_rate:.0%} "
             "found in simulation"

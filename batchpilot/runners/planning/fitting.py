@@ -7,7 +7,7 @@ from batchpilot.engines.memory import MB
 from batchpilot.engines.startup import startup_memory
 from batchpilot.latency.model.intensity import step_intensity
 from batchpilot.latency.planning.planner import Plan
-from batchpilot.runners.planning.planned import Question
+from batchpilot.runners.planning.planned import Question, Simulated
 
 _GB = 2**30
 
@@ -66,4 +66,22 @@ def intensity_line(question: Question, chosen: Plan) -> str:
     return (
         f"{step.bound_by}-bound: {step.flop_per_byte:.3g} operations a byte (the device's ridge is {step.ridge:.3g}); "
         f"{step.bandwidth_utilisation:.0%} of the bandwidth, {step.compute_utilisation:.0%} of the 16-bit operations"
+    )
+
+
+def images_line(question: Question, held: Simulated) -> str:
+    """What encoding images takes of an engine's time, and how many are found encoded.
+
+    Args:
+        question: what is served on what, images in it.
+        held: the simulation of the planned rate.
+    """
+    said = f"{question.image_share:.0%} of the requests have one"
+    if question.vision is None:
+        return f"{said}; their tokens count, their encoding does not: nothing is known of it (--tower)"
+    encode_ms = float(question.demand.encode_ms.mean())
+    named = question.vision.tower or "a tower of your own"
+    return (
+        f"{said}; {named} takes {encode_ms:.3g} ms a request, {encode_ms * held.rate_per_s / 1000:.1%} of the time; "
+        f"{held.image_hit_rate:.0%} are found encoded in simulation"
     )

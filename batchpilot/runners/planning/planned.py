@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -11,27 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from batchpilot.configs.catalogue import DeviceSpec, ModelSpec
+from batchpilot.configs.image_spec import VisionSpec
 from batchpilot.core.limits import Limits
 from batchpilot.core.slo import SLO
 from batchpilot.engines import MemoryModel, SimulationResult, memory_model, simulate
-from batchpilot.envs.scenarios import prepare
+from batchpilot.envs.scenarios import tower_of
 from batchpilot.latency.model.parameter_file import ParameterFile, read_parameters
 from batchpilot.latency.model.registry import find_latency
 from batchpilot.latency.model.roofline import LatencyEstimate
+from batchpilot.latency.model.vision_tower import VisionTower
 from batchpilot.latency.planning.attainment import Service
 from batchpilot.latency.planning.capacity import MAX_STEP_TOKENS
 from batchpilot.latency.planning.demand import Demand
 from batchpilot.latency.planning.planner import Plan, plan, planned_service
-from batchpilot.runners.planning.shared import demand_beside_cache, in_their_order
-from batchpilot.runners.selection import Changes, find_scenario, looks_like_file, replay_of
+from batchpilot.runners.planning.loads import Draw
+from batchpilot.runners.planning.shared import demand_beside_cache, demand_with_images, in_their_order
 from batchpilot.runners.stated import promise_text
-from batchpilot.workloads import FITTED_LENGTHS, RequestTable, fixed_lengths, poisson
-
-Draw = Callable[[int, np.random.Generator], tuple[NDArray[np.int64], NDArray[np.int64]]]
-"""Draws so many requests: their prompt and output tokens."""
+from batchpilot.workloads import RequestTable, poisson
 
 STEP_NOISE = 0.05
 ESTIMATE_ERROR = 0.10
@@ -44,7 +42,6 @@ _DEMAND_REQUESTS = 512
 _LEAST_REQUESTS = 400
 _LONGEST_S = 3600.0
 _DEMAND_STREAM, _ARRIVAL_STREAM, _ESTIMATE_STREAM = 21, 22, 23
-_LARGEST_OUTPUT_SHARE = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +60,9 @@ class Question:
         kv_dtype: type the KV cache is kept in, None for what the model asks for.
         parameters: file of the step latency; None for what the catalogue knows.
         known: the step latency where there is no file; None for the best that the catalogue knows.
-        shared: requests in their order, of an engine with a prefix cache; None for one without.
+        shared: requests in their order, where it matters to what a prefix cache or a feature cache finds; else None.
+        prefix_cache: whether the engine has a prefix cache; then with `shared`.
+        vision: what encodes the images of `shared`, and what is kept; None for an encoding that costs nothing.
     """
 
     device: DeviceSpec
@@ -78,6 +77,8 @@ class Question:
     parameters: Path | None = None
     known: LatencyEstimate | None = None
     shared: RequestTable | None = None
+    prefix_cache: bool = False
+    vision: VisionSpec | None = None
 
     @cached_property
     def measured(self) -> ParameterFile | None:
@@ -115,9 +116,22 @@ class Question:
     def demand(self) -> Demand:
         """A few hundred requests that stand for the mix; the same ones every time."""
         if self.shared is not None:
-            return demand_beside_cache(self.shared, self.latency.parameters, self.memory)
+            if self.prefix_cache:
+                return demand_beside_cache(self.shared, self.latency.parameters, self.memory, self.tower)
+            return demand_with_images(self.shared, self.tower)
         prompt, output = self.draw(_DEMAND_REQUESTS, np.random.default_rng(_DEMAND_STREAM))
         return Demand(prompt.astype(np.float64), output.astype(np.float64))
+
+    @property
+    def tower(self) -> VisionTower:
+        """What encodes images on the device."""
+        return tower_of(self.vision, self.device)
+
+    @property
+    def image_share(self) -> float:
+        """Share of the requests that have an image."""
+        images = None if self.shared is None else self.shared.images
+        return 0.0 if images is None else float(images.shown.mean())
 
     def stated(self) -> dict[str, Any]:
         """What was asked: promise, load, device, model, and where the latency comes from."""
@@ -129,8 +143,15 @@ class Question:
             "model": self.model.name,
             "dtype": self.dtype,
             "latency": self.latency.provenance,
-            **({} if self.shared is None else {"prefix_hit_rate": self.demand.prefix_hit_rate}),
+            **({"prefix_hit_rate": self.demand.prefix_hit_rate} if self.prefix_cache else {}),
+            **self._images_stated(),
         }
+
+    def _images_stated(self) -> dict[str, Any]:
+        if not self.image_share:
+            return {}
+        tower = None if self.vision is None else self.vision.tower or "as given"
+        return {"image_share": self.image_share, "tower": tower, "encode_ms": float(self.demand.encode_ms.mean())}
 
     def plan(self, slowdown: float = 1.0) -> Plan:
         """The analytic answer.
@@ -193,7 +214,8 @@ class Question:
             noise=STEP_NOISE if noise is None else noise,
             front_ms=self.front_ms,
             estimate=latency.perturbed(np.random.default_rng([seed, _ESTIMATE_STREAM]), ESTIMATE_ERROR),
-            prefix_cache=self.shared is not None,
+            prefix_cache=self.prefix_cache,
+            vision=self.tower,
             seed=seed,
         )
 
@@ -215,6 +237,7 @@ class Simulated:
         kv_fraction: mean share of the KV cache in use.
         refused: share of the requests that was refused.
         prefix_hit_rate: share of the prompt tokens let in that the prefix cache had.
+        image_hit_rate: share of the images let in that need not be encoded, 0 without any.
     """
 
     rate_per_s: float
@@ -229,6 +252,7 @@ class Simulated:
     kv_fraction: float
     refused: float
     prefix_hit_rate: float = 0.0
+    image_hit_rate: float = 0.0
 
 
 def simulated(
@@ -267,89 +291,6 @@ def held_in_simulation(curve: Sequence[Simulated], attainment: float) -> float |
     return math.inf
 
 
-def find_load(
-    name: str, device: DeviceSpec, model: ModelSpec, tensor_parallel: int, prefix_cache: bool | None = None
-) -> tuple[Draw, RequestTable | None]:
-    """The mix of requests that a command line names, cut to what the model can take.
-
-    Args:
-        name: azure-conv, azure-code, `prompt,output` (`fixed` may stand before it), or a scenario's name or file or a
-            trace's, whose requests are drawn anew without their order.
-        device: where a scenario runs, since its load may depend on it.
-        model: its context bounds prompt plus output.
-        tensor_parallel: devices that share the model.
-        prefix_cache: whether the engine keeps what prompts have in common; None for what a scenario says.
-
-    Returns:
-        The mix; and the requests in their order, without images and think times, for an engine with a cache.
-
-    Raises:
-        ValueError: not understood, longer than the model's context, or a cache is asked for and nothing is known that
-            prompts have in common.
-        OSError: a file cannot be read.
-    """
-    mix = _mix(name, model)
-    if mix is not None:
-        if prefix_cache:
-            raise ValueError(_nothing_in_common(name))
-        return mix, None
-    path = Path(name)
-    is_trace = looks_like_file(name) and path.suffix not in (".yaml", ".yml")
-    chosen = replay_of(path) if is_trace else find_scenario(name)
-    requests = prepare(Changes(device.name, tensor_parallel=tensor_parallel).of(chosen), 0).requests
-    fitting = requests.select(requests.prompt_tokens + requests.output_tokens <= model.max_model_len)
-    if len(fitting) == 0:
-        raise ValueError(f"no request of {name} fits into the {model.max_model_len} tokens of {model.name}'s context")
-
-    def draw(n: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        rows = rng.integers(len(fitting), size=n)
-        return fitting.prompt_tokens[rows], fitting.output_tokens[rows]
-
-    if not (chosen.engine.prefix_cache if prefix_cache is None else prefix_cache):
-        return draw, None
-    if fitting.prefixes is None or not len(fitting.prefixes.hashes):
-        raise ValueError(_nothing_in_common(name))
-    return draw, replace(fitting, images=None, turns=None, concurrency=0)
-
-
-def find_draw(name: str, device: DeviceSpec, model: ModelSpec, tensor_parallel: int) -> Draw:
-    """The mix alone that `find_load` finds, for an engine without a cache.
-
-    Args:
-        name: as there.
-        device: as there.
-        model: as there.
-        tensor_parallel: as there.
-    """
-    return find_load(name, device, model, tensor_parallel, prefix_cache=False)[0]
-
-
-def _mix(name: str, model: ModelSpec) -> Draw | None:
-    """A mix that needs no file, None for a name that means something else."""
-    bound = model.max_model_len
-    if name in FITTED_LENGTHS:
-        most_output = min(1024, bound // _LARGEST_OUTPUT_SHARE)
-        lengths = FITTED_LENGTHS[name]
-        return replace(lengths, max_prompt_tokens=bound - most_output, max_output_tokens=most_output).sample
-    fixed = name.removeprefix("fixed").lstrip(" :")
-    if "," not in fixed:
-        return None
-    parts = fixed.split(",")
-    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
-        raise ValueError(f"workload {name!r} is not of the form prompt,output in tokens")
-    prompt, output = (int(part) for part in parts)
-    if prompt + output > bound:
-        raise ValueError(f"{prompt} + {output} tokens exceed the {bound} of {model.name}'s context")
-    return fixed_lengths(prompt, output).sample
-
-
-def _nothing_in_common(name: str) -> str:
-    return (
-        f"nothing is known that prompts of {name} have in common; give a trace with block hashes, or a scenario with "
-        "workload.sharing or conversations"
-    )
-
-
 def _figures(result: SimulationResult) -> dict[str, float]:
     windows = [window for window in result.windows if window.steps]
     steps = sum(window.steps for window in windows)
@@ -368,4 +309,5 @@ def _figures(result: SimulationResult) -> dict[str, float]:
         "kv_fraction": kv / result.elapsed_ms if result.elapsed_ms > 0 else 0.0,
         "refused": sum(refused.values()) / max(len(result.requests), 1),
         "prefix_hit_rate": result.prefix_hit_rate,
+        "image_hit_rate": 0.0 if math.isnan(result.image_hit_rate) else result.image_hit_rate,
     }
