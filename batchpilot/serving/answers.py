@@ -31,6 +31,9 @@ _SEVERAL, _FEWEST_EVENTS = 2.0, 5
 
 _MOST_TOLD = 300
 
+MOST_TOKENS = 2**31 - 1
+"""A usage that says more says nothing: counters that ran below zero say 2^64 - 1."""
+
 
 class AnswerReader:
     """Reads an answer's events, or an answer that came whole.
@@ -52,7 +55,8 @@ class AnswerReader:
         counted: whether a `usage` said so.
         prompt_tokens: as the server counted them, None where it does not say.
         ended: whether the answer said that it is complete: by `[DONE]`, by finish reasons of all choices that spoke, or
-            as a whole document.
+            as a whole document. One that ended by a finish reason is an answer even without text: a model may end at
+            once.
         finish_reason: as the server said it; of several choices one that was broken off, else the last.
         error: what an error in the answer said.
     """
@@ -142,7 +146,7 @@ class AnswerReader:
             refused = self.finish_reason == ABORT and not self.events
             told = f"finish reason {self.finish_reason}: given up by the server after {self.tokens} tokens"
             return (REFUSED if refused else FAILED), told
-        if self.ended and self.events:
+        if self.ended and (self.events or self.finish_reason is not None):
             return SERVED, ""
         if self.events:
             return FAILED, "the stream ended without [DONE] or a finish reason"
@@ -332,5 +336,7 @@ def _said(value: object) -> str:
 
 
 def _whole(value: object) -> int:
-    """A count that says something: a whole number above zero, else 0."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    """A count that says something: a whole number from 1 to `MOST_TOKENS`, else 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= MOST_TOKENS:
+        return 0
+    return int(value) if value == int(value) else 0

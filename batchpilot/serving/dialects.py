@@ -10,6 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 _DELTAS = ("text", "thinking", "partial_json")
+BACKGROUND = "background"
+"""Finish reason of a response that is only taken on: with `background`, its text is fetched later."""
+
+_LATER = ("queued", "in_progress")
 _ENDED_EARLY = {"max_tokens": "length", "model_context_window_exceeded": "length"}
 
 
@@ -44,6 +48,8 @@ def _response(answer: Mapping[str, Any], whole: bool) -> Mapping[str, Any]:
     """The end of a response; its text only where it did not come before."""
     if answer.get("error") or answer.get("status") == "failed":
         return {"error": answer.get("error") or {"message": "the response failed"}}
+    if whole and answer.get("status") in _LATER:
+        return _said("", BACKGROUND)
     if answer.get("status") not in ("completed", "incomplete"):
         return {}
     text = "".join(_texts(answer.get("output"))) if whole else ""

@@ -37,7 +37,7 @@ def test_tokens_are_heard_when_they_come_whatever_the_usage_in_the_middle_says(m
     assert (reader.tokens, reader.judged()) == (10, (SERVED, ""))
 
 
-@pytest.mark.parametrize("last", [None, used(0), used(1)])
+@pytest.mark.parametrize("last", [None, used(0), used(1), used(2**64 - 1)])
 def test_a_usage_that_cannot_be_true_at_the_end_leaves_what_was_heard(last):
     reader, _ = read(*[said("x", last) for _ in range(10)], event({"choices": [], "usage": last}), DONE)
     assert (reader.tokens, reader.counted) == (10, False)
@@ -109,6 +109,8 @@ OUT_OF_ROOM = {"error": {"code": 500, "message": "Context size has been exceeded
         ([said("a", finish="stop")], SERVED),
         ([said("a"), DONE], SERVED),
         ([said("", finish="length"), DONE], SERVED),
+        ([said("", finish="stop"), DONE], SERVED),
+        ([said("", used(1), finish="stop"), DONE], SERVED),
     ],
 )
 def test_a_stream_is_an_answer_only_when_it_is_whole(pieces, outcome):
@@ -124,7 +126,8 @@ def test_a_stream_is_an_answer_only_when_it_is_whole(pieces, outcome):
         (b"{}", FAILED),
         (b"[1]", FAILED),
         (b'{"choices": []}', FAILED),
-        (b'{"choices": [{"text": "", "finish_reason": "stop"}]}', FAILED),
+        (b'{"choices": [{"text": "", "finish_reason": "stop"}]}', SERVED),
+        (b'{"choices": [{"text": ""}]}', FAILED),
         (b'{"error": {"message": "broken", "code": 500}}', FAILED),
         (b'{"error": {"message": "busy", "code": 429}}', REFUSED),
         (b'{"choices": [{"text": "half", "finish_reason": "abort"}]}', FAILED),

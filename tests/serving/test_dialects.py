@@ -98,7 +98,10 @@ def test_an_answer_that_comes_whole_is_one(body):
     reader, _ = read([json.dumps(body).encode()], streams=False)
     assert reader.judged() == (SERVED, "")
     assert (reader.tokens, reader.prompt_tokens) == (3, 20)
-    reader, _ = read([json.dumps(body | {"content": [], "output": []}).encode()], streams=False)
+    silent = body | {"content": [], "output": []}
+    reader, _ = read([json.dumps(silent).encode()], streams=False)
+    assert (reader.judged()[0], reader.tokens) == (SERVED, 3)
+    reader, _ = read([json.dumps(silent | {"stop_reason": None, "status": "cancelled"}).encode()], streams=False)
     assert reader.judged()[0] == FAILED
 
 

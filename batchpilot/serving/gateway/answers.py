@@ -6,13 +6,15 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 
 from batchpilot.serving.answers import FAILED, AnswerReader, refusal
+from batchpilot.serving.dialects import BACKGROUND
 from batchpilot.serving.texts import count_by_bytes
 
 MOST_READ_BYTES = 2**24
 """Of an answer that comes whole, or of one event: what is longer passes and is not judged."""
 
 INVALID, UNREAD = "invalid", "unread"
-"""Ends that are no fault of the upstream: a request that cannot be served, an answer that cannot be read here."""
+"""Ends that are no fault of the upstream: a request that cannot be served, an answer that cannot be read here or comes
+another way."""
 
 _KEPT_BYTES = 4096
 """Of an error, to tell what it says."""
@@ -25,6 +27,8 @@ STREAM_BYTES = 2**20
 
 _STEP_BYTES = 2**18
 """Inflated at a time."""
+
+_STREAMS = {b"text/event-stream": True, b"application/json": False}
 
 _PACKED = (b"gzip", b"x-gzip", b"deflate")
 _ANY_ZLIB = 47
@@ -40,6 +44,7 @@ class PassingAnswer:
         encoding: its content encoding, empty for none; an answer in one that Python lacks is not read.
         tokens_per_event: as in `AnswerReader`.
         count: tokens of a text.
+        streams: whether a stream was asked for, which decides where the content type does not say.
 
     Attributes:
         reader: what has been read so far.
@@ -52,8 +57,10 @@ class PassingAnswer:
         encoding: bytes = b"",
         tokens_per_event: float = 1.0,
         count: Callable[[str], int] = count_by_bytes,
+        *,
+        streams: bool = True,
     ) -> None:
-        streams = kind.partition(b";")[0].strip().lower() != b"application/json"
+        streams = _STREAMS.get(kind.partition(b";")[0].strip().lower(), streams)
         self.reader = AnswerReader(streams, tokens_per_event, count)
         self._status = status
         self._error = b""
@@ -61,6 +68,11 @@ class PassingAnswer:
         encoding = encoding.strip().lower()
         self._unpack = zlib.decompressobj(_ANY_ZLIB) if encoding in _PACKED else None
         self._reads = encoding in (b"", b"identity", *_PACKED)
+
+    @property
+    def readable(self) -> bool:
+        """Whether what has come could be read."""
+        return self._reads
 
     @property
     def plain(self) -> bool:
@@ -100,6 +112,8 @@ class PassingAnswer:
         if not self._reads:
             return (UNREAD if complete else FAILED), "an encoding or a length that is not read"
         self.reader.end()
+        if self.reader.finish_reason == BACKGROUND:
+            return UNREAD, "it is generated in the background"
         reason, why = self.reader.judged()
         return reason, why or "the answer is no completion"
 

@@ -32,7 +32,7 @@ UNHEARD = Beginning()
 
 
 async def hear_beginning(answer: Connection, passing: PassingAnswer) -> Beginning:
-    """Read an answer until it has said a token, or much, or all.
+    """Read an answer until it has said a token, or much, or what cannot be read, or all.
 
     Args:
         answer: whose head has come.
@@ -45,6 +45,7 @@ async def hear_beginning(answer: Connection, passing: PassingAnswer) -> Beginnin
     while piece := await answer.piece():
         said += piece
         tokens = passing.hear(piece)
-        if tokens > 0 or len(said) > MOST_HELD_BYTES:
+        unread = answer.status == 200 and not passing.readable
+        if tokens > 0 or unread or len(said) > MOST_HELD_BYTES:
             return Beginning(said, tokens, passing.reader.events)
     return Beginning(said, verdict=passing.ended())

@@ -9,7 +9,7 @@ from functools import partial
 
 from batchpilot.serving.answers import FAILED, SERVED
 from batchpilot.serving.doors.bodies import Bodies, BodiesFullError, Share
-from batchpilot.serving.gateway.answers import PassingAnswer
+from batchpilot.serving.gateway.answers import UNREAD, PassingAnswer
 from batchpilot.serving.gateway.asgi import (
     LateBodyError,
     Receive,
@@ -194,7 +194,7 @@ class Exchange:
         except UpstreamError as failure:
             return await self._go_on(journey, way, ticket, failure, send)
         try:
-            passing = self._passing(way, answer)
+            passing = self._passing(way, ticket, answer)
             begun = UNHEARD if way.hold is None else await way.hold(hear_beginning(answer, passing))
             another = _instead(journey, answer, begun)
             if another is None:
@@ -220,10 +220,11 @@ class Exchange:
             await tell_failure(send, failure)
         return another
 
-    def _passing(self, way: Way, answer: Connection) -> PassingAnswer:
+    def _passing(self, way: Way, ticket: Ticket, answer: Connection) -> PassingAnswer:
         kind, encoding = _header(answer, b"content-type"), _header(answer, b"content-encoding")
         tokens_per_event = way.lane.observer.tokens_per_event
-        return PassingAnswer(answer.status, kind, encoding, tokens_per_event, self._settings.count_tokens)
+        count, streams = self._settings.count_tokens, ticket.completion.streams
+        return PassingAnswer(answer.status, kind, encoding, tokens_per_event, count, streams=streams)
 
     async def _pass_answer(
         self, way: Way, ticket: Ticket, answer: Connection, passing: PassingAnswer, begun: Beginning, send: Send
@@ -288,7 +289,7 @@ def _instead(journey: Journey, answer: Connection, begun: Beginning) -> Way | No
     if begun.verdict is None:
         return None
     outcome, _ = begun.verdict
-    if answer.status not in TRIED_ELSEWHERE and (answer.status != 200 or outcome == SERVED):
+    if answer.status not in TRIED_ELSEWHERE and (answer.status != 200 or outcome in (SERVED, UNREAD)):
         return None
     return journey.another(failed=outcome == FAILED)
 

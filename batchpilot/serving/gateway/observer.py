@@ -168,7 +168,8 @@ class Observer:
     def _finished(self, ticket: Ticket, reader: AnswerReader) -> None:
         if not self._ends(ticket, "finished"):
             return
-        now_ms, tokens, texts = self._session.now_ms, reader.tokens, reader.choices
+        # An answer without text took one token all the same: the one that ended it.
+        now_ms, tokens, texts = self._session.now_ms, max(reader.tokens, 1), reader.choices
         self.output_tokens += max(tokens - ticket.spoken_tokens, 0)
         if ticket.first_ms is not None:
             faded = math.exp(-reader.events / _REMEMBERED)

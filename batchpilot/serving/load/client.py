@@ -11,7 +11,7 @@ from typing import Any
 
 from batchpilot.core.files import json_text
 from batchpilot.core.slo import SLO_CLASSES
-from batchpilot.serving.answers import SERVED, AnswerReader, refusal, shown
+from batchpilot.serving.answers import FAILED, SERVED, AnswerReader, refusal, shown
 from batchpilot.serving.load.answers import Answered
 from batchpilot.serving.load.flight import Asked
 from batchpilot.serving.load.http import Address, HttpClient
@@ -229,6 +229,8 @@ class _Listening:
         if reader.end():
             self._heard()
         reason, detail = reader.judged()
+        if reason == SERVED and not reader.events:
+            return self._unserved(FAILED, "the answer is empty")
         return (
             self._as(SERVED, self._last_ms) if reason == SERVED else self._unserved(reason, self._strange(detail, told))
         )
@@ -238,7 +240,7 @@ class _Listening:
         if self._status not in (0, 200):
             return self._unserved(refusal(self._status, ""), f"{self._status}, then: {error}")
         self._reader.end()
-        served = self._streams and self._reader.judged()[0] == SERVED
+        served = self._streams and self._reader.events > 0 and self._reader.judged()[0] == SERVED
         return self._as(SERVED, self._last_ms) if served else self._unserved("failed", error)
 
     def _heard(self) -> None:

@@ -79,6 +79,51 @@ def test_what_has_sent_nothing_is_tried_elsewhere(answer):
         wait_until(lambda: outcomes(gateway, "0") == {"finished": 1})  # each request counts once
 
 
+DOCUMENT = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: %b\r\n\r\n%b"
+ENDED_AT_ONCE = b'{"choices":[{"message":{"content":""},"finish_reason":"stop"}],"usage":{"completion_tokens":1}}'
+ANSWERS = {
+    "a model that ends at once": (HEAD_ONLY + chunked(b"data: " + ENDED_AT_ONCE + b"\n\n", DONE), "finished"),
+    "... in an answer that comes whole": (DOCUMENT % (b"application/json", ENDED_AT_ONCE), "finished"),
+    "JSON that is called text": (DOCUMENT % (b"text/plain", b'{"choices":[{"text":"a"}]}'), "finished"),
+    "what is packed in a way that is not read": (
+        DOCUMENT % (b"application/json\r\nContent-Encoding: br", b"packed"),
+        "unread",
+    ),
+    "a response that is made in the background": (
+        DOCUMENT % (b"application/json", b'{"object":"response","status":"queued","output":[]}'),
+        "unread",
+    ),
+}
+
+
+@pytest.mark.parametrize(("answer", "ended"), ANSWERS.values(), ids=ANSWERS)
+def test_an_answer_that_says_nothing_here_is_not_asked_for_again(answer, ended):
+    first, second = breaking_off(answer), saying(STREAMED)
+    with before_scripts(first, second[0], router="round-robin", breaker_failures=1) as (gateway, _, urls):
+        asked = ASKED | {"stream": answer.startswith(HEAD_ONLY)}
+        with httpx.stream("POST", f"{gateway}/v1/completions", json=asked, trust_env=False) as got:
+            assert all(piece in answer for piece in b"".join(got.iter_raw()).splitlines())
+            assert (got.status_code, served_by(got)) == (200, urls[0])
+        assert (second[1], gateway_status(gateway)["retries"]) == ([], 0)
+        wait_until(lambda: outcomes(gateway, "0") == {ended: 1})
+        assert upstreams(gateway)[0]["breaker"] == "closed"
+
+
+def test_a_stream_that_cannot_be_read_here_comes_as_it_is_said():
+    packed = STREAM + b"Content-Encoding: zstd\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(b"first")[:-5]
+    goes_on = threading.Event()
+
+    def script(connection, request):
+        connection.sendall(packed)
+        goes_on.wait(10)
+        return False
+
+    with before_scripts(script, saying(STREAMED)[0], router="round-robin") as (gateway, _, _):
+        with httpx.stream("POST", f"{gateway}/v1/completions", json=ASKED, trust_env=False) as got:
+            assert next(got.iter_raw()) == b"first"
+            goes_on.set()
+
+
 def test_a_stream_that_has_begun_is_not_repeated():
     fine, heard = saying(STREAMED)
     with before_scripts(breaking_off(BEGUN), fine, router="round-robin") as (gateway, _, _):

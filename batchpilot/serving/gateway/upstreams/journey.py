@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from batchpilot.serving.gateway.answers import INVALID, UNREAD
 from batchpilot.serving.gateway.completions import Completion
 from batchpilot.serving.gateway.waiting import RefusedError, Ticket
 from batchpilot.serving.gateway.ways import DEGRADED_HEADER, UPSTREAM_HEADER, VERSION_HEADER, Way
@@ -69,7 +70,7 @@ class SitesJourney:
 
     def over(self, ticket: Ticket) -> None:
         """See `Journey`."""
-        if ticket.ended in ("finished", "invalid"):
+        if ticket.ended in ("finished", INVALID, UNREAD):
             self._site.breaker.succeeded()
         elif ticket.ended == "failed" and not self._blamed:
             self._site.failed()
