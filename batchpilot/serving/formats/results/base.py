@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from batchpilot.core.slo import SLO
 from batchpilot.engines.scheduler.state import CANCELLED, FINISH_REASONS, LENGTH
 from batchpilot.engines.simulated.result import SimulationResult
+from batchpilot.workloads.readers.base import MAX_TOKENS
 from batchpilot.workloads.table import RequestTable
 
 NO_PROMISE = SLO(math.inf, math.inf, "none")
@@ -92,10 +93,14 @@ class Requests:
         if not rows:
             raise ValueError("it holds no request")
         for number, row in enumerate(rows):
-            for name in ("due_ms", "prompt_tokens", "output_tokens"):
+            if not math.isfinite(row.due_ms):
+                raise ValueError(f"request {number}: due_ms is {row.due_ms}; expected a number")
+            for name in ("prompt_tokens", "output_tokens", "wanted_tokens"):
                 value = getattr(row, name)
-                if not (math.isfinite(value) and (name == "due_ms" or value >= 0)):
-                    raise ValueError(f"request {number}: {name} is {value}; expected a number, lengths at least 0")
+                if value is not None and not (0 <= value <= MAX_TOKENS and value == int(value)):
+                    raise ValueError(
+                        f"request {number}: {name} is {value}; expected a whole number from 0 to {MAX_TOKENS}"
+                    )
         rows = sorted(rows, key=lambda row: row.due_ms)
         first_ms = rows[0].due_ms
         output = np.array([row.output_tokens for row in rows], np.int64)

@@ -55,6 +55,8 @@ def read_results(path: str | Path) -> list[ImportedRun]:
             raise ValueError(f"{path}: {error} is missing; expected a whole file of {fitting.what}") from None
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: {error}; expected a file of {fitting.what}") from None
+    if not runs:
+        raise ValueError(f"{path}: it holds no run. {_known()}")
     return _apart(runs)
 
 

@@ -202,6 +202,20 @@ def test_a_file_that_is_none_is_named_with_what_is_read(text, said, tmp_path):
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize("length", [10**30, 2**63 - 1, -1, 2.5])
+def test_a_length_that_no_request_has_is_named(length):
+    with pytest.raises(ValueError, match=rf"request 0: output_tokens is {length}; expected a whole number"):
+        Requests.of([Request(0.0, 5, length, 10.0, 20.0)])
+
+
+@pytest.mark.parametrize("text", ["", "\n", '{"metadata": {}, "benchmarks": []}'])
+def test_a_file_without_a_run_is_told(text, tmp_path):
+    path = tmp_path / "file.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"file\.json: it holds no run"):
+        read_results(path)
+
+
 def test_a_folder_without_results_is_told(tmp_path):
     with pytest.raises(ValueError, match="no result file in this folder"):
         read_results(tmp_path)
