@@ -96,3 +96,49 @@ def test_a_unit_that_was_said_wins_over_the_name_of_the_column(tmp_path):
 def test_what_cannot_be_guessed_is_asked_for_in_words(tmp_path, text, columns, words):
     with pytest.raises(ValueError, match=words):
         guessed(tmp_path, text, columns)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{head},\n{a},374,44,\n{b},396,109,\n{c},879,55,\n",
+        "{head}\n{a},374,44,\n{b},396,109,\n{c},879,55,\n",
+        "{head}\n\n\n{a},374,44\n\n{b},396,109\n{c},879,55\n",
+        "\n \n{head}\n{a},374,44\n{b},396,109\n{c},879,55\n",
+    ],
+    ids=["a comma behind each line", "... but the header", "blank lines", "blank lines before the header"],
+)
+@pytest.mark.parametrize(
+    "times",
+    [
+        ("1714557600000", "1714557601500", "1714557604000"),
+        ("2024-05-01 10:00:00", "2024-05-01 10:00:01.5", "2024-05-01 10:00:04"),
+    ],
+    ids=["ms since 1970", "dates"],
+)
+def test_what_spreadsheets_leave_in_a_file_hides_no_unit(tmp_path, text, times):
+    head = "timestamp,prompt_tokens,output_tokens"
+    filled = text.format(head=head, **dict(zip("abc", times, strict=True)))
+    assert holds_the_three_requests(guessed(tmp_path, filled)[0])
+
+
+@pytest.mark.parametrize("first", ["n/a", '"open'])
+def test_a_first_row_that_is_none_hides_no_unit(tmp_path, first):
+    text = f"timestamp,input_tokens,output_tokens\n{first},1,1\n" + rows(1714557600000, 1714557601500, 1714557604000)
+    path = tmp_path / "trace.csv"
+    path.write_text(text)
+    guess = guess_format(path)
+    assert holds_the_three_requests(read_trace(path, guess.format, skip_bad_rows=True, **guess.options))
+    with pytest.raises(TraceError, match="line 2: "):
+        read_trace(path, guess.format, **guess.options)
+
+
+def test_a_compressed_file_that_is_cut_off_is_named(tmp_path):
+    whole = gzip.compress(SAMPLES["burstgpt"].encode())
+    with pytest.raises(TraceError, match=r"trace\.csv: found broken gzip data"):
+        guessed(tmp_path, whole[: len(whole) // 2])
+
+
+def test_two_columns_of_one_name_are_not_chosen_from(tmp_path):
+    with pytest.raises(TraceError, match="line 1: found 2 columns 'prompt_tokens'; expected one of that name"):
+        guessed(tmp_path, "time,prompt_tokens,output_tokens,prompt_tokens\n0,1,1,2\n")

@@ -174,6 +174,12 @@ def test_azure_offsets_from_utc_are_applied(write):
     assert read_trace(write(text), "azure2024").arrival_ms.tolist() == [0.0, 1500.0, 2000.0, 3250.0]
 
 
+@pytest.mark.parametrize("utc", ["", "Z", "+00", "+0000", "+00:00", " +0000", " UTC"])
+def test_offsets_are_read_as_databases_and_log_files_write_them(write, utc):
+    text = f"{AZURE_HEADER}2024-05-10 00:00:00{utc},1,1\n2024-05-10T00:00:01.123456{utc},1,1\n"
+    assert read_trace(write(text), "azure2024").arrival_ms.tolist() == [0.0, 1123.456]
+
+
 def test_azure_rows_that_generated_nothing_are_malformed(write):
     text = SAMPLES["azure2023"] + "2023-11-16 18:15:51.0000000,10,0\n"
     with pytest.raises(TraceError, match="line 5: GeneratedTokens is '0'"):

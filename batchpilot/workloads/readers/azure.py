@@ -8,6 +8,7 @@ Source: github.com/Azure/AzurePublicDataset, CC-BY 4.0 (Patel et al., ISCA 2024;
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 from batchpilot.workloads.readers.base import RowError
@@ -16,6 +17,11 @@ from batchpilot.workloads.readers.delimited import DelimitedFormat
 TIMESTAMP_UNIT = "100ns"
 """Of `read_timestamp`, a key of `TIME_UNITS`."""
 
+_DATE = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}.[0-9]{2}:[0-9]{2}:[0-9]{2})(?:[.,]([0-9]+))?"
+    r" ?([+-][0-9]{2}(?::?[0-9]{2}(?::?[0-9]{2})?)?|Z|UTC|GMT)?",
+    re.IGNORECASE,
+)
 _ORIGIN = datetime(2020, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 
@@ -24,7 +30,8 @@ def read_timestamp(text: str, column: str) -> int:
     """A date and time as steps of 100 ns, which a float holds exactly within 28 years of the origin.
 
     Args:
-        text: such as "2023-11-16 18:15:46.6805900" or "2024-05-10 00:00:00.009930+00:00".
+        text: such as "2023-11-16 18:15:46.6805900" or "2024-05-10 00:00:00.009930+00:00"; an offset may also be written
+            +00, +0000, Z or UTC, as databases do.
         column: its name, for the message.
 
     Returns:
@@ -33,13 +40,12 @@ def read_timestamp(text: str, column: str) -> int:
     Raises:
         RowError: not a date with a time of day.
     """
-    whole, dot, rest = text.partition(".")
-    digits = rest.rstrip("Z") if rest[-6:-5] not in ("+", "-") else rest[:-6]
-    offset = rest[len(digits) :] if dot else ""
+    found = _DATE.fullmatch(text)
     try:
-        if len(whole) < 19 or (dot and not (digits.isascii() and digits.isdigit())):
+        if found is None:
             raise ValueError(text)
-        moment = datetime.fromisoformat(whole + offset)
+        whole, digits, offset = found.groups(default="")
+        moment = datetime.fromisoformat(whole + (offset if offset[:1] in ("+", "-") else ""))
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
         steps = (moment - _ORIGIN) // _SECOND * 10_000_000 + int(digits[:7].ljust(7, "0"))

@@ -60,6 +60,8 @@ class DelimitedFormat(TraceFormat):
         """See `TraceFormat`."""
         header = [name.strip() for name in self._header(lines)]
         for name in self.columns:
+            if header.count(name) > 1:
+                raise HeaderError(f"found {header.count(name)} columns {name!r}; expected one of that name")
             if name not in header:
                 near = closest(name, header)
                 hint = f"; closest is {near[0]!r}" if near else ""

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from batchpilot.core.names import lookup
 from batchpilot.workloads.readers.azure import AZURE, read_timestamp
-from batchpilot.workloads.readers.base import RowError, TraceError
+from batchpilot.workloads.readers.base import RowError, TraceError, read_number
 from batchpilot.workloads.readers.burstgpt import BURSTGPT
 from batchpilot.workloads.readers.delimited import split_fields
 from batchpilot.workloads.readers.generic import DATE
-from batchpilot.workloads.readers.text import open_text
+from batchpilot.workloads.readers.text import BROKEN, open_text
 from batchpilot.workloads.readers.vidur import VIDUR
 
 ROLES = ("arrival", "prompt", "output")
@@ -42,6 +43,9 @@ _UNITS = {
     **dict.fromkeys(("us", "usec", "micros", "microseconds"), "us"),
     **dict.fromkeys(("ns", "nsec", "nanos", "nanoseconds"), "ns"),
 }
+_LINES = 20
+"""So many are looked at."""
+
 _EPOCHS = ((1e17, "ns"), (1e14, "us"), (1e11, "ms"))
 """A moment of our days, counted from 1970, is larger than this in that unit."""
 
@@ -75,20 +79,26 @@ def guess_format(path: Path, columns: Mapping[str, str] | None = None) -> Guess:
     """
     for key in columns or {}:
         lookup(dict.fromkeys(KEYS), key, "key of columns")
-    with open_text(path) as file:
-        lines = [line for _, line in zip(range(3), file, strict=False)]
-    first = next((line for line in lines if line.strip()), "")
+    try:
+        with open_text(path) as file:
+            begun = (line for line in file if not line.isspace())
+            first, *lines = [line for _, line in zip(range(_LINES), begun, strict=False)] or [""]
+    except BROKEN as error:
+        raise TraceError(f"{path}: found broken gzip data ({error}); expected a whole file") from None
     if not columns and first.lstrip().startswith("{"):
         return _of_json(path, first)
     try:
         header = [name.strip() for name in split_fields(first)]
-        rows = [[field.strip() for field in split_fields(line)] for line in lines[1:] if line.strip()]
     except RowError as error:
         raise TraceError(f"{path}, line 1: {error}") from None
     if not columns:
         for name, layout in _PUBLISHED.items():
             if set(layout.columns) <= set(header):
                 return Guess(name, {}, f"read as format {name}, by its columns")
+    rows: list[list[str]] = []
+    for line in lines:
+        with suppress(RowError):  # the reader says in which line it is
+            rows.append([field.strip() for field in split_fields(line)])
     return _of_columns(path, header, rows, dict(columns or {}))
 
 
@@ -116,7 +126,7 @@ def _of_columns(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]
         )
     arrival = named["arrival"]
     if unit is None:
-        unit = _unit(arrival, [row[header.index(arrival)] for row in rows if len(row) == len(header)])
+        unit = _unit(arrival, [row[header.index(arrival)] for row in rows if len(row) >= len(header)])
     options = {f"{role}_column": named[role] for role in ROLES} | {"time_unit": unit}
     when = "dates" if unit == DATE else f"in {unit}"
     why = f"arrivals from {arrival!r} ({when}), prompts from {named['prompt']!r}, outputs from {named['output']!r}"
@@ -139,15 +149,19 @@ def _words(name: str) -> list[str]:
 
 def _unit(column: str, values: Sequence[str]) -> str:
     said = [_UNITS[word] for word in _words(column) if word in _UNITS]
-    if values and _is_date(values[0]):
+    if any(map(_is_date, values)):
         return DATE
     if said:
         return said[-1]
-    try:
-        largest = max((float(value) for value in values), default=0.0)
-    except ValueError:
-        largest = 0.0
+    largest = max(map(_number, values), default=0.0)
     return next((unit for least, unit in _EPOCHS if largest > least), "s")
+
+
+def _number(text: str) -> float:
+    try:
+        return read_number(text, "")
+    except RowError:
+        return 0.0
 
 
 def _is_date(text: str) -> bool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -20,12 +19,10 @@ from batchpilot.workloads.readers.base import TIME_UNITS, HeaderError, RowError,
 from batchpilot.workloads.readers.burstgpt import BURSTGPT
 from batchpilot.workloads.readers.generic import csv_format
 from batchpilot.workloads.readers.mooncake import MOONCAKE
-from batchpilot.workloads.readers.text import open_text
+from batchpilot.workloads.readers.text import BROKEN, open_text
 from batchpilot.workloads.readers.vidur import VIDUR
 from batchpilot.workloads.readers.weka import WekaFormat, documents, parse_conversation, put_side_by_side, weka_format
 from batchpilot.workloads.table import RequestTable
-
-_BROKEN = (EOFError, zlib.error, gzip.BadGzipFile)
 
 READERS: dict[str, Callable[..., TraceFormat | WekaFormat]] = {
     "azure2023": lambda: AZURE,
@@ -158,7 +155,7 @@ def _read_conversations(path: Path, layout: WekaFormat, skip_bad_rows: bool) -> 
                     if not skip_bad_rows:
                         raise TraceError(f"{path}, line {number}: {error}") from None
                     skipped += 1
-        except _BROKEN as error:
+        except BROKEN as error:
             raise TraceError(f"{path}: found broken gzip data ({error}); expected a whole file") from None
     if not any(conversation.calls for conversation in conversations):
         raise TraceError(f"{path}, line 1: found no call; expected at least one")
@@ -178,14 +175,20 @@ def _prefixes(path: Path, hashes: array[int], starts: array[int], block_tokens: 
 
 def _rows(path: Path, layout: TraceFormat, skip_bad_rows: bool) -> Iterator[TraceRow | None]:
     """The rows of a file, None for each that is left out; every error names file and line."""
-    number = layout.header_lines
+    number = 0
+
+    def counted(file: TextIO) -> Iterator[str]:
+        nonlocal number
+        for line in file:
+            number += 1
+            if not line.isspace():
+                yield line
+
     with open_text(path) as file:
+        lines = counted(file)
         try:
-            parse = layout.start(file)
-            for line in file:
-                number += 1
-                if line.isspace():
-                    continue
+            parse = layout.start(lines)
+            for line in lines:
                 try:
                     yield parse(line)
                 except RowError as error:
@@ -193,7 +196,7 @@ def _rows(path: Path, layout: TraceFormat, skip_bad_rows: bool) -> Iterator[Trac
                         raise TraceError(f"{path}, line {number}: {error}") from None
                     yield None
         except HeaderError as error:
-            raise TraceError(f"{path}, line 1: {error}") from None
-        except _BROKEN as error:
+            raise TraceError(f"{path}, line {max(number, 1)}: {error}") from None
+        except BROKEN as error:
             found = f"found broken gzip data ({error}); expected a whole file"
             raise TraceError(f"{path}, after line {number}: {found}") from None

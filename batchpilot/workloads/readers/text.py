@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
+
+BROKEN = (EOFError, zlib.error, gzip.BadGzipFile)
+"""What reading raises where a compressed file is cut off or damaged."""
 
 
 @contextmanager
