@@ -64,23 +64,24 @@ def read_measurements(
     path, columns = Path(path), {field: name.strip() for field, name in (columns or {}).items()}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            header = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = header
-            rows = list(reader)
-            if rows and None in rows[-1].values() and not _ends_a_line(path):
-                rows.pop()
+            reader = csv.reader(file, skipinitialspace=True)
+            found = ((reader.line_num, fields) for fields in reader if any(field.strip() for field in fields))
+            header = [name.strip() for name in next(found, (1, []))[1]]
+            numbered = list(found)
+            if numbered and len(numbered[-1][1]) < len(header) and not _ends_a_line(path):
+                numbered.pop()
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a CSV file in UTF-8: {error}") from None
     splitwise = not columns and set(SPLITWISE_COLUMNS) <= set(header)
     names = _names(path, header, columns or ({"device": "hardware"} if splitwise else {}), splitwise)
+    rows = [_row(path, line, header, fields) for line, fields in numbered]
     told = {label: names[label] for label in LABELS if label in names}
     told = {label: column for label, column in told.items() if any((row[column] or "").strip() for row in rows)}
     kept = _selected(path, rows, told, select or {})
     labels = {label: str(rows[kept[0]][column]).strip() for label, column in told.items()}
 
     def numbers(column: str) -> NDArray[np.float64]:
-        return np.array([_number(path, row, rows[row][column], column) for row in kept])
+        return np.array([_number(path, numbered[row][0], rows[row][column], column) for row in kept])
 
     if splitwise:
         B, prompt, generated, prefill_ms, decode_ms = (numbers(column) for column in SPLITWISE_COLUMNS)
@@ -138,11 +139,14 @@ def _names(path: Path, header: Sequence[str], columns: Mapping[str, str], splitw
             f"{path}: no column for {', '.join(missing)}; the header holds {', '.join(header) or 'nothing'}. "
             "Say which column is which, as in batch_size=B,tokens=S,latency_ms=T"
         )
+    for column in names.values():
+        if header.count(column) > 1:
+            raise ValueError(f"{path}: {header.count(column)} columns are called {column!r}; expected one of that name")
     return {field: column for field, column in names.items() if column in header}
 
 
 def _selected(
-    path: Path, rows: Sequence[Mapping[str, str]], labels: Mapping[str, str], select: Mapping[str, str]
+    path: Path, rows: Sequence[Mapping[str, str | None]], labels: Mapping[str, str], select: Mapping[str, str]
 ) -> list[int]:
     """The rows asked for, which must be of one device, model and tensor parallelism."""
     kept = list(range(len(rows)))
@@ -166,8 +170,15 @@ def _plain(name: str | None) -> str:
     return re.sub(r"[\s_-]+", "", str(name)).lower()
 
 
-def _number(path: Path, row: int, text: str | None, column: str) -> float:
+def _row(path: Path, line: int, header: Sequence[str], fields: Sequence[str]) -> dict[str, str | None]:
+    """What stands under each name, None where the line ends before."""
+    if any(field.strip() for field in fields[len(header) :]):
+        raise ValueError(f"{path}, line {line}: found {len(fields)} fields; expected {len(header)}")
+    return {name: fields[i] if i < len(fields) else None for i, name in enumerate(header)}
+
+
+def _number(path: Path, line: int, text: str | None, column: str) -> float:
     try:
         return float(text) if text is not None and text.strip() else np.nan
     except ValueError:
-        raise ValueError(f"{path}, line {row + 2}: {column} is {text!r}; expected a number") from None
+        raise ValueError(f"{path}, line {line}: {column} is {text!r}; expected a number") from None
