@@ -152,3 +152,29 @@ def test_a_file_that_is_not_as_it_should_be_is_refused_with_its_name(written, te
         read_measurements(written(text), **options)
     if "token" not in options.get("columns", {}):
         assert "steps.csv" in str(told.value)
+
+
+STEPS = "batch_size,tokens,latency_ms\n1,1,10\n2,2,11\n"
+
+
+def test_blank_lines_count_in_the_line_that_is_named_and_nowhere_else(tmp_path):
+    path = tmp_path / "steps.csv"
+    path.write_text("\n" + STEPS.replace("2,2", "\n  \n2,2"))
+    assert read_measurements(path).observations.tokens.tolist() == [1, 2]
+    path.write_text("\n" + STEPS.replace("2,2", "\n\n2,x"))
+    with pytest.raises(ValueError, match=r"steps\.csv, line 6: tokens is 'x'; expected a number"):
+        read_measurements(path)
+
+
+def test_a_row_of_more_fields_than_names_is_not_read_as_if_they_were_others(tmp_path):
+    path = tmp_path / "steps.csv"
+    path.write_text(STEPS + "4,1,024,12\n")
+    with pytest.raises(ValueError, match=r"steps\.csv, line 4: found 4 fields; expected 3"):
+        read_measurements(path)
+
+
+def test_two_columns_of_one_name_are_not_chosen_from(tmp_path):
+    path = tmp_path / "steps.csv"
+    path.write_text("batch_size,tokens,latency_ms,tokens\n1,1,10,7\n")
+    with pytest.raises(ValueError, match="2 columns are called 'tokens'; expected one of that name"):
+        read_measurements(path)

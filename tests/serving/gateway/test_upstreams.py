@@ -118,10 +118,12 @@ def test_a_stream_that_cannot_be_read_here_comes_as_it_is_said():
         goes_on.wait(10)
         return False
 
-    with before_scripts(script, saying(STREAMED)[0], router="round-robin") as (gateway, _, _):
-        with httpx.stream("POST", f"{gateway}/v1/completions", json=ASKED, trust_env=False) as got:
-            assert next(got.iter_raw()) == b"first"
-            goes_on.set()
+    with (
+        before_scripts(script, saying(STREAMED)[0], router="round-robin") as (gateway, _, _),
+        httpx.stream("POST", f"{gateway}/v1/completions", json=ASKED, trust_env=False) as got,
+    ):
+        assert next(got.iter_raw()) == b"first"
+        goes_on.set()
 
 
 def test_a_stream_that_has_begun_is_not_repeated():
