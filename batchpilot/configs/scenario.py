@@ -281,6 +281,8 @@ class Scenario(StrictModel):
         for name in ("sharing", "conversations", "images"):
             if getattr(self.workload, name) is None:
                 del data["workload"][name]
+        if self.workload.images is not None and self.workload.images.per_request == {1: 1.0}:
+            del data["workload"]["images"]["per_request"]
         if self.parameters is not None:
             data["parameters"] = Path(self.parameters).read_text(encoding="utf-8")
         return data

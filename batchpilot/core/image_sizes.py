@@ -16,6 +16,9 @@ PATCH_PX = 14
 SIDES_PX = (224, 336, 448)
 """Sides of the square images that a tower takes."""
 
+MOST_IMAGES = 8
+"""Of a request."""
+
 PATCHES_OF_SMALLEST = SIDES_PX[0] // PATCH_PX
 PATCHES_MORE = (SIDES_PX[1] - SIDES_PX[0]) // PATCH_PX
 """Patches along a side: of the smallest size, and by how many each next one has more."""

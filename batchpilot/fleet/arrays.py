@@ -145,7 +145,7 @@ class FleetArrays(NamedTuple):
         chains: records of `CHAIN` by kind of replica and request, shape (kinds, n); none without a prefix cache.
         sent_blocks: one more than how often the router had looked at a replica when it last sent it a block, by replica
             and content, shape (replicas, contents); none without a prefix cache.
-        images: records of `IMAGE`, shape (n,); none without images.
+        images: records of `IMAGE`, those of a request together; none without images.
         talks: records of `TALK`, shape (n,); none without conversations.
     """
 

@@ -49,6 +49,7 @@ class Prompts:
         self.chains = self.chains.view(np.recarray)
         shown: NDArray[Any] = np.zeros(0, IMAGE) if requests.images is None else image_records(requests.images)
         self.images: Any = shown.view(np.recarray)
+        self._most = 1 if requests.images is None else requests.images.most
         self.image_rows = int(shown["number"].max(initial=-1)) + 1
 
     def put(self, state: SchedulerState, i: int, kind: int) -> None:
@@ -63,4 +64,4 @@ class Prompts:
         if contents is not None:
             put_empty_cache(state, i, contents)
         if self._encodes[kind]:
-            put_tower(state, i, self._specs[kind].engine.vision)
+            put_tower(state, i, self._specs[kind].engine.vision, self._most)

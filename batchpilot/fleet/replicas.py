@@ -126,7 +126,7 @@ class Replicas:
             noise=NOISE_TABLE,
             drift_rows=drift,
             hashed_blocks=2 * self.prompts.blocks,
-            images=0 if requests.images is None else max(room, self.prompts.image_rows),
+            images=0 if requests.images is None else max(room * requests.images.most, self.prompts.image_rows),
         )
         self.sent_blocks = np.zeros((len(kinds), self.prompts.blocks), np.int32)
         self.views: Any = new_views(len(kinds)).view(np.recarray)

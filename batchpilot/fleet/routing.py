@@ -178,10 +178,12 @@ def place(s: SchedulerState, f: FleetArrays, r: int, now_ms: float) -> None:
         s.chains[i, row_place] = f.chains[f.views[i].kind, r]
         if c.counts_sent == 1 and c.poll_ms > 0:
             note_sent(s, f, i, r)
-    if s.clock[i].images:
-        s.images[i, row_place].number = f.images[r].number
-        s.images[i, row_place].end = f.images[r].end
-        s.images[i, row_place].kind = f.images[r].kind
+    most = s.clock[i].images
+    for image in range(most):
+        here, there = row_place * most + image, r * most + image
+        s.images[i, here].number = f.images[there].number
+        s.images[i, here].end = f.images[there].end
+        s.images[i, here].kind = f.images[there].kind
     c.fullest = max(c.fullest, row_place + 1)
     if c.pooled == 1 or c.conversing == 1:
         f.names[i, row_place] = r

@@ -129,7 +129,7 @@ def make_images(spec: ImagesSpec) -> ImageModel:
     Args:
         spec: an `images` section.
     """
-    return ImageModel(spec.share, spec.sizes, spec.different, spec.zipf)
+    return ImageModel(spec.share, spec.sizes, spec.different, spec.zipf, spec.per_request)
 
 
 def draw_arrivals(

@@ -28,5 +28,12 @@ def put_end_to_end(kind: type[C], parts: Sequence[C | None], lengths: Sequence[i
     if all(part is None for part in parts):
         return None
     whole = [kind.none(n) if part is None else part for part, n in zip(parts, lengths, strict=True)]
+    most = max(_most(part) for part in whole)
+    whole = [part.widened(most) if isinstance(part, Images) else part for part in whole]
     joined = kind(*(np.concatenate([getattr(part, one.name) for part in whole]) for one in fields(kind)))
     return joined.apart(np.repeat(np.arange(len(whole)), lengths))
+
+
+def _most(part: Images | Turns) -> int:
+    """Columns that a request has."""
+    return part.most if isinstance(part, Images) else 1

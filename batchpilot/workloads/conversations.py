@@ -117,7 +117,7 @@ def draw_conversations(
         talk: what they are like.
         start_ms: when each begins, shape (conversations,).
         rng: source of randomness.
-        images: those that a conversation may begin with, behind its system prompt; all its turns repeat it.
+        images: those that a conversation may begin with, behind its system prompt; all its turns repeat them.
 
     Returns:
         Their turns; arrivals of later ones are as if answers took no time.
@@ -179,7 +179,7 @@ def _prefixes(
 ) -> Prefixes:
     """Block hashes of turns: the blocks of the system prompt are those of its kind, the others the conversation's.
 
-    Those of an image are those of all conversations that show it behind the same system prompt.
+    Those of images are those of all conversations that show them, in this order, behind the same system prompt.
     """
     blocks = tokens // talk.block_tokens
     starts = np.concatenate([[0], np.cumsum(blocks)])
@@ -188,7 +188,11 @@ def _prefixes(
     shared, most = talk.system_tokens // talk.block_tokens, int(blocks.max(initial=0)) + 1
     owner = np.where(place < shared, systems[session[turn]], talk.system_kinds + session[turn])
     if shown.shown.any():
-        pairs = np.unique(np.stack([systems, shown.contents()]), axis=1, return_inverse=True)[1].reshape(-1)
-        of_image = (place >= shared) & (place < (shown.end_tokens // talk.block_tokens)[session[turn]])
-        owner = np.where(of_image, talk.system_kinds + len(systems) + pairs[session[turn]], owner)
+        first = talk.system_kinds + len(systems)
+        for run, ends in zip(shown.runs().T, shown.ends.T, strict=True):
+            pairs = np.unique(np.stack([systems, run]), axis=1, return_inverse=True)[1].reshape(-1)
+            of_image = (place >= shared) & (place < (ends // talk.block_tokens)[session[turn]])
+            owner = np.where(of_image, first + pairs[session[turn]], owner)
+            shared = np.maximum(shared, (ends // talk.block_tokens)[session[turn]])
+            first += int(pairs.max()) + 1
     return Prefixes(owner * most + place, starts, talk.block_tokens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,22 +26,30 @@ class ImageModel:
         sizes: weight by side in px.
         different: how many there are of each size, >= 1.
         zipf: the k-th most popular is asked about in proportion to 1 / k ** zipf, >= 0.
+        per_request: weight by how many a request has that has any; each is drawn by itself.
     """
 
     share: float
     sizes: Mapping[int, float]
     different: int = 1000
     zipf: float = 1.0
+    per_request: Mapping[int, float] = field(default_factory=lambda: {1: 1.0})
+
+    @property
+    def mean_images(self) -> float:
+        """Mean images of a request."""
+        weights = np.array(list(self.per_request.values()))
+        return float(self.share * (np.array(list(self.per_request)) * weights).sum() / weights.sum())
 
     @property
     def mean_tokens(self) -> float:
         """Mean image tokens of a request."""
         weights = np.array(list(self.sizes.values()))
-        return float(self.share * (image_tokens(list(self.sizes)) * weights).sum() / weights.sum())
+        return float(self.mean_images * (image_tokens(list(self.sizes)) * weights).sum() / weights.sum())
 
 
 def draw_images(model: ImageModel, n: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw which image each of n requests or conversations has.
+    """Draw which images each of n requests or conversations has.
 
     Args:
         model: what to draw.
@@ -49,13 +57,18 @@ def draw_images(model: ImageModel, n: int, rng: np.random.Generator) -> tuple[ND
         rng: source of randomness.
 
     Returns:
-        Sides in px, `NONE_PX` for none, and numbers, shape (n,) each.
+        Sides in px, `NONE_PX` for none, and numbers, shape (n, m) each, m the most that a request may have.
     """
     sides, weights = np.array(list(model.sizes), np.int64), np.array(list(model.sizes.values()))
     popularity = 1.0 / np.arange(1, model.different + 1) ** model.zipf
-    shown = rng.random(n) < model.share
-    side_px = np.where(shown, rng.choice(sides, n, p=weights / weights.sum()), NONE_PX)
-    return side_px, rng.choice(model.different, n, p=popularity / popularity.sum())
+    shown, most = rng.random(n) < model.share, max(model.per_request)
+    side_px = rng.choice(sides, (n, most), p=weights / weights.sum())
+    number = rng.choice(model.different, (n, most), p=popularity / popularity.sum())
+    counts = np.where(shown, 1, 0)
+    if most > 1:
+        chances = np.array(list(model.per_request.values()))
+        counts *= rng.choice(np.array(list(model.per_request)), n, p=chances / chances.sum())
+    return np.where(np.arange(most) < counts.reshape(-1, 1), side_px, NONE_PX), number
 
 
 def add_images(requests: RequestTable, model: ImageModel, rng: np.random.Generator) -> RequestTable:
@@ -81,14 +94,15 @@ def add_images(requests: RequestTable, model: ImageModel, rng: np.random.Generat
     else:
         prefixes = requests.prefixes
         shared_tokens = prefixes.blocks() * prefixes.block_tokens
-        images = Images.from_arrays(side_px, number, np.where(side_px > 0, shared_tokens, 0))
+        images = Images.from_arrays(side_px, number, np.where((side_px > 0).any(axis=1), shared_tokens, 0))
     return replace(requests, prompt_tokens=requests.prompt_tokens + images.tokens, images=images, prefixes=prefixes)
 
 
 def _hashed(images: Images) -> Prefixes:
-    """Block hashes of prompts that begin with their image: equal images are equal beginnings."""
-    blocks = images.tokens // HASHED_TOKENS
+    """Block hashes of prompts that begin with their images: equal images are equal beginnings, in equal order."""
+    blocks = image_tokens(images.side_px).ravel() // HASHED_TOKENS
     most = int(blocks.max(initial=0))
-    starts = np.concatenate([[0], np.cumsum(blocks)]).astype(np.int64)
-    owner: NDArray[np.int64] = np.repeat(np.arange(len(images)), blocks)
-    return Prefixes(images.contents()[owner] * most + np.arange(len(owner)) - starts[owner], starts, HASHED_TOKENS)
+    firsts = np.cumsum(blocks) - blocks
+    owner: NDArray[np.int64] = np.repeat(np.arange(len(blocks)), blocks)
+    starts = np.concatenate([[0], np.cumsum(blocks.reshape(-1, images.most).sum(axis=1))]).astype(np.int64)
+    return Prefixes(images.runs().ravel()[owner] * most + np.arange(len(owner)) - firsts[owner], starts, HASHED_TOKENS)

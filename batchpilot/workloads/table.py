@@ -31,7 +31,7 @@ class RequestTable:
     Attributes:
         arrival_ms: arrival times, ascending, shape (n,), float64. In a closed loop they are ignored (see
             `concurrency`).
-        prompt_tokens: prompt lengths, 1 to `MOST_TOKENS`, shape (n,), int64; the tokens of an image are among them.
+        prompt_tokens: prompt lengths, 1 to `MOST_TOKENS`, shape (n,), int64; the tokens of images are among them.
         output_tokens: tokens that will be generated, likewise, shape (n,), int64; the scheduler does not know them.
         estimated_output_tokens: what a length predictor says, >= 0, shape (n,), float64; SJF and fair sharing use it.
         slo_class: index into `slos`, shape (n,), int64.
@@ -45,7 +45,7 @@ class RequestTable:
         turns: which requests are turns of one conversation; None where each is alone. Of a later turn `arrival_ms` is
             when it would come if answers took no time, or came when it was recorded; in a run it comes its think time
             after the answer to the turn before.
-        images: which requests have an image, and which; None where none has.
+        images: which requests have images, and which; None where none has.
     """
 
     arrival_ms: NDArray[np.float64]
@@ -145,9 +145,10 @@ class RequestTable:
             short = np.flatnonzero(prompt < images.end_tokens)
             if len(short):
                 row = short[0]
+                last = int(np.argmax(images.ends[row]))
                 raise ValueError(
-                    f"prompt_tokens of request {row} is {prompt[row]}, but its image of {images.side_px[row]} px ends "
-                    f"at token {images.end_tokens[row]}; prompt_tokens counts the tokens of the image, too"
+                    f"prompt_tokens of request {row} is {prompt[row]}, but its image of {images.side_px[row, last]} px "
+                    f"ends at token {images.end_tokens[row]}; prompt_tokens counts the tokens of images, too"
                 )
         order = np.argsort(arrival, kind="stable")
         return cls(
@@ -181,8 +182,8 @@ class RequestTable:
 
     @property
     def image_rows(self) -> int:
-        """Rows that a table by request and by image needs, 0 without images."""
-        return 0 if self.images is None else len(self)
+        """Rows that a table by image of a request and by image needs, 0 without images."""
+        return 0 if self.images is None else self.images.side_px.size
 
     @property
     def duration_ms(self) -> float:

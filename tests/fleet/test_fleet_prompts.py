@@ -30,10 +30,12 @@ TOWER = VisionTower(pass_ms=3.0, token_ms=0.02, feature_cache=20)
 LINK = Link(10.0, 131_072.0, 2.0)
 
 
-def table(n: int = 120, gap_ms: float = 30.0, seed: int = 0, images: bool = False) -> RequestTable:
+def table(n: int = 120, gap_ms: float = 30.0, seed: int = 0, images: int = 0) -> RequestTable:
     rng = np.random.default_rng(seed)
     prompts = rng.integers(256 if images else 80, 700, n)
-    shown = Images.from_arrays(np.where(rng.random(n) < 0.6, 224, 0), rng.integers(0, 40, n)) if images else None
+    many = (n, images)
+    shown = Images.from_arrays(np.where(rng.random(many) < 0.6, 224, 0), rng.integers(0, 40, many)) if images else None
+    prompts += 256 * max(images - 1, 0)
     return RequestTable.from_arrays(
         np.cumsum(rng.exponential(gap_ms, n)),
         prompts,
@@ -75,11 +77,11 @@ def test_a_fleet_of_one_with_a_cache_is_the_engine_with_it(rule, poll_ms):
     assert fleet.prefix_hit_rates() == pytest.approx([alone.prefix_hit_rate])
 
 
-@pytest.mark.parametrize("kind", ["images", "images behind text"])
+@pytest.mark.parametrize("kind", ["images", "images behind text", "several images"])
 def test_a_fleet_of_one_with_images_is_the_engine_with_them(kind):
-    requests = table(images=True)
+    requests = table(images=3 if kind == "several images" else 1)
     if kind == "images behind text":
-        texts = [[int(image >= 0)] * 1 for image in requests.images.contents()]
+        texts = [[int(image >= 0)] * 1 for image in requests.images.contents()[:, 0]]
         requests = replace(requests, prefixes=Prefixes.from_lists(texts, 16))
     alone = simulate(
         requests, LATENCY, LIMITS, estimate=LATENCY, kv_capacity_tokens=8000, prefix_cache=True, vision=TOWER
@@ -91,7 +93,7 @@ def test_a_fleet_of_one_with_images_is_the_engine_with_them(kind):
 
 
 def test_images_cost_every_replica_that_computes_prompts():
-    requests = table(400, 15.0, images=True)
+    requests = table(400, 15.0, images=1)
     with_images, text = (simulate_fleet(one, replica(3)) for one in (requests, replace(requests, images=None)))
     assert with_images.served.e2e_ms.mean() > text.served.e2e_ms.mean() + TOWER.pass_ms / 2
     assert "image_hit_rate" not in text.summary()
@@ -99,7 +101,7 @@ def test_images_cost_every_replica_that_computes_prompts():
     split = simulate_fleet(requests, pools, link=LINK)
     assert split.served.count("length") == len(requests)
     assert split.found is not None
-    assert split.found.images.sum() == requests.images.shown.sum()
+    assert split.found.images.sum() == requests.images.each.sum()
 
 
 def test_the_longest_cached_prefix_finds_more_than_taking_turns():

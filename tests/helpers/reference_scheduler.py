@@ -51,9 +51,7 @@ class Request:
     following: object = None
     think: float = 0.0
     has_come: bool = False
-    image: object = None
-    image_tokens: int = 0
-    image_end: int = 0
+    images: list = field(default_factory=list)
 
     @property
     def need(self):
@@ -98,8 +96,13 @@ class Reference:
     ceilings: dict = field(default_factory=dict)
     refused: RefusedShares = field(default_factory=RefusedShares)
 
-    def has_to_be_encoded(self, r):
-        return r.image is not None and r.computed < r.image_end and r.image not in self.features
+    def missing(self, r):
+        """Sizes of the images of a request that have to be encoded, one that it shows twice once."""
+        missing = {}
+        for image, tokens, end in r.images:
+            if r.computed < end and image not in self.features:
+                missing.setdefault(image, tokens)
+        return list(missing.values())
 
     def encode_ms(self, sizes):
         """Time to encode images of these sizes in a step, each size in passes of its own."""
@@ -110,31 +113,32 @@ class Reference:
         )
 
     def lone_encode_ms(self, r):
-        return self.encode_ms([r.image_tokens]) if self.has_to_be_encoded(r) else 0.0
+        return self.encode_ms(self.missing(r))
 
     def least_encode_ms(self, r):
-        return self.tower.token_ms * r.image_tokens if self.has_to_be_encoded(r) else 0.0
+        return self.tower.token_ms * sum(self.missing(r))
 
     def encode_ms_with(self, r):
-        return self.encode_ms([*self.to_encode, *([r.image_tokens] if self.has_to_be_encoded(r) else [])])
+        return self.encode_ms([*self.to_encode, *self.missing(r)])
 
-    def look_at_image(self, r):
-        """Who is let in has its image encoded in this step, or finds its features."""
-        if r.image is None:
-            return
-        self.lookups += 1
-        self.hits += not self.has_to_be_encoded(r)
-        if self.has_to_be_encoded(r):
-            self.to_encode.append(r.image_tokens)
-        if r.computed < r.image_end:
-            self.features = [*(image for image in self.features if image != r.image), r.image]
+    def look_at_images(self, r):
+        """Who is let in has its images encoded in this step, or finds their features."""
+        missing = self.missing(r)
+        self.lookups += len(r.images)
+        self.hits += len(r.images) - len(missing)
+        self.to_encode += missing
+        for image in [image for image, _, end in r.images if r.computed < end]:
+            self.features = [*(other for other in self.features if other != image), image]
             self.features = self.features[max(len(self.features) - self.tower.feature_cache, 0) :]
+
+    def vision_queue(self, r):
+        return (r.priority, max((tokens for _, tokens, _ in r.images), default=0))
 
     def vision_keys(self):
         """Whose queue is longest for its weight and wait goes first, before all who is urgent."""
         queues = {}
         for r in self.waiting:
-            queues.setdefault((r.priority, r.image_tokens), []).append(r)
+            queues.setdefault(self.vision_queue(r), []).append(r)
         score = {
             queue: len(rs) / (100.0, 500.0, 2000.0)[queue[0]] / (1.0 + self.now - sum(r.arrival for r in rs) / len(rs))
             for queue, rs in queues.items()
@@ -142,7 +146,7 @@ class Reference:
         order = sorted(queues, key=lambda queue: (-score[queue], queue))
         for r in self.waiting:
             urgent = r.priority == 0 and self.now - r.arrival >= 80.0
-            r.key = (-1 if urgent else order.index((r.priority, r.image_tokens)), r.arrival)
+            r.key = (-1 if urgent else order.index(self.vision_queue(r)), r.arrival)
 
     def blocks_for(self, tokens):
         return math.ceil(tokens / self.block_size)
@@ -408,7 +412,7 @@ class Reference:
                 self.refused.decide(r.prompt, False)
         r.shared = self.found(r)
         self.idle = [c for c in self.idle if c not in r.shared]
-        self.look_at_image(r)
+        self.look_at_images(r)
         if self.discipline == "vision":
             r.key = self.key(r)
         r.blocks, r.admitted = self.blocks_for(r.prompt + r.generated), True

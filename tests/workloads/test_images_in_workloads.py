@@ -13,6 +13,7 @@ from batchpilot.latency import SaturationParameters
 from batchpilot.latency.model.vision_tower import VisionTower
 from batchpilot.runners.http.importing import trace_text
 from batchpilot.workloads import TraceError, build_requests, read_trace
+from batchpilot.workloads.build import make_images
 from batchpilot.workloads.drawn_images import ImageModel, add_images
 
 PHASE = {
@@ -54,7 +55,7 @@ def test_a_share_of_the_requests_has_images_on_top_of_their_text():
     np.testing.assert_array_equal(table.prompt_tokens, 100 + table.images.tokens)
     assert sorted(set(table.images.tokens)) == [0, 256, 576, 1024]
     assert len(np.unique(table.images.contents())) - 1 <= 3 * 40
-    popular = np.bincount(table.images.number[shown])
+    popular = np.bincount(table.images.number[table.images.each])
     assert popular[0] > 5 * popular[20]
 
 
@@ -86,7 +87,7 @@ def test_behind_a_shared_text_an_image_begins_where_the_text_ends():
     sharing = {"levels": [{"tokens": 64}], "block_tokens": 16}
     table = build({"phases": [PHASE], "images": IMAGES, "sharing": sharing})
     shown = table.images.shown
-    assert set(table.images.before_tokens[shown]) == {64}
+    assert set(table.images.before_tokens[shown, 0]) == {64}
     assert table.prefixes.different == 4
 
 
@@ -182,10 +183,10 @@ def test_a_trace_tells_which_requests_have_images(tmp_path):
     path = tmp_path / "pictures.csv"
     path.write_text(TRACE)
     images = read_trace(path, "csv").images
-    assert images.side_px.tolist() == [336, 0, 336, 448, 224, 224, 0]
+    assert images.side_px[:, 0].tolist() == [336, 0, 336, 448, 224, 224, 0]
     contents = images.contents()
     assert contents[0] == contents[2]
-    assert len(set(contents[images.shown])) == 4, "a size or no name of its own makes it another image"
+    assert len(set(contents[images.each])) == 4, "a size or no name of its own makes it another image"
     path.write_text(TRACE.replace("image_size,image_id", "px,which"))
     again = read_trace(path, "csv", image_size_column="px", image_id_column="which").images
     np.testing.assert_array_equal(again.contents(), contents)
@@ -206,7 +207,10 @@ def test_a_trace_that_is_written_with_images_is_read_back(tmp_path):
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ("0,600,5,300,cat", "line 2: image_size is '300'; expected 224, 336, 448, or nothing for no image"),
+        (
+            "0,600,5,300,cat",
+            "line 2: image_size is '300'; expected 224, 336, 448, several between semicolons, or nothing",
+        ),
         ("0,500,5,336,cat", "line 2: prompt_tokens is 500; expected at least the 576 tokens of its image of 336 px"),
     ],
 )
@@ -223,7 +227,7 @@ def test_all_turns_of_a_conversation_repeat_its_image_behind_the_system_prompt()
     assert 0.4 < images.shown[table.turns.first()].mean() < 0.8
     np.testing.assert_array_equal(images.side_px, images.side_px[first])
     np.testing.assert_array_equal(images.contents(), images.contents()[first])
-    assert set(images.before_tokens[images.shown].tolist()) == {128}
+    assert set(images.before_tokens[images.each].tolist()) == {128}
     assert (table.prompt_tokens + table.output_tokens).max() <= 2000
     assert (table.prompt_tokens - images.tokens > 128).all()
 
@@ -232,7 +236,7 @@ def test_all_turns_of_a_conversation_repeat_its_image_behind_the_system_prompt()
         return tuple(prefixes.hashes[prefixes.starts[r] :][: images.end_tokens[r] // prefixes.block_tokens])
 
     shown = np.flatnonzero(images.shown & table.turns.first())
-    alike = {beginning(r): int(images.contents()[r]) for r in shown}
+    alike = {beginning(r): int(images.contents()[r, 0]) for r in shown}
     assert len(alike) == 2 * 3 < len(shown)  # two system prompts, three images
     later = np.flatnonzero(images.shown & ~table.turns.first())
     assert all(beginning(r) == beginning(first[r]) for r in later)
@@ -247,3 +251,79 @@ def test_all_turns_of_a_conversation_repeat_its_image_behind_the_system_prompt()
     assert encoded(0) == 0
     assert encoded(0, prefix_cache=True) > 0.9  # what has its KV needs no features
     assert encoded(100) > 0.9
+
+
+SEVERAL = {**IMAGES, "per_request": {1: 0.7, 2: 0.2, 4: 0.1}}
+
+
+def test_a_request_has_as_many_images_as_the_weights_say():
+    table = build({"phases": [PHASE], "images": SEVERAL})
+    counts = table.images.each.sum(axis=1)
+    assert table.images.most == 4
+    assert (counts > 0).mean() == pytest.approx(0.5, abs=0.05)
+    assert [(counts[counts > 0] == k).mean() for k in (1, 2, 3, 4)] == pytest.approx([0.7, 0.2, 0.0, 0.1], abs=0.06)
+    np.testing.assert_array_equal(table.prompt_tokens, 100 + table.images.tokens)
+    np.testing.assert_array_equal(table.images.end_tokens, table.images.tokens)
+    model = make_images(Workload.model_validate({"phases": [PHASE], "images": SEVERAL}).images)
+    assert model.mean_tokens == pytest.approx(table.images.tokens.mean(), rel=0.15)
+
+
+def test_prompts_share_the_blocks_of_images_that_they_begin_with_in_the_same_order():
+    two = {"share": 1.0, "sizes": {224: 1}, "different": 2, "per_request": {2: 1}}
+    table = build({"phases": [PHASE], "images": two})
+    prefixes, contents = table.prefixes, table.images.contents()
+    assert set(prefixes.blocks()) == {32}
+    hashes = prefixes.hashes.reshape(-1, 32)
+    for row in range(1, 40):
+        alike = int(np.cumprod(contents[row] == contents[0]).sum())
+        assert int((hashes[row] == hashes[0]).sum()) == 16 * alike
+    assert len(set(map(tuple, contents.tolist()))) == 4
+
+
+@pytest.mark.parametrize(
+    ("per_request", "told"),
+    [({0: 1}, "0 images a request is none of 1 to 8"), ({9: 1}, "9 images"), ({2: 0}, "all weights are 0")],
+)
+def test_counts_that_cannot_be_are_refused(per_request, told):
+    with pytest.raises(ValueError, match=told):
+        Workload.model_validate({"phases": [PHASE], "images": {**IMAGES, "per_request": per_request}})
+
+
+def test_turns_repeat_all_images_of_their_conversation_and_share_what_begins_alike():
+    images = {"share": 0.8, "sizes": {224: 1}, "different": 2, "per_request": {1: 1, 2: 1}}
+    table = draw_turns({"images": images})
+    shown, first, prefixes = table.images, table.turns.first_of(), table.prefixes
+    np.testing.assert_array_equal(shown.contents(), shown.contents()[first])
+    assert set(shown.each.sum(axis=1).tolist()) == {0, 1, 2}
+
+    def beginning(r, images):
+        return tuple(prefixes.hashes[prefixes.starts[r] :][: (128 + 256 * images) // prefixes.block_tokens])
+
+    two = np.flatnonzero(shown.each.sum(axis=1) == 2)
+    one = np.flatnonzero(shown.each.sum(axis=1) >= 1)
+    assert len({beginning(r, 2) for r in two}) == 2 * 2 * 2
+    # Who shows one image, and who shows it before another, begin alike as far as that image.
+    assert len({beginning(r, 1) for r in one}) == 2 * 2
+
+
+def test_a_trace_may_show_several_images_between_semicolons(tmp_path):
+    path = tmp_path / "pictures.csv"
+    header = TRACE.splitlines()[0]
+    path.write_text(header + "\n0,900,5,336;224,cat;dog\n10,900,5,224,dog\n20,900,5,,\n30,900,5,224;224,\n")
+    table = read_trace(path, "csv")
+    assert table.images.side_px.tolist() == [[336, 224], [224, 0], [0, 0], [224, 224]]
+    contents = table.images.contents()
+    assert contents[0, 1] == contents[1, 0]
+    assert len(set(contents[table.images.each])) == 4
+    assert table.images.before_tokens[0].tolist() == [0, 576]
+    path.write_text(trace_text(table))
+    np.testing.assert_array_equal(read_trace(path, "csv").images.side_px, table.images.side_px)
+    for row, told in (
+        ("0,900,5,336;224,cat", "image_id is 'cat'; expected as many between semicolons as sizes, 2"),
+        ("0,900,5,336;,cat;dog", "expected a size of each image"),
+        ("0,800,5,336;224,cat;dog", "expected at least the 832 tokens of its image of 336 px and 224 px"),
+        ("0,9000,5," + ";".join(["224"] * 9) + ",", "holds 9 images; expected at most 8"),
+    ):
+        path.write_text(f"{header}\n{row}\n")
+        with pytest.raises(TraceError, match=told):
+            read_trace(path, "csv")

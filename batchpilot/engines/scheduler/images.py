@@ -1,11 +1,12 @@
 """Images: encoded before the prompt of their request is computed, those of one size together. Compiled, unchecked.
 
-A request whose image has to be encoded is let in like any other; the step that lets it in begins with its encoding. All
-images of one size that a step has to encode go through the vision tower in passes of up to `encode_together`. Their
+A request whose images have to be encoded is let in like any other; the step that lets it in begins with their encoding.
+All images of one size that a step has to encode go through the vision tower in passes of up to `encode_together`. Their
 features are kept for whoever comes with the same image, the least recently used being dropped where there are more than
 `feature_room`; an image whose KV blocks are all in the prefix cache needs no features.
 
-Without images (`clock.images` 0) nothing here is called but `begin_encoding`, and that does nothing.
+Requests have up to `clock.images` images; those of request r have the rows from `r * clock.images` on. Without images
+nothing here is called but `begin_encoding`, and that does nothing.
 """
 
 from __future__ import annotations
@@ -35,46 +36,72 @@ def begin_encoding(s: SchedulerState) -> None:
 
 
 @kernel
-def is_to_encode(s: SchedulerState, r: int) -> bool:
-    """Whether a request has an image of which neither the features nor all KV blocks are there."""
-    image = s.images[r]
-    if image.kind == NO_IMAGE or s.requests[r].computed >= image.end:
+def is_to_encode(s: SchedulerState, r: int, place: int) -> bool:
+    """Whether an image of a request is there of which neither the features nor all KV blocks are.
+
+    One that the request shows twice is encoded once.
+    """
+    most = s.clock[0].images
+    image = s.images[r * most + place]
+    if image.kind == NO_IMAGE or s.requests[r].computed >= image.end or s.images[image.number].kept:
         return False
-    return bool(s.images[image.number].kept == 0)
+    for before in range(r * most, r * most + place):
+        other = s.images[before]
+        if other.kind != NO_IMAGE and other.number == image.number and s.requests[r].computed < other.end:
+            return False
+    return True
 
 
 @kernel
 def least_encode_ms(s: SchedulerState, r: int) -> float:
-    """Time that the image of a request takes in whatever company."""
-    if not is_to_encode(s, r):
-        return 0.0
-    return float(s.clock[0].encode_token_ms * image_tokens(s.images[r].kind))
+    """Time that the images of a request take in whatever company."""
+    c = s.clock[0]
+    time = 0.0
+    for place in range(c.images):
+        if is_to_encode(s, r, place):
+            time += c.encode_token_ms * image_tokens(s.images[r * c.images + place].kind)
+    return float(time)
+
+
+@kernel
+def passes_ms(s: SchedulerState, r: int, size: int, planned: int) -> float:
+    """Time of the passes that images of one size of a request begin, where so many of it are encoded already."""
+    c = s.clock[0]
+    time = 0.0
+    for place in range(c.images):
+        if s.images[r * c.images + place].kind == size and is_to_encode(s, r, place):
+            if planned % c.encode_together == 0:
+                time += c.encode_pass_ms
+            planned += 1
+    return float(time)
 
 
 @kernel
 def lone_encode_ms(s: SchedulerState, r: int) -> float:
-    """Time that it takes if it is the only one of its size."""
-    return s.clock[0].encode_pass_ms + least_encode_ms(s, r) if is_to_encode(s, r) else 0.0
+    """Time that they take if they are the only ones of their sizes."""
+    time = least_encode_ms(s, r)
+    for size in range(SIZES):
+        time += passes_ms(s, r, size, 0)
+    return float(time)
 
 
 @kernel
 def encode_ms(s: SchedulerState, r: int) -> float:
-    """Time by which the step being planned gets longer for the image of a request."""
-    if not is_to_encode(s, r):
-        return 0.0
-    c = s.clock[0]
-    time = c.encode_token_ms * image_tokens(s.images[r].kind)
-    if s.images[s.images[r].kind].planned % c.encode_together == 0:
-        time += c.encode_pass_ms
+    """Time by which the step being planned gets longer for the images of a request."""
+    time = least_encode_ms(s, r)
+    for size in range(SIZES):
+        time += passes_ms(s, r, size, s.images[size].planned)
     return float(time)
 
 
 @kernel
 def plan_encoding(s: SchedulerState, r: int) -> None:
-    """The step being planned encodes the image of a request, if it has to be."""
-    if is_to_encode(s, r):
-        s.clock[0].plan_encode_ms += encode_ms(s, r)
-        s.images[s.images[r].kind].planned += 1
+    """The step being planned encodes the images of a request, those that have to be."""
+    c = s.clock[0]
+    c.plan_encode_ms += encode_ms(s, r)
+    for place in range(c.images):
+        if is_to_encode(s, r, place):
+            s.images[s.images[r * c.images + place].kind].planned += 1
 
 
 @kernel
@@ -117,14 +144,25 @@ def keep(s: SchedulerState, number: int) -> None:
 
 @kernel
 def look_at(s: SchedulerState, r: int) -> None:
-    """A request is let in: its image is encoded in this step, or need not be; counted either way."""
-    image = s.images[r]
-    if image.kind == NO_IMAGE:
-        return
-    w = s.window[0]
-    w.images += 1
-    if not is_to_encode(s, r):
-        w.image_hits += 1
-    if s.requests[r].computed < image.end:
-        plan_encoding(s, r)
-        keep(s, image.number)
+    """A request is let in: its images are encoded in this step, or need not be; counted either way."""
+    most, w = s.clock[0].images, s.window[0]
+    for place in range(most):
+        if s.images[r * most + place].kind != NO_IMAGE:
+            w.images += 1
+            if not is_to_encode(s, r, place):
+                w.image_hits += 1
+    # Which are encoded is settled before any is kept, since one of them may be dropped for another.
+    plan_encoding(s, r)
+    for image in range(r * most, r * most + most):
+        if s.images[image].kind != NO_IMAGE and s.requests[r].computed < s.images[image].end:
+            keep(s, s.images[image].number)
+
+
+@kernel
+def largest_size(s: SchedulerState, r: int) -> int:
+    """The size of the largest image of a request, `NO_IMAGE` for none."""
+    most = s.clock[0].images
+    size = NO_IMAGE
+    for image in range(r * most, r * most + most):
+        size = max(size, s.images[image].kind)
+    return size

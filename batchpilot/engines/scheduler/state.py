@@ -125,10 +125,10 @@ without a first token; `n_due` requests are in the line of `due`, made for this 
 `fastest_ms`, and `fastest_token_ms` a token at least; the last step with a prompt ended at `prompt_end_ms` and took
 `prompt_step_ms`; `decoding` to `decode_context` belong to the calendars of `decoding.py`, `prefix_cache` (1 for on)
 to `looks` to `prefix_cache.py`: cached blocks that nobody holds, as a line from the oldest on, and how often somebody
-outside has looked at the cache; `conversations` (1 for some) and `n_coming` to `conversations.py`; `images` (1 for
-some) to `plan_encode_ms` to `images.py`: images of which features are kept, as a line from the least recently used
-on, and the time that the step being planned spends on encoding before it computes tokens; `plan_drafted` to `draw_b`
-to `speculation.py`; `ceilings` is 1 where some tenant has one, which `tenants.py` keeps."""
+outside has looked at the cache; `conversations` (1 for some) and `n_coming` to `conversations.py`; `images` (the most
+of a request) to `plan_encode_ms` to `images.py`: images of which features are kept, as a line from the least recently
+used on, and the time that the step being planned spends on encoding before it computes tokens; `plan_drafted` to
+`draw_b` to `speculation.py`; `ceilings` is 1 where some tenant has one, which `tenants.py` keeps."""
 
 LIMITS = np.dtype(
     [
@@ -294,10 +294,10 @@ IMAGE = np.dtype(
     ],
     align=True,
 )
-"""Four tables side by side. By request: the `number` of its image, where in the prompt it ends, and its `kind`, a place
-in `SIDES_PX`, `NO_IMAGE` for none. By that number: whether its features are `kept`, and its neighbours among those. By
-size: how many the step being planned encodes. By queue of `vision.py`: how many wait in it, what they score and which
-turn that gives it; these rows are there without images, too."""
+"""Four tables side by side. By image of a request, as many rows each as `clock.images`: its `number`, where in the
+prompt it ends, and its `kind`, a place in `SIDES_PX`, `NO_IMAGE` for none. By that number: whether its features are
+`kept`, and its neighbours among those. By size: how many the step being planned encodes. By queue of `vision.py`: how
+many wait in it, what they score and which turn that gives it; these rows are there without images, too."""
 
 IMAGE_ROWS = 12
 """Rows that `vision.py` needs at least: three priorities, each with no image or one of three sizes."""
@@ -332,7 +332,8 @@ class SchedulerState(NamedTuple):
         chains: records of `CHAIN`, shape (n,); none without a prefix cache.
         contents: records of `CONTENT`; none without a prefix cache.
         turns: records of `TURN`, shape (n,); none without conversations.
-        images: records of `IMAGE`, shape (n,) or as many as there are images; `IMAGE_ROWS` without any.
+        images: records of `IMAGE`, shape (n * images a request,) or as many as there are images; `IMAGE_ROWS` without
+            any.
         parameters: rows of (start_ms, latency parameters): row 0 is the estimate, the others are the true ones
             from their start on, ascending.
         users: records of `USER`, shape (users,).
@@ -384,7 +385,7 @@ def allocate(
         step_log: steps that can be logged, 0 for none.
         hashed_blocks: KV blocks of all requests of a row whose content is known; 0 for no prefix cache.
         conversations: whether requests may be turns of one.
-        images: requests of a row that may have images, or different images, whichever is more; 0 for none.
+        images: images that the requests of a row may have, or different images, whichever is more; 0 for none.
 
     Returns:
         A state whose arrays have the leading axis `simulations`.

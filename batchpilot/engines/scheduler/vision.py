@@ -1,4 +1,4 @@
-"""The discipline of vision-language batches: queues by (priority, image size), who is next by how others wait.
+"""The discipline of vision-language batches: queues by (priority, largest image), who is next by how others wait.
 
 A high-priority request that has waited 80 ms goes before anything else. Otherwise the queue goes first that has the
 highest length x weight / (1 + mean wait in ms), and what it leaves of a step goes to the next; within a queue, first
@@ -13,6 +13,7 @@ Source: batching document for vision-language models.
 from __future__ import annotations
 
 from batchpilot.core.limits import URGENT_WAIT_MS, VISION_DEADLINES_MS
+from batchpilot.engines.scheduler.images import largest_size
 from batchpilot.engines.scheduler.queue import put_in_order
 from batchpilot.engines.scheduler.state import IMAGE_ROWS, SchedulerState
 from batchpilot.latency.model.compiled import kernel
@@ -28,7 +29,7 @@ def queue_of(s: SchedulerState, r: int) -> int:
     """The queue that a request waits in."""
     queue: int = s.requests[r].priority * _CLASSES
     if s.clock[0].images:
-        queue += s.images[r].kind + 1
+        queue += largest_size(s, r) + 1
     return queue
 
 

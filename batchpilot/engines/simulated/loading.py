@@ -257,39 +257,41 @@ def put_images(state: SchedulerState, i: int, images: Images, tower: VisionTower
     Raises:
         ValueError: they do not fit.
     """
-    n, contents = len(images), images.contents()
-    if state.images.shape[1] < max(n, int(contents.max(initial=NO_IMAGE)) + 1):
-        raise ValueError(f"images of {n} requests do not fit the state's {state.images.shape[1]} rows")
-    table, records = state.images.view(np.ndarray)[i], image_records(images)
+    records = image_records(images)
+    n = len(records)
+    if state.images.shape[1] < max(n, int(records["number"].max(initial=NO_IMAGE)) + 1):
+        raise ValueError(f"images of {len(images)} requests do not fit the state's {state.images.shape[1]} rows")
+    table = state.images.view(np.ndarray)[i]
     for name in ("number", "end", "kind"):
         table[name][:n] = records[name]
-    put_tower(state, i, tower)
+    put_tower(state, i, tower, images.most)
 
 
 def image_records(images: Images) -> NDArray[Any]:
-    """Images as the scheduler has them before they come: records of `IMAGE`, shape (n,).
+    """Images as the scheduler has them before they come: records of `IMAGE`, shape (n * m,), request by request.
 
     Args:
         images: of the requests.
     """
-    records = np.zeros(len(images), IMAGE)
-    records["number"] = images.contents()
-    records["end"] = images.end_tokens
-    records["kind"] = np.where(images.shown, np.searchsorted(SIDES_PX, images.side_px), NO_IMAGE)
+    records = np.zeros(images.side_px.size, IMAGE)
+    records["number"] = images.contents().ravel()
+    records["end"] = images.ends.ravel()
+    records["kind"] = np.where(images.each, np.searchsorted(SIDES_PX, images.side_px), NO_IMAGE).ravel()
     return records
 
 
-def put_tower(state: SchedulerState, i: int, tower: VisionTower) -> None:
+def put_tower(state: SchedulerState, i: int, tower: VisionTower, most: int) -> None:
     """Let row `i` of a state encode images, no features of any kept.
 
     Args:
         state: with room for the images.
         i: the row.
         tower: what encodes them.
+        most: of a request, >= 1.
     """
     state.images.view(np.ndarray)[i]["kept"] = 0
     clock = state.clock[i]
-    clock.images = 1
+    clock.images = most
     clock.encode_pass_ms, clock.encode_token_ms = tower.pass_ms, tower.token_ms
     clock.encode_together, clock.feature_room = tower.together, tower.feature_cache
     clock.feature_first = clock.feature_last = NOBODY

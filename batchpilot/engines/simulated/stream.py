@@ -196,6 +196,7 @@ def _one_behind_another(first: RequestTable, second: RequestTable) -> Images | N
     if first.images is None and second.images is None:
         return None
     parts = [table.images or Images.none(len(table)) for table in (first, second)]
+    parts = [part.widened(max(one.most for one in parts)) for part in parts]
     return Images(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(Images)))
 
 
@@ -209,7 +210,8 @@ def _numbered(images: Images | None) -> dict[tuple[int, int], int]:
     if images is None:
         return {}
     contents = images.contents()
-    each = zip(images.number.tolist(), images.side_px.tolist(), contents.tolist(), strict=True)
+    columns = (images.number, images.side_px, contents)
+    each = zip(*(column.ravel().tolist() for column in columns), strict=True)
     return {(number, side): content for number, side, content in each if content >= 0}
 
 

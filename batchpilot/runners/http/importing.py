@@ -140,5 +140,13 @@ def trace_text(requests: RequestTable) -> str:
     if requests.images is not None:
         header += ",image_size,image_id"
         shown = zip(requests.images.side_px.tolist(), requests.images.contents().tolist(), strict=True)
-        lines = [f"{line},{px},{image}" if px else f"{line},," for line, (px, image) in zip(lines, shown, strict=True)]
+        lines = [
+            f"{line},{_listed(sides, sides)},{_listed(sides, which)}"
+            for line, (sides, which) in zip(lines, shown, strict=True)
+        ]
     return "\n".join([header, *lines, ""])
+
+
+def _listed(sides: Sequence[int], of_each: Sequence[int]) -> str:
+    """What there is of each image of a request, between semicolons."""
+    return ";".join(str(one) for side, one in zip(sides, of_each, strict=True) if side)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from batchpilot.core.image_sizes import image_tokens
 from batchpilot.core.limits import Limits
 from batchpilot.engines import MemoryModel, simulate
 from batchpilot.envs.scenarios import capacity_per_s
@@ -62,19 +63,20 @@ def demand_with_images(shared: RequestTable, tower: VisionTower) -> Demand:
 def encoding_ms(
     requests: RequestTable, tower: VisionTower, cached_tokens: NDArray[np.int64] | None = None
 ) -> NDArray[np.float64]:
-    """Time that encoding the image of each request takes, of each by itself, shape (n,).
+    """Time that encoding the images of each request takes, of each by itself, shape (n,).
 
     In company it takes less: a pass over several images of one size is paid once.
 
     Args:
         requests: in their order.
         tower: what encodes, and how many features are kept.
-        cached_tokens: of prompts whose beginnings are found, shape (n,); an image among them is not encoded.
+        cached_tokens: of prompts whose beginnings are found, shape (n,); images among them are not encoded.
     """
     if requests.images is None:
         return np.zeros(len(requests))
     encoded = requests.images.encoded(tower.feature_cache, cached_tokens)
-    return np.where(encoded, tower.pass_ms + tower.token_ms * requests.images.tokens, 0.0)
+    times = np.where(encoded, tower.pass_ms + tower.token_ms * image_tokens(requests.images.side_px), 0.0)
+    return np.asarray(times.sum(axis=1))
 
 
 def demand_beside_cache(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,7 +56,7 @@ class Dialect:
             asked: what is wanted.
             stream: whether the answer is wanted token by token.
         """
-        said: Any = asked.prompt if asked.picture is None else _parts(asked.prompt, asked.picture, asked.before)
+        said: Any = _parts(asked.prompt, asked.pictures) if asked.pictures else asked.prompt
         body: dict[str, Any] = {"model": model}
         body |= {"messages": [{"role": "user", "content": said}]} if self.chat else {"prompt": said}
         body |= {"max_tokens": asked.output_tokens, "temperature": 0.0, "ignore_eos": True, "stream": stream}
@@ -283,11 +283,14 @@ class _Listening:
         )
 
 
-def _parts(text: str, picture: str, before: int) -> list[dict[str, Any]]:
-    """A message of text around a picture, as OpenAI's API takes it."""
-    sides = [{"type": "text", "text": part} for part in (text[:before], text[before:])]
-    shown = {"type": "image_url", "image_url": {"url": picture}}
-    return [part for part in (sides[0], shown, sides[1]) if part.get("text") != ""]
+def _parts(text: str, pictures: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
+    """A message of text around pictures, as OpenAI's API takes it."""
+    parts: list[dict[str, Any]] = []
+    done = 0
+    for before, picture in pictures:
+        parts += [{"type": "text", "text": text[done:before]}, {"type": "image_url", "image_url": {"url": picture}}]
+        done = before
+    return [part for part in (*parts, {"type": "text", "text": text[done:]}) if part.get("text") != ""]
 
 
 def _headers(asked: Asked) -> dict[str, str]:

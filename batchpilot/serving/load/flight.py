@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from batchpilot.core.image_sizes import image_tokens
 from batchpilot.core.slo import SLO
 from batchpilot.engines.scheduler.state import FINISH_REASONS
 from batchpilot.engines.simulated.result import SimulationResult
@@ -49,8 +50,7 @@ class Asked:
         slo: what it was promised.
         priority: 0 high, 1 normal, 2 low.
         user: whose it is, None where there is only one.
-        picture: a data URL, None without an image.
-        before: characters of the prompt that stand before it.
+        pictures: data URLs, in the prompt's order, each behind the characters of the prompt that stand before it.
     """
 
     prompt: str
@@ -58,8 +58,7 @@ class Asked:
     slo: SLO = field(default_factory=SLO)
     priority: int = 1
     user: str | None = None
-    picture: str | None = None
-    before: int = 0
+    pictures: tuple[tuple[int, str], ...] = ()
 
 
 class Server(Protocol):
@@ -297,18 +296,22 @@ class Flight:
             requests.slos[int(requests.slo_class[row])],
             int(requests.priority[row]),
             f"user-{int(requests.user[row])}" if self._many_users else None,
-            *self._shown(row),
+            self._shown(row),
         )
         self._late_ms[row] = self._now_ms() - self._due_ms[row]
         self._answers[row] = await self._server.complete(asked)
         self._tell()
 
-    def _shown(self, row: int) -> tuple[str | None, int]:
-        """A request's picture, and the characters before it."""
+    def _shown(self, row: int) -> tuple[tuple[int, str], ...]:
+        """A request's pictures, each behind the characters before it."""
         images = self._requests.images
         if images is None or self._pictures is None:
-            return None, 0
-        return self._pictures[row], round(int(images.before_tokens[row]) * self._prompts.bytes_per_token)
+            return ()
+        each = images.each[row]
+        tokens = image_tokens(images.side_px[row][each])
+        text = images.before_tokens[row][each] - (np.cumsum(tokens) - tokens)
+        before = [round(int(count) * self._prompts.bytes_per_token) for count in text]
+        return tuple(zip(before, self._pictures[row], strict=True))
 
     def _tell(self) -> None:
         if self._on_progress is not None:

@@ -32,12 +32,13 @@ class Pictures:
         self._contents = images.contents() % MOST_DIFFERENT
         self._made: dict[tuple[int, int], str] = {}
 
-    def __getitem__(self, row: int) -> str | None:
-        """The picture of a request, None where it has none."""
-        side_px = int(self._images.side_px[row])
-        if not side_px:
-            return None
-        key = (int(self._contents[row]), side_px)
+    def __getitem__(self, row: int) -> list[str]:
+        """The pictures of a request, in its prompt's order; none where it has none."""
+        each = zip(self._contents[row].tolist(), self._images.side_px[row].tolist(), strict=True)
+        return [self._picture(content, side_px) for content, side_px in each if side_px]
+
+    def _picture(self, content: int, side_px: int) -> str:
+        key = (content, side_px)
         if key not in self._made:
             shades = np.random.default_rng([self._seed, *key]).integers(0, 256, (side_px // PATCH_PX,) * 2, np.uint8)
             told = base64.b64encode(png(np.kron(shades, np.ones((PATCH_PX, PATCH_PX), np.uint8)))).decode()

@@ -77,9 +77,7 @@ async def run_load(
         identity = await client.identity()
         bytes_per_token = settings.bytes_per_token or await _asked(client, settings.seed)
         text_tokens = requests.prompt_tokens if images is None else requests.prompt_tokens - images.tokens
-        # The hashes of a request with an image stand for the image, too.
-        prefixes = requests.prefixes if images is None else None
-        prompts = Prompts(text_tokens, bytes_per_token, settings.seed, requests.turns, prefixes)
+        prompts = Prompts(text_tokens, bytes_per_token, settings.seed, requests.turns, requests.prefixes, images)
         pictures = None if images is None else Pictures(images, settings.seed)
         flight = Flight(client, requests, prompts, now_ms, on_progress, pictures)
         with _without_collections():

@@ -8,15 +8,12 @@ from typing import NamedTuple
 
 from fastapi.concurrency import run_in_threadpool
 
-from batchpilot.core.image_sizes import SIDES_PX
+from batchpilot.core.image_sizes import MOST_IMAGES, SIDES_PX
 from batchpilot.serving.pictures.decoding import PictureError, decode
 from batchpilot.serving.server.bodies import ImageUrl, Message
 from batchpilot.serving.server.errors import ApiError
 from batchpilot.serving.server.text import Text
 from batchpilot.workloads.prompt_images import PromptImage
-
-MOST_IMAGES = 8
-"""Of a conversation."""
 
 LONG_CHARACTERS = 20_000
 """Longer texts are tokenized beside the event loop, which would stand still for other clients."""

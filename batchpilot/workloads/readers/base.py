@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from batchpilot.core.image_sizes import SIDES_PX
+from batchpilot.core.image_sizes import MOST_IMAGES, SIDES_PX
 
 MAX_TOKENS = 2**31 - 1
 """A longer request is a mistake in the file, not a request."""
@@ -44,8 +44,8 @@ class TraceRow(NamedTuple):
         time: arrival, in the format's unit, from any origin.
         prompt_tokens: prompt length, >= 1.
         output_tokens: generated length, >= 1.
-        image_px: side of its image, 0 for none.
-        image: which one that is; empty for one that nobody else has.
+        sides_px: sides of its images, 0 for none.
+        images: which ones those are, as many; empty for one that nobody else has.
         block_hashes: of the whole blocks that the prompt begins with (see `workloads.prefixes`), if the format has any.
     """
 
@@ -53,8 +53,8 @@ class TraceRow(NamedTuple):
     prompt_tokens: int
     output_tokens: int
     block_hashes: Sequence[int] = ()
-    image_px: int = 0
-    image: str = ""
+    sides_px: Sequence[int] = (0,)
+    images: Sequence[str] = ("",)
 
 
 RowParser = Callable[[str], TraceRow | None]
@@ -107,20 +107,27 @@ def read_tokens(text: str, column: str) -> int:
     return int(tokens)
 
 
-def read_side(text: str, column: str) -> int:
-    """The side of an image in pixels, 0 for none.
+def read_sides(text: str, column: str) -> tuple[int, ...]:
+    """The sides of images in pixels, 0 for none.
 
     Args:
-        text: as it stands in the file; nothing, or 0, is no image.
+        text: as it stands in the file, several between semicolons; nothing, or 0, is no image.
         column: its name, for the message.
 
     Raises:
-        RowError: none of `SIDES_PX`.
+        RowError: one is none of `SIDES_PX`, or there are more than `MOST_IMAGES`.
     """
     sides = {"": 0, "0": 0, **{str(side): side for side in SIDES_PX}}
-    if text not in sides:
-        raise RowError(f"{column} is {text[:120]!r}; expected {', '.join(map(str, SIDES_PX))}, or nothing for no image")
-    return sides[text]
+    parts = [part.strip() for part in text.split(";")]
+    for part in parts:
+        if part not in sides:
+            known = ", ".join(map(str, SIDES_PX))
+            raise RowError(f"{column} is {part[:120]!r}; expected {known}, several between semicolons, or nothing")
+    if len(parts) > 1 and not all(sides[part] for part in parts):
+        raise RowError(f"{column} is {text[:120]!r}; expected a size of each image between semicolons")
+    if len(parts) > MOST_IMAGES:
+        raise RowError(f"{column} holds {len(parts)} images; expected at most {MOST_IMAGES}")
+    return tuple(sides[part] for part in parts)
 
 
 def read_number(text: str, column: str) -> float:

@@ -15,7 +15,7 @@ from batchpilot.workloads.readers.base import (
     TraceFormat,
     TraceRow,
     read_number,
-    read_side,
+    read_sides,
     read_tokens,
 )
 
@@ -88,13 +88,15 @@ class DelimitedFormat(TraceFormat):
             )
             if side is None:
                 return row
-            image_px = read_side(fields[side].strip(), size_column)
-            if row.prompt_tokens < image_tokens(image_px):
+            sides = read_sides(fields[side].strip(), size_column)
+            names = tuple("" for _ in sides) if image is None else _names(fields[image], len(sides), id_column)
+            if row.prompt_tokens < (tokens := int(image_tokens(sides).sum())):
+                shown = " and ".join(f"{px} px" for px in sides)
                 raise RowError(
-                    f"{prompt_column} is {row.prompt_tokens}; expected at least the {image_tokens(image_px)} tokens of "
-                    f"its image of {image_px} px, which it counts"
+                    f"{prompt_column} is {row.prompt_tokens}; expected at least the {tokens} tokens of its image of "
+                    f"{shown}, which it counts"
                 )
-            return row._replace(image_px=image_px, image="" if image is None else fields[image].strip())
+            return row._replace(sides_px=sides, images=names)
 
         return parse
 
@@ -125,3 +127,13 @@ def split_fields(line: str) -> list[str]:
         return next(csv.reader([_BLANK_AFTER_QUOTE.sub('"', line)], skipinitialspace=True, strict=True))
     except (csv.Error, StopIteration):
         raise RowError(f"found {line[:120]!r}; expected quotes that close on their line") from None
+
+
+def _names(text: str, count: int, column: str) -> tuple[str, ...]:
+    """Which images those of a row are: one by the whole text, several between semicolons."""
+    names = (
+        [text.strip()] if count == 1 else [name.strip() for name in text.split(";")] if text.strip() else [""] * count
+    )
+    if len(names) != count:
+        raise RowError(f"{column} is {text.strip()[:120]!r}; expected as many between semicolons as sizes, {count}")
+    return tuple(names)

@@ -25,9 +25,9 @@ def csv_format(
         arrival_column: arrival times, numbers >= 0 or dates.
         prompt_column: prompt lengths.
         output_column: generated lengths.
-        image_size_column: side of a request's image in px, nothing or 0 for none; the file need not have it. Prompt
-            lengths count the tokens of images, which prompts begin with.
-        image_id_column: which image it is, any text; without it, or without a text, it is one of its own.
+        image_size_column: side of a request's image in px, several between semicolons, nothing or 0 for none; the file
+            need not have it. Prompt lengths count the tokens of images, which prompts begin with.
+        image_id_column: which image it is, any text, likewise; without it, or without a text, it is one of its own.
         time_unit: unit of the arrival times, one of `TIME_UNITS`, or "date".
 
     Raises:

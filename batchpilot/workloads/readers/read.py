@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from batchpilot.core.names import lookup
 from batchpilot.core.slo import SLO, SLO_CLASSES
@@ -113,7 +114,7 @@ def read_trace(
 def _read_rows(path: Path, layout: TraceFormat, skip_bad_rows: bool) -> RequestTable:
     times, prompts, outputs = array("d"), array("q"), array("q")
     hashes, starts = array("q"), array("q", [0])
-    sides, numbers, names = array("q"), array("q"), dict[str, int]()
+    sides, numbers, shown, names = array("q"), array("q"), array("q"), dict[str, int]()
     skipped = 0
     for row in _rows(path, layout, skip_bad_rows):
         if row is None:
@@ -124,9 +125,11 @@ def _read_rows(path: Path, layout: TraceFormat, skip_bad_rows: bool) -> RequestT
         outputs.append(row.output_tokens)
         hashes.extend(row.block_hashes)
         starts.append(len(hashes))
-        sides.append(row.image_px)
-        # One without a name gets a number that no name has.
-        numbers.append(names.setdefault(row.image, len(names)) if row.image else -len(sides))
+        shown.append(len(row.sides_px))
+        for side, name in zip(row.sides_px, row.images, strict=True):
+            sides.append(side)
+            # One without a name gets a number that no name has.
+            numbers.append(names.setdefault(name, len(names)) if name else -len(sides))
     if not times:
         left_out = f" ({skipped} rows left out)" if skipped else ""
         raise TraceError(f"{path}, line {layout.header_lines + 1}: found no request{left_out}; expected at least one")
@@ -138,10 +141,18 @@ def _read_rows(path: Path, layout: TraceFormat, skip_bad_rows: bool) -> RequestT
         np.frombuffer(outputs, dtype=np.int64),
         skipped_rows=skipped,
         prefixes=_prefixes(path, hashes, starts, layout.block_tokens) if hashes else None,
-        images=Images.from_arrays(np.frombuffer(sides, np.int64), np.frombuffer(numbers, np.int64))
+        images=_images(*(np.frombuffer(column, np.int64) for column in (sides, numbers, shown)))
         if any(sides)
         else None,
     )
+
+
+def _images(sides: NDArray[np.int64], numbers: NDArray[np.int64], shown: NDArray[np.int64]) -> Images:
+    """Images of rows that have so many each, put end to end."""
+    places = np.arange(int(shown.max())) < shown.reshape(-1, 1)
+    columns = np.zeros((2, *places.shape), np.int64)
+    columns[:, places] = sides, numbers
+    return Images.from_arrays(*columns)
 
 
 def _read_conversations(path: Path, layout: WekaFormat, skip_bad_rows: bool) -> RequestTable:

@@ -35,7 +35,8 @@ def tables(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     n = draw(st.integers(1, 50))
     gap = draw(st.sampled_from([0.0, 20.0, 200.0]))
-    images = Images.from_arrays(rng.choice([0, 224, 336, 448], n), rng.integers(0, 6, n), rng.integers(0, 60, n))
+    many = (n, draw(st.sampled_from([1, 1, 3])))
+    images = Images.from_arrays(rng.choice([0, 224, 336, 448], many), rng.integers(0, 6, many), rng.integers(0, 60, n))
     return RequestTable.from_arrays(
         np.cumsum(rng.exponential(gap, n)) if gap else np.zeros(n),
         images.end_tokens + rng.integers(1, 300, n),
@@ -105,7 +106,7 @@ def test_hits_and_what_is_encoded_add_up_to_the_images_and_no_token_is_lost(tabl
     windows = result.windows
     images, hits = sum(w.images for w in windows), sum(w.image_hits for w in windows)
     if result.preemptions == 0 and sum(w.failures for w in windows) == 0:
-        assert (np.isfinite(result.ttft_ms) & table.images.shown).sum() == images
+        assert table.images.each[np.isfinite(result.ttft_ms)].sum() == images
     if tower.pass_ms + tower.token_ms == 0:
         assert result.encode_ms == 0
     else:
@@ -260,6 +261,10 @@ def test_images_of_merged_and_looped_tables_are_different_ones():
     looped = table.loop(6000.0)
     assert len(looped) == 6
     assert len(np.unique(looped.images.contents()[looped.images.shown])) == 2
+    several = with_images([[224, 336], [0, 0], [336, 0]], [[1, 1], [0, 0], [1, 0]])
+    joined = concatenate([table, several]).images
+    assert joined.most == 2
+    assert len(np.unique(joined.contents()[joined.each])) == 3
 
 
 def test_a_larger_tower_and_a_slower_device_take_longer():
@@ -289,3 +294,53 @@ def test_many_engines_side_by_side_encode_as_one_does():
         for name in ("images", "image_hits", "encode_ms", "busy_ms", "generated_tokens"):
             assert rows.metrics[i][name] == getattr(window, name), name
     assert rows.metrics[0]["image_hits"] == 1
+
+
+def test_all_images_of_a_request_are_encoded_before_its_prompt_one_shown_twice_once():
+    table = with_images([[224, 448, 224, 224], [336, 0, 0, 0]], [[1, 1, 2, 1], [1, 0, 0, 0]], gap_ms=10_000.0)
+    result = simulate(table, LATENCY, Limits(4), vision=TOWER)
+    both_sizes = 2 * 10 + 0.05 * (2 * 256 + 1024)
+    tokens = int(table.prompt_tokens[0])
+    assert result.ttft_ms[0] == pytest.approx(both_sizes + LATENCY.predict_one(1, tokens))
+    assert tokens == 50 + 3 * 256 + 1024
+    assert result.encode_ms == pytest.approx(both_sizes + TOWER.encode_ms(336))
+    assert result.image_hit_rate == pytest.approx(1 / 5), "the one that is shown twice"
+
+
+def test_several_images_are_found_one_by_one_and_behind_cached_tokens_alone_are_encoded():
+    table = with_images([[224, 224], [224, 224], [224, 0]], [[1, 2], [3, 1], [3, 0]], gap_ms=10_000.0)
+    assert simulate(table, LATENCY, Limits(4), vision=TOWER).image_hit_rate == pytest.approx(2 / 5)
+    small = replace(TOWER, feature_cache=1)
+    assert simulate(table, LATENCY, Limits(4), vision=small).image_hit_rate == 0
+    # The first image is in cached blocks, the second is not; nothing is kept.
+    prefixes = Prefixes.from_lists([range(16), range(16)], 16)
+    two = with_images([[224, 224], [224, 224]], [[1, 2], [1, 2]], gap_ms=10_000.0, prefixes=prefixes)
+    kept = simulate(two, LATENCY, Limits(4), vision=replace(TOWER, feature_cache=0), prefix_cache=True)
+    assert kept.cached_tokens.tolist() == [0, 256]
+    assert kept.image_hit_rate == pytest.approx(1 / 4)
+
+
+def test_under_vision_a_request_waits_with_those_of_its_largest_image():
+    images = Images.from_arrays([[0, 0], [448, 0], [224, 448], [224, 224], [224, 0]])
+    prompts = [60, 1034, 1290, 522, 266]
+    table = RequestTable.from_arrays([0.0, 10.0, 10.0, 10.0, 10.0], prompts, [40, 2, 2, 2, 2], images=images)
+    large = simulate(table, LATENCY, Limits(1, discipline="vision")).ttft_ms
+    assert np.argmin(large[1:]) == 0, "two of 448 px that wait as long as two of 224 px, and came first"
+
+
+@lawful
+@given(tables(), st.integers(0, 8))
+def test_which_images_are_encoded_one_by_one_is_what_the_engine_does(table, room):
+    apart = replace(table, arrival_ms=1e5 * np.arange(len(table)), concurrency=0)
+    tower = VisionTower(0.0, 0.01, feature_cache=room)
+    result = simulate(apart, LATENCY, Limits(1), kv_capacity_tokens=20_000, vision=tower)
+    encoded = apart.images.encoded(room)
+    assert result.encode_ms == pytest.approx(0.01 * ((apart.images.side_px // 14) ** 2)[encoded].sum())
+    assert sum(w.image_hits for w in result.windows) == (apart.images.each & ~encoded).sum()
+
+
+def test_images_that_overlap_and_too_many_of_them_are_refused_in_words():
+    with pytest.raises(ValueError, match="images of request 1 overlap"):
+        Images.from_arrays([[224, 224], [224, 224]], before_tokens=[[0, 256], [0, 200]])
+    with pytest.raises(ValueError, match=r"up to 8 each"):
+        Images.from_arrays(np.full((2, 9), 224))

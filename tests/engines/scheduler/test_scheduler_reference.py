@@ -31,9 +31,10 @@ TOWER = VisionTower(pass_ms=9.0, token_ms=0.03, feature_cache=4, together=3)
 
 
 def random_images(n, rng):
-    """Images of half of the requests, few different ones; some stand behind text."""
-    side_px = rng.choice([0, 0, 0, 224, 336, 448], n)
-    return Images.from_arrays(side_px, rng.integers(0, 4, n), rng.choice([0, 0, 70], n))
+    """Images of half of the requests, up to three each, few different ones; some stand behind text."""
+    most = int(rng.integers(1, 4))
+    side_px = rng.choice([0, 0, 0, 224, 336, 448], (n, most))
+    return Images.from_arrays(side_px, rng.integers(0, 4, (n, most)), rng.choice([0, 0, 70], n))
 
 
 def random_table(seed, n=60, concurrency=0, longest_output=60, hash_block=None, conversations=0, images=False):
@@ -68,10 +69,10 @@ def run_reference(table, limits, kv_tokens, prefill, discipline, estimate, tower
             request.contents = contents
     if table.images is not None:
         images = table.images
-        columns = (images.shown, images.number, images.tokens, images.end_tokens)
-        for request, shown, number, tokens, end in zip(requests, *columns, strict=True):
-            request.image = (int(number), int(tokens)) if shown else None
-            request.image_tokens, request.image_end = int(tokens), int(end)
+        for request, *columns in zip(requests, images.side_px, images.number, images.ends, strict=True):
+            for side_px, number, end in np.array(columns).T.tolist():
+                if side_px:
+                    request.images.append(((number, side_px), (side_px // 14) ** 2, end))
     if table.turns is not None:
         for request, following, think_ms in zip(requests, table.turns.following(), table.turns.think_ms, strict=True):
             request.think = think_ms
