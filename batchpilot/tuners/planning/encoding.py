@@ -56,10 +56,20 @@ class Encoding:
         Args:
             mean_prompt: prompt tokens of a request, > 0: windows count the tokens that were let in, not the requests.
         """
+        return min(self._each(mean_prompt), 1.0)
+
+    def request_ms(self, mean_prompt: float) -> float:
+        """Mean time of the images of a request that has some to be encoded: of one, or of several where they are more.
+
+        Args:
+            mean_prompt: prompt tokens of a request, > 0.
+        """
+        return self.image_ms * max(self._each(mean_prompt), 1.0)
+
+    def _each(self, mean_prompt: float) -> float:
+        """Images that were encoded for each request that was let in."""
         _, encoded, encode_ms, tokens = self._windows.sum(axis=0).tolist()
-        if not (encode_ms > 0 and tokens > 0):
-            return 0.0
-        return float(min(encoded * mean_prompt / tokens, 1.0))
+        return float(encoded * mean_prompt / tokens) if encode_ms > 0 and tokens > 0 else 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """What is remembered as plain data."""

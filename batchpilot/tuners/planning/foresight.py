@@ -93,7 +93,8 @@ class Foresight:
         details = self._details
         assert details is not None
         self.encoding.hear(metrics)
-        image_share, image_ms = self.encoding.share(self.traffic.mean_prompt), self.encoding.image_ms
+        prompt = self.traffic.mean_prompt
+        image_share, image_ms = self.encoding.share(prompt), self.encoding.request_ms(prompt)
         ttft_ms = self._promises()
         kv_tokens = believed_kv_tokens(details, metrics)
         horizon = self._horizon(details, metrics.step_ms_mean, kv_tokens, ttft_ms, image_share * image_ms)

@@ -321,11 +321,11 @@ def test_several_images_are_found_one_by_one_and_behind_cached_tokens_alone_are_
 
 
 def test_under_vision_a_request_waits_with_those_of_its_largest_image():
-    images = Images.from_arrays([[0, 0], [448, 0], [224, 448], [224, 224], [224, 0]])
-    prompts = [60, 1034, 1290, 522, 266]
-    table = RequestTable.from_arrays([0.0, 10.0, 10.0, 10.0, 10.0], prompts, [40, 2, 2, 2, 2], images=images)
-    large = simulate(table, LATENCY, Limits(1, discipline="vision")).ttft_ms
-    assert np.argmin(large[1:]) == 0, "two of 448 px that wait as long as two of 224 px, and came first"
+    images = Images.from_arrays([[0, 0], [224, 0], [224, 224], [448, 0], [224, 448], [224, 448]])
+    arrival_ms = [0.0, 10.0, 10.0, 10.0, 10.0, 10.0]
+    table = RequestTable.from_arrays(arrival_ms, images.tokens + 10, [40, 2, 2, 2, 2, 2], images=images)
+    result = simulate(table, LATENCY, Limits(1, discipline="vision"))
+    assert np.argmin(result.ttft_ms[1:]) == 2, "three of up to 448 px go before two of 224 px"
 
 
 @lawful

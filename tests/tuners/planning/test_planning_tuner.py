@@ -258,6 +258,8 @@ def test_windows_that_tell_of_encoding_change_the_plan_and_a_copy_remembers():
     seen = planned(images=50, image_hits=10, encode_ms=40 * 150.0)
     encoding = seen._foresight.encoding
     assert (encoding.image_ms, encoding.share(100.0)) == (150.0, 0.8)
+    # Of 40 images in 5,000 tokens: prompts of 500 tokens have four of them each.
+    assert (encoding.request_ms(100.0), encoding.share(500.0), encoding.request_ms(500.0)) == (150.0, 1.0, 600.0)
     assert none.status()["planned_tokens"] == blind.status()["planned_tokens"]
     assert seen.status()["planned_tokens"] < 0.8 * blind.status()["planned_tokens"]
     copy = make_tuner("model-based", latency=LATENCY, track="guarded")
