@@ -14,7 +14,7 @@ import numpy as np
 from batchpilot.engines.scheduler.admission import next_arrival_ms
 from batchpilot.engines.scheduler.state import LENGTH, STATIC, SchedulerState, row
 from batchpilot.engines.simulated.kernel import STUCK, decode_on, run_steps
-from batchpilot.fleet.arrays import ALL_ROUTED, BROKEN_OFF, STUCK_FLEET, FleetArrays
+from batchpilot.fleet.arrays import ALL_ROUTED, BROKEN_OFF, STUCK_FLEET, WHOLE, FleetArrays
 from batchpilot.latency.model.compiled import allocating, kernel
 
 
@@ -77,6 +77,20 @@ def break_off(f: FleetArrays, r: int, reason: int, now_ms: float) -> None:
 
 
 @kernel
+def settle(s: SchedulerState, f: FleetArrays, i: int, place: int) -> None:
+    """A request at a place of a replica has ended: its conversation goes on, or breaks off."""
+    r = f.names[i, place]
+    if f.where[r, 0] != i or f.where[r, 1] != place:
+        return
+    ended = s.requests[i, place]
+    if ended.reason != LENGTH:
+        break_off(f, r, ended.reason, ended.finish_ms)
+    elif f.talks[r].following >= 0:
+        following = f.talks[r].following
+        expect(f, following, ended.finish_ms + f.talks[following].think_ms)
+
+
+@kernel
 def go_on(s: SchedulerState, f: FleetArrays, i: int) -> None:
     """See who ended in a replica since somebody last did: their conversations go on, or break off.
 
@@ -84,16 +98,7 @@ def go_on(s: SchedulerState, f: FleetArrays, i: int) -> None:
     """
     c = s.clock[i]
     for k in range(f.links[i].seen, c.n_ended):
-        place = s.slots[i, k % s.slots.shape[1]].ended
-        r = f.names[i, place]
-        if f.where[r, 0] != i or f.where[r, 1] != place:
-            continue
-        ended = s.requests[i, place]
-        if ended.reason != LENGTH:
-            break_off(f, r, ended.reason, ended.finish_ms)
-        elif f.talks[r].following >= 0:
-            following = f.talks[r].following
-            expect(f, following, ended.finish_ms + f.talks[following].think_ms)
+        settle(s, f, i, s.slots[i, k % s.slots.shape[1]].ended)
     f.links[i].seen = c.n_ended
 
 
@@ -156,8 +161,8 @@ def advance_conversations(s: SchedulerState, f: FleetArrays, until_ms: float) ->
 
 @kernel
 def is_awaited(s: SchedulerState, f: FleetArrays) -> bool:
-    """Whether a turn may still come: its time is known, or somebody is being answered."""
+    """Whether a turn may still come: its time is known, or a replica that serves whole requests answers somebody."""
     awaited = f.routing[0].n_coming > 0
     for i in range(len(f.views)):
-        awaited = awaited or turn_ms(s, f, i) < math.inf
+        awaited = awaited or (f.links[i].role == WHOLE and turn_ms(s, f, i) < math.inf)
     return bool(awaited)

@@ -43,6 +43,7 @@ from batchpilot.fleet.arrays import (
     WHOLE,
     FleetArrays,
 )
+from batchpilot.fleet.conversations import break_off, go_on, settle
 from batchpilot.fleet.routing import look, reachable
 from batchpilot.latency.model.compiled import allocating, kernel
 
@@ -89,6 +90,8 @@ def let_go(s: SchedulerState, f: FleetArrays, r: int, reason: int, now_ms: float
     release(row(s, source), handover.place)
     s.requests[source, handover.place].reason = reason
     s.requests[source, handover.place].finish_ms = now_ms
+    if reason != LENGTH and f.routing[0].conversing == 1:
+        break_off(f, r, reason, now_ms)
     wake(f, source, now_ms)
 
 
@@ -115,6 +118,8 @@ def keep_finished(s: SchedulerState, f: FleetArrays, i: int) -> None:
         place = s.slots[i, k % s.slots.shape[1]].ended
         r = f.names[i, place]
         if s.requests[i, place].reason != LENGTH or f.incoming[r].output == 1:
+            if f.routing[0].conversing == 1:
+                settle(s, f, i, place)
             continue
         s.requests[i, place].reason = UNFINISHED
         s.requests[i, place].finish_ms = math.nan
@@ -329,6 +334,8 @@ def take_turn(s: SchedulerState, f: FleetArrays, i: int, now_ms: float, until_ms
     run_steps(one, until_ms)
     if link.role == PREFILL:
         keep_finished(s, f, i)
+    elif f.routing[0].conversing == 1:
+        go_on(s, f, i)
     link.wake_ms = c.now_ms if c.now_ms > least_ms else next_arrival_ms(one)
 
 

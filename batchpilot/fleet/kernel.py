@@ -13,7 +13,7 @@ from typing import Any
 from batchpilot.engines.scheduler.decoding import close_calendars
 from batchpilot.engines.scheduler.state import REFUSED_ARRIVAL, SchedulerState, row
 from batchpilot.engines.simulated.kernel import STUCK, run_steps
-from batchpilot.fleet import rules
+from batchpilot.fleet import rules, talking_pools
 from batchpilot.fleet.arrays import ALL_ROUTED, DECODE, LIMITED, NO_ROOM, STUCK_FLEET, WHOLE, FleetArrays
 from batchpilot.fleet.conversations import advance_conversations, break_off, due_ms, is_awaited, take_coming
 from batchpilot.fleet.handover import advance_pools
@@ -72,9 +72,13 @@ def run_conversations(s: SchedulerState, f: FleetArrays, until_ms: float) -> int
     while True:
         if c.fullest == s.requests.shape[1]:
             return NO_ROOM
-        polling = c.poll_ms > 0 and c.next_poll_ms < until_ms and is_awaited(s, f)
+        awaited = talking_pools.is_awaited(s, f) if c.pooled == 1 else is_awaited(s, f)
+        polling = c.poll_ms > 0 and c.next_poll_ms < until_ms and awaited
         stop_ms = c.next_poll_ms if polling else until_ms
-        code = advance_conversations(s, f, stop_ms)
+        if c.pooled == 1:
+            code = talking_pools.advance_talking_pools(s, f, stop_ms)
+        else:
+            code = advance_conversations(s, f, stop_ms)
         if code != ALL_ROUTED:
             return code
         now_ms = due_ms(f)

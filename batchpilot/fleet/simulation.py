@@ -119,10 +119,6 @@ class Fleet:
     ) -> None:
         _check(requests, specs, bounds, window_ms, health_ms)
         pooled = _check_pools(specs, link)
-        if pooled is not None and requests.turns is not None:
-            raise ValueError(
-                "the requests hold conversations, which pools do not serve; let replicas serve whole requests"
-            )
         ready = sum(spec.count for spec in specs)
         growing = {} if scaler is None else scaled_kinds(specs, scaled, bounds[1])
         kinds = rows_of(specs, growing)

@@ -181,9 +181,74 @@ def test_a_fleet_that_scales_under_conversations_in_pieces_is_the_whole_run(scal
     assert_turns_follow_answers(a, talk(200, 30, gap_ms=8.0).turns.think_ms)
 
 
-def test_pools_say_that_they_do_not_serve_conversations():
-    specs = [
-        ReplicaSpec(EngineConfig(LATENCY, kv_capacity_tokens=6000), LIMITS, role=role) for role in ("prefill", "decode")
-    ]
-    with pytest.raises(ValueError, match="hold conversations, which pools do not serve"):
-        simulate_fleet(talk(), specs, link=Link(bandwidth_gb_per_s=25, kv_bytes_per_token=131072))
+LINK = Link(10.0, 131_072.0, 2.0)
+
+
+def pools(prefilling=1, decoding=1, limits=LIMITS, whole=0, **engine):
+    roles = {"prefill": prefilling, "decode": decoding, "both": whole}
+    config = EngineConfig(LATENCY, **{"estimate": LATENCY, "kv_capacity_tokens": 6000} | engine)
+    return [ReplicaSpec(config, limits, count=count, role=role, name=role) for role, count in roles.items() if count]
+
+
+def test_in_pools_turns_that_are_alone_are_the_requests_that_they_were():
+    """Where nobody has a second turn, conversations change nothing."""
+    table = talk(40)
+    alone = RequestTable.from_arrays(
+        table.arrival_ms, table.prompt_tokens, table.output_tokens, slos=table.slos, turns=Turns.none(40)
+    )
+    text = RequestTable.from_arrays(table.arrival_ms, table.prompt_tokens, table.output_tokens, slos=table.slos)
+    told, plain = (simulate_fleet(one, pools(2, 2), "least-tokens", link=LINK) for one in (alone, text))
+    for column in ("finish_code", "generated_tokens", "ttft_ms", "tpot_ms", "e2e_ms"):
+        np.testing.assert_allclose(getattr(told.served, column), getattr(plain.served, column))
+
+
+@pytest.mark.parametrize(("whole", "engine"), [(0, {}), (0, {"prefix_cache": True}), (1, {})])
+def test_in_pools_the_next_turn_comes_after_the_answer_of_whoever_decodes(whole, engine):
+    table = whole_history()
+    result = simulate_fleet(table, pools(2, 1, whole=whole, **engine), Router("least-tokens", poll_ms=50.0), link=LINK)
+    assert result.served.count("length") == len(table)
+    assert_turns_follow_answers(result, table.turns.think_ms)
+    if engine:
+        assert result.prefix_hit_rate > 0.3
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    rule=st.sampled_from(["least-tokens", "round-robin", "prefix"]),
+    poll_ms=st.sampled_from([0.0, 50.0]),
+    guard=st.sampled_from([None, 0.5]),
+    retries=st.integers(0, 2),
+    faults=st.lists(
+        st.tuples(
+            st.floats(0, 3000), st.integers(0, 3), st.sampled_from(["dies", "hangs", "slows"]), st.floats(1, 2000)
+        ),
+        max_size=3,
+    ),
+)
+def test_pools_answer_every_turn_once_and_in_order_whatever_befalls_them(seed, rule, poll_ms, guard, retries, faults):
+    table = talk(40, 8, seed=seed)
+    result = simulate_fleet(
+        table,
+        pools(2, 2, LIMITS.replace(ttft_guard=guard)),
+        Router(rule, poll_ms=poll_ms, retries=retries),
+        faults=[Fault(at_ms, i, kind, lasting_ms) for at_ms, i, kind, lasting_ms in faults],
+        health_ms=200.0,
+        link=LINK,
+        seed=seed,
+    )
+    served = result.served
+    assert served.count("unfinished") == 0
+    answered = served.finish_code == 1
+    np.testing.assert_array_equal(served.generated_tokens[answered], table.output_tokens[answered])
+    assert_turns_follow_answers(result, table.turns.think_ms)
+
+
+def test_a_pool_without_a_decoder_that_is_large_enough_ends_the_conversation():
+    turns = Turns(np.array([0, 0]), np.full(2, 10.0))
+    table = RequestTable.from_arrays([0.0, 1.0], [300, 300], [50, 50], turns=turns)
+    large, small = pools()
+    tiny = ReplicaSpec(EngineConfig(LATENCY, kv_capacity_tokens=160), LIMITS, role="decode", name="tiny")
+    result = simulate_fleet(table, [large, tiny], link=LINK)
+    assert result.served.finish_reason == ["failed", "failed"]
+    assert simulate_fleet(table, [large, small], link=LINK).served.finish_reason == ["length", "length"]
