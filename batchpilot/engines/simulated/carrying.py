@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from batchpilot.engines.scheduler.conversations import COME, KNOWN
 from batchpilot.engines.scheduler.state import ABSENT, NOBODY, UNFINISHED, SchedulerState, as_bytes
 
-_ITS_OWN = ("requests", "slots", "lines", "users", "chains", "contents", "images", "step_log")
+_ITS_OWN = ("requests", "slots", "lines", "users", "chains", "contents", "turns", "images", "step_log")
 """What belongs to the requests of a state, to their users or prompts; all else goes on as it is."""
 
 _LINES = {"waiting": ("n_queue", "turn_key", "place"), "due": ("n_due", "due_key", "due_place")}
@@ -37,7 +38,7 @@ def carry_over(old: SchedulerState, new: SchedulerState, kept: NDArray[np.int64]
     """Go on in a new state where the old one is: same clock, same running requests, same queues.
 
     Between two windows, when nothing is noted of the present one and no calendar of decoding is open. What a prefix
-    cache holds is carried by `keep_cached`, features of images by `keep_features`.
+    cache holds is carried by `keep_cached`, features of images by `keep_features`, conversations by `keep_talking`.
 
     Args:
         old: the one engine's.
@@ -70,6 +71,32 @@ def carry_over(old: SchedulerState, new: SchedulerState, kept: NDArray[np.int64]
     new.clock["n_requests"] = requests
     new.clock["next_arrival"] = np.searchsorted(kept, arrived)
     new.clock["n_ended"] = new.clock["n_logged"] = 0
+
+
+def keep_talking(old: SchedulerState, new: SchedulerState, kept: NDArray[np.int64]) -> None:
+    """Have conversations go on where they are: who has come, whose time is known, who waits for an answer.
+
+    Args:
+        old: the one engine's, with conversations or without.
+        new: the other's, with conversations, whose requests are carried over.
+        kept: as `carry_over` takes it.
+    """
+    n, arrived = int(new.clock["n_requests"][0]), int(old.clock["next_arrival"][0])
+    if old.clock["conversations"][0]:
+        came = old.turns["arrived"][:arrived]
+        new.turns["stage"][: len(kept)] = old.turns["stage"][kept]
+    else:
+        came = np.arange(arrived)
+        new.turns["stage"][: len(kept)] = np.where(kept < arrived, COME, KNOWN)
+    place = np.full(len(old.requests), -1, np.int64)
+    place[kept] = np.arange(len(kept))
+    here = place[came][place[came] >= 0]
+    new.turns["arrived"][: len(here)] = here
+    coming = np.flatnonzero(new.turns["stage"][:n] == KNOWN)
+    # In order of arrival, and so a heap.
+    coming = coming[np.argsort(new.requests["arrival_ms"][coming], kind="stable")]
+    new.turns["coming"][: len(coming)] = coming
+    new.clock["conversations"], new.clock["n_coming"], new.clock["next_arrival"] = 1, len(coming), len(here)
 
 
 def cached(state: SchedulerState) -> NDArray[np.int64]:

@@ -22,6 +22,7 @@ from batchpilot.engines.simulated.carrying import (
     features_kept,
     keep_cached,
     keep_features,
+    keep_talking,
     unfinished,
 )
 from batchpilot.engines.simulated.config import EngineConfig
@@ -29,9 +30,11 @@ from batchpilot.engines.simulated.contents import numbers_each
 from batchpilot.engines.simulated.engine import WINDOWS_AT_ONCE, SimulatedEngine
 from batchpilot.engines.simulated.kernel import DONE, REACHED, STUCK
 from batchpilot.engines.simulated.result import SimulationResult, collect
+from batchpilot.workloads.columns import put_end_to_end
 from batchpilot.workloads.images import Images
 from batchpilot.workloads.prefixes import Prefixes, put_together
 from batchpilot.workloads.table import RequestTable
+from batchpilot.workloads.turns import Turns
 
 
 def simulate_stream(
@@ -47,9 +50,9 @@ def simulate_stream(
     go on beside the new ones. Only the tuner's first guess of the typical promise is the first table's.
 
     Args:
-        tables: of open loops; none begins before the last arrival of the one before, and times go on counting. They
-            have the same SLO classes, equal block hashes stand for equal tokens, and images of equal numbers and sides
-            are equal.
+        tables: of open loops, or of conversations, each whole in one table; none begins before the last arrival of the
+            one before, turns that wait for answers aside, and times go on counting. They have the same SLO classes,
+            equal block hashes stand for equal tokens, and images of equal numbers and sides are equal.
         config: the engine.
         limits_or_tuner: constant limits, or a tuner that studies no details.
         window_ms: length of a window, > 0.
@@ -102,14 +105,14 @@ class _Stream:
         """
         if table.concurrency:
             raise ValueError("a stream is of open loops; the table is a closed one, whose requests follow its answers")
-        if table.turns is not None:
-            raise ValueError("a stream is of open loops; the table holds conversations, whose turns follow answers")
-        if table.arrival_ms[0] < self._last_ms:
+        # Later turns of conversations come whenever they are due.
+        begun_ms = table.arrival_ms if table.turns is None else table.arrival_ms[table.turns.first()]
+        if begun_ms[0] < self._last_ms:
             raise ValueError(
-                f"a table begins at {table.arrival_ms[0]:g} ms, before the last arrival of the one before, at "
+                f"a table begins at {begun_ms[0]:g} ms, before the last arrival of the one before, at "
                 f"{self._last_ms:g} ms; give tables in order, their times counted from one start"
             )
-        self._last_ms = float(table.arrival_ms[-1])
+        self._last_ms = float(begun_ms[-1])
         if not self._config.prefix_cache:
             table = replace(table, prefixes=None)
         engine = self._engine = self._with(table)
@@ -169,6 +172,8 @@ class _Stream:
         self._hashes = np.concatenate([known, np.setdiff1d(remembered, known)])
         engine = SimulatedEngine(self._config, joined, images=len(numbered), blocks=parts * len(self._hashes))
         carry_over(old.state, engine.state, kept)
+        if joined.turns is not None:
+            keep_talking(old.state, engine.state, kept)
         order = np.argsort(self._hashes)
         number = order[np.searchsorted(self._hashes, remembered, sorter=order)]
         keep_cached(old.state, engine.state, kept, contents, parts * number + contents % parts)
@@ -188,7 +193,8 @@ def _joined(first: RequestTable, second: RequestTable) -> RequestTable:
         if isinstance(getattr(first, field.name), np.ndarray)
     }
     prefixes = put_together([first.prefixes, second.prefixes], [len(first), len(second)], of_one=True)
-    return replace(second, **columns, prefixes=prefixes, images=_one_behind_another(first, second))
+    turns = put_end_to_end(Turns, [first.turns, second.turns], [len(first), len(second)])
+    return replace(second, **columns, prefixes=prefixes, turns=turns, images=_one_behind_another(first, second))
 
 
 def _one_behind_another(first: RequestTable, second: RequestTable) -> Images | None:

@@ -20,6 +20,7 @@ from batchpilot.workloads import RequestTable
 from batchpilot.workloads.images import Images
 from batchpilot.workloads.prefixes import Prefixes
 from batchpilot.workloads.sharing import SharedLevel, draw_prefixes
+from batchpilot.workloads.turns import ALONE, Turns
 
 LATENCY = SaturationParameters(p_max=8.0, k_b=0.15, k_s=0.004, tau_0=8.0, tau_b=0.1, tau_c=1e-4)
 LEVELS = [SharedLevel(64), SharedLevel(300, kinds=30, share=0.9)]
@@ -184,3 +185,58 @@ def test_features_of_images_are_kept_from_table_to_table(seed, cuts, room, disci
         tables = [one if one.images.shown.any() else replace(one, images=None) for one in tables]
     assert_same(simulate_stream(tables, config, limits, window_ms=500.0), at_once)
     assert room == 0 or text_first or at_once.image_hit_rate > 0.05
+
+
+def talks(seed, n=120, gap_ms=60.0):
+    """Requests and conversations of up to four turns, each named by its estimated output."""
+    rng = np.random.default_rng(seed)
+    turns = rng.integers(1, 5, n)
+    session = np.repeat(np.where(turns > 1, np.arange(n), ALONE), turns)
+    place = np.concatenate([np.arange(count) for count in turns])
+    begun_ms = np.repeat(np.cumsum(rng.exponential(gap_ms, n)), turns)
+    prompts = rng.integers(1, 200, len(session)) + 150 * place
+    return RequestTable.from_arrays(
+        begun_ms + 0.25 * place,
+        prompts,
+        rng.integers(1, 60, len(session)),
+        estimated_output_tokens=np.arange(len(session)),
+        slos=SLO(800.0, 60.0),
+        turns=Turns(session, rng.exponential(900.0, len(session))),
+        prefixes=Prefixes.from_lists([10_000 * c + np.arange(p // 16) for c, p in enumerate(prompts)], 16),
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    cuts=st.lists(st.integers(0, 7000), max_size=4),
+    guard=st.sampled_from([None, 0.4]),
+    prefix_cache=st.booleans(),
+    alone=st.sampled_from(["none", "first", "last"]),
+)
+def test_conversations_go_on_from_table_to_table(seed, cuts, guard, prefix_cache, alone):
+    table = talks(seed)
+    of_first = table.arrival_ms[table.turns.first_of()]
+    if alone != "none":  # a stream that begins, or ends, with requests that are nobody's turn
+        middle = float(np.median(of_first))
+        kept = table.turns.first() | ((of_first > middle) if alone == "first" else (of_first <= middle))
+        table, of_first = table.select(kept), of_first[kept]
+        cuts = [middle + 1e-6]
+    limits = Limits(16, token_budget=512, ttft_guard=guard)
+    options = {"kv_capacity_tokens": 6000, "noise": 0.1, "seed": seed, "prefix_cache": prefix_cache}
+    at_once = simulate(table, LATENCY, limits, window_ms=500.0, **options)
+    edges = [-1.0, *sorted(cuts), np.inf]
+    tables = [table.select((of_first > begin) & (of_first <= end)) for begin, end in pairwise(edges)]
+    if alone != "none":
+        bare = 0 if alone == "first" else -1
+        tables[bare] = replace(tables[bare], turns=None)
+    results = list(simulate_stream(tables, EngineConfig(latency=LATENCY, **options), limits, window_ms=500.0))
+    names = np.concatenate([result.requests.estimated_output_tokens for result in results])
+    order, order_at_once = np.argsort(names), np.argsort(at_once.requests.estimated_output_tokens)
+    assert len(names) == len(table)
+    for name in (*COLUMNS, "cached_tokens"):
+        column = np.concatenate([getattr(result, name) for result in results])
+        np.testing.assert_array_equal(column[order], getattr(at_once, name)[order_at_once], err_msg=name)
+    arrival = np.concatenate([result.requests.arrival_ms for result in results])[order]
+    np.testing.assert_array_equal(arrival, at_once.requests.arrival_ms[order_at_once])
+    assert [repr(w) for result in results for w in result.windows] == list(map(repr, at_once.windows))
