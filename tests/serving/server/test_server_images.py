@@ -126,7 +126,8 @@ def test_openais_own_client_streams_an_answer_about_an_image(server):
 def test_a_load_of_images_is_what_the_server_sees_and_finds_again(server, runner):
     _, url = server
     sides, numbers = [224, 0, 336, 224, 224, 336], [1, 0, 1, 1, 2, 1]
-    shown = Images.from_arrays(sides, numbers, before_tokens=np.where(np.array(sides) > 0, 5, 0))
+    sides, numbers = np.array([sides, [0, 0, 0, 224, 0, 224]]).T, np.array([numbers, [0, 0, 0, 2, 0, 1]]).T
+    shown = Images.from_arrays(sides, numbers, before_tokens=np.where((sides > 0).any(axis=1), 5, 0))
     requests = RequestTable.from_arrays(
         np.arange(6) * 20.0, shown.tokens + 30, [4] * 6, slos=SLO(60_000.0, 60_000.0), images=shown
     )
@@ -135,7 +136,12 @@ def test_a_load_of_images_is_what_the_server_sees_and_finds_again(server, runner
     result = asyncio.run(run_load(requests, settings))
     assert result.outcome.finish_reason == ["length"] * 6, result.details
     assert result.outcome.generated_tokens.tolist() == [4] * 6
-    assert (runner.vision.images, runner.vision.hits) == (images + 5, hits + 2)
+    # Equal images that begin in one step are encoded once, and none of them was found.
+    assert runner.vision.images == images + 7
+    assert hits <= runner.vision.hits <= hits + 4
+    hits = runner.vision.hits
+    asyncio.run(run_load(requests, settings))
+    assert (runner.vision.images, runner.vision.hits) == (images + 14, hits + 7)
     around = len("user: \nassistant: ")
     assert result.prompt_ratio == pytest.approx(1 + 6 * around / requests.prompt_tokens.sum())
 
