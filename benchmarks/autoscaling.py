@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 
 from batchpilot.configs.fleet_scenario import FleetScenario
 from batchpilot.core.provenance import provenance
+from batchpilot.envs.fleet.prepared import PreparedFleet, prepare_fleet
 from batchpilot.envs.fleet.references import BEST_FIXED, CLAIRVOYANT
-from batchpilot.envs.fleet.run import PreparedFleet, prepare_fleet
 from batchpilot.fleet.scalers import Clairvoyant, Scaler
 from batchpilot.runners.fleet.board import figures
 from batchpilot.runners.fleet.strategies import PLANNED, Strategy

@@ -16,7 +16,7 @@ from typing import Any
 from common import steady, write_rows
 
 from batchpilot.configs.fleet_scenario import FleetScenario
-from batchpilot.envs.fleet.run import prepare_fleet
+from batchpilot.envs.fleet.prepared import prepare_fleet
 from batchpilot.runners.fleet.board import figures
 from batchpilot.runners.fleet.strategies import GUARDED, NONE, SHIPPED, SPLIT, Strategy
 from batchpilot.runners.report.statistics import interquartile_mean

@@ -5,7 +5,8 @@ import pytest
 
 from batchpilot.configs.fleet_scenario import FleetScenario
 from batchpilot.core.limits import Limits
-from batchpilot.envs.fleet.run import Decision, FleetRun, prepare_fleet
+from batchpilot.envs.fleet.prepared import prepare_fleet
+from batchpilot.envs.fleet.run import Decision, FleetRun
 from batchpilot.fleet.routers import Router
 
 TALKS = {

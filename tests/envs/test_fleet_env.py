@@ -14,8 +14,9 @@ from batchpilot.configs.fleet_scenario import FleetScenario, fleet_scenario, fle
 from batchpilot.envs.fleet.actions import FIELDS, FleetActions
 from batchpilot.envs.fleet.env import FleetEnv
 from batchpilot.envs.fleet.observing import FLEET_FEATURES, REPLICA_FEATURES
+from batchpilot.envs.fleet.prepared import prepare_fleet
 from batchpilot.envs.fleet.rewards import GoodputMinusCost
-from batchpilot.envs.fleet.run import POLL_MS, Decision, FleetRun, prepare_fleet
+from batchpilot.envs.fleet.run import POLL_MS, Decision, FleetRun
 from batchpilot.fleet.routers import RULES, Router
 from batchpilot.fleet.scalers import FleetView
 

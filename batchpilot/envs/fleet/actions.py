@@ -10,7 +10,8 @@ from gymnasium import spaces
 
 from batchpilot.core.limits import Limits
 from batchpilot.core.names import lookup
-from batchpilot.envs.fleet.run import Decision, PreparedFleet
+from batchpilot.envs.fleet.prepared import PreparedFleet
+from batchpilot.envs.fleet.run import Decision
 from batchpilot.fleet.routers import RULES
 
 FIELDS = ("replicas", "router", "weights", "limits")

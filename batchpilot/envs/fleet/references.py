@@ -8,8 +8,9 @@ from typing import Any
 
 from batchpilot.envs.episode import NORMALISED, REFERENCES, Asked
 from batchpilot.envs.fleet.offering import rates
+from batchpilot.envs.fleet.prepared import PreparedFleet
 from batchpilot.envs.fleet.rewards import FleetReward
-from batchpilot.envs.fleet.run import Decision, FleetRun, PreparedFleet
+from batchpilot.envs.fleet.run import Decision, FleetRun
 from batchpilot.fleet.scalers import Clairvoyant, Scaler
 
 STANDING, BEST_FIXED, CLAIRVOYANT = "as-it-stands", "best-fixed", "clairvoyant"

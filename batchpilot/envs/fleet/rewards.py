@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from batchpilot.envs.fleet.run import Interval, PreparedFleet
+from batchpilot.envs.fleet.prepared import PreparedFleet
+from batchpilot.envs.fleet.run import Interval
 
 FleetReward = Callable[[Interval, PreparedFleet], float]
 """From an interval, and what is run, to its reward."""

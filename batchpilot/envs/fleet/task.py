@@ -11,9 +11,10 @@ from batchpilot.baselines.static import SERVER_DEFAULT
 from batchpilot.configs.fleet_scenario import FleetScenario, fleet_scenario, fleet_scenario_names
 from batchpilot.core.limits import Limits
 from batchpilot.core.names import lookup
+from batchpilot.envs.fleet.prepared import PreparedFleet, prepare_fleet
 from batchpilot.envs.fleet.references import episode
 from batchpilot.envs.fleet.rewards import FleetReward, GoodputMinusCost, OwnFleetReward
-from batchpilot.envs.fleet.run import POLL_MS, FleetRun, PreparedFleet, checked_interval_ms, prepare_fleet
+from batchpilot.envs.fleet.run import POLL_MS, FleetRun, checked_interval_ms
 from batchpilot.fleet.routers import Router
 
 ScenarioLike = str | FleetScenario | Sequence[str | FleetScenario]

@@ -7,8 +7,8 @@ from typing import Any
 
 from batchpilot.configs.fleet_scenario import FleetScenario
 from batchpilot.core.provenance import config_hash, git_revision, versions
+from batchpilot.envs.fleet.prepared import PreparedFleet, prepare_fleet
 from batchpilot.envs.fleet.rewards import COST_WEIGHT
-from batchpilot.envs.fleet.run import PreparedFleet, paid_replica_s, prepare_fleet
 from batchpilot.fleet.result import FleetResult
 from batchpilot.fleet.scalers import Scaler
 from batchpilot.runners.fleet.strategies import Strategy, expand, parse
@@ -87,7 +87,7 @@ def figures(result: FleetResult, prepared: PreparedFleet) -> dict[str, Any]:
         prepared: what was run.
     """
     offer = prepared.offer
-    paid_s = paid_replica_s(result.spans, prepared)
+    paid_s = prepared.paid_replica_s(result.spans)
     offered = float(offer.requests.output_tokens.sum())
     cost = COST_WEIGHT * offer.capacity_output_tokens_per_s * paid_s
     return result.summary() | {

@@ -18,8 +18,9 @@ from batchpilot.core.names import lookup, unknown_name
 from batchpilot.core.slo import SLO
 from batchpilot.core.tuner import Tuner
 from batchpilot.envs.fleet.finding import found_in_turns
+from batchpilot.envs.fleet.prepared import PreparedFleet
 from batchpilot.envs.fleet.references import BEST_FIXED, CLAIRVOYANT, clairvoyants_of
-from batchpilot.envs.fleet.run import POLL_MS, Orders, PreparedFleet
+from batchpilot.envs.fleet.run import POLL_MS, Orders
 from batchpilot.envs.scenarios import PreparedRun, prepare
 from batchpilot.fleet.forecast import Forecast
 from batchpilot.fleet.routers import RULES, Router

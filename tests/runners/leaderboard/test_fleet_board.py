@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from batchpilot.baselines.static import SERVER_DEFAULT
 from batchpilot.configs.errors import ConfigError
 from batchpilot.configs.fleet_scenario import SUITE, load_fleet_scenario
-from batchpilot.envs.fleet.run import prepare_fleet
+from batchpilot.envs.fleet.prepared import prepare_fleet
 from batchpilot.envs.fleet.task import FleetTask
 from batchpilot.fleet.routers import Router
 from batchpilot.fleet.scalers import TargetUse
