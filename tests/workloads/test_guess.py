@@ -142,3 +142,26 @@ def test_a_compressed_file_that_is_cut_off_is_named(tmp_path):
 def test_two_columns_of_one_name_are_not_chosen_from(tmp_path):
     with pytest.raises(TraceError, match="line 1: found 2 columns 'prompt_tokens'; expected one of that name"):
         guessed(tmp_path, "time,prompt_tokens,output_tokens,prompt_tokens\n0,1,1,2\n")
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_fields_are_apart_by_what_spreadsheets_and_databases_put_between_them(tmp_path, separator):
+    # Where numbers have a decimal comma, spreadsheets write semicolons; a database's dump has tabs.
+    rows = [
+        ["id", "arrived at ms", "prompt tokens", "output tokens"],
+        ['"a, b"', "1000", "12", "3"],
+        ["c", "2500", "4", "5"],
+    ]
+    path = tmp_path / "trace.csv"
+    path.write_text("\n".join(separator.join(row) for row in rows) + "\n")
+    guess = guess_format(path)
+    table = read_trace(path, guess.format, **guess.options)
+    assert table.arrival_ms.tolist() == [0.0, 1500.0]
+    assert table.prompt_tokens.tolist() == [12, 4]
+    assert table.output_tokens.tolist() == [3, 5]
+
+
+def test_a_semicolon_within_a_field_separates_nothing_where_commas_do(tmp_path):
+    path = tmp_path / "trace.csv"
+    path.write_text("arrival_ms,prompt_tokens,output_tokens,note\n0,10,5,a;b\n")
+    assert guess_format(path).options["prompt_column"] == "prompt_tokens"

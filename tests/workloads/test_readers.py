@@ -231,6 +231,11 @@ def test_mooncake_hashes_are_kept_for_whole_blocks_of_512_tokens(write):
     assert read_trace(write(lines[2]), "mooncake").prefixes is None
 
 
+def test_a_mooncake_line_whose_hashes_are_null_shares_nothing(write):
+    line = '{"timestamp": 0, "input_length": 1300, "output_length": 4, "hash_ids": null}'
+    assert read_trace(write(line), "mooncake").prefixes is None
+
+
 @pytest.mark.parametrize("ids", ["7", '"7"', "[0, 1.5]", "[true]", "[null]", "[18446744073709551616]", "{}"])
 def test_mooncake_hashes_that_are_no_whole_numbers_are_refused(write, ids):
     line = f'{{"timestamp": 0, "input_length": 1300, "output_length": 4, "hash_ids": {ids}}}'

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.core.names import lookup, unknown_name
+from batchpilot.core.separators import separator_of
 from batchpilot.latency.fitting.observations import Observations
 
 NEEDED = ("batch_size", "tokens", "latency_ms")
@@ -64,7 +65,9 @@ def read_measurements(
     path, columns = Path(path), {field: name.strip() for field, name in (columns or {}).items()}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, skipinitialspace=True)
+            begun = next((line for line in file if not line.isspace()), "")
+            file.seek(0)
+            reader = csv.reader(file, delimiter=separator_of(begun), skipinitialspace=True)
             found = ((reader.line_num, fields) for fields in reader if any(field.strip() for field in fields))
             header = [name.strip() for name in next(found, (1, []))[1]]
             numbered = list(found)
@@ -179,6 +182,7 @@ def _row(path: Path, line: int, header: Sequence[str], fields: Sequence[str]) ->
 
 def _number(path: Path, line: int, text: str | None, column: str) -> float:
     try:
-        return float(text) if text is not None and text.strip() else np.nan
+        # Python reads 1_024 as a number.
+        return float(text.replace("_", "?")) if text is not None and text.strip() else np.nan
     except ValueError:
         raise ValueError(f"{path}, line {line}: {column} is {text!r}; expected a number") from None

@@ -1,4 +1,4 @@
-"""Comma-separated traces: columns found by name, one request a line."""
+"""Traces of separated values: columns found by name, one request a line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from batchpilot.core.image_sizes import image_tokens
 from batchpilot.core.names import closest
+from batchpilot.core.separators import COMMA, separator_of
 from batchpilot.workloads.readers.base import (
     HeaderError,
     RowError,
@@ -19,11 +20,9 @@ from batchpilot.workloads.readers.base import (
     read_tokens,
 )
 
-_BLANK_AFTER_QUOTE = re.compile(r'"[ \t]+(?=,|$)')
-
 
 class DelimitedFormat(TraceFormat):
-    """A CSV file with a header line.
+    """A CSV file with a header line; between fields are commas, or semicolons or tabs where the header has no comma.
 
     Lines are taken one by one, not through one long CSV stream: so a stray quote spoils its own line only, and line
     numbers are the editor's.
@@ -58,7 +57,9 @@ class DelimitedFormat(TraceFormat):
 
     def start(self, lines: Iterator[str]) -> RowParser:
         """See `TraceFormat`."""
-        header = [name.strip() for name in self._header(lines)]
+        first = next(lines, "")
+        separator = separator_of(first)
+        header = self._header(first, separator)
         for name in self.columns:
             if header.count(name) > 1:
                 raise HeaderError(f"found {header.count(name)} columns {name!r}; expected one of that name")
@@ -74,7 +75,7 @@ class DelimitedFormat(TraceFormat):
         side, image = (header.index(name) if name in header else None for name in (size_column, id_column))
 
         def parse(line: str) -> TraceRow | None:
-            fields = split_fields(line)
+            fields = split_fields(line, separator)
             if len(fields) != len(header):
                 extra = fields[len(header) :]
                 if len(fields) < len(header) or any(field.strip() for field in extra):
@@ -100,31 +101,32 @@ class DelimitedFormat(TraceFormat):
 
         return parse
 
-    def _header(self, lines: Iterator[str]) -> list[str]:
-        first = next(lines, "")
+    def _header(self, first: str, separator: str) -> list[str]:
         if not first.strip():
             raise HeaderError(f"found no header; expected {', '.join(self.columns)}")
         try:
-            return split_fields(first)
+            return [name.strip() for name in split_fields(first, separator)]
         except RowError as error:
             raise HeaderError(str(error)) from None
 
 
-def split_fields(line: str) -> list[str]:
+def split_fields(line: str, separator: str = COMMA) -> list[str]:
     """The fields of one line.
 
     Args:
         line: with or without its line end.
+        separator: between fields, one sign.
 
     Raises:
         RowError: quotes that do not close.
     """
     line = line.rstrip("\r\n")
     if '"' not in line:
-        return line.split(",")
+        return line.split(separator)
+    # Strict, so that a quote that does not close is found; but it takes no blank after one that does.
+    tidy = re.sub(rf'"[ \t]+?(?={separator}|$)', '"', line)
     try:
-        # Strict, so that a quote that does not close is found; but it takes no blank after one that does.
-        return next(csv.reader([_BLANK_AFTER_QUOTE.sub('"', line)], skipinitialspace=True, strict=True))
+        return next(csv.reader([tidy], delimiter=separator, skipinitialspace=True, strict=True))
     except (csv.Error, StopIteration):
         raise RowError(f"found {line[:120]!r}; expected quotes that close on their line") from None
 

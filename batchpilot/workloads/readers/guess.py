@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batchpilot.core.names import lookup
+from batchpilot.core.separators import separator_of
 from batchpilot.workloads.readers.azure import AZURE, read_timestamp
 from batchpilot.workloads.readers.base import RowError, TraceError, read_number
 from batchpilot.workloads.readers.burstgpt import BURSTGPT
@@ -87,8 +88,9 @@ def guess_format(path: Path, columns: Mapping[str, str] | None = None) -> Guess:
         raise TraceError(f"{path}: found broken gzip data ({error}); expected a whole file") from None
     if not columns and first.lstrip().startswith("{"):
         return _of_json(path, first)
+    separator = separator_of(first)
     try:
-        header = [name.strip() for name in split_fields(first)]
+        header = [name.strip() for name in split_fields(first, separator)]
     except RowError as error:
         raise TraceError(f"{path}, line 1: {error}") from None
     if not columns:
@@ -98,7 +100,7 @@ def guess_format(path: Path, columns: Mapping[str, str] | None = None) -> Guess:
     rows: list[list[str]] = []
     for line in lines:
         with suppress(RowError):  # the reader says in which line it is
-            rows.append([field.strip() for field in split_fields(line)])
+            rows.append([field.strip() for field in split_fields(line, separator)])
     return _of_columns(path, header, rows, dict(columns or {}))
 
 

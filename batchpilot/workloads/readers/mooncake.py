@@ -50,7 +50,7 @@ def parse_line(line: str) -> TraceRow:
         read_number(_number_text(record, "timestamp"), "timestamp"),
         prompt_tokens,
         read_tokens(_number_text(record, "output_length"), "output_length"),
-        read_hashes(record.get("hash_ids", []))[: prompt_tokens // BLOCK_TOKENS],
+        read_hashes([] if record.get("hash_ids") is None else record["hash_ids"])[: prompt_tokens // BLOCK_TOKENS],
     )
 
 

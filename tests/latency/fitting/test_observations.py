@@ -178,3 +178,20 @@ def test_two_columns_of_one_name_are_not_chosen_from(tmp_path):
     path.write_text("batch_size,tokens,latency_ms,tokens\n1,1,10,7\n")
     with pytest.raises(ValueError, match="2 columns are called 'tokens'; expected one of that name"):
         read_measurements(path)
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_files_of_semicolons_or_tabs_are_read_too(tmp_path, separator):
+    path = tmp_path / "steps.csv"
+    rows = (["batch_size", "tokens", "latency_ms"], ["4", "128", "12.5"], ["8", "8", "9.5"])
+    path.write_text("\ufeff\n" + "\n".join(separator.join(row) for row in rows) + "\n", encoding="utf-8")
+    read = read_measurements(path).observations
+    assert read.batch_size.tolist() == [4, 8]
+    assert read.latency_ms.tolist() == [12.5, 9.5]
+
+
+def test_a_number_with_an_underline_is_none(tmp_path):
+    path = tmp_path / "steps.csv"
+    path.write_text("batch_size,tokens,latency_ms\n4,1_024,12.5\n")
+    with pytest.raises(ValueError, match=r"line 2: tokens is '1_024'; expected a number"):
+        read_measurements(path)
