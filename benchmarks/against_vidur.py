@@ -6,9 +6,10 @@ Vidur is in no package registry: clone it with its data and install its requirem
 (Llama-3-8B on one A100, Sarathi with chunks of 512, batch 512, 6.45 requests a second, lengths of the conversation
 trace), as quiet as its options allow, with two numbers of requests; what the second takes longer, over the requests
 that it has more, is the cost of one: its start and the training of its predictors do not count. Ours is measured the
-same way. A checkout without the profile of attention (its largest files) gets a stand-in with `--stand-in`: times of a
-bandwidth and an arithmetic roofline, which change what is predicted and not what predicting costs; say so of the
-figure.
+same way. Both kinds of its predictors are looked up in tables as it runs, so `--predictor linear_regression`, which
+trains in seconds where its random forests take minutes each, costs the same a request. A checkout without the profile
+of attention (its largest files) gets a stand-in with `--stand-in`: times of a bandwidth and an arithmetic roofline,
+which change what is predicted and not what predicting costs; say so of the figure.
 """
 
 from __future__ import annotations
@@ -43,25 +44,27 @@ def main() -> None:
     parser.add_argument("--traces", type=Path, default=Path("../shared/traces"), help="folder of the published traces")
     parser.add_argument("--requests", type=int, nargs=2, default=(256, 1024), help="fewer and more requests")
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--predictor", default="random_forrest", choices=("random_forrest", "linear_regression"))
     parser.add_argument("--stand-in", action="store_true", help="make the profile of attention if it is missing")
     asked = parser.parse_args()
     fewer, more = asked.requests
     if asked.stand_in:
         write_stand_in(asked.vidur / "data/profiling/compute/a100" / MODEL / "attention.csv")
     trace = read_trace(asked.traces / "AzureLLMInferenceTrace_conv.csv", "azure2023")
-    theirs_s(asked.vidur, asked.python, fewer)  # trains its predictors, which it keeps
+    theirs_s(asked, fewer)  # trains its predictors, which it keeps
     ours_s(trace, 100)  # loads the kernels
     ratios = []
     for pair in range(asked.pairs):
-        peer = (theirs_s(asked.vidur, asked.python, more) - theirs_s(asked.vidur, asked.python, fewer)) / (more - fewer)
+        peer = (theirs_s(asked, more) - theirs_s(asked, fewer)) / (more - fewer)
         ours = (ours_s(trace, len(trace)) - ours_s(trace, fewer)) / (len(trace) - fewer)
         ratios.append(peer / ours)
         print(f"pair {pair}: Vidur {1e6 * peer:.0f} us, batchpilot {1e6 * ours:.2f} us a request", flush=True)
     print(f"Vidur over batchpilot: {statistics.median(ratios):.0f} (median of {asked.pairs} pairs)")
 
 
-def theirs_s(checkout: Path, python: Path, requests: int) -> float:
+def theirs_s(asked: argparse.Namespace, requests: int) -> float:
     """Seconds of a whole run of the peer."""
+    predictor = f"{asked.predictor}_execution_time_predictor_config_prediction"
     settings = {
         "replica_config_device": "a100",
         "replica_config_model_name": MODEL,
@@ -76,15 +79,16 @@ def theirs_s(checkout: Path, python: Path, requests: int) -> float:
         "replica_scheduler_config_type": "sarathi",
         "sarathi_scheduler_config_batch_size_cap": BATCH,
         "sarathi_scheduler_config_chunk_size": CHUNK,
-        "random_forrest_execution_time_predictor_config_prediction_max_prefill_chunk_size": 16384,
-        "random_forrest_execution_time_predictor_config_prediction_max_batch_size": BATCH,
-        "random_forrest_execution_time_predictor_config_prediction_max_tokens_per_request": 16384,
+        "execution_time_predictor_config_type": asked.predictor,
+        f"{predictor}_max_prefill_chunk_size": 16384,
+        f"{predictor}_max_batch_size": BATCH,
+        f"{predictor}_max_tokens_per_request": 16384,
     }
     options = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
     options += [f"--no-metrics_config_{name}" for name in QUIET]
     started = time.perf_counter()
-    command = [str(python), "-m", "vidur.main", *options]
-    done = subprocess.run(command, cwd=checkout, env=os.environ | {"WANDB_MODE": "disabled"}, capture_output=True)
+    command = [str(asked.python), "-m", "vidur.main", *options]
+    done = subprocess.run(command, cwd=asked.vidur, env=os.environ | {"WANDB_MODE": "disabled"}, capture_output=True)
     if done.returncode:
         raise SystemExit(f"Vidur ended with {done.returncode}:\n{done.stderr.decode()[-2000:]}")
     return time.perf_counter() - started

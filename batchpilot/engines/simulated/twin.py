@@ -99,6 +99,7 @@ class Twin:
         self._starts = self._tries = _allocate(0, 1)
         self._futures = self._longest = 0
         self._images = self._image_rooms = False
+        self._drafted = 0
         self._horizon = Horizon(0.0, 1.0, 1.0)
 
     def look(
@@ -139,7 +140,9 @@ class Twin:
         state.clock["max_model_len"] = OFF_TOKENS
         state.clock["wake_ms"] = state.clock["ttft_guard"] = math.inf
         state.clock["parameter_row"] = 1
-        put_speculation(state, slice(None), speculation or Speculation(), seed=0)
+        fares = speculation or Speculation()
+        put_speculation(state, slice(None), fares, seed=0)
+        self._drafted = fares.drafted
         state.clock["n_requests"] = [len(future.requests) for future in futures]
         state.parameters[:, 1, 0] = -math.inf
         state.parameters[:, :, 1:] = latency.as_array()
@@ -179,7 +182,7 @@ class Twin:
         if self._images:
             rows = max(self._longest, IMAGE_ROWS)
             tries.images.reshape(c, f, -1)[..., :rows] = starts.images[:, :rows]
-        _write(candidates, tries.limits.reshape(c, f))
+        _write(candidates, tries.limits.reshape(c, f), self._drafted)
         values = np.zeros(c * f)
         horizon = self._horizon
         counted_until, until = horizon.now_ms + horizon.counted_ms, horizon.now_ms + horizon.length_ms
@@ -218,11 +221,12 @@ def _rows(state: SchedulerState, first: int, end: int) -> SchedulerState:
     return SchedulerState._make(array[first:end] for array in state)
 
 
-def _write(candidates: LimitArrays, limits: NDArray[Any]) -> None:
-    """Candidates as the kernels read them, one row of `limits` each."""
+def _write(candidates: LimitArrays, limits: NDArray[Any], drafted: int) -> None:
+    """Candidates as the kernels read them, one row of `limits` each; the server drafts where they ask for nothing."""
     for name in ("batch_size", "token_budget", "max_queued_tokens", "max_padding_tokens"):
         limits[name] = np.minimum(getattr(candidates, name), float(OFF_TOKENS))[:, None]
-    limits["speculative_tokens"] = candidates.speculative_tokens[:, None]
+    asked = candidates.speculative_tokens
+    limits["speculative_tokens"] = np.where(asked > 0, asked, drafted)[:, None]
     for name in ("step_target_ms", "ttft_guard", "max_padding_share", "refusal_bound"):
         limits[name] = getattr(candidates, name)[:, None]
     for name in ("max_wait_ms", "delay_factor"):

@@ -18,6 +18,7 @@ from batchpilot.core.limit_arrays import LimitArrays
 from batchpilot.core.slo import can_be_aimed_at, within_promise
 from batchpilot.engines.simulated.twin import Horizon, Twin
 from batchpilot.tuners.planning.aiming import LOWEST_SHARE, share_for
+from batchpilot.tuners.planning.drafting import Drafting
 from batchpilot.tuners.planning.encoding import Encoding
 from batchpilot.tuners.planning.estimating import Estimate
 from batchpilot.tuners.planning.traffic import Traffic
@@ -49,6 +50,7 @@ class Foresight:
     Attributes:
         traffic: what came.
         encoding: what its images cost.
+        drafting: what the server drafts by itself.
         estimate: as given.
         twin: what tries limits out.
         tpot_ms: the TPOT that requests are promised, the last one where none is now; infinity before any.
@@ -57,7 +59,7 @@ class Foresight:
     def __init__(self, estimate: Estimate, slo: SLO | None) -> None:
         self.estimate, self._slo = estimate, slo
         self.twin = Twin()
-        self.traffic, self.encoding = Traffic(), Encoding()
+        self.traffic, self.encoding, self.drafting = Traffic(), Encoding(), Drafting()
         self.tpot_ms = math.inf
         self._details: WindowDetails | None = None
 
@@ -93,6 +95,7 @@ class Foresight:
         details = self._details
         assert details is not None
         self.encoding.hear(metrics)
+        self.drafting.hear(metrics)
         prompt = self.traffic.mean_prompt
         image_share, image_ms = self.encoding.share(prompt), self.encoding.request_ms(prompt)
         ttft_ms = self._promises()
@@ -100,7 +103,8 @@ class Foresight:
         horizon = self._horizon(details, metrics.step_ms_mean, kv_tokens, ttft_ms, image_share * image_ms)
         margin = max(min(share_for(self.estimate.error), MARGIN), LOWEST_SHARE)
         guesses = self.traffic.futures(details, futures, horizon.length_ms, margin, rng, image_share)
-        self.twin.look(guesses, self.estimate.parameters, kv_tokens, horizon, image_ms=image_ms)
+        drafts = self.drafting.speculation
+        self.twin.look(guesses, self.estimate.parameters, kv_tokens, horizon, drafts, image_ms)
         return horizon.length_ms
 
     def values(self, candidates: LimitArrays, first: int = 0, end: int | None = None) -> NDArray[np.float64]:
@@ -115,7 +119,7 @@ class Foresight:
 
     def forget(self) -> None:
         """Forget traffic and steps."""
-        self.traffic, self.encoding = Traffic(), Encoding()
+        self.traffic, self.encoding, self.drafting = Traffic(), Encoding(), Drafting()
         self.estimate.forget()
         self._details, self.tpot_ms = None, math.inf
 
@@ -124,6 +128,7 @@ class Foresight:
         return {
             "traffic": self.traffic.state_dict(),
             "encoding": self.encoding.state_dict(),
+            "drafting": self.drafting.state_dict(),
             "estimate": self.estimate.state_dict(),
             "tpot_ms": self.tpot_ms if math.isfinite(self.tpot_ms) else None,
         }
@@ -138,13 +143,14 @@ class Foresight:
             KeyError: a field is missing; nothing is changed then.
             ValueError: a field is wrong.
         """
-        traffic, encoding, estimate = Traffic(), Encoding(), state["estimate"]
+        traffic, encoding, drafting, estimate = Traffic(), Encoding(), Drafting(), state["estimate"]
         tpot_ms = math.inf if state["tpot_ms"] is None else float(state["tpot_ms"])
         traffic.load_state_dict(state["traffic"])
-        if "encoding" in state:  # states of before have none
-            encoding.load_state_dict(state["encoding"])
+        for name, part in (("encoding", encoding), ("drafting", drafting)):
+            if name in state:  # states of before have none
+                part.load_state_dict(state[name])
         self.estimate.load_state_dict(estimate)
-        self.traffic, self.encoding = traffic, encoding
+        self.traffic, self.encoding, self.drafting = traffic, encoding, drafting
         self.tpot_ms, self._details = tpot_ms, None
 
     def _promises(self) -> float:
@@ -162,7 +168,8 @@ class Foresight:
         traffic, latency = self.traffic, self.estimate.parameters
         shortest_ms = latency.predict_one(1, 1, 0)
         step_ms = min(measured_ms if measured_ms > 0 else math.inf, self.tpot_ms, LONGEST_COUNTED_MS)
-        counted = COUNTED_TTFT_TARGETS * ttft_ms + COUNTED_RESIDENCES * traffic.mean_output * step_ms
+        residence_ms = traffic.mean_output / self.drafting.tokens_a_step * step_ms
+        counted = COUNTED_TTFT_TARGETS * ttft_ms + COUNTED_RESIDENCES * residence_ms
         counted = min(counted, LONGEST_COUNTED_MS, MOST_STEPS * shortest_ms / 2)
         seen_through = max(SEEN_THROUGH_TTFT_TARGETS * ttft_ms, SHORTEST_SEEN_THROUGH_MS)
         seen_through = min(seen_through, LONGEST_SEEN_THROUGH_MS, MOST_STEPS * shortest_ms / 2)

@@ -8,6 +8,7 @@ import pytest
 from batchpilot.core.limit_arrays import limit_arrays
 from batchpilot.core.limits import Limits
 from batchpilot.core.slo import SLO
+from batchpilot.core.speculation import Speculation
 from batchpilot.engines.scheduler.details import DetailsReader, as_requests
 from batchpilot.engines.simulated.config import EngineConfig
 from batchpilot.engines.simulated.engine import SimulatedEngine
@@ -167,3 +168,19 @@ def test_images_to_encode_take_their_time_in_the_twin_as_in_the_engine():
     assert told[0][0] == told[0][1]  # blind to encoding, a guard changes nothing
     assert told[1][0] > 1.5 * told[1][1]  # seen, it saves most of what would be served
     assert np.array_equal(told[0], told[2])  # what was tried with images leaves no trace
+
+
+def test_a_server_that_drafts_by_itself_is_worth_what_limits_that_ask_for_it_are():
+    engine = busy_engine(4)
+    engine.set_limits(SETTINGS[0])
+    engine.run_until(6000.0)
+    future = true_future(engine, DetailsReader(engine).read())
+    horizon = Horizon(engine.now_ms, 4000.0, 8000.0)
+    twin = Twin()
+    worth = {}
+    for drafted in (0, 4):
+        fares = Speculation(acceptance=0.8, draft_share=0.0, drafted=drafted)
+        twin.look([future], LATENCY, KV_TOKENS, horizon, fares)
+        worth[drafted] = twin.values(limit_arrays([GUARDED, replace(GUARDED, speculative_tokens=4)]))[:, 0]
+    assert worth[0][1] == worth[4][0] == worth[4][1]
+    assert worth[0][0] != worth[4][0]

@@ -268,3 +268,30 @@ def test_windows_that_tell_of_encoding_change_the_plan_and_a_copy_remembers():
     old = {name: value for name, value in blind.state_dict().items() if name != "encoding"}
     copy.load_state_dict(old)
     assert copy._foresight.encoding.share(100.0) == 0.0
+
+
+def test_windows_that_tell_of_the_servers_own_drafts_change_the_plan_and_a_copy_remembers():
+    def planned(drafts, limits=None, **told):
+        tuner = make_tuner("model-based", latency=LATENCY, slo=SLO(1000.0, 50.0), track="guarded")
+        tuner.study(details(5000.0, np.arange(0.0, 5000.0, 50.0), [60] * 100, waiting=requests([4900.0] * 5)))
+        heard = {"step_ms_mean": 30.0, "kv_capacity_tokens": 100_000, "duration_ms": 5000.0}
+        limits = replace(tuner.ask(), speculative_tokens=0) if limits is None else limits
+        tuner.tell(WindowMetrics(limits=limits, **heard, drafts=drafts, **told))
+        return tuner
+
+    blind = planned(0)
+    # Four tokens at a time, each right in 0.65 of the cases: 0.65 + 0.65^2 + 0.65^3 + 0.65^4 of them stand.
+    seen = planned(1000, drafted_tokens=4000, accepted_tokens=1526)
+    speculation = seen._foresight.drafting.speculation
+    assert (speculation.drafted, speculation.draft_share) == (4, 0.0)
+    assert speculation.acceptance == pytest.approx(0.65, abs=0.001)
+    assert seen._foresight.drafting.tokens_a_step == pytest.approx(2.526)
+    assert seen.status()["planned_tokens"] != blind.status()["planned_tokens"]
+    copy = make_tuner("model-based", latency=LATENCY, track="guarded")
+    copy.load_state_dict(json.loads(json.dumps(seen.state_dict())))
+    assert copy._foresight.drafting.speculation == speculation
+    copy.load_state_dict({name: value for name, value in blind.state_dict().items() if name != "drafting"})
+    assert copy._foresight.drafting.speculation is None
+    # What the limits ask for is no draft of the server's own.
+    asked = planned(1000, Limits(64, speculative_tokens=4), drafted_tokens=4000, accepted_tokens=1526)
+    assert asked._foresight.drafting.speculation is None
