@@ -263,7 +263,7 @@ def test_prefill_replicas_keep_what_they_computed():
     rule=st.sampled_from(sorted(RULES)),
     poll_ms=st.sampled_from([0.0, 100.0, 1000.0]),
     pooled=st.booleans(),
-    images=st.booleans(),
+    images=st.sampled_from([0, 1, 3]),
     kv_tokens=st.sampled_from([1600, 8000]),
     faults=st.lists(
         st.tuples(

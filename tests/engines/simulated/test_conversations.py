@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from batchpilot import SLO, Limits, RequestTable, SaturationParameters, simulate
 from batchpilot.engines import SimulatedEngine
 from batchpilot.engines.simulated.config import EngineConfig
-from batchpilot.engines.simulated.stream import simulate_stream
 from batchpilot.workloads.prefixes import Prefixes
 from batchpilot.workloads.turns import ALONE, LAST, Turns
 
@@ -141,8 +140,3 @@ def test_every_turn_ends_once_and_comes_after_the_answer_to_the_one_before(
             assert result.finish_reason[later] == result.finish_reason[row] != "length"
     assert sum(window.arrivals for window in result.windows) == np.isfinite(came).sum()
     assert sum(window.generated_tokens for window in result.windows) == result.total_generated_tokens
-
-
-def test_a_stream_refuses_conversations():
-    with pytest.raises(ValueError, match="holds conversations, whose turns follow answers"):
-        list(simulate_stream([talk()], EngineConfig(latency=LATENCY), Limits(4)))
