@@ -4,12 +4,12 @@
 
 Vidur is in no package registry: clone it with its data and install its requirements first. Its own example is run
 (Llama-3-8B on one A100, Sarathi with chunks of 512, batch 512, 6.45 requests a second, lengths of the conversation
-trace), as quiet as its options allow, with two numbers of requests; what the second takes longer, over the requests
-that it has more, is the cost of one: its start and the training of its predictors do not count. Ours is measured the
-same way. Both kinds of its predictors are looked up in tables as it runs, so `--predictor linear_regression`, which
-trains in seconds where its random forests take minutes each, costs the same a request. A checkout without the profile
-of attention (its largest files) gets a stand-in with `--stand-in`: times of a bandwidth and an arithmetic roofline,
-which change what is predicted and not what predicting costs; say so of the figure.
+trace), as quiet as its options allow; what its simulator's `run` takes is counted, over the requests: its start and the
+training of its predictors are not. Ours is timed the same way, requests made before. Both kinds of its predictors are
+looked up in tables as it runs, so `--predictor linear_regression`, which trains in seconds where its random forests
+take minutes each, costs the same a request. A checkout without the profile of attention (its largest files) gets a
+stand-in with `--stand-in`: times of a bandwidth and an arithmetic roofline, which change what is predicted and not what
+predicting costs; say so of the figure.
 """
 
 from __future__ import annotations
@@ -33,6 +33,19 @@ QPS, CHUNK, BATCH = 6.45, 512, 512
 ENGINE = SaturationParameters(p_max=20.0, k_b=10.0, k_s=0.008, tau_0=8.0, tau_c=1e-5)
 """An A100 with an 8B model, roughly: a step of 8 ms, a prompt token 0.05 ms."""
 QUIET = ("write_metrics", "write_json_trace", "enable_chrome_trace", "store_plots", "store_operation_metrics")
+TOLD = "seconds of the run:"
+TIMED = f"""
+import time
+from vidur.config import SimulationConfig
+from vidur.simulator import Simulator
+from vidur.utils.random import set_seeds
+config = SimulationConfig.create_from_cli_args()
+set_seeds(config.seed)
+simulator = Simulator(config)
+started = time.perf_counter()
+simulator.run()
+print("{TOLD}", time.perf_counter() - started)
+"""
 BYTES_PER_MS, FLOPS_PER_MS = 1.5e9, 2.0e11
 
 
@@ -42,35 +55,33 @@ def main() -> None:
     parser.add_argument("--vidur", type=Path, required=True, help="its checkout")
     parser.add_argument("--python", type=Path, required=True, help="an interpreter with its requirements")
     parser.add_argument("--traces", type=Path, default=Path("../shared/traces"), help="folder of the published traces")
-    parser.add_argument("--requests", type=int, nargs=2, default=(256, 1024), help="fewer and more requests")
+    parser.add_argument("--requests", type=int, default=1024, help="of a run of the peer")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--predictor", default="random_forrest", choices=("random_forrest", "linear_regression"))
     parser.add_argument("--stand-in", action="store_true", help="make the profile of attention if it is missing")
     asked = parser.parse_args()
-    fewer, more = asked.requests
     if asked.stand_in:
         write_stand_in(asked.vidur / "data/profiling/compute/a100" / MODEL / "attention.csv")
     trace = read_trace(asked.traces / "AzureLLMInferenceTrace_conv.csv", "azure2023")
-    theirs_s(asked, fewer)  # trains its predictors, which it keeps
-    ours_s(trace, 100)  # loads the kernels
+    theirs_s(asked)  # trains its predictors, which it keeps
+    ours_s(trace)  # loads the kernels
     ratios = []
     for pair in range(asked.pairs):
-        peer = (theirs_s(asked, more) - theirs_s(asked, fewer)) / (more - fewer)
-        ours = (ours_s(trace, len(trace)) - ours_s(trace, fewer)) / (len(trace) - fewer)
+        peer, ours = theirs_s(asked) / asked.requests, ours_s(trace) / len(trace)
         ratios.append(peer / ours)
         print(f"pair {pair}: Vidur {1e6 * peer:.0f} us, batchpilot {1e6 * ours:.2f} us a request", flush=True)
     print(f"Vidur over batchpilot: {statistics.median(ratios):.0f} (median of {asked.pairs} pairs)")
 
 
-def theirs_s(asked: argparse.Namespace, requests: int) -> float:
-    """Seconds of a whole run of the peer."""
+def theirs_s(asked: argparse.Namespace) -> float:
+    """Seconds that the peer's simulator runs."""
     predictor = f"{asked.predictor}_execution_time_predictor_config_prediction"
     settings = {
         "replica_config_device": "a100",
         "replica_config_model_name": MODEL,
         "cluster_config_num_replicas": 1,
         "request_generator_config_type": "synthetic",
-        "synthetic_request_generator_config_num_requests": requests,
+        "synthetic_request_generator_config_num_requests": asked.requests,
         "length_generator_config_type": "trace",
         "trace_request_length_generator_config_max_tokens": 16384,
         "trace_request_length_generator_config_trace_file": "./data/processed_traces/splitwise_conv.csv",
@@ -86,19 +97,17 @@ def theirs_s(asked: argparse.Namespace, requests: int) -> float:
     }
     options = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
     options += [f"--no-metrics_config_{name}" for name in QUIET]
-    started = time.perf_counter()
-    command = [str(asked.python), "-m", "vidur.main", *options]
+    command = [str(asked.python), "-c", TIMED, *options]
     done = subprocess.run(command, cwd=asked.vidur, env=os.environ | {"WANDB_MODE": "disabled"}, capture_output=True)
     if done.returncode:
         raise SystemExit(f"Vidur ended with {done.returncode}:\n{done.stderr.decode()[-2000:]}")
-    return time.perf_counter() - started
+    return float(done.stdout.decode().split(TOLD)[1].split()[0])
 
 
-def ours_s(trace: RequestTable, requests: int) -> float:
+def ours_s(trace: RequestTable) -> float:
     """Seconds of a simulation here, the best of five."""
-    gaps_ms = np.random.default_rng(0).exponential(1000.0 / QPS, requests)
-    lengths = trace.prompt_tokens[:requests], trace.output_tokens[:requests]
-    table = RequestTable.from_arrays(np.cumsum(gaps_ms), *lengths)
+    gaps_ms = np.random.default_rng(0).exponential(1000.0 / QPS, len(trace))
+    table = RequestTable.from_arrays(np.cumsum(gaps_ms), trace.prompt_tokens, trace.output_tokens)
     times = []
     for _ in range(5):
         started = time.perf_counter()
