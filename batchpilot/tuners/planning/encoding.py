@@ -6,48 +6,33 @@ come some, drawn by chance, have an image that is to be encoded, and each such i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
-
 from batchpilot.core import WindowMetrics
-
-MEMORY_MS = 60_000.0
-"""How far back windows are remembered."""
+from batchpilot.tuners.planning.remembered import Remembered
 
 
 class Encoding:
     """Encoding in the recent past.
 
-    Args:
-        memory_ms: how far back windows are remembered, > 0.
+    Attributes:
+        recent: images that were encoded, the time of that in ms, and prompt tokens that were let in.
     """
 
-    def __init__(self, memory_ms: float = MEMORY_MS) -> None:
-        self._memory_ms = memory_ms
-        self._windows = np.zeros((0, 4))
+    def __init__(self) -> None:
+        self.recent = Remembered(3)
 
     def hear(self, metrics: WindowMetrics) -> None:
         """Remember a window.
 
         Args:
-            metrics: of a window; one heard already counts once, and one from before it is of another run.
+            metrics: of a window.
         """
-        if len(self._windows) and metrics.end_ms == self._windows[-1, 0]:
-            return
         encoded = metrics.images - metrics.image_hits
-        told = np.array([[metrics.end_ms, encoded, metrics.encode_ms, metrics.admitted_prompt_tokens]], np.float64)
-        if not np.isfinite(told).all() or (told < 0).any():
-            return
-        ends_ms = self._windows[:, 0]
-        recent = self._windows[(ends_ms > metrics.end_ms - self._memory_ms) & (ends_ms < metrics.end_ms)]
-        self._windows = np.concatenate([recent, told])
+        self.recent.hear(metrics.end_ms, encoded, metrics.encode_ms, metrics.admitted_prompt_tokens)
 
     @property
     def image_ms(self) -> float:
         """Mean time of an image that was encoded; 0 where none was, or where windows tell of none."""
-        _, encoded, encode_ms, _ = self._windows.sum(axis=0).tolist()
+        encoded, encode_ms, _ = self.recent.sums()
         return encode_ms / encoded if encoded > 0 else 0.0
 
     def share(self, mean_prompt: float) -> float:
@@ -68,20 +53,5 @@ class Encoding:
 
     def _each(self, mean_prompt: float) -> float:
         """Images that were encoded for each request that was let in."""
-        _, encoded, encode_ms, tokens = self._windows.sum(axis=0).tolist()
+        encoded, encode_ms, tokens = self.recent.sums()
         return float(encoded * mean_prompt / tokens) if encode_ms > 0 and tokens > 0 else 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is remembered as plain data."""
-        return {"windows": self._windows.tolist()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from saved memories.
-
-        Args:
-            state: what `state_dict` returned.
-
-        Raises:
-            KeyError: it is none.
-        """
-        self._windows = np.array(state["windows"], np.float64).reshape(-1, 4)

@@ -127,8 +127,8 @@ class Foresight:
         """Traffic, estimate and promise as plain data."""
         return {
             "traffic": self.traffic.state_dict(),
-            "encoding": self.encoding.state_dict(),
-            "drafting": self.drafting.state_dict(),
+            "encoding": self.encoding.recent.state_dict(),
+            "drafting": self.drafting.recent.state_dict(),
             "estimate": self.estimate.state_dict(),
             "tpot_ms": self.tpot_ms if math.isfinite(self.tpot_ms) else None,
         }
@@ -146,9 +146,9 @@ class Foresight:
         traffic, encoding, drafting, estimate = Traffic(), Encoding(), Drafting(), state["estimate"]
         tpot_ms = math.inf if state["tpot_ms"] is None else float(state["tpot_ms"])
         traffic.load_state_dict(state["traffic"])
-        for name, part in (("encoding", encoding), ("drafting", drafting)):
+        for name, recent in (("encoding", encoding.recent), ("drafting", drafting.recent)):
             if name in state:  # states of before have none
-                part.load_state_dict(state[name])
+                recent.load_state_dict(state[name])
         self.estimate.load_state_dict(estimate)
         self.traffic, self.encoding, self.drafting = traffic, encoding, drafting
         self.tpot_ms, self._details = tpot_ms, None
