@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from batchpilot.configs.catalogue import DeviceSpec, ModelSpec
@@ -29,7 +30,7 @@ class MemoryModel:
 
     Attributes:
         total_mb: the device's memory.
-        fixed_mb: weights and workspace, whatever is served.
+        fixed_mb: weights, of a vision tower too, and workspace, whatever is served.
         kv_mb_per_token: KV cache of one token.
         activation_mb_per_token: activations of one token computed in a step.
         kv_capacity_tokens: KV tokens that are set aside at start.
@@ -85,6 +86,7 @@ def memory_model(
     token_budget: int = 2048,
     kv_dtype: str | None = None,
     requests: int = 256,
+    tower_bytes: float = 0.0,
 ) -> MemoryModel:
     """Divide a device's memory between weights, activations and KV cache, as a server does at start.
 
@@ -97,6 +99,7 @@ def memory_model(
         token_budget: most tokens of a step, >= 1; their activations are kept free.
         kv_dtype: type of the KV cache, None for what the model asks for.
         requests: of so many, windows and recurrent states are set aside beside the KV tokens, where a model has any.
+        tower_bytes: weights of a vision tower beside the model's, shared by the devices like these, >= 0.
 
     Raises:
         ValueError: an argument is outside its bound, or not one KV token fits; then the message names the numbers and
@@ -106,6 +109,8 @@ def memory_model(
         raise ValueError(f"memory_fraction is {memory_fraction}; it must be above 0 and at most 1")
     if token_budget < 1:
         raise ValueError(f"token_budget is {token_budget}; it must be >= 1")
+    if not 0 <= tower_bytes < math.inf:
+        raise ValueError(f"tower_bytes is {tower_bytes}; it must be >= 0 and finite")
     if tensor_parallel not in _ways_to_share(device, model):
         raise ValueError(
             f"tensor_parallel is {tensor_parallel}; {model.name} on {device.name} allows "
@@ -113,7 +118,7 @@ def memory_model(
         )
 
     def divided(count: int) -> MemoryModel:
-        return _divided(device, model, count, dtype, memory_fraction, token_budget, kv_dtype, requests)
+        return _divided(device, model, count, dtype, memory_fraction, token_budget, kv_dtype, requests, tower_bytes)
 
     memory = divided(tensor_parallel)
     if memory.kv_capacity_tokens < 1:
@@ -122,9 +127,11 @@ def memory_model(
         advice = f"tensor_parallel {smallest} is the smallest that fits" if smallest else "no tensor_parallel fits"
         step_mb = memory.activation_mb_per_token * token_budget
         name, share_mb = weight_type(dtype, model), memory.total_mb * memory_fraction
+        tower_mb = tower_bytes / tensor_parallel / MB
+        held = f"weights, {tower_mb:,.0f} MB of them a vision tower's," if tower_bytes else "weights"
         raise ValueError(
             f"{model.name} in {name} does not fit on {tensor_parallel} x {device.name}: each device needs "
-            f"{memory.fixed_mb:,.0f} MB for weights and workspace and {step_mb:,.0f} MB for a step of {token_budget} "
+            f"{memory.fixed_mb:,.0f} MB for {held} and workspace and {step_mb:,.0f} MB for a step of {token_budget} "
             f"tokens, and may use {share_mb:,.0f} MB ({memory_fraction:g} of {memory.total_mb:,.0f} MB); {advice}"
         )
     return memory
@@ -145,10 +152,11 @@ def _divided(
     token_budget: int,
     kv_dtype: str | None,
     requests: int,
+    tower_bytes: float,
 ) -> MemoryModel:
     """The division itself; the KV capacity is 0 where nothing is left."""
     total_mb = device.memory_gb * 1024.0
-    fixed_mb = weight_bytes(model, dtype) / tensor_parallel * (1 + WORKSPACE_FRACTION) / MB
+    fixed_mb = (weight_bytes(model, dtype) + tower_bytes) / tensor_parallel * (1 + WORKSPACE_FRACTION) / MB
     kv_mb = kv_bytes_per_token(model, tensor_parallel, kv_dtype) / MB
     bounded = [kind.window for kind in model.cached if kind.window is not None]
     if model.state_bytes_per_request or len(bounded) < len(model.cached):

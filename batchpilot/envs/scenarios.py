@@ -17,7 +17,7 @@ from batchpilot.latency.model.parameter_file import ParameterFile, read_paramete
 from batchpilot.latency.model.registry import find_latency, scaled_to
 from batchpilot.latency.model.roofline import LatencyEstimate
 from batchpilot.latency.model.saturation import SaturationParameters
-from batchpilot.latency.model.vision_tower import VisionTower, tower_on
+from batchpilot.latency.model.vision_tower import VisionTower, tower_bytes, tower_on
 from batchpilot.workloads.build import build_requests
 from batchpilot.workloads.table import RequestTable
 
@@ -66,7 +66,13 @@ def prepare(scenario: Scenario, seed: int) -> PreparedRun:
     chip, served = device(scenario.device), model(scenario.model)
     measured = _measured(scenario)
     known = latency_of(scenario)
-    memory = memory_model(chip, served, scenario.tensor_parallel, scenario.dtype)
+    memory = memory_model(
+        chip,
+        served,
+        scenario.tensor_parallel,
+        scenario.dtype,
+        tower_bytes=tower_weight(scenario.engine.vision),
+    )
     latency = known.parameters
     requests = build_requests(
         scenario.workload,
@@ -127,6 +133,18 @@ def tower_of(spec: VisionSpec | None, chip: DeviceSpec) -> VisionTower:
     if spec.tower is not None:
         return replace(tower_on(chip, spec.tower), **kept)
     return VisionTower(spec.pass_ms or 0.0, spec.token_ms or 0.0, **kept)
+
+
+def tower_weight(spec: VisionSpec | None) -> float:
+    """Bytes that what encodes images takes of an engine's memory, as far as a specification names it.
+
+    Args:
+        spec: an `engine.vision` section, None for no images.
+
+    Raises:
+        ValueError: an unknown tower; the message names the closest one.
+    """
+    return 0.0 if spec is None else tower_bytes(spec.tower)
 
 
 def latency_of(scenario: Scenario) -> LatencyEstimate:

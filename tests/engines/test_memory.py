@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from batchpilot.configs.catalogue import device, devices, model, models
 from batchpilot.engines.memory import kv_bytes, kv_bytes_per_token, memory_model, weight_bytes
+from batchpilot.latency.model.vision_tower import tower_bytes
 
 MB = 2**20
 
@@ -52,6 +53,25 @@ def test_impossible_dimensions_are_refused(arguments, says):
 def test_an_unknown_dtype_is_answered_with_the_closest():
     with pytest.raises(ValueError, match="unknown dtype 'fp61'; did you mean 'fp16'"):
         weight_bytes(model("Llama-2-7B"), "fp61")
+
+
+def test_a_vision_tower_takes_its_weights_from_the_cache():
+    # InternViT-6B: 5.9 billion parameters of two bytes, 10 % of workspace, shared by the group; 0.5 MB a KV token.
+    place = (device("A100-80GB"), model("Llama-2-7B"))
+    alone, beside = (memory_model(*place, tower_bytes=size) for size in (0.0, tower_bytes("internvit-6b")))
+    assert beside.fixed_mb - alone.fixed_mb == pytest.approx(1.1 * 11.8e9 / MB)
+    assert alone.kv_capacity_tokens - beside.kv_capacity_tokens == pytest.approx(1.1 * 11.8e9 / 2**19, abs=1)
+    shared = [memory_model(*place, 2, tower_bytes=size).fixed_mb for size in (0.0, tower_bytes("internvit-6b"))]
+    assert shared[1] - shared[0] == pytest.approx(1.1 * 5.9e9 / MB)
+
+
+def test_where_only_a_tower_is_too_much_the_message_counts_it():
+    place = (device("A10-24GB"), model("Llama-2-7B"))
+    assert memory_model(*place).kv_capacity_tokens > 0
+    with pytest.raises(ValueError, match=r"11,253 MB of them a vision tower's"):
+        memory_model(*place, tower_bytes=tower_bytes("internvit-6b"))
+    with pytest.raises(ValueError, match="tower_bytes is -1"):
+        memory_model(*place, tower_bytes=-1)
 
 
 @given(

@@ -262,7 +262,9 @@ def test_images_are_planned_with_and_told(run, tmp_path):
     assert large["encode_ms"] > 3 * small["encode_ms"] > 0
     assert large["rate_per_s"] < small["rate_per_s"]
     assert any(0 < one["image_hit_rate"] < 1 for one in large["simulated"])
-    assert "internvit-6b takes" in run(*asked).output
+    told = " ".join(run(*asked).output.split())
+    assert "internvit-6b takes" in told
+    assert "11.0 GB of internvit-6b" in told
 
 
 def test_a_tower_for_load_without_images_and_an_unknown_one_are_refused(run):

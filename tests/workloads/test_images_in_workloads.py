@@ -155,6 +155,15 @@ def test_a_scenario_says_what_encodes_its_images(tmp_path):
     assert own.encode_ms(224, 2) == pytest.approx(3 + 0.01 * 512)
 
 
+def test_a_named_tower_takes_memory_and_one_of_stated_times_does_not(tmp_path):
+    named, stated = (
+        prepare(scenario_with(tmp_path, vision), 0).engine.memory
+        for vision in ("{tower: internvit-6b}", "{pass_ms: 3, token_ms: 0.01}")
+    )
+    assert named.fixed_mb - stated.fixed_mb == pytest.approx(1.1 * 2 * 5.9e9 / 2**20)
+    assert named.kv_capacity_tokens < stated.kv_capacity_tokens
+
+
 @pytest.mark.parametrize("vision", ["{pass_ms: 3}", "{tower: clip-vit-l14, pass_ms: 1, token_ms: 1}", "{together: 2}"])
 def test_a_tower_is_named_or_stated_and_not_both(tmp_path, vision):
     with pytest.raises(ConfigError, match="give either a tower, or both pass_ms and token_ms"):

@@ -20,6 +20,8 @@ MOST_TOGETHER = 32
 KEPT_FEATURES = 10_000
 """Images whose features the document's cache holds."""
 
+_BYTES = 2
+
 
 @dataclass(frozen=True, slots=True)
 class VisionTower:
@@ -102,6 +104,18 @@ TOWERS: dict[str, TowerShape] = {
 (Chen et al. 2023)."""
 
 
+def tower_bytes(tower: str | None) -> float:
+    """Memory that a tower's weights take, two bytes each: towers stay at 16 bits where a model's weights are quantised.
+
+    Args:
+        tower: one of `TOWERS`; None, where only its times are known, takes nothing.
+
+    Raises:
+        ValueError: an unknown tower; the message names the closest one.
+    """
+    return 0.0 if tower is None else _BYTES * lookup(TOWERS, tower, "vision tower").parameters
+
+
 def tower_on(device: DeviceSpec, tower: str) -> VisionTower:
     """Estimate the encode step of a tower: products at the share of the peak that a model reaches, and layers.
 
@@ -118,7 +132,7 @@ def tower_on(device: DeviceSpec, tower: str) -> VisionTower:
     """
     shape = lookup(TOWERS, tower, "vision tower")
     attainable = ATTAINABLE[device.vendor]
-    read_ms = 2 * shape.parameters / (device.bandwidth_gb_per_s * 1e6 * attainable.bandwidth)
+    read_ms = _BYTES * shape.parameters / (device.bandwidth_gb_per_s * 1e6 * attainable.bandwidth)
     return VisionTower(
         pass_ms=shape.layers * attainable.layer_ms + read_ms,
         token_ms=2 * shape.parameters / (device.peak_tflops * 1e9 * attainable.compute),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from batchpilot.configs.footprint import kv_bytes_per_token, kv_type, weight_bytes
 from batchpilot.engines.memory import MB
 from batchpilot.engines.startup import startup_memory
+from batchpilot.envs.scenarios import tower_weight
 from batchpilot.latency.model.intensity import step_intensity
 from batchpilot.latency.planning.planner import Plan
 from batchpilot.runners.planning.planned import Question, Simulated
@@ -20,10 +21,12 @@ def memory_line(question: Question) -> str:
     """
     model, count, memory = question.model, question.tensor_parallel, question.memory
     weights = weight_bytes(model, question.dtype) / count / _GB
+    tower_gb = tower_weight(question.vision) / count / _GB
+    encoder = f"{tower_gb:.1f} GB of {question.vision.tower}, " if question.vision and tower_gb else ""
     kept = "" if model.active == model.parameters else f", {model.active / 1e9:.3g} of them active"
     token_kb = kv_bytes_per_token(model, count, question.kv_dtype) / 1024
     return (
-        f"{weights:.1f} GB of weights ({model.parameters / 1e9:.3g} billion{kept}, {question.dtype}), "
+        f"{weights:.1f} GB of weights ({model.parameters / 1e9:.3g} billion{kept}, {question.dtype}), {encoder}"
         f"{memory.kv_capacity_tokens:,} KV tokens of {token_kb:.4g} kB ({kv_type(question.kv_dtype, model)}), "
         f"of {memory.total_mb * MB / _GB:.0f} GB a device"
     )

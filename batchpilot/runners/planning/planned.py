@@ -17,7 +17,7 @@ from batchpilot.configs.image_spec import VisionSpec
 from batchpilot.core.limits import Limits
 from batchpilot.core.slo import SLO
 from batchpilot.engines import MemoryModel, SimulationResult, memory_model, simulate
-from batchpilot.envs.scenarios import tower_of
+from batchpilot.envs.scenarios import tower_of, tower_weight
 from batchpilot.latency.model.parameter_file import ParameterFile, read_parameters
 from batchpilot.latency.model.registry import find_latency
 from batchpilot.latency.model.roofline import LatencyEstimate
@@ -104,7 +104,21 @@ class Question:
     @cached_property
     def memory(self) -> MemoryModel:
         """The division of one device's memory."""
-        return memory_model(self.device, self.model, self.tensor_parallel, self.dtype, kv_dtype=self.kv_dtype)
+        return self.memory_in(self.dtype)
+
+    def memory_in(self, dtype: str) -> MemoryModel:
+        """The division of one device's memory with weights of some type.
+
+        Args:
+            dtype: of the weights.
+
+        Raises:
+            ValueError: the model, with what encodes its images, does not fit.
+        """
+        held = tower_weight(self.vision)
+        return memory_model(
+            self.device, self.model, self.tensor_parallel, dtype, kv_dtype=self.kv_dtype, tower_bytes=held
+        )
 
     @cached_property
     def max_step_tokens(self) -> int:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from batchpilot.configs.footprint import BYTES_PER_WEIGHT, kv_bytes_per_token, kv_type
 from batchpilot.core.names import lookup
-from batchpilot.engines.memory import memory_model
 from batchpilot.runners.planning.planned import Question
 
 
@@ -98,7 +97,7 @@ def _given_up(kind: str) -> str:
 
 def _fits(question: Question, dtype: str) -> bool:
     try:
-        memory_model(question.device, question.model, question.tensor_parallel, dtype, kv_dtype=question.kv_dtype)
+        question.memory_in(dtype)
     except ValueError:
         return False
     return True
