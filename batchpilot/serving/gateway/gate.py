@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from batchpilot.core import Limits
 from batchpilot.core.tenants import TenantTerms
 from batchpilot.serving.gateway.backlog import Backlog
 from batchpilot.serving.gateway.cache_room import CacheRoom
 from batchpilot.serving.gateway.places import Places
-from batchpilot.serving.gateway.service import ServiceModel
+from batchpilot.serving.gateway.service import Pace, ServiceModel
 from batchpilot.serving.gateway.stalls import Stalls
 from batchpilot.serving.gateway.waiting import RefusedError, Ticket, WaitingLine
 
@@ -26,6 +26,9 @@ SHORTEST_TIMER_MS = 1.0
 
 TRIED_ANEW_MS = 1000.0
 """An upstream that has had nothing to do for so long gets a request whatever is predicted: it may have changed."""
+
+TELLING_TOKENS = 8.0
+"""An answer that has said so many tells how fast tokens come."""
 
 
 class Gate:
@@ -215,7 +218,16 @@ class Gate:
         if texts > limits.batch_size or not self.cache.fits(ticket.completion, self.line.usual_output_tokens):
             return False
         promised_ms = ticket.completion.slo.tpot_ms
-        return limits.step_target_ms is None or self.service.keeps_pace(texts, limits.step_target_ms, promised_ms)
+        target_ms = limits.step_target_ms
+        return target_ms is None or self.service.keeps_pace(texts, target_ms, promised_ms, self._speaking())
+
+    def _speaking(self) -> Iterator[Pace]:
+        """How answers fare that have not ended, once they have said enough to tell."""
+        now_ms = self._now_ms()
+        for ticket in self.inside:
+            each = ticket.spoken_tokens / ticket.completion.choices
+            if ticket.first_ms is not None and each >= TELLING_TOKENS:
+                yield ticket.crowd / ticket.spoken_tokens, (now_ms - ticket.first_ms) / (each - 1.0)
 
     def _turned_away(self, ticket: Ticket, limits: Limits) -> bool:
         if limits.ttft_guard is None:

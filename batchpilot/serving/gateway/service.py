@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 
 from batchpilot.serving.session.prediction import OnlineLine
 
@@ -26,11 +27,15 @@ hiccup, and is forgotten. Without it a guard that refuses everybody would never 
 WITNESSES, FEWEST_WITNESSES = 20, 3
 """Latest answers that are asked whether so many requests kept the pace, and how many of them must know."""
 
-LOWEST_SHARE = 0.7
-"""Of the promise: tuners set step targets no lower for scatter's sake; a lower one is for somebody else's promise."""
+LOWEST_SHARE, HELD_SHARE = 0.7, 0.95
+"""Of the promise. Tuners set step targets no lower for scatter's sake; a lower one is for somebody else's promise.
+Means over steps scatter less and have their error added: they may come as near to it as guarded tuners let a step."""
 
 ALWAYS = 4
 """So many always go: of fewer requests nobody learns what more would cost, and small batches are not always quicker."""
+
+Pace = tuple[float, float]
+"""Of an answer: mean number of requests at the upstream while it spoke, its time per token after the first."""
 
 
 class ServiceModel:
@@ -44,7 +49,7 @@ class ServiceModel:
         self._first_error_ms = self._token_error_ms = 0.0
         self._widest = self._usual = 0.0
         self._bleak = 0
-        self._answers: deque[tuple[float, float]] = deque(maxlen=WITNESSES)
+        self._answers: deque[Pace] = deque(maxlen=WITNESSES)
 
     def hear_first_token(self, prompt_tokens: int, taken_ms: float) -> None:
         """A request got its first token from the upstream.
@@ -116,33 +121,44 @@ class ServiceModel:
             predicted_ms = min(predicted_ms, self._step.predict(self._usual) * requests / self._usual)
         return predicted_ms + self._token_error_ms
 
-    def keeps_pace(self, requests: int, target_ms: float, promised_ms: float | None = None) -> bool:
+    def keeps_pace(
+        self, requests: int, target_ms: float, promised_ms: float | None = None, speaking: Iterable[Pace] = ()
+    ) -> bool:
         """Whether so many requests at the upstream leave the time per token within a target.
 
-        `ALWAYS` always do. Beyond the concurrency that was seen it grows by a quarter at a time. Where the line through
-        steps says no, answers that had nearly as many beside them are asked: a step that computes a prompt is long and
-        has one request more, so at light load the line is too steep, and would keep itself from ever seeing more. What
-        answers kept is held against the promise: a step target is as far below it as single steps scatter.
+        `ALWAYS` always do. Beyond the concurrency that was seen it grows by a quarter at a time. Means are held against
+        the promise: a step target is as far below it as single steps scatter. Where the line through steps says no,
+        answers that had nearly as many beside them are asked: a step that computes a prompt is long and has one request
+        more, so at light load the line is too steep, and would keep itself from ever seeing more.
 
         Args:
             requests: how many.
             target_ms: the target.
             promised_ms: time per token that is promised; None for the target.
+            speaking: of answers that have not ended, asked while too few have.
         """
         if requests <= ALWAYS:
             return True
         if requests > _BEYOND * self._widest + 1.0:
             return False
-        return not self.token_ms(requests) > target_ms or self._was_kept(
-            requests, target_ms if promised_ms is None else min(promised_ms, target_ms / LOWEST_SHARE)
-        )
+        held_ms = target_ms if promised_ms is None else min(promised_ms, target_ms / LOWEST_SHARE)
+        allowed_ms = max(target_ms, HELD_SHARE * held_ms)
+        return not self.token_ms(requests) > allowed_ms or self._was_kept(requests, held_ms, speaking)
 
-    def _was_kept(self, requests: int, promised_ms: float) -> bool:
-        """Whether answers with at most a quarter fewer at the upstream kept the promise, all but one in twenty of them.
+    def _was_kept(self, requests: int, promised_ms: float, speaking: Iterable[Pace]) -> bool:
+        """Whether answers with at most a quarter fewer at the upstream would keep the promise, all but one in twenty.
 
-        That is, with two mean absolute errors added: they tell of a time before those came who are there now.
+        That is, with two mean absolute errors added: they tell of a time before those came who are there now. And each
+        slower by as much as there would be more: taken as they are, they let in a crowd at once, which computed its
+        prompts together, ended together and left half of the upstream idle before the next one. At first, when hardly
+        any has ended, those that speak are asked, and taken as they are: crowds are small then, and wait to begin.
         """
-        known = [tpot_ms for crowd, tpot_ms in self._answers if _BEYOND * crowd + 1.0 >= requests]
+        ended = len(self._answers) >= FEWEST_WITNESSES
+        known = [
+            tpot_ms * (max(requests / max(crowd, 1.0), 1.0) if ended else 1.0)
+            for crowd, tpot_ms in (self._answers if ended else (*self._answers, *speaking))
+            if _BEYOND * crowd + 1.0 >= requests
+        ]
         if len(known) < FEWEST_WITNESSES:
             return False
         mean_ms = sum(known) / len(known)
