@@ -31,6 +31,9 @@ LOWEST_SHARE, HELD_SHARE = 0.7, 0.95
 """Of the promise. Tuners set step targets no lower for scatter's sake; a lower one is for somebody else's promise.
 Means over steps scatter less and have their error added: they may come as near to it as guarded tuners let a step."""
 
+FIRST = 8
+"""Up to so many, what others kept is no worse for one more: steps of few requests take what a step takes at least."""
+
 ALWAYS = 4
 """So many always go: of fewer requests nobody learns what more would cost, and small batches are not always quicker."""
 
@@ -150,14 +153,13 @@ class ServiceModel:
 
         That is, with two mean absolute errors added: they tell of a time before those came who are there now. And each
         slower by as much as there would be more: taken as they are, they let in a crowd at once, which computed its
-        prompts together, ended together and left half of the upstream idle before the next one. At first, when hardly
-        any has ended, those that speak are asked, and taken as they are: crowds are small then, and wait to begin.
+        prompts together, ended together and left half of the upstream idle before the next one. `FIRST` are no crowd.
+        When hardly any has ended, those that speak are asked.
         """
-        ended = len(self._answers) >= FEWEST_WITNESSES
+        asked = self._answers if len(self._answers) >= FEWEST_WITNESSES else (*self._answers, *speaking)
+        grown = requests if requests > FIRST else 1
         known = [
-            tpot_ms * (max(requests / max(crowd, 1.0), 1.0) if ended else 1.0)
-            for crowd, tpot_ms in (self._answers if ended else (*self._answers, *speaking))
-            if _BEYOND * crowd + 1.0 >= requests
+            tpot_ms * max(grown / max(crowd, 1.0), 1.0) for crowd, tpot_ms in asked if _BEYOND * crowd + 1.0 >= requests
         ]
         if len(known) < FEWEST_WITNESSES:
             return False

@@ -519,15 +519,23 @@ def test_answers_that_were_slow_or_had_few_beside_them_are_no_proof():
 
 
 def test_answers_with_fewer_beside_them_count_as_slower_by_as_much_as_there_would_be_more():
-    assert lightly_loaded([(4.0, 79.0)] * 5).keeps_pace(5, 100.0)
-    assert not lightly_loaded([(4.0, 81.0)] * 5).keeps_pace(5, 100.0)
+    def keeps(tpot_ms):
+        model = ServiceModel()
+        for _ in range(50):
+            model.hear_step(16, 101.0)
+        for _ in range(5):
+            model.hear_answer(16.0, tpot_ms)
+        return model.keeps_pace(20, 100.0)
+
+    assert keeps(79.0)
+    assert not keeps(81.0), "81 ms of 16 are 101 of 20"
 
 
 def test_answers_that_have_not_ended_are_asked_while_hardly_any_has():
     speaking = [(3.6, 85.0)] * 3
     assert lightly_loaded([]).keeps_pace(5, 105.0, speaking=speaking)
     assert not lightly_loaded([]).keeps_pace(5, 105.0, speaking=speaking[:2]), "too few to know"
-    assert not lightly_loaded([(3.6, 90.0)] * 3).keeps_pace(5, 105.0, speaking=speaking)
+    assert not lightly_loaded([(3.6, 110.0)] * 3).keeps_pace(5, 105.0, speaking=speaking), "three have ended"
 
 
 def test_the_line_is_held_against_the_promise_not_against_a_target_for_steps_that_scatter():
@@ -544,7 +552,7 @@ def test_what_answers_prove_still_grows_a_quarter_at_a_time():
 
 
 def test_what_answers_kept_is_held_against_the_promise_not_against_a_target_for_steps_that_scatter():
-    model = lightly_loaded([(3.6, 100.0)] * 5)
+    model = lightly_loaded([(3.6, 120.0)] * 5)
     assert not model.keeps_pace(5, 105.0)
     assert model.keeps_pace(5, 105.0, promised_ms=150.0)
     assert not model.keeps_pace(5, 105.0, promised_ms=110.0)
