@@ -66,12 +66,15 @@ def arms(name: str, runs: int, decisions: int) -> dict[str, TrainingConfig]:
 
     Args:
         name: a training file.
-        runs: that lessons are taken from.
+        runs: that lessons are taken from; moments and gradient steps are in the proportion of the file's.
         decisions: of PPO alone.
     """
     config = load_training_config(name)
-    assert config.warm_start is not None
-    taught = config.warm_start.model_dump() | {"runs": runs, "rounds": 2}
+    shipped = config.warm_start
+    assert shipped is not None
+    share = runs / shipped.runs
+    taught = shipped.model_dump() | {"runs": runs, "rounds": 2}
+    taught |= {"moments": max(round(share * shipped.moments), 1), "steps": max(round(share * shipped.steps), 1)}
     one_segment = {"n_timesteps": config.segment_timesteps}
     alone = {"n_timesteps": decisions, "segment_timesteps": max(decisions // 10, 1), "hold_bias": 3.0}
     return {
@@ -132,8 +135,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=800, help="runs that lessons are taken from")
-    parser.add_argument("--decisions", type=int, default=2_000_000, help="of PPO alone")
+    parser.add_argument("--runs", type=int, default=600, help="runs that lessons are taken from")
+    parser.add_argument("--decisions", type=int, default=600_000, help="of PPO alone")
     parser.add_argument("--suite", default="held-out")
     parser.add_argument("--suite-seeds", type=int, default=3)
     asked = parser.parse_args()
