@@ -20,6 +20,7 @@ from batchpilot.core.slo import SLO_CLASSES
 from batchpilot.serving.adapters.containment import Containment
 from batchpilot.serving.adapters.step_control import StepControl
 from batchpilot.serving.adapters.versions import check_version
+from batchpilot.serving.adapters.vllm_order import WaitingOrder
 from batchpilot.serving.adapters.vllm_refusals import check_answerable, refusal
 from batchpilot.serving.adapters.vllm_settings import VLLMSettings
 from batchpilot.serving.adapters.vllm_steps import PlannedStep, StepReader, by_tokens, outputs_of
@@ -49,7 +50,7 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
     - `max_queued_tokens` is applied when a request reaches the scheduler. vLLM's own `max_num_queued_tokens` belongs to
       the API server, another process, and stands beside it.
     - `ttft_guard` is applied as soon as a waiting request is hopeless, before its turn or when it comes.
-    - `discipline` stays vLLM's `--scheduling-policy`.
+    - `discipline` puts the waiting line in order, where vLLM's `--scheduling-policy` is fcfs; see `vllm_order`.
 
     A refused request ends with HTTP 503 before anything was streamed. What fails in our code is contained: vLLM's own
     limits are in force until a later step goes well.
@@ -83,6 +84,7 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
             self.scheduler_config.enable_chunked_prefill and not self.scheduler_config.disable_chunked_mm_input
         )
         self._promise = settings.slo
+        self._order = WaitingOrder(self._promised, _has_not_begun)
         self._reader = StepReader(self)
         self._planned: dict[int, PlannedStep] = {}
         self._refused: list[tuple[int, Any]] = []
@@ -182,6 +184,7 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
         if refused:
             self._refuse(request, "refused_on_arrival", "too many prompt tokens are waiting")
         else:
+            self._order.hear_arrival()
             self.control.hear_waiting(
                 request.request_id, request.num_prompt_tokens, promise.ttft_ms, _waited_ms(request)
             )
@@ -197,6 +200,7 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
                 len(self.running) + len(self.waiting), decode_tokens, context_tokens, prompts=prompts
             )
         if goes_on and prompts:
+            self._order.put(self.waiting, self.control.session.limits().discipline)
             self._refuse_hopeless()
             self._refuse_late(decode_tokens, context_tokens)
 
@@ -222,18 +226,14 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
         for request in self.waiting:
             if room <= 0 or tokens <= 0:
                 break
-            if (
-                request.status in _NOT_BEGUN
-                and request.num_preemptions == 0
-                and self.control.refuses_turn(
-                    request.request_id,
-                    waited_ms=_waited_ms(request),
-                    prompt_tokens=request.num_prompt_tokens,
-                    ttft_target_ms=self._promised(request).ttft_ms,
-                    running=running,
-                    context_tokens=context_tokens,
-                    budget=self.max_num_scheduled_tokens,
-                )
+            if _has_not_begun(request) and self.control.refuses_turn(
+                request.request_id,
+                waited_ms=_waited_ms(request),
+                prompt_tokens=request.num_prompt_tokens,
+                ttft_target_ms=self._promised(request).ttft_ms,
+                running=running,
+                context_tokens=context_tokens,
+                budget=self.max_num_scheduled_tokens,
             ):
                 late.append(request)
                 continue
@@ -272,6 +272,10 @@ class TunedScheduler(AsyncScheduler):  # type: ignore[misc] # vLLM is not instal
             emitted=emitted,
             finished=finished,
         )
+
+
+def _has_not_begun(request: Any) -> bool:
+    return request.status in _NOT_BEGUN and request.num_preemptions == 0
 
 
 def _said_all(outputs: dict[int, Any]) -> list[str]:

@@ -136,9 +136,13 @@ class VLLMSettings:
         base = Limits(most_requests, most_tokens)
         if self.tuner == GuardedTuner.name:  # by name it guards what servers ship, here what this one was started with
             return GuardedTuner(self.slo, base=base, **self.options)
+        options = _CARRIED.get(self.tuner, {}) | dict(self.options)
         return make_tuner(
-            self.tuner, config, base=base, slo=self.slo, track=self.track, latency=self.latency, **self.options
+            self.tuner, config, base=base, slo=self.slo, track=self.track, latency=self.latency, **options
         )
 
+
+_CARRIED: dict[str, dict[str, Any]] = {"guarded-adaptive": {"error_margin": False}}
+"""What the adapter does by itself: steps are filled with room for the error of what was predicted of requests."""
 
 _SIZES = ("min_batch_size", "initial_batch_size")

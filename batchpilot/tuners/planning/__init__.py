@@ -36,18 +36,20 @@ def model_based(setting: Setting, **options: Any) -> Tuner:
     )
 
 
-def guarded_adaptive(setting: Setting) -> Tuner:
+def guarded_adaptive(setting: Setting, *, error_margin: bool = True) -> Tuner:
     """The guarded default, its step target where requests keep the promise, its inner loop kept true to the engine.
 
     Args:
         setting: what the tuner is built for.
+        error_margin: whether the step target leaves room for the estimate's usual error; not where those who fill the
+            steps leave it by what became of their requests.
     """
     from batchpilot.tuners.planning.aiming import AimingTuner
     from batchpilot.tuners.planning.estimating import Estimate
     from batchpilot.tuners.planning.estimating_tuner import EstimatingTuner
 
     estimate = Estimate(setting.latency, setting.latency_stage)
-    rule = AimingTuner(setting.slo, error=lambda: estimate.error)
+    rule = AimingTuner(setting.slo, error=lambda: estimate.error if error_margin else None)
     return EstimatingTuner(rule, estimate, name="guarded-adaptive")
 
 
