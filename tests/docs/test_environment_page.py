@@ -15,7 +15,7 @@ from batchpilot.core.grids import CHOSEN_BY_POLICIES, GRIDS
 from batchpilot.envs import BatchingEnv, suite_ids
 from batchpilot.envs.action_forms import ACTION_FORMS
 from batchpilot.envs.fleet.actions import BATCH_FACTORS, FIELDS, WEIGHT_FACTORS
-from batchpilot.envs.fleet.observing import FLEET_FEATURES, REPLICA_FEATURES, FleetFeature
+from batchpilot.envs.fleet.observing import FLEET_FEATURES, REPLICA_FEATURES
 
 PAGE = (Path(__file__).parents[2] / "docs/environment.md").read_text()
 
@@ -23,12 +23,20 @@ PAGE = (Path(__file__).parents[2] / "docs/environment.md").read_text()
 def observation_rows():
     for one in FEATURES:
         over = one.a if one.b == "one" else f"{one.a} / {one.b}"
-        yield f"| `{one.name}` | {one.kind} | {over} | {one.neutral:g} |"
+        neutral = f" ({one.neutral:g})" if one.neutral else ""
+        yield f"| `{one.name}` | {over}{neutral} |"
 
 
 def test_the_range_of_each_kind_stands_on_the_page():
     for kind, (low, high) in BOUNDS.items():
         assert f"*{kind}* ({low:g} to {high:g})" in PAGE
+
+
+def test_a_feature_is_of_the_kind_that_the_page_reads_from_its_name():
+    parts = {"_level": "level", "_against_": "against", "_fill": "fill"}
+    for one in FEATURES:
+        told = [kind for part, kind in parts.items() if part in one.name]
+        assert [one.kind] == (told or ["fill" if one.name in ("goodput", "busy_throughput") else "share"])
 
 
 MEASURED_IN = {
@@ -51,25 +59,16 @@ def action_rows():
         yield f"| `{name}` | {MEASURED_IN[name]} | {what} | {begins} | {sizes} | {tracks} |"
 
 
-def space_rows():
-    for track, fields in TRACKS.items():
-        table = ActionTable(fields, SERVER_DEFAULT)
-        forms = {name: form(table).space for name, form in ACTION_FORMS.items()}
-        nvec = ", ".join(map(str, forms["multi-discrete"].nvec.tolist()))
-        yield f"| {track} | [{nvec}] | {forms['discrete'].n:,} | {forms['box'].shape[0]} |"
-
-
-def fleet_rows():
-    for features in (FLEET_FEATURES, (FleetFeature("of each row", "", "", ""),), REPLICA_FEATURES):
-        for one in features:
-            name = f"`{one.name}`" if one.kind else f"**{one.name}**"
-            yield " ".join(f"| {name} | {one.kind} | {one.over} |".split())
-
-
-@pytest.mark.parametrize("rows", [observation_rows, action_rows, space_rows, fleet_rows])
+@pytest.mark.parametrize("rows", [observation_rows, action_rows])
 def test_tables_are_those_of_the_code(rows):
     expected = "\n".join(rows())
     assert expected in PAGE, f"docs/environment.md should hold:\n{expected}"
+
+
+def test_the_sizes_of_the_discrete_spaces_stand_on_the_page():
+    sizes = [ACTION_FORMS["discrete"](ActionTable(fields, SERVER_DEFAULT)).space.n for fields in TRACKS.values()]
+    *named, last = [f"{size:,}" for size in sizes]
+    assert f"{', '.join(named)} or {last} relative moves" in PAGE
 
 
 def test_every_id_and_what_info_tells_stand_on_the_page():
@@ -81,6 +80,11 @@ def test_every_id_and_what_info_tells_stand_on_the_page():
     for name in (*info, *info["episode"], "references", "normalised_score"):
         assert f"`{name}`" in PAGE
     assert f"`{list(MOVES)}`" in PAGE
+
+
+def test_what_a_fleets_agent_sees_stands_on_the_page_in_its_order():
+    told = re.findall(r"`(\w+)`", PAGE.split("First the fleet over the last")[1].split("`reward=`")[0])
+    assert told == [one.name for one in (*FLEET_FEATURES, *REPLICA_FEATURES)]
 
 
 def test_the_fleets_actions_and_scenarios_stand_on_the_page():
