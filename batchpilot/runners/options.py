@@ -75,6 +75,8 @@ ColumnsOption = Annotated[
         help="Of a CSV trace: arrival=NAME,prompt=NAME,output=NAME,unit=s|ms|us|ns|date; or some, the rest guessed."
     ),
 ]
+RateOption = Annotated[float, typer.Option("--rate", help="Replay the trace this many times as fast.")]
+ConfigOption = Annotated[str | None, typer.Option("--config", help="Tuner configuration: a preset or a file.")]
 TenantsOption = Annotated[
     Path | None,
     typer.Option(help="YAML file, a line a user: alice: {weight: 2, max_running: 8}; requests name theirs as `user`."),

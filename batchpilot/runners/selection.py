@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,10 @@ class Changes:
         if self.prefix_cache is not None:
             changes["engine"] = chosen.engine.model_copy(update={"prefix_cache": self.prefix_cache})
         return chosen.model_copy(update=changes)
+
+    def without_hardware(self) -> Changes:
+        """Those that an engine which is started can still be asked: its hardware and model are what they are."""
+        return replace(self, device=None, model=None, tensor_parallel=None, dtype=None, parameters=None)
 
 
 def check_promise(ttft_ms: float | None, tpot_ms: float | None) -> None:

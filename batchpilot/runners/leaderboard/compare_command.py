@@ -22,6 +22,7 @@ from batchpilot.runners.leaderboard.comparison import (
 )
 from batchpilot.runners.options import (
     CatalogueOption,
+    ConfigOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
@@ -48,7 +49,7 @@ from batchpilot.runners.torch.options import KvOption, ThreadsOption
 def compare_command(
     tuners: Annotated[str, typer.Option(help="Strategies, separated by commas.")] = ",".join(STRATEGIES),
     seeds: Annotated[int, typer.Option(min=1, help="Seeds that are averaged.")] = 5,
-    config: Annotated[str | None, typer.Option(help="Tuner configuration: a preset or a file.")] = None,
+    config: ConfigOption = None,
     device: DeviceOption = None,
     catalogue: CatalogueOption = None,
     model: ModelOption = None,
@@ -68,23 +69,16 @@ def compare_command(
 ) -> None:
     """Static 8, 16, 32 and 64 against dynamic: concurrency 8 to 32, 72 requests, 50 new tokens each."""
     chosen = find_tuner_config(config)
-    server = chosen_server(
-        backend,
-        model=model,
-        device=device,
-        dtype=dtype,
-        threads=threads,
-        kv_capacity_tokens=kv_capacity_tokens,
-        simulated_only={"--tensor-parallel": tensor_parallel is not None},
-    )
+    changes = Changes(device, model, tensor_parallel, dtype, parameters, ttft_ms, tpot_ms)
+    simulated_only = {"--tensor-parallel": tensor_parallel is not None}
+    server = chosen_server(backend, changes, threads, kv_capacity_tokens, simulated_only)
     strategies = [name.strip() for name in tuners.split(",")]
     if server is None:
-        changes = Changes(device, model, tensor_parallel, dtype, parameters, ttft_ms, tpot_ms)
         scenarios = [changes.of(scenario(f"closed-loop-{clients}")) for clients in CONCURRENCIES]
         rows = compare(scenarios, strategies, seeds, chosen)
     else:
-        changes = Changes(ttft_ms=ttft_ms, tpot_ms=tpot_ms)
-        scenarios = [changes.of(scenario(f"torch-closed-loop-{clients}")) for clients in CONCURRENCIES]
+        asked = changes.without_hardware()
+        scenarios = [asked.of(scenario(f"torch-closed-loop-{clients}")) for clients in CONCURRENCIES]
         engine = start_backend(server, parameters=parameters, show=shown_calibration)
         rows = compare(scenarios, strategies, seeds, chosen, engine)
     found = regressions(rows, load_baseline(baseline)) if baseline is not None else []

@@ -19,6 +19,7 @@ from batchpilot.envs.backends import BACKENDS, SIMULATED
 from batchpilot.envs.torch_backend import DEFAULT_MODEL, TorchBackend
 from batchpilot.latency.fitting.saturation_fit import fit
 from batchpilot.latency.model.saturation import SaturationParameters
+from batchpilot.runners.selection import Changes
 from batchpilot.runners.torch.calibration import FIXED, TorchServer, all_steps, judge_held_out, measure, plan_trials
 from batchpilot.runners.torch.clock import Clock, step_clock
 from batchpilot.runners.torch.options import shown
@@ -42,10 +43,7 @@ Show = Callable[[Iterable[MeasuredTrial]], Iterable[MeasuredTrial]]
 
 def chosen_server(
     backend: str,
-    *,
-    model: str | None,
-    device: str | None,
-    dtype: str | None,
+    changes: Changes,
     threads: int | None,
     kv_capacity_tokens: int | None,
     simulated_only: Mapping[str, bool] = MappingProxyType({}),
@@ -54,9 +52,8 @@ def chosen_server(
 
     Args:
         backend: as typed.
-        model: preset, folder or name; None for the small preset.
-        device: torch device.
-        dtype: of the weights, None for float32.
+        changes: its model (preset, folder or name; None for the small preset), torch device and type of the weights
+            (None for float32).
         threads: processor threads.
         kv_capacity_tokens: KV tokens to set aside.
         simulated_only: whether each option that only the simulation has was given, by its name.
@@ -76,8 +73,9 @@ def chosen_server(
         raise ValueError(f"{', '.join(given)} cannot be given with --backend {backend}")
     if simulated:
         return None
-    lookup(TORCH_DTYPES, dtype or "float32", "dtype of --backend torch")
-    return TorchServer(model or DEFAULT_MODEL, device, dtype or "float32", threads, kv_capacity_tokens)
+    dtype = changes.dtype or "float32"
+    lookup(TORCH_DTYPES, dtype, "dtype of --backend torch")
+    return TorchServer(changes.model or DEFAULT_MODEL, changes.device, dtype, threads, kv_capacity_tokens)
 
 
 @dataclass(frozen=True, slots=True)
