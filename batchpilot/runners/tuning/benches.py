@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from batchpilot.configs.scenario import Scenario
 from batchpilot.latency.model.parameter_file import read_parameters
 from batchpilot.latency.model.saturation import SaturationParameters
+from batchpilot.runners.selection import Changes
 from batchpilot.runners.stated import promise_of, stated
 from batchpilot.runners.torch.calibration import TorchServer, labels_of
 from batchpilot.runners.tuning.bench import Bench, SimulatedBench, TorchBench
@@ -30,6 +31,29 @@ class Benches:
     known: Bench
     unseen: Bench
     served: Mapping[str, Any]
+
+
+def benches_of(
+    server: TorchServer | None, named: Scenario, changes: Changes, objective: str, seed: int, requests: int
+) -> Benches:
+    """Benches of what a command line asks for.
+
+    Args:
+        server: the torch engine; None for the simulated one.
+        named: scenario, as it is called.
+        changes: to be made in it.
+        objective: one of `OBJECTIVES`, or several separated by commas.
+        seed: whose run is described; also of a torch engine.
+        requests: most that a run of a torch engine serves.
+
+    Raises:
+        ValueError: the scenario cannot run there, or a file is wrong.
+        OSError: a file cannot be read.
+    """
+    if server is None:
+        return simulated_benches(changes.of(named), objective, seed)
+    asked = changes.without_hardware().of(named)
+    return torch_benches(replace(server, seed=seed), asked, objective, requests, changes.parameters)
 
 
 def simulated_benches(scenario: Scenario, objective: str, seed: int) -> Benches:

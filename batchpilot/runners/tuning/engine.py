@@ -12,15 +12,16 @@ import typer
 
 from batchpilot.core.files import json_text
 from batchpilot.core.provenance import config_hash, provenance, versions
-from batchpilot.latency.model.parameter_file import ParameterFile
+from batchpilot.latency.model.parameter_file import ParameterFile, read_parameters
 from batchpilot.runners.options import stdout_console
 from batchpilot.runners.progress import ToldProgress
 from batchpilot.runners.report.tables import tables
+from batchpilot.runners.tuning.asked import Bars, Seeds, Sought
 from batchpilot.runners.tuning.bench import Bench, SimulatedBench
 from batchpilot.runners.tuning.benches import Benches
 from batchpilot.runners.tuning.front import aims_of
 from batchpilot.runners.tuning.front_command import tune_front
-from batchpilot.runners.tuning.output import finish
+from batchpilot.runners.tuning.output import Written, finish
 from batchpilot.runners.tuning.result import conclude
 from batchpilot.runners.tuning.search import Search, run_search
 from batchpilot.runners.tuning.twin import twin_prior
@@ -57,6 +58,34 @@ class Study:
     max_refused: float
     prior: ParameterFile | None
     grid: bool
+
+    @classmethod
+    def of(cls, sought: Sought, seeds: Seeds, bars: Bars, *, simulated: bool) -> Study:
+        """What a command line asks for.
+
+        Args:
+            sought: what is searched for.
+            seeds: that are tuned and checked on.
+            bars: what the best must keep to.
+            simulated: whether the engine is; only then is the whole grid searched.
+
+        Raises:
+            ValueError: the file of the prior is wrong.
+            OSError: it cannot be read.
+        """
+        return cls(
+            track=sought.track,
+            sampler=sought.sampler,
+            objective=sought.objective,
+            trials=sought.trials,
+            seeds=seeds.known,
+            unseen=seeds.unseen,
+            min_attainment=bars.min_attainment,
+            max_memory=bars.max_memory,
+            max_refused=bars.max_refused,
+            prior=None if sought.prior is None else read_parameters(sought.prior),
+            grid=sought.grid and simulated,
+        )
 
     @property
     def directions(self) -> tuple[str, ...]:
@@ -108,23 +137,39 @@ def tune_engine(benches: Benches, study: Study, running: Running, *, as_json: bo
     search, name = _search(benches, study, running), benches.scenario.name
     _settle(search, running, name)
     if study.several:
-        tune_front(
-            search,
-            cast(SimulatedBench, benches.known),
-            cast(SimulatedBench, benches.unseen),
-            study.unseen,
-            objectives=study.objective,
-            title=f"Limits for {name}",
-            served=benches.served,
-            folder=running.folder,
-            as_json=as_json,
-        )
+        _front(search, benches, study, running, as_json=as_json)
         return
     if study.prior is not None:
         search = replace(search, prior=twin_prior(search, benches.known, study.prior.parameters))
     exploration = _run_with_progress(search, benches.known, running)
     found = conclude(search, exploration, benches.known, benches.unseen, study.unseen, grid=study.grid)
-    origin = provenance(search.sampler_seed, dict(search.settings)) | {
+    origin = _origin(search, benches, study)
+    title = f"Limits for {name}"
+    written = finish(running.folder, search, found, title=title, objective=study.objective, origin=origin)
+    if as_json:
+        typer.echo(json_text(written.results, indent=1))
+    else:
+        _show(written, benches, running.folder, search.study)
+
+
+def _front(search: Search, benches: Benches, study: Study, running: Running, *, as_json: bool) -> None:
+    """Look for what more of one objective costs of another."""
+    tune_front(
+        search,
+        cast(SimulatedBench, benches.known),
+        cast(SimulatedBench, benches.unseen),
+        study.unseen,
+        objectives=study.objective,
+        title=f"Limits for {benches.scenario.name}",
+        served=benches.served,
+        folder=running.folder,
+        as_json=as_json,
+    )
+
+
+def _origin(search: Search, benches: Benches, study: Study) -> dict[str, Any]:
+    """What whoever reads the results must know to repeat them."""
+    return provenance(search.sampler_seed, dict(search.settings)) | {
         **benches.served,
         "seeds": list(search.seeds),
         "unseen_seeds": list(study.unseen),
@@ -132,11 +177,9 @@ def tune_engine(benches: Benches, study: Study, running: Running, *, as_json: bo
         "optuna": optuna.__version__,
         "prior": search.settings["prior"],
     }
-    title = f"Limits for {name}"
-    written = finish(running.folder, search, found, title=title, objective=study.objective, origin=origin)
-    if as_json:
-        typer.echo(json_text(written.results, indent=1))
-        return
+
+
+def _show(written: Written, benches: Benches, folder: Path, study: str) -> None:
     console = stdout_console()
     typer.secho(written.verdict, bold=True)
     typer.echo("; ".join(f"{name} {value}" for name, value in benches.served.items()))
@@ -144,7 +187,7 @@ def tune_engine(benches: Benches, study: Study, running: Running, *, as_json: bo
         console.print(table)
     for line in (*written.notes, *(f"{name}: {text}" for name, text in written.pasted.items())):
         typer.echo(line)
-    typer.echo(f"{running.folder}/report.html, results.json, limits.yaml, vllm.yaml; study {search.study}")
+    typer.echo(f"{folder}/report.html, results.json, limits.yaml, vllm.yaml; study {study}")
 
 
 def _search(benches: Benches, study: Study, running: Running) -> Search:

@@ -26,8 +26,27 @@ from batchpilot.runners.tuning.live.trial import TrialRunner
 from batchpilot.runners.tuning.live.trials import COMPLETE, Trial, read_trials
 from batchpilot.runners.tuning.live.twin import Twin
 from batchpilot.runners.tuning.resuming import differences, told
-from batchpilot.servers import KINDS
+from batchpilot.servers import KINDS, ServerKind
 from batchpilot.workloads.table import RequestTable
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a server is started, and how patient the study is with it.
+
+    Attributes:
+        server: one of `batchpilot.servers.KINDS`.
+        command: words after `--`.
+        model: what requests name.
+        start_s: how long a start may take.
+        grace_s: how long answers are waited for.
+    """
+
+    server: str
+    command: Sequence[str]
+    model: str | None
+    start_s: float
+    grace_s: float
 
 
 @dataclass(frozen=True)
@@ -35,31 +54,23 @@ class Asked:
     """What the command was told.
 
     Attributes:
-        server: one of `batchpilot.servers.KINDS`.
-        command: words after `--`.
+        launch: the server.
         requests: the load.
         load: what it is, for the record.
         track: limits that may move.
         bounds: when it ends.
-        start_s: how long a start may take.
-        grace_s: how long answers are waited for.
         seed: of prompts, intervals and the twin.
-        model: what requests name.
         folder: for logs, trials and results.
         resume: go on with the trials there.
         overwrite: begin anew over them.
     """
 
-    server: str
-    command: Sequence[str]
+    launch: Launch
     requests: RequestTable
     load: Mapping[str, Any]
     track: str
     bounds: Bounds
-    start_s: float
-    grace_s: float
     seed: int
-    model: str | None
     folder: Path
     resume: bool
     overwrite: bool
@@ -75,7 +86,26 @@ def tune_server(asked: Asked, *, as_json: bool) -> None:
     Raises:
         ValueError: the command or the load is not what it must be, or the folder holds another study.
     """
-    kind = lookup(KINDS, asked.server, "server")(list(asked.command))
+    kind, movable = _server(asked)
+    path, trials = _trials(asked)
+    ended = _search(asked, kind, movable, path, trials)
+    results = _results(asked, kind, trials, ended)
+    best = best_of(trials)
+    write_json(asked.folder / "results.json", results)
+    if best is not None:
+        remarks = [verdict(trials), f"{asked.launch.server}: {shlex.join(asked.launch.command)}"]
+        write_atomic(asked.folder / "limits.yaml", limits_yaml(best.limits, remarks))
+    if as_json:
+        typer.echo(json_text(results, indent=1))
+    else:
+        _show(asked.folder, trials, results)
+    if best is None:
+        raise typer.Exit(1)
+
+
+def _server(asked: Asked) -> tuple[ServerKind, list[str]]:
+    """The server and which of its limits may move, made sure that the load can be sent to it."""
+    kind = lookup(KINDS, asked.launch.server, "server")(list(asked.launch.command))
     movable = [name for name in kind.movable if name in lookup(TRACKS, asked.track, "track")]
     if not movable:
         raise ValueError(
@@ -87,11 +117,15 @@ def tune_server(asked: Asked, *, as_json: bool) -> None:
         )
     if asked.requests.turns is not None:
         raise ValueError("the load holds conversations, which wait for a slow server; tune --server needs an open loop")
-    path, trials = _trials(asked)
-    capacity = kind.facts.get("kv_capacity_tokens")
-    run = TrialRunner(kind, asked.requests, asked.folder, asked.start_s, asked.grace_s, asked.seed, asked.model)
+    return kind, movable
+
+
+def _search(asked: Asked, kind: ServerKind, movable: Sequence[str], path: Path, trials: list[Trial]) -> str:
+    """Start the server with one setting after another; tells why it ended. Trials are added to those that there are."""
+    launch, capacity = asked.launch, kind.facts.get("kv_capacity_tokens")
+    run = TrialRunner(kind, asked.requests, asked.folder, launch.start_s, launch.grace_s, asked.seed, launch.model)
     try:
-        ended = run_study(
+        return run_study(
             settings(kind.base, movable),
             trials,
             path,
@@ -104,9 +138,12 @@ def tune_server(asked: Asked, *, as_json: bool) -> None:
         kept = f"{len(trials)} trials are kept in {path}"
         typer.secho(f"stopped: {kept}; the same command with --resume goes on", err=True, fg=typer.colors.YELLOW)
         raise typer.Exit(130) from None
+
+
+def _results(asked: Asked, kind: ServerKind, trials: Sequence[Trial], ended: str) -> dict[str, Any]:
+    """What `results.json` holds."""
     best = best_of(trials)
-    grid = trial_grid(trials)
-    results = {
+    return {
         "ended": ended,
         "best": None if best is None else best.limits.to_dict(),
         "command": None if best is None else shlex.join(kind.words(best.limits, kind.facts.get("port") or 8000)),
@@ -115,22 +152,17 @@ def tune_server(asked: Asked, *, as_json: bool) -> None:
         "load": offered(asked.requests),
         **provenance(asked.seed, _settings(asked)),
     }
-    write_json(asked.folder / "results.json", results)
-    if best is not None:
-        remarks = [verdict(trials), f"{asked.server}: {shlex.join(asked.command)}"]
-        write_atomic(asked.folder / "limits.yaml", limits_yaml(best.limits, remarks))
-    if as_json:
-        typer.echo(json_text(results, indent=1))
-    else:
-        typer.echo(f"promise {results['promise']}; load {results['load']}")
-        stdout_console().print(*tables(grid))
-        typer.secho(verdict(trials), bold=True)
-        typer.echo(f"Ended: {ended}.")
-        if best is not None:
-            typer.echo(results["command"])
-        typer.echo(f"{asked.folder}/results.json, trials.jsonl" + (", limits.yaml" if best is not None else ""))
-    if best is None:
-        raise typer.Exit(1)
+
+
+def _show(folder: Path, trials: Sequence[Trial], results: Mapping[str, Any]) -> None:
+    typer.echo(f"promise {results['promise']}; load {results['load']}")
+    stdout_console().print(*tables(trial_grid(trials)))
+    typer.secho(verdict(trials), bold=True)
+    typer.echo(f"Ended: {results['ended']}.")
+    found = results["best"] is not None
+    if found:
+        typer.echo(results["command"])
+    typer.echo(f"{folder}/results.json, trials.jsonl" + (", limits.yaml" if found else ""))
 
 
 def verdict(trials: Sequence[Trial]) -> str:
@@ -198,13 +230,13 @@ def _line(trial: Trial) -> str:
 
 def _settings(asked: Asked) -> dict[str, Any]:
     told: dict[str, Any] = {
-        "server": asked.server,
-        "command": list(asked.command),
+        "server": asked.launch.server,
+        "command": list(asked.launch.command),
         "load": asked.load,
         "track": asked.track,
-        "grace_s": asked.grace_s,
+        "grace_s": asked.launch.grace_s,
         "seed": asked.seed,
-        "model": asked.model,
+        "model": asked.launch.model,
     }
     return told
 
