@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +19,7 @@ from batchpilot.runners.leaderboard.comparison import (
     regressions,
     save_baseline,
 )
+from batchpilot.runners.leaderboard.options import BaselineOption, SaveBaselineOption
 from batchpilot.runners.options import (
     CatalogueOption,
     ConfigOption,
@@ -61,10 +61,8 @@ def compare_command(
     parameters: ParametersOption = None,
     ttft_ms: TtftOption = None,
     tpot_ms: TpotOption = None,
-    baseline: Annotated[
-        Path | None, typer.Option(help="Hold the figures against this baseline; exit status 1 when the gate fails.")
-    ] = None,
-    save: Annotated[Path | None, typer.Option("--save-baseline", help="Write the figures as a baseline.")] = None,
+    baseline: BaselineOption = None,
+    save: SaveBaselineOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Static 8, 16, 32 and 64 against dynamic: concurrency 8 to 32, 72 requests, 50 new tokens each."""

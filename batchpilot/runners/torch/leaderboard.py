@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 
 from batchpilot.envs.backends import Backend, SimulatedBackend
 from batchpilot.envs.torch_backend import check_runnable
 from batchpilot.runners.leaderboard.board import Leaderboard
 from batchpilot.runners.leaderboard.evaluation import Task
+from batchpilot.runners.leaderboard.strategies import STATIC_BEST
+from batchpilot.runners.torch.backends import shown_calibration, start_backend
+from batchpilot.runners.torch.calibration import TorchServer
 
 MEASURED = (
     "Measured on a real engine, one strategy after another: times differ from run to run, and so may figures of equal "
@@ -49,3 +53,35 @@ def on_engine(board: Leaderboard, start: Callable[[], Backend]) -> TorchLeaderbo
     for scenario in board.scenarios:
         check_runnable(scenario)
     return TorchLeaderboard(**{one.name: getattr(board, one.name) for one in fields(Leaderboard)}, backend=start())
+
+
+def started_on(
+    server: TorchServer, board: Leaderboard, folder: Path, parameters: Path | None, *, resume: bool
+) -> TorchLeaderboard:
+    """A leaderboard moved to an engine that is started for it, and remembered beside the results.
+
+    Args:
+        server: the model and how it runs.
+        board: what to compare.
+        folder: of the results.
+        parameters: what `calibrate --out` wrote; None calibrates now.
+        resume: take the engine's capacity and latency from an earlier run.
+
+    Raises:
+        ValueError: a scenario cannot run there, or the engine cannot be started.
+        OSError: a file cannot be read.
+    """
+    kept = folder / "engine.json"
+    return on_engine(
+        board,
+        lambda: start_backend(server, parameters=parameters, remembered=kept, resume=resume, show=shown_calibration),
+    )
+
+
+def notes_on_engine(board: Leaderboard) -> list[str]:
+    """What a reader must know of results that an engine gave.
+
+    Args:
+        board: what was compared.
+    """
+    return [MEASURED, SEARCHED] if STATIC_BEST in board.strategies else [MEASURED]
