@@ -33,7 +33,7 @@ from batchpilot.core.provenance import provenance
 from batchpilot.core.slo import SLO
 from batchpilot.envs.scenarios import capacity_per_s
 from batchpilot.latency.model.saturation import SaturationParameters
-from batchpilot.runners.http.load_report import figures, lateness
+from batchpilot.runners.http.load.report import figures, lateness
 from batchpilot.serving.load.run import LoadSettings, run_load
 from batchpilot.workloads import Lengths, LogNormal, poisson
 from batchpilot.workloads.table import RequestTable

@@ -28,7 +28,7 @@ from batchpilot.core.files import write_atomic
 from batchpilot.core.provenance import provenance
 from batchpilot.core.slo import SLO
 from batchpilot.engines import SimulationResult
-from batchpilot.runners.http.load_report import figures, lateness
+from batchpilot.runners.http.load.report import figures, lateness
 from batchpilot.serving.load.run import LoadResult, LoadSettings, run_load
 from batchpilot.workloads import Lengths, LogNormal, poisson
 from batchpilot.workloads.table import RequestTable

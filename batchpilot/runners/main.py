@@ -14,9 +14,9 @@ from batchpilot.runners.compiling import tell_of_compiling
 from batchpilot.runners.diagnose_command import diagnose_command
 from batchpilot.runners.doctor_command import doctor
 from batchpilot.runners.fleet.command import fleet
-from batchpilot.runners.http.gateway_command import gateway
-from batchpilot.runners.http.load_command import load
-from batchpilot.runners.http.serve_command import serve
+from batchpilot.runners.http.gateway.command import gateway
+from batchpilot.runners.http.load.command import load
+from batchpilot.runners.http.serve.command import serve
 from batchpilot.runners.leaderboard.command import leaderboard
 from batchpilot.runners.leaderboard.compare_command import compare_command
 from batchpilot.runners.list_command import list_command

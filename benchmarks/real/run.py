@@ -28,7 +28,7 @@ from loads import CAPACITY_PER_S, PROMISE, requests_of
 from servers import SERVED, gateway, llama_cpp, model_of, told_by, version_of, vllm
 
 from batchpilot.core.provenance import provenance
-from batchpilot.runners.http.load_report import figures, lateness
+from batchpilot.runners.http.load.report import figures, lateness
 from batchpilot.serving.gateway.upstream_metrics import read_upstream_metrics
 from batchpilot.serving.load.run import LoadSettings, run_load
 

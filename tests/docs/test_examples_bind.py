@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from batchpilot.runners.http.gateway_command import gateway
-from batchpilot.runners.http.serve_command import serve
+from batchpilot.runners.http.gateway.command import gateway
+from batchpilot.runners.http.serve.command import serve
 from batchpilot.runners.selection import chosen_tuner, find_tuner_config
 from batchpilot.serving.server.building import build_service
 from batchpilot.tuners import DEFAULT_TUNER

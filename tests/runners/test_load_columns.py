@@ -10,7 +10,7 @@ pytest.importorskip("uvicorn")
 
 from typer.testing import CliRunner
 
-from batchpilot.runners.http.own_server import own_server
+from batchpilot.runners.http.load.own_server import own_server
 from batchpilot.runners.main import app
 
 

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from batchpilot import SLO, Limits, RequestTable, SaturationParameters, simulate
-from batchpilot.runners.http.load_charts import latency_chart, timeline_chart
+from batchpilot.runners.http.load.charts import latency_chart, timeline_chart
 
 LATENCY = SaturationParameters(p_max=12.0, k_b=10.0, k_s=0.008, tau_0=5.0, tau_c=3e-4)
 

@@ -11,7 +11,7 @@ from batchpilot.engines import simulate
 from batchpilot.envs.scenarios import prepare
 from batchpilot.latency import SaturationParameters
 from batchpilot.latency.model.vision_tower import VisionTower
-from batchpilot.runners.http.importing import trace_text
+from batchpilot.runners.http.load.importing import trace_text
 from batchpilot.workloads import TraceError, build_requests, read_trace
 from batchpilot.workloads.build import make_images
 from batchpilot.workloads.drawn_images import ImageModel, add_images

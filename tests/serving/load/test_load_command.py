@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from batchpilot.configs.scenario import suite, suites
 from batchpilot.core import SLO
 from batchpilot.envs.scenarios import prepare
-from batchpilot.runners.http.load_command import _part
-from batchpilot.runners.http.load_report import figures
+from batchpilot.runners.http.load.command import _part
+from batchpilot.runners.http.load.report import figures
 from batchpilot.runners.main import app
 from batchpilot.serving.load.prompts import Prompts
 from batchpilot.workloads.table import RequestTable

@@ -16,7 +16,7 @@ from typer.testing import CliRunner  # noqa: E402
 from batchpilot import Limits  # noqa: E402
 from batchpilot.baselines import StaticTuner  # noqa: E402
 from batchpilot.core import SLO  # noqa: E402
-from batchpilot.runners.http.load_report import lateness  # noqa: E402
+from batchpilot.runners.http.load.report import lateness  # noqa: E402
 from batchpilot.runners.main import app  # noqa: E402
 from batchpilot.serving.gateway import Gateway, GatewaySettings  # noqa: E402
 from batchpilot.serving.load.run import LoadSettings, run_load  # noqa: E402

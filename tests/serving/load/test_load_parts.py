@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from shared_prefixes import in_common
 
 from batchpilot.core import SLO
-from batchpilot.runners.http.load_command import _part
+from batchpilot.runners.http.load.command import _part
 from batchpilot.serving.load.prompts import Prompts
 from batchpilot.workloads.table import RequestTable
 

@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 pytest.importorskip("fastapi")
 
 from batchpilot.engines.packaged import PACKAGED, PackagedModel  # noqa: E402
-from batchpilot.runners.http.own_server import own_server  # noqa: E402
+from batchpilot.runners.http.load.own_server import own_server  # noqa: E402
 from batchpilot.runners.main import app  # noqa: E402
 
 SMOLLM2 = PACKAGED["smollm2-135m"]

@@ -11,8 +11,8 @@ import numpy as np
 
 from batchpilot.core.limits import Limits
 from batchpilot.engines.simulated.result import SimulationResult
-from batchpilot.runners.http.load_columns import fly
-from batchpilot.runners.http.load_report import figures
+from batchpilot.runners.http.load.columns import fly
+from batchpilot.runners.http.load.report import figures
 from batchpilot.runners.tuning.live.trials import COMPLETE, FAILED, Trial, goodput_interval
 from batchpilot.servers import ServerKind, StartError, running
 from batchpilot.servers.process import free_port, last_lines

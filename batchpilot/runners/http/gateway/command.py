@@ -16,7 +16,7 @@ from batchpilot.core.extras import needing
 from batchpilot.core.limits import TRACKS
 from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.runners.completion import completing
-from batchpilot.runners.http.gateway_fleet import (
+from batchpilot.runners.http.gateway.upstreams import (
     GATEWAY_SCALERS,
     chosen_upstreams,
     gateway_scaler,

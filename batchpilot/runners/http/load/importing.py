@@ -13,7 +13,7 @@ import numpy as np
 
 from batchpilot.core.files import write_atomic, write_json
 from batchpilot.core.slo import SLO
-from batchpilot.runners.http.load_report import figure_grid, figures, lateness
+from batchpilot.runners.http.load.report import figure_grid, figures, lateness
 from batchpilot.runners.report.grids import Grid
 from batchpilot.runners.stated import promise_text
 from batchpilot.runners.torch.calibration import write_steps

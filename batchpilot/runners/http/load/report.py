@@ -14,8 +14,8 @@ from batchpilot.core.files import write_atomic, write_json
 from batchpilot.core.provenance import provenance
 from batchpilot.engines.scheduler.state import FINISH_REASONS
 from batchpilot.engines.simulated.result import SimulationResult
-from batchpilot.runners.http.load_charts import latency_chart, timeline_chart
-from batchpilot.runners.http.load_columns import Columns
+from batchpilot.runners.http.load.charts import latency_chart, timeline_chart
+from batchpilot.runners.http.load.columns import Columns
 from batchpilot.runners.report.grids import ABSENT, Cell, Grid, number, percent
 from batchpilot.runners.report.page import definitions, element, figure, items, page, table
 from batchpilot.runners.stated import offered, promise_of

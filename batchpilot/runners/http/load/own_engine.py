@@ -17,8 +17,8 @@ from batchpilot.core.slo import SLO
 from batchpilot.engines import SimulationResult
 from batchpilot.envs.scenarios import PreparedRun
 from batchpilot.envs.torch_backend import TorchBackend
-from batchpilot.runners.http.own_server import own_server
-from batchpilot.runners.http.simulating import simulated
+from batchpilot.runners.http.load.own_server import own_server
+from batchpilot.runners.http.load.simulating import simulated
 from batchpilot.runners.torch.calibration import TorchServer
 from batchpilot.serving.load.flight import LoadResult, Progress
 from batchpilot.serving.load.prompts import Prompts, sample

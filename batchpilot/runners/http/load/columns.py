@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from batchpilot.engines import SimulationResult
-from batchpilot.runners.http.own_engine import OwnEngine
+from batchpilot.runners.http.load.own_engine import OwnEngine
 from batchpilot.serving.load.flight import LoadResult, Progress
 from batchpilot.serving.load.run import LoadSettings, run_load
 from batchpilot.workloads.table import RequestTable

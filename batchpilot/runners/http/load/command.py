@@ -17,11 +17,11 @@ from batchpilot.core.limits import TRACKS, Limits
 from batchpilot.core.tuner import Tuner
 from batchpilot.envs.scenarios import PreparedRun, prepare
 from batchpilot.runners.completion import completing
-from batchpilot.runners.http.importing import Imported
-from batchpilot.runners.http.load_columns import run_columns
-from batchpilot.runners.http.load_report import column_grid, findings, notes, write_load
-from batchpilot.runners.http.own_engine import OwnEngine, OwnTuner
-from batchpilot.runners.http.simulating import simulated
+from batchpilot.runners.http.load.columns import run_columns
+from batchpilot.runners.http.load.importing import Imported
+from batchpilot.runners.http.load.own_engine import OwnEngine, OwnTuner
+from batchpilot.runners.http.load.report import column_grid, findings, notes, write_load
+from batchpilot.runners.http.load.simulating import simulated
 from batchpilot.runners.leaderboard.evaluation import tightest_slo
 from batchpilot.runners.leaderboard.strategies import make_strategy
 from batchpilot.runners.options import (

@@ -1,0 +1,1 @@
+"""`batchpilot gateway`: what was asked, its upstreams, and how it runs."""

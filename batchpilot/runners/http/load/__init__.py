@@ -1,0 +1,1 @@
+"""`batchpilot load`: what was asked, the columns that it runs, and how they are told."""

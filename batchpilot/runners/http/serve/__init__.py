@@ -1,0 +1,1 @@
+"""`batchpilot serve`: what was asked, and the server made of it."""
