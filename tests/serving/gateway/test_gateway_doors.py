@@ -17,7 +17,7 @@ from gateway_servers import serving, wait_until  # noqa: E402
 
 from batchpilot import Limits  # noqa: E402
 from batchpilot.baselines import StaticTuner  # noqa: E402
-from batchpilot.runners.http.gateway.command import serve  # noqa: E402
+from batchpilot.runners.http.gateway.running import serve  # noqa: E402
 from batchpilot.serving.gateway import Gateway, GatewaySettings  # noqa: E402
 from batchpilot.serving.gateway.answers import PassingAnswer  # noqa: E402
 from batchpilot.serving.gateway.redirects import led_back  # noqa: E402
