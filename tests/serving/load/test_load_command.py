@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from batchpilot.configs.scenario import suite, suites
 from batchpilot.core import SLO
 from batchpilot.envs.scenarios import prepare
-from batchpilot.runners.http.load.command import _part
+from batchpilot.runners.http.load.part import Part
 from batchpilot.runners.http.load.report import figures
 from batchpilot.runners.main import app
 from batchpilot.serving.load.prompts import Prompts
@@ -73,7 +73,7 @@ def test_every_scenario_of_the_suites_has_requests_that_can_be_sent(name):
         if scenario.needs_trace:
             continue
         requests = prepare(scenario, 0).requests
-        sent = _part(requests, 0.0, None, 1.0, None)
+        sent = Part().of(requests)
         assert len(sent) == len(requests) > 0
         prompts = Prompts(sent.prompt_tokens, 4.0)
         longest = int(np.argmax(sent.prompt_tokens))
@@ -82,7 +82,7 @@ def test_every_scenario_of_the_suites_has_requests_that_can_be_sent(name):
 
 def test_clients_of_a_closed_loop_keep_their_own_pace():
     with pytest.raises(ValueError, match="closed loop set its pace"):
-        _part(prepare(suite("compare-torch")[0], 0).requests, 0.0, None, 2.0, None)
+        Part(rate=2.0).of(prepare(suite("compare-torch")[0], 0).requests)
 
 
 @pytest.mark.parametrize(

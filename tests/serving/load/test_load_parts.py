@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from shared_prefixes import in_common
 
 from batchpilot.core import SLO
-from batchpilot.runners.http.load.command import _part
+from batchpilot.runners.http.load.part import Part
 from batchpilot.serving.load.prompts import Prompts
 from batchpilot.workloads.table import RequestTable
 
@@ -30,19 +30,19 @@ TABLE = RequestTable.from_arrays([0.0, 1000.0, 2000.0, 3000.0, 4000.0], 10, 5, s
 
 
 def test_a_mean_rate_is_met():
-    sent = _part(TABLE, 0.0, None, 1.0, 10.0)
+    sent = Part(requests_per_s=10.0).of(TABLE)
     assert sent.arrival_ms.tolist() == [0.0, 100.0, 200.0, 300.0, 400.0]
 
 
 def test_a_part_is_cut_in_the_scenarios_own_time_before_the_rate():
-    sent = _part(TABLE, 1.0, 2.0, 2.0, None)
+    sent = Part(start_s=1.0, duration_s=2.0, rate=2.0).of(TABLE)
     assert sent.arrival_ms.tolist() == [0.0, 500.0]
 
 
 @pytest.mark.parametrize(("rate", "per_s"), [(2.0, 3.0), (1.0, 0.0), (0.0, None)])
 def test_impossible_rates_are_refused(rate, per_s):
     with pytest.raises(ValueError, match=r"rate|requests-per-s"):
-        _part(TABLE, 0.0, None, rate, per_s)
+        Part(rate=rate, requests_per_s=per_s).of(TABLE)
 
 
 @given(st.integers(0, 2**20), st.sampled_from([1.0, 3.7]))

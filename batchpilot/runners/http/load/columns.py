@@ -69,7 +69,7 @@ def run_columns(
 
     Args:
         sent: what is sent.
-        settings: of the load over HTTP.
+        settings: of the load over HTTP; an engine of this machine says how long its tokens are, where they do not.
         starts: whether the server is to be started, instead of the one at the settings' address.
         own: the engine of this machine.
         simulate: gives the simulated column; then an engine of this machine serves in this process too.
@@ -77,6 +77,8 @@ def run_columns(
     Raises:
         ValueError: a server cannot be started, does not answer, or is not one.
     """
+    if own is not None:
+        settings = replace(settings, bytes_per_token=settings.bytes_per_token or own.bytes_per_token)
     columns = Columns()
     if simulate is not None:
         columns.simulated = simulate()
