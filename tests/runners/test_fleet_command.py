@@ -8,7 +8,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from batchpilot.runners.fleet.command import fleet, parse_replicas
+from batchpilot.runners.fleet.command import fleet
+from batchpilot.runners.fleet.comparison import parse_replicas
 
 DOCUMENTS = """
 name: documents
