@@ -131,25 +131,7 @@ class RequestTable:
         slo = _whole("slo_class", slo_class, n, 0, len(classes) - 1)
         users = _whole("user", user, n, 0)
         priorities = _whole("priority", priority, n, 0, 2)
-        if prefixes is not None and len(prefixes) != n:
-            raise ValueError(f"there are block hashes of {len(prefixes)} requests; there must be of all {n}")
-        if turns is not None and len(turns) != n:
-            raise ValueError(f"there are conversations of {len(turns)} requests; there must be of all {n}")
-        if turns is not None and concurrency:
-            raise ValueError(
-                f"concurrency is {concurrency}; conversations already wait for their answers, so leave it 0"
-            )
-        if images is not None:
-            if len(images) != n:
-                raise ValueError(f"there are images of {len(images)} requests; there must be of all {n}, 0 px for none")
-            short = np.flatnonzero(prompt < images.end_tokens)
-            if len(short):
-                row = short[0]
-                last = int(np.argmax(images.ends[row]))
-                raise ValueError(
-                    f"prompt_tokens of request {row} is {prompt[row]}, but its image of {images.side_px[row, last]} px "
-                    f"ends at token {images.end_tokens[row]}; prompt_tokens counts the tokens of images, too"
-                )
+        _check_beside(prompt, concurrency, prefixes, turns, images)
         order = np.argsort(arrival, kind="stable")
         return cls(
             arrival_ms=arrival[order],
@@ -393,3 +375,33 @@ def _require(name: str, values: NDArray[np.float64], good: NDArray[np.bool_], bo
     if not good.all():
         row = int(np.argmin(good))
         raise ValueError(f"{name} of request {row} is {values[row]:g}; it must be {bound}")
+
+
+def _check_beside(
+    prompt: NDArray[np.int64], concurrency: int, prefixes: Prefixes | None, turns: Turns | None, images: Images | None
+) -> None:
+    """What stands beside the columns is of as many requests, and images lie within their prompts."""
+    n = len(prompt)
+    if prefixes is not None and len(prefixes) != n:
+        raise ValueError(f"there are block hashes of {len(prefixes)} requests; there must be of all {n}")
+    if turns is not None and len(turns) != n:
+        raise ValueError(f"there are conversations of {len(turns)} requests; there must be of all {n}")
+    if turns is not None and concurrency:
+        raise ValueError(f"concurrency is {concurrency}; conversations already wait for their answers, so leave it 0")
+    if images is not None:
+        _check_images(prompt, images)
+
+
+def _check_images(prompt: NDArray[np.int64], images: Images) -> None:
+    """Images are of as many requests, and lie within their prompts."""
+    n = len(prompt)
+    if len(images) != n:
+        raise ValueError(f"there are images of {len(images)} requests; there must be of all {n}, 0 px for none")
+    short = np.flatnonzero(prompt < images.end_tokens)
+    if len(short):
+        row = short[0]
+        last = int(np.argmax(images.ends[row]))
+        raise ValueError(
+            f"prompt_tokens of request {row} is {prompt[row]}, but its image of {images.side_px[row, last]} px "
+            f"ends at token {images.end_tokens[row]}; prompt_tokens counts the tokens of images, too"
+        )

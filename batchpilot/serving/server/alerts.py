@@ -28,78 +28,80 @@ class Alert(NamedTuple):
     told: str
 
 
+_OF_EVERY_SERVER = (
+    Alert("BatchpilotDown", 'up{job=~".*batchpilot.*"} == 0', "1m", "page", "The server does not answer Prometheus."),
+    Alert(
+        "BatchpilotPromiseBroken",
+        '(sum by (instance) (rate(batchpilot:request_slo_total{met="yes"}[5m])) '
+        "/ sum by (instance) (rate(batchpilot:request_slo_total[5m]))) < 0.95",
+        "5m",
+        "page",
+        "{{ $value | humanizePercentage }} of the requests kept their promise: see `batchpilot diagnose`.",
+    ),
+    Alert(
+        "BatchpilotErrors",
+        '(sum by (instance) (rate(batchpilot:request_unserved_total{reason=~"failed|engine_error"}[5m])) '
+        "/ (sum by (instance) (rate(batchpilot:request_success_total[5m])) "
+        "+ sum by (instance) (rate(batchpilot:request_unserved_total[5m])))) > 0.001",
+        "5m",
+        "page",
+        "{{ $value | humanizePercentage }} of the requests failed; the target is below 0.1 %.",
+    ),
+    Alert(
+        "BatchpilotRefusing",
+        '(sum by (instance) (rate(batchpilot:request_unserved_total{reason=~"refused.*"}[5m])) '
+        "/ (sum by (instance) (rate(batchpilot:request_success_total[5m])) "
+        "+ sum by (instance) (rate(batchpilot:request_unserved_total[5m])))) > 0.05",
+        "10m",
+        "ticket",
+        "{{ $value | humanizePercentage }} of the requests are refused: see `batchpilot diagnose`.",
+    ),
+    Alert(
+        "BatchpilotKvFull",
+        "avg_over_time(batchpilot:kv_cache_usage_perc[5m]) > 0.95 and batchpilot:num_requests_waiting > 0",
+        "5m",
+        "ticket",
+        "{{ $value | humanizePercentage }} of the KV cache is in use while requests wait.",
+    ),
+    Alert(
+        "BatchpilotPreempting",
+        "rate(batchpilot:num_preemptions_total[5m]) > 0.1",
+        "10m",
+        "ticket",
+        "{{ $value | humanize }} preemptions a second: whoever is let in does not fit; lower the batch size.",
+    ),
+    Alert(
+        "BatchpilotStepsFail",
+        "increase(batchpilot:failed_steps_total[5m]) > 0",
+        "0m",
+        "page",
+        "{{ $value | humanize }} engine steps failed in 5 minutes, out of memory or by an error.",
+    ),
+    Alert(
+        "BatchpilotMemoryGrows",
+        "deriv(process_resident_memory_bytes[1h]) * 86400 > 0.5 * process_resident_memory_bytes",
+        "1h",
+        "ticket",
+        "At this pace memory grows by {{ $value | humanize1024 }}B a day: a leak.",
+    ),
+    Alert(
+        "BatchpilotTunerErrors",
+        "increase(batchpilot:tuner_errors_total[15m]) > 0",
+        "0m",
+        "ticket",
+        "The tuner raised; its last limits stay in force.",
+    ),
+)
+"""What is wrong under any promise."""
+
+
 def alerts(slo: SLO) -> list[Alert]:
     """The alerts of a server under a promise; a target that is infinite has none.
 
     Args:
         slo: the promise.
     """
-    found = [
-        Alert(
-            "BatchpilotDown", 'up{job=~".*batchpilot.*"} == 0', "1m", "page", "The server does not answer Prometheus."
-        ),
-        Alert(
-            "BatchpilotPromiseBroken",
-            '(sum by (instance) (rate(batchpilot:request_slo_total{met="yes"}[5m])) '
-            "/ sum by (instance) (rate(batchpilot:request_slo_total[5m]))) < 0.95",
-            "5m",
-            "page",
-            "{{ $value | humanizePercentage }} of the requests kept their promise: see `batchpilot diagnose`.",
-        ),
-        Alert(
-            "BatchpilotErrors",
-            '(sum by (instance) (rate(batchpilot:request_unserved_total{reason=~"failed|engine_error"}[5m])) '
-            "/ (sum by (instance) (rate(batchpilot:request_success_total[5m])) "
-            "+ sum by (instance) (rate(batchpilot:request_unserved_total[5m])))) > 0.001",
-            "5m",
-            "page",
-            "{{ $value | humanizePercentage }} of the requests failed; the target is below 0.1 %.",
-        ),
-        Alert(
-            "BatchpilotRefusing",
-            '(sum by (instance) (rate(batchpilot:request_unserved_total{reason=~"refused.*"}[5m])) '
-            "/ (sum by (instance) (rate(batchpilot:request_success_total[5m])) "
-            "+ sum by (instance) (rate(batchpilot:request_unserved_total[5m])))) > 0.05",
-            "10m",
-            "ticket",
-            "{{ $value | humanizePercentage }} of the requests are refused: see `batchpilot diagnose`.",
-        ),
-        Alert(
-            "BatchpilotKvFull",
-            "avg_over_time(batchpilot:kv_cache_usage_perc[5m]) > 0.95 and batchpilot:num_requests_waiting > 0",
-            "5m",
-            "ticket",
-            "{{ $value | humanizePercentage }} of the KV cache is in use while requests wait.",
-        ),
-        Alert(
-            "BatchpilotPreempting",
-            "rate(batchpilot:num_preemptions_total[5m]) > 0.1",
-            "10m",
-            "ticket",
-            "{{ $value | humanize }} preemptions a second: whoever is let in does not fit; lower the batch size.",
-        ),
-        Alert(
-            "BatchpilotStepsFail",
-            "increase(batchpilot:failed_steps_total[5m]) > 0",
-            "0m",
-            "page",
-            "{{ $value | humanize }} engine steps failed in 5 minutes, out of memory or by an error.",
-        ),
-        Alert(
-            "BatchpilotMemoryGrows",
-            "deriv(process_resident_memory_bytes[1h]) * 86400 > 0.5 * process_resident_memory_bytes",
-            "1h",
-            "ticket",
-            "At this pace memory grows by {{ $value | humanize1024 }}B a day: a leak.",
-        ),
-        Alert(
-            "BatchpilotTunerErrors",
-            "increase(batchpilot:tuner_errors_total[15m]) > 0",
-            "0m",
-            "ticket",
-            "The tuner raised; its last limits stay in force.",
-        ),
-    ]
+    found = list(_OF_EVERY_SERVER)
     for name, metric, target_ms in (
         ("BatchpilotTtftLate", "time_to_first_token_seconds", slo.ttft_ms),
         ("BatchpilotTpotLate", "request_time_per_output_token_seconds", slo.tpot_ms),

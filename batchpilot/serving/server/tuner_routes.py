@@ -16,7 +16,7 @@ from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core import TRACKS
 from batchpilot.core.names import lookup
 from batchpilot.engines import DetectedDevice
-from batchpilot.serving.rollout.control import POLICY, NotForThisTunerError
+from batchpilot.serving.rollout.control import POLICY, NotForThisTunerError, TunerControl
 from batchpilot.serving.server.authorisation import ChangesAllowed
 from batchpilot.serving.server.errors import TUNER_API, ApiError
 from batchpilot.serving.server.service import Service
@@ -94,7 +94,6 @@ def tuner_routes(service: Service, device: DetectedDevice | None) -> APIRouter:
         service: whose tuner.
         device: what the engine runs on, None for unknown.
     """
-    control = service.control
     router = APIRouter(prefix=TUNER_API, tags=["tuner"])
     errors: dict[int | str, dict[str, Any]] = {
         400: {"description": "Refused as a whole; the error names the field."},
@@ -103,6 +102,20 @@ def tuner_routes(service: Service, device: DetectedDevice | None) -> APIRouter:
         409: {"description": "The tuner in force has no such command, or is disabled or static; nothing was changed."},
     }
     changes: dict[str, Any] = {"dependencies": [Depends(ChangesAllowed(service.config.token))], "responses": errors}
+    _add_status(router, service, device)
+    _add_commands(router, service, device, changes)
+    _add_tuners(router, service.control, changes)
+    _add_policies(router, service.control, changes)
+
+    @router.get("/decisions", summary="The last changes of limits, oldest first")
+    async def decisions() -> list[Json]:
+        return decision_list(service)
+
+    return router
+
+
+def _add_status(router: APIRouter, service: Service, device: DetectedDevice | None) -> None:
+    """What anybody may ask."""
 
     @router.get("/status", summary="What the tuner does, and why")
     async def status() -> Json:
@@ -110,8 +123,12 @@ def tuner_routes(service: Service, device: DetectedDevice | None) -> APIRouter:
 
     @router.get("/config", summary="The configuration in force")
     async def config() -> Json:
-        return control.config.to_dict()
+        return service.control.config.to_dict()
 
+
+def _add_commands(router: APIRouter, service: Service, device: DetectedDevice | None, changes: dict[str, Any]) -> None:
+    """What the tuner in force can be told."""
+    control = service.control
     configuration = {"content": {"application/json": {"schema": TunerConfig.model_json_schema()}}}
 
     @router.post(
@@ -130,7 +147,7 @@ def tuner_routes(service: Service, device: DetectedDevice | None) -> APIRouter:
     @router.post("/reset", summary="Forget everything learned", **changes)
     async def reset() -> Json:
         message = await _changed(control.reset)
-        return _done(message, **await status())
+        return _done(message, **await run_in_threadpool(tuner_status, service, device))
 
     @router.post("/batch-size", summary="Run with a batch size chosen by hand", **changes)
     async def batch_size(body: BatchSizeBody) -> Json:
@@ -140,7 +157,11 @@ def tuner_routes(service: Service, device: DetectedDevice | None) -> APIRouter:
     @router.post("/probe", summary="Probe again from the initial size", **changes)
     async def probe() -> Json:
         await _changed(control.probe)
-        return _done("the probe begins at the initial size", **await status())
+        return _done("the probe begins at the initial size", **await run_in_threadpool(tuner_status, service, device))
+
+
+def _add_tuners(router: APIRouter, control: TunerControl, changes: dict[str, Any]) -> None:
+    """Who decides, who advises, and what is believed of learned latency."""
 
     @router.post("/strategy", summary="Let another tuner decide", **changes)
     async def strategy(body: StrategyBody) -> Json:
@@ -164,6 +185,10 @@ def tuner_routes(service: Service, device: DetectedDevice | None) -> APIRouter:
         await _changed(lambda: control.advise_by(None))
         return _done("nobody advises any more", shadow=None)
 
+
+def _add_policies(router: APIRouter, control: TunerControl, changes: dict[str, Any]) -> None:
+    """A policy of the user's own, on trial."""
+
     @router.post(
         "/policy",
         summary="Upload a policy: checked, tried in a share of the windows, kept or rolled back",
@@ -183,12 +208,6 @@ def tuner_routes(service: Service, device: DetectedDevice | None) -> APIRouter:
     async def no_policy() -> Json:
         withdrawn = await _changed(control.withdraw_policy)
         return _done("the trial has ended" if withdrawn else "there was no trial", withdrawn=withdrawn)
-
-    @router.get("/decisions", summary="The last changes of limits, oldest first")
-    async def decisions() -> list[Json]:
-        return decision_list(service)
-
-    return router
 
 
 def tuner_status(service: Service, device: DetectedDevice | None) -> Json:

@@ -66,6 +66,13 @@ def batch_routes(files: FileStore, batches: BatchStore, token: str | None) -> AP
         token: of the server.
     """
     router = APIRouter(prefix="/v1", tags=["Batch API"], dependencies=[Depends(ChangesAllowed(token))])
+    _add_files(router, files, batches)
+    _add_batches(router, files, batches)
+    return router
+
+
+def _add_files(router: APIRouter, files: FileStore, batches: BatchStore) -> None:
+    """Files: uploaded, listed, read, deleted once no batch needs them."""
     form = {
         "type": "object",
         "properties": {"file": {"type": "string", "format": "binary"}, "purpose": {"type": "string"}},
@@ -115,6 +122,10 @@ def batch_routes(files: FileStore, batches: BatchStore, token: str | None) -> AP
         files.delete(file.id)
         return JsonAnswer({"id": file.id, "object": "file", "deleted": True})
 
+
+def _add_batches(router: APIRouter, files: FileStore, batches: BatchStore) -> None:
+    """Batches: made of a file, listed, looked at, cancelled."""
+
     @router.post("/batches", summary="Have a file's requests answered")
     async def create(body: BatchBody) -> JsonAnswer:
         file = _file(files, body.input_file_id, "input_file_id")
@@ -148,8 +159,6 @@ def batch_routes(files: FileStore, batches: BatchStore, token: str | None) -> AP
             batch.times["cancelling_at"] = int(time.time())
             batches.keep(batch)
         return JsonAnswer(batch.to_dict())
-
-    return router
 
 
 def _file(files: FileStore, file_id: str, param: str = "file_id") -> StoredFile:
