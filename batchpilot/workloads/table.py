@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from batchpilot.core.slo import SLO
+from batchpilot.workloads.checks import broadcast, check_beside, require, whole
 from batchpilot.workloads.columns import put_end_to_end
 from batchpilot.workloads.images import Images
 from batchpilot.workloads.prefixes import Prefixes, put_together
@@ -120,18 +121,18 @@ class RequestTable:
             raise ValueError("slos is empty; give at least one SLO")
         if concurrency < 0:
             raise ValueError(f"concurrency is {concurrency}; it must be >= 0 (0 for an open loop)")
-        _require("arrival_ms", arrival, np.isfinite(arrival), "finite")
-        prompt = _whole("prompt_tokens", prompt_tokens, n, 1, MOST_TOKENS)
-        output = _whole("output_tokens", output_tokens, n, 1, MOST_TOKENS)
+        require("arrival_ms", arrival, np.isfinite(arrival), "finite")
+        prompt = whole("prompt_tokens", prompt_tokens, n, 1, MOST_TOKENS)
+        output = whole("output_tokens", output_tokens, n, 1, MOST_TOKENS)
         if estimated_output_tokens is None:
             estimate = output.astype(np.float64)
         else:
-            estimate = _broadcast("estimated_output_tokens", estimated_output_tokens, n).astype(np.float64)
-            _require("estimated_output_tokens", estimate, np.isfinite(estimate) & (estimate >= 0), ">= 0")
-        slo = _whole("slo_class", slo_class, n, 0, len(classes) - 1)
-        users = _whole("user", user, n, 0)
-        priorities = _whole("priority", priority, n, 0, 2)
-        _check_beside(prompt, concurrency, prefixes, turns, images)
+            estimate = broadcast("estimated_output_tokens", estimated_output_tokens, n).astype(np.float64)
+            require("estimated_output_tokens", estimate, np.isfinite(estimate) & (estimate >= 0), ">= 0")
+        slo = whole("slo_class", slo_class, n, 0, len(classes) - 1)
+        users = whole("user", user, n, 0)
+        priorities = whole("priority", priority, n, 0, 2)
+        check_beside(prompt, concurrency, prefixes, turns, images)
         order = np.argsort(arrival, kind="stable")
         return cls(
             arrival_ms=arrival[order],
@@ -194,7 +195,7 @@ class RequestTable:
         if isinstance(slos, SLO):
             return replace(self, slos=(slos,), slo_class=np.zeros(len(self), dtype=np.int64))
         classes = tuple(slos)
-        _whole("slo_class", self.slo_class, len(self), 0, len(classes) - 1)
+        whole("slo_class", self.slo_class, len(self), 0, len(classes) - 1)
         return replace(self, slos=classes)
 
     def promised(self, ttft_ms: float | None = None, tpot_ms: float | None = None) -> RequestTable:
@@ -350,58 +351,3 @@ def concatenate(tables: Sequence[RequestTable]) -> RequestTable:
         turns=put_end_to_end(Turns, [table.turns for table in tables], lengths),
         images=put_end_to_end(Images, [table.images for table in tables], lengths),
     )
-
-
-def _broadcast(name: str, values: ArrayLike, n: int) -> NDArray[np.generic]:
-    array = np.asarray(values)
-    try:
-        return np.array(np.broadcast_to(array, (n,)))
-    except ValueError:
-        raise ValueError(f"{name} has shape {array.shape}; it must match the {n} arrival times") from None
-
-
-def _whole(name: str, values: ArrayLike, n: int, lowest: int, highest: int | None = None) -> NDArray[np.int64]:
-    """A column of whole numbers within bounds."""
-    array = _broadcast(name, values, n).astype(np.float64)
-    bound = f"a whole number >= {lowest}" if highest is None else f"a whole number from {lowest} to {highest}"
-    good = np.isfinite(array) & (array == np.floor(array)) & (array >= lowest)
-    if highest is not None:
-        good &= array <= highest
-    _require(name, array, good, bound)
-    return array.astype(np.int64)
-
-
-def _require(name: str, values: NDArray[np.float64], good: NDArray[np.bool_], bound: str) -> None:
-    if not good.all():
-        row = int(np.argmin(good))
-        raise ValueError(f"{name} of request {row} is {values[row]:g}; it must be {bound}")
-
-
-def _check_beside(
-    prompt: NDArray[np.int64], concurrency: int, prefixes: Prefixes | None, turns: Turns | None, images: Images | None
-) -> None:
-    """What stands beside the columns is of as many requests, and images lie within their prompts."""
-    n = len(prompt)
-    if prefixes is not None and len(prefixes) != n:
-        raise ValueError(f"there are block hashes of {len(prefixes)} requests; there must be of all {n}")
-    if turns is not None and len(turns) != n:
-        raise ValueError(f"there are conversations of {len(turns)} requests; there must be of all {n}")
-    if turns is not None and concurrency:
-        raise ValueError(f"concurrency is {concurrency}; conversations already wait for their answers, so leave it 0")
-    if images is not None:
-        _check_images(prompt, images)
-
-
-def _check_images(prompt: NDArray[np.int64], images: Images) -> None:
-    """Images are of as many requests, and lie within their prompts."""
-    n = len(prompt)
-    if len(images) != n:
-        raise ValueError(f"there are images of {len(images)} requests; there must be of all {n}, 0 px for none")
-    short = np.flatnonzero(prompt < images.end_tokens)
-    if len(short):
-        row = short[0]
-        last = int(np.argmax(images.ends[row]))
-        raise ValueError(
-            f"prompt_tokens of request {row} is {prompt[row]}, but its image of {images.side_px[row, last]} px "
-            f"ends at token {images.end_tokens[row]}; prompt_tokens counts the tokens of images, too"
-        )
