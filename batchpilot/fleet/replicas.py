@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from batchpilot.engines.scheduler.state import FAILED, LENGTH, REQUEST, UNFINISH
 from batchpilot.engines.scheduler.windows import open_window, summarise
 from batchpilot.engines.simulated.loading import NOISE_TABLE, load, put_tenants
 from batchpilot.fleet.arrays import COUNT, DECODE, DECODES, LINK, new_views
+from batchpilot.fleet.hearing import Found, Heard, Hearing
 from batchpilot.fleet.prompts import Prompts
 from batchpilot.fleet.spec import ROLES, ReplicaSpec
 from batchpilot.latency.model.compiled import plain
@@ -27,11 +28,6 @@ from batchpilot.workloads.table import RequestTable
 
 _LEAST_ROOM = 1024
 _SEED_STRIDE = 1_000_003
-_WORK = ("busy_ms", "steps", "token_sum", "context_sum")
-"""What a window holds of `Work`, in its order."""
-
-_FOUND = ("admitted_prompt_tokens", "cached_prompt_tokens", "images", "image_hits")
-"""What a window holds of `Found`, in its order."""
 
 
 @dataclass(slots=True)
@@ -53,47 +49,6 @@ class Span:
     until_ms: float = math.inf
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """What a replica did since it was last listened to.
-
-    Attributes:
-        busy_ms: time within steps.
-        ttft_ms: sum of the times to first token.
-        first: number of them.
-        good: requests that ended within their SLO.
-        ended: requests that ended, refused and failed ones included.
-    """
-
-    busy_ms: float
-    ttft_ms: float
-    first: int
-    good: int
-    ended: int
-
-
-class Found(NamedTuple):
-    """What replicas did not have to compute, by replica; shape (replicas,) each.
-
-    Attributes:
-        prompt_tokens: of requests that were let in.
-        cached_tokens: of them, those found in the prefix cache.
-        images: of requests that were let in.
-        image_hits: of them, those that need not be encoded.
-    """
-
-    prompt_tokens: NDArray[np.float64]
-    cached_tokens: NDArray[np.float64]
-    images: NDArray[np.float64]
-    image_hits: NDArray[np.float64]
-
-
-_COUNTED = ("completions", "refused_on_arrival", "refused_by_guard", "failed_requests")
-
-
-_SILENT = Heard(0.0, 0.0, 0, 0, 0)
-
-
 class Replicas:
     """Rows for every replica that may exist.
 
@@ -110,7 +65,6 @@ class Replicas:
         prompts: what requests have in common, and their images.
         sent_blocks: as `FleetArrays` has them.
         spans: lives of replicas, in order of their beginning.
-        busy_ms: time within steps that was heard of each row so far, shape (replicas,).
         done: the final records of the requests that left a row, records of `REQUEST`, shape (requests,).
     """
 
@@ -135,8 +89,7 @@ class Replicas:
         self.lines = np.zeros((3, len(kinds), 3), np.int64)
         self.spans: list[Span] = []
         self.done = np.zeros(len(requests), REQUEST)
-        self.busy_ms = np.zeros(len(kinds))
-        self._heard = [_SILENT] * len(kinds)
+        self._hearing = Hearing(self.kinds, len(specs))
         self._nobody = replace(requests.select(slice(0, 0)), images=None, turns=None)
         self._targets = requests
         self._tuners: list[Tuner | None] = [None] * len(kinds)
@@ -144,11 +97,14 @@ class Replicas:
         self._ordered: list[Limits | None] = [None] * len(kinds)
         self._weights = np.array([specs[kind].weight for kind in kinds], np.float64)
         self._record = np.zeros(1, METRICS).view(np.recarray)
-        self._worked = np.zeros((len(specs), len(_WORK)))
-        self._found = np.zeros((len(kinds), len(_FOUND)))
 
     def __len__(self) -> int:
         return len(self.kinds)
+
+    @property
+    def busy_ms(self) -> NDArray[np.float64]:
+        """Time within steps that was heard of each row so far, shape (replicas,)."""
+        return self._hearing.busy_ms
 
     @property
     def tuned(self) -> bool:
@@ -176,7 +132,7 @@ class Replicas:
         engine = replace(spec.engine, seed=spec.engine.seed + _SEED_STRIDE * i)
         if role == DECODE:  # its requests come from other replicas, not from clients
             engine = replace(engine, front_ms=0.0)
-        self._note(i)
+        self._hearing.keep(self.state, i)
         looks = self.state.clock[i].looks
         load(self.state, i, engine, self._nobody)
         self.state.clock[i].looks = looks + 1
@@ -187,7 +143,7 @@ class Replicas:
         clock.tpot_target_ms = float(np.median(self._targets.tpot_target_ms)) if len(self._targets) else math.nan
         clock.now_ms = ready_ms
         plain(open_window)(self.row(i))
-        self._heard[i] = _SILENT
+        self._hearing.forget(i)
         tuner = None if isinstance(spec.limits, Limits) else spec.limits(i)
         self._tuners[i], self._limits[i] = tuner, None
         self.set_limits(i, tuner.ask() if tuner is not None else self._ordered[i] or spec.limits)  # type: ignore[arg-type]
@@ -278,14 +234,7 @@ class Replicas:
         Args:
             i: its number.
         """
-        window, before = np.asarray(self.state.window)[i], self._heard[i]
-        count = min(int(window["n_ttft"]), self.state.slots.shape[1])
-        ttft_ms = float(np.asarray(self.state.slots)["ttft_ms"][i, before.first : count].sum())
-        ended = sum(int(window[name]) for name in _COUNTED)
-        self._heard[i] = now = Heard(float(window["busy_ms"]), 0.0, count, int(window["slo_met"]), ended)
-        busy_ms = now.busy_ms - before.busy_ms
-        self.busy_ms[i] += busy_ms
-        return Heard(busy_ms, ttft_ms, count - before.first, now.good - before.good, ended - before.ended)
+        return self._hearing.hear(self.state, i)
 
     def has_tuner(self, i: int) -> bool:
         """Whether a replica has a tuner, which wants its windows.
@@ -303,9 +252,9 @@ class Replicas:
         """
         one = self.row(i)
         summarise(one, self._record)
-        self._note(i)
+        self._hearing.keep(self.state, i)
         open_window(one)
-        self._heard[i] = _SILENT
+        self._hearing.forget(i)
         limits = self._limits[i]
         assert limits is not None
         window = from_record(self._record[0], limits)
@@ -321,21 +270,11 @@ class Replicas:
         Args:
             kind: number of their spec.
         """
-        open_now = [self._window(i, _WORK) for i in range(len(self)) if self.kinds[i] == kind]
-        return Work(*(self._worked[kind] + np.sum(open_now, axis=0)).tolist())
+        return self._hearing.work(self.state, kind)
 
     def found(self) -> Found:
         """What replicas did not have to compute so far."""
-        return Found(*np.transpose([self._found[i] + self._window(i, _FOUND) for i in range(len(self))]))
-
-    def _window(self, i: int, names: Sequence[str]) -> NDArray[np.float64]:
-        window = self.state.window[i]
-        return np.array([float(window[name]) for name in names])
-
-    def _note(self, i: int) -> None:
-        """Keep what a replica did in its window, which is about to be forgotten."""
-        self._worked[self.kinds[i]] += self._window(i, _WORK)
-        self._found[i] += self._window(i, _FOUND)
+        return self._hearing.found(self.state)
 
     def slow(self, i: int, factor: float) -> None:
         """Make the steps of a replica take so many times as long, from the next one on.

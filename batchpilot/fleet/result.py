@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from batchpilot.engines.scheduler.state import LENGTH
 from batchpilot.engines.simulated.result import SimulationResult
-from batchpilot.fleet.replicas import Found, Replicas, Span
+from batchpilot.fleet.hearing import Found
+from batchpilot.fleet.replicas import Replicas, Span
 from batchpilot.workloads.table import RequestTable
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from batchpilot.core.limits import Limits
 from batchpilot.core.names import lookup
 from batchpilot.fleet.door import Door
-from batchpilot.fleet.replicas import Heard, Replicas
+from batchpilot.fleet.hearing import Heard
+from batchpilot.fleet.replicas import Replicas
 from batchpilot.fleet.scalers import FleetView, Scaler
 from batchpilot.fleet.spec import ReplicaSpec
 from batchpilot.fleet.tuner import FleetTuner
