@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from batchpilot.serving.session.window import quantile
+from batchpilot.serving.session.counts import quantile
 
 KEPT = 1000
 """Of each kind the latest count."""

@@ -9,41 +9,16 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
-from operator import mul, sub
+from operator import sub
 
 import numpy as np
 
 from batchpilot.core.details import WindowDetails
 from batchpilot.core.limits import Limits
 from batchpilot.core.metrics import WindowMetrics
-from batchpilot.core.slo import typical_of_sorted
-from batchpilot.serving.session.engine import EngineFacts, peak_tokens_per_s
+from batchpilot.serving.session.counts import MOST_TIMES, Carried, Step, WindowCounts, metrics_of
+from batchpilot.serving.session.engine import EngineFacts
 from batchpilot.serving.session.requests import InFlight, Tracked, as_records
-
-MOST_TIMES = 4096
-"""Step times, TTFTs and TPOTs remembered of a window for their percentiles, and steps remembered for details."""
-
-
-class WindowCounts:
-    """What is counted since a window began; of steps, those that are no longer only noted.
-
-    Attributes:
-        start_ms: when it began.
-    """
-
-    def __init__(self, start_ms: float) -> None:
-        self.start_ms = start_ms
-        self.busy_ms = self.kv_ms = self.memory_mb_ms = self.peak_mb = 0.0
-        self.steps = self.failures = self.batch_sum = self.token_sum = self.context_sum = 0
-        self.generated_tokens = self.prefill_tokens = self.recomputed_tokens = self.preemptions = 0
-        self.arrivals = self.arrived_prompt_tokens = 0
-        self.completions = self.slo_met = self.slo_met_tokens = 0
-        self.refused_on_arrival = self.refused_by_guard = self.failed_requests = self.cancelled_requests = 0
-        self.step_times: deque[float] = deque(maxlen=MOST_TIMES)
-        self.ttft_ms: deque[float] = deque(maxlen=MOST_TIMES)
-        self.tpot_ms: deque[float] = deque(maxlen=MOST_TIMES)
-        self.ttft_targets_ms: deque[float] = deque(maxlen=MOST_TIMES)
-        self.tpot_targets_ms: deque[float] = deque(maxlen=MOST_TIMES)
 
 
 class WindowRecorder:
@@ -67,9 +42,8 @@ class WindowRecorder:
         self.now = WindowCounts(now_ms)
         self.odd_events = 0
         self.keeps_details = False
-        self._peak = 0.0
-        self._ttft_target_ms = self._tpot_target_ms = math.nan
-        self._noted: list[tuple[float, int, int, int, float, float, bool]] = []
+        self._carried = Carried()
+        self._noted: list[Step] = []
         self._steps: deque[tuple[float, int, int, int, float]] = deque(maxlen=MOST_TIMES)
         self._arrived: list[Tracked] = []
         self._output_tokens: list[int] = []
@@ -265,7 +239,9 @@ class WindowRecorder:
             limits: in force during the window.
             estimate: what a step is believed to cost, None for the facts' estimate.
         """
-        window = self._summarise(now_ms, limits, estimate if estimate is not None else self.facts.estimate)
+        self._sum_steps()
+        self._carried.update(self.now, self.facts, estimate if estimate is not None else self.facts.estimate)
+        window = metrics_of(self.now, self.requests, self.facts, self._carried, limits, now_ms)
         self.now = WindowCounts(now_ms)
         self.requests.admitted_prompt_tokens = self.requests.cached_prompt_tokens = 0
         return window
@@ -295,108 +271,13 @@ class WindowRecorder:
         noted, self._noted = self._noted, []
         if not noted:
             return
-        counts, facts = self.now, self.facts
-        ended_ms, batch_sizes, tokens, contexts, durations_ms, kv_used, failed = zip(*noted, strict=True)
         if self.keeps_details:
+            ended_ms, batch_sizes, tokens, contexts, durations_ms, _, _ = zip(*noted, strict=True)
             began_ms = map(sub, ended_ms, durations_ms)
             self._steps.extend(zip(began_ms, batch_sizes, tokens, contexts, durations_ms, strict=True))
-        busy_ms = sum(durations_ms)
-        counts.steps += len(durations_ms)
-        counts.failures += sum(failed)
-        counts.busy_ms += busy_ms
-        counts.batch_sum += sum(batch_sizes)
-        counts.token_sum += sum(tokens)
-        counts.context_sum += sum(contexts)
-        counts.step_times.extend(durations_ms)
-        counts.kv_ms += sum(map(mul, kv_used, durations_ms))
-        kv_mb, token_mb = facts.kv_capacity_tokens * facts.kv_mb_per_token, facts.activation_mb_per_token
-        if kv_mb or token_mb:
-            variable_mb = [kv_mb * used + token_mb * computed for used, computed in zip(kv_used, tokens, strict=True)]
-            counts.peak_mb = max(counts.peak_mb, facts.fixed_mb + max(variable_mb))
-            counts.memory_mb_ms += sum(map(mul, variable_mb, durations_ms))
-        counts.memory_mb_ms += facts.fixed_mb * busy_ms
+        self.now.add(noted, self.facts)
 
     def _known(self, tracked: Tracked | None) -> Tracked | None:
         if tracked is None:
             self.odd_events += 1
         return tracked
-
-    def _summarise(self, now_ms: float, limits: Limits, estimate: Sequence[float] | None) -> WindowMetrics:
-        self._sum_steps()
-        w, facts, requests = self.now, self.facts, self.requests
-        duration_ms = now_ms - w.start_ms
-        if w.arrivals:
-            self._ttft_target_ms = typical_of_sorted(sorted(w.ttft_targets_ms))
-            self._tpot_target_ms = typical_of_sorted(sorted(w.tpot_targets_ms))
-        if estimate is not None and w.generated_tokens:
-            self._peak = peak_tokens_per_s(
-                estimate,
-                generated_tokens=w.generated_tokens,
-                asked_prefill_tokens=max(w.prefill_tokens - w.recomputed_tokens, 0),
-                context_tokens=w.context_sum / max(w.batch_sum, 1),
-                kv_capacity_tokens=facts.kv_capacity_tokens,
-            )
-        steps = max(w.steps, 1)
-        judged = w.completions + w.refused_on_arrival + w.refused_by_guard + w.failed_requests
-        ttft_ms, tpot_ms = sorted(w.ttft_ms), sorted(w.tpot_ms)
-        return WindowMetrics(
-            limits=limits,
-            start_ms=w.start_ms,
-            duration_ms=duration_ms,
-            busy_ms=w.busy_ms,
-            steps=w.steps,
-            generated_tokens=w.generated_tokens,
-            prefill_tokens=w.prefill_tokens,
-            arrivals=w.arrivals,
-            arrived_prompt_tokens=w.arrived_prompt_tokens,
-            admitted_prompt_tokens=requests.admitted_prompt_tokens,
-            cached_prompt_tokens=requests.cached_prompt_tokens,
-            completions=w.completions,
-            refused_on_arrival=w.refused_on_arrival,
-            refused_by_guard=w.refused_by_guard,
-            failed_requests=w.failed_requests,
-            cancelled_requests=w.cancelled_requests,
-            preemptions=w.preemptions,
-            failures=w.failures,
-            queue=len(requests.waiting),
-            queued_tokens=requests.queued_tokens,
-            oldest_wait_ms=requests.oldest_wait_ms(now_ms),
-            running=len(requests.running),
-            batch_size_mean=w.batch_sum / steps,
-            tokens_per_step_mean=w.token_sum / steps,
-            context_tokens_mean=w.context_sum / steps,
-            step_ms_mean=w.busy_ms / w.steps if w.steps else math.nan,
-            step_ms_p95=quantile(sorted(w.step_times), 0.95),
-            ttft_ms_p50=quantile(ttft_ms, 0.50),
-            ttft_ms_p95=quantile(ttft_ms, 0.95),
-            ttft_ms_p99=quantile(ttft_ms, 0.99),
-            tpot_ms_p50=quantile(tpot_ms, 0.50),
-            tpot_ms_p95=quantile(tpot_ms, 0.95),
-            tpot_ms_p99=quantile(tpot_ms, 0.99),
-            slo_attainment=w.slo_met / judged if judged else math.nan,
-            goodput_tokens_per_s=1000.0 * w.slo_met_tokens / duration_ms if duration_ms > 0 else 0.0,
-            kv_used_fraction=w.kv_ms / w.busy_ms if w.busy_ms > 0 else 0.0,
-            utilisation=min(w.busy_ms / duration_ms, 1.0) if duration_ms > 0 else 0.0,
-            memory_used_mb=w.memory_mb_ms / w.busy_ms if w.busy_ms > 0 else facts.fixed_mb,
-            memory_peak_mb=max(w.peak_mb, facts.fixed_mb),
-            memory_total_mb=facts.total_mb,
-            kv_capacity_tokens=facts.kv_capacity_tokens,
-            peak_tokens_per_s=self._peak,
-            ttft_target_ms=self._ttft_target_ms,
-            tpot_target_ms=self._tpot_target_ms,
-        )
-
-
-def quantile(ascending: Sequence[float], q: float) -> float:
-    """Linear-interpolation quantile of sorted values, NaN without values.
-
-    Args:
-        ascending: the values.
-        q: which, 0 to 1.
-    """
-    if not ascending:
-        return math.nan
-    position = q * (len(ascending) - 1)
-    low = int(position)
-    high = min(low + 1, len(ascending) - 1)
-    return ascending[low] + (ascending[high] - ascending[low]) * (position - low)
