@@ -149,3 +149,8 @@ def upstreams(address):
 
 def gateway_status(address):
     return json.loads(httpx.get(f"{address}/gateway/status", trust_env=False).text)
+
+
+def outcomes(gateway, version):
+    """How a version's requests ended; the last is counted a moment after its client has everything."""
+    return gateway_status(gateway)["variants"][version]["ended"]

@@ -17,6 +17,8 @@ from batchpilot.serving.session.session import TunerSession
 ASKED = {"model": "m", "prompt": "a prompt", "stream": True}
 OK = b"HTTP/1.1 200 OK\r\n"
 STREAM = OK + b"Content-Type: text/event-stream\r\n"
+TOKEN = b'data: {"choices":[{"text":"a"}]}\n\n'
+DONE = b"data: [DONE]\n\n"
 ANSWER = b'{"choices": [{"text": "a", "finish_reason": "stop"}]}'
 WHOLE = OK + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(ANSWER) + ANSWER
 
@@ -44,6 +46,22 @@ def saying(answer):
 
 def chunked(*pieces):
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in (*pieces, b""))
+
+
+STREAMED = STREAM + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(TOKEN, DONE)
+"""A stream of one token, whole."""
+
+
+def answered(status, body=b"{}"):
+    return b"HTTP/1.1 %d Said\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+        status,
+        len(body),
+        body,
+    )
+
+
+def served_by(answer):
+    return answer.headers["x-batchpilot-upstream"]
 
 
 def post(address, **options):
