@@ -122,9 +122,18 @@ def fit(
     start, base = (given and _with_work(given, fixed.get("w_1")) for given in (start, base))
     problem = Problem(observations, loss, fixed, weights, base, pull)
     outlier = OUTLIER if robust else None
-    rows = np.unique(np.linspace(0, len(observations) - 1, min(len(observations), _ROWS)).astype(np.intp))
-    few = problem if len(rows) == len(observations) else problem.part(rows)
-    starts = [document_start(observations)] if start is None or random else []
+    cost, u = _lowest(problem, start, random, seed, outlier)
+    return _told(problem, u, cost, loss=loss, robust=robust)
+
+
+def _lowest(
+    problem: Problem, start: SaturationParameters | None, random: int, seed: int, outlier: float | None
+) -> tuple[float, Floats]:
+    """The lowest minimum that the starts lead to: its loss and its coordinates."""
+    count = len(problem.observations)
+    rows = np.unique(np.linspace(0, count - 1, min(count, _ROWS)).astype(np.intp))
+    few = problem if len(rows) == count else problem.part(rows)
+    starts = [document_start(problem.observations)] if start is None or random else []
     if start is not None:
         starts.append(start.as_array())
     found = [problem.coordinates(p) for p in random_starts(few, random, np.random.default_rng(seed), outlier)]
@@ -137,7 +146,12 @@ def fit(
             break
     if few is not problem:
         minima = [minimum(problem, u, outlier) for u in _different([u for _, u in minima])]
-    best_cost, u = min(minima, key=lambda found: found[0])
+    return min(minima, key=lambda found: found[0])
+
+
+def _told(problem: Problem, u: Floats, cost: float, *, loss: str, robust: bool) -> Fit:
+    """A minimum, put onto the bounds that it has reached, and how far to trust it."""
+    outlier = OUTLIER if robust else None
     best = problem.parameters(u)
     lowest, highest = at_bounds(problem, best)
     low, high = problem.bounds()
@@ -156,10 +170,10 @@ def fit(
         covariance=spread,
         loss=loss,
         robust=robust,
-        observations=len(observations),
+        observations=len(problem.observations),
         points=points,
-        cost=best_cost,
-        problems=problems_of(observations, points, values, ranges, at_lowest, at_highest),
+        cost=cost,
+        problems=problems_of(problem.observations, points, values, ranges, at_lowest, at_highest),
         notes=notes_on(values, ranges, at_lowest, at_highest),
     )
 

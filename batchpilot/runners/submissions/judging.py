@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from batchpilot.baselines import SERVER_DEFAULT, Setting
-from batchpilot.configs.scenario import suite
+from batchpilot.configs.scenario import Scenario, suite
 from batchpilot.configs.seeds import seeds_of
 from batchpilot.configs.tuner import TunerConfig
 from batchpilot.core.limits import TRACKS
@@ -64,16 +64,11 @@ def judge(
             the policy's.
         OSError: a file cannot be read.
     """
-    typed = f"{POLICY}:{entry.strategy}" if entry.strategy.endswith(".onnx") else entry.strategy
-    typed = typed.replace(f"{POLICY}:{POLICY}:", f"{POLICY}:")
-    if typed in REFERENCES:
-        raise ValueError(f"{typed} is a reference, which the others are held against; it is on the page by itself")
-    file = Path(typed.removeprefix(f"{POLICY}:")) if typed.startswith(f"{POLICY}:") else None
+    typed = _typed(entry.strategy)
     policy = policy_behind(typed)
     check_strategies([typed])
     track = _track(entry.track, typed)
-    suites = dict.fromkeys(played for _, played in suite_ids().values())
-    lookup(suites, entry.suite, "suite")
+    lookup(dict.fromkeys(played for _, played in suite_ids().values()), entry.suite, "suite")
     scenarios = [one for one in suite(entry.suite) if not one.needs_trace]
     seeds = list(seeds_of(entry.suite, 0, entry.seeds))
     config = TunerConfig()
@@ -82,25 +77,12 @@ def judge(
         tasks = [Task(one, seed, track, tuners, config) for one in scenarios for seed in seeds]
         return run_tasks(tasks, folder, jobs=jobs, resume=True, on_done=on_done)
 
-    ours, theirs = played((typed,)), played((DEFAULT, HINDSIGHT))
-    for cell in ours:
-        for error in cell.failed.values():
-            raise ValueError(error)
-    shares = [_share(cell, 0) for cell in ours]
-    default, hindsight = ([_share(cell, k) for cell in theirs] for k in (0, 1))
-    scores = {}
-    for place, scenario in enumerate(scenarios):
-        runs = slice(place * len(seeds), (place + 1) * len(seeds))
-        scores[scenario.name] = ScenarioScores(
-            goodput=shares[runs],
-            default=default[runs],
-            hindsight=hindsight[runs],
-            content_hash=config_hash(scenario.content()),
-        )
-    shown = Path(typed).name if file is None else file.name
+    scores = _scores(scenarios, len(seeds), played((typed,)), played((DEFAULT, HINDSIGHT)))
+    is_file = typed.startswith(f"{POLICY}:")
+    shown = Path(typed.removeprefix(f"{POLICY}:")).name
     return Record(
         id=env_id(track, entry.suite),
-        name=entry.name or (shown if file is None else file.stem),
+        name=entry.name or (Path(shown).stem if is_file else shown),
         strategy=shown,
         sha256=None if policy is None else policy.digest,
         track=track,
@@ -131,6 +113,36 @@ def policy_behind(strategy: str) -> PolicyFile | None:
         return read_policy(strategy.removeprefix(f"{POLICY}:"))
     shipped = SHIPPED_POLICIES / f"{strategy.removeprefix(f'{POLICY}-')}.onnx"
     return read_policy(shipped) if strategy.startswith(f"{POLICY}-") and shipped.is_file() else None
+
+
+def _typed(strategy: str) -> str:
+    """A strategy as `leaderboard --tuners` takes it."""
+    typed = f"{POLICY}:{strategy}" if strategy.endswith(".onnx") else strategy
+    typed = typed.replace(f"{POLICY}:{POLICY}:", f"{POLICY}:")
+    if typed in REFERENCES:
+        raise ValueError(f"{typed} is a reference, which the others are held against; it is on the page by itself")
+    return typed
+
+
+def _scores(
+    scenarios: Sequence[Scenario], seeds: int, ours: Sequence[Cell], theirs: Sequence[Cell]
+) -> dict[str, ScenarioScores]:
+    """What each scenario gave: cells of the strategy, and of what is shipped and hindsight, seed after seed."""
+    for cell in ours:
+        for error in cell.failed.values():
+            raise ValueError(error)
+    shares = [_share(cell, 0) for cell in ours]
+    default, hindsight = ([_share(cell, k) for cell in theirs] for k in (0, 1))
+    scores = {}
+    for place, scenario in enumerate(scenarios):
+        runs = slice(place * seeds, (place + 1) * seeds)
+        scores[scenario.name] = ScenarioScores(
+            goodput=shares[runs],
+            default=default[runs],
+            hindsight=hindsight[runs],
+            content_hash=config_hash(scenario.content()),
+        )
+    return scores
 
 
 def _share(cell: Cell, place: int) -> float:
