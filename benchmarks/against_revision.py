@@ -5,8 +5,8 @@
 
 Each revision is checked out into a folder of its own and gets a process of its own, which imports the package from
 there and does the work once before it counts: kernels are compiled then. Then old and new take turns, one waiting while
-the other works. A ratio is the median over the pairs, and above 1 the new revision is better. `revision_work.py` holds
-the works. The peer simulator (Vidur) is in no package registry, so the ratio to it is not made here.
+the other works. A ratio is the median over the pairs, and above 1 the new revision is better. `revision/` holds the
+works. The peer simulator (Vidur) is in no package registry, so the ratio to it is not made here.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from revision_work import WORKS, NotAvailableError
+from revision.side import NotAvailableError
+from revision.work import WORKS
 
-WORKER = Path(__file__).parent / "revision_work.py"
+BENCHMARKS = Path(__file__).parent.resolve()
 
 
 class Side:
@@ -37,9 +38,9 @@ class Side:
 
     def __init__(self, name: str, root: Path, traces: Path) -> None:
         self.name = name
-        environment = os.environ | {"PYTHONPATH": str(root)}
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(root), str(BENCHMARKS)))}
         self._process = subprocess.Popen(
-            [sys.executable, str(WORKER), str(root), str(traces.resolve())],
+            [sys.executable, "-m", "revision.work", str(root), str(traces.resolve())],
             cwd=root,
             env=environment,
             stdin=subprocess.PIPE,
