@@ -23,12 +23,14 @@ from batchpilot.runners.leaderboard.strategies import REFERENCES, blaming, label
 from batchpilot.runners.options import (
     CatalogueOption,
     ColumnsOption,
+    ConfigOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
     ModelOption,
     ParametersOption,
     PrefixCacheOption,
+    RateOption,
     TensorParallelOption,
     TpotOption,
     TraceFormatOption,
@@ -60,7 +62,7 @@ def simulate(
     trace: Annotated[Path | None, typer.Option(help="Replay this trace instead.")] = None,
     trace_format: TraceFormatOption = None,
     columns: ColumnsOption = None,
-    rate: Annotated[float, typer.Option(help="Replay the trace this many times as fast.")] = 1.0,
+    rate: RateOption = 1.0,
     tuner: Annotated[
         str | None,
         typer.Option(
@@ -72,7 +74,7 @@ def simulate(
         str | None, typer.Option(help="Constant limits instead: batch_size=64,token_budget=2048.")
     ] = None,
     track: Annotated[str, typer.Option(help=f"What a planning tuner may move: {', '.join(TRACKS)}.")] = "guarded",
-    config: Annotated[str | None, typer.Option(help="Tuner configuration: a preset or a file.")] = None,
+    config: ConfigOption = None,
     seed: Annotated[int, typer.Option(help="Of workload, noise and tuner.")] = 0,
     device: DeviceOption = None,
     catalogue: CatalogueOption = None,
