@@ -28,7 +28,7 @@ def fleet_figures(question: Question, capacity: Capacity, tariffs: Tariffs) -> d
     price, drawn = tariffs.prices.get(question.device.name), tariffs.powers.get(question.device.name)
     hourly = None if price is None else price.usd_per_hour
     choice = Choice(question, chosen, simulated=True, usd_per_hour=hourly, rate_per_s=rate, power=drawn)
-    figures = {
+    figures: dict[str, Any] = {
         "rate_per_device_per_s": chosen.rate_per_s / question.tensor_parallel,
         "rate_if_steps_are_slower_per_s": _rate_if_slower(question, capacity),
         **_costs(choice, price, held_at_plan(capacity)),
@@ -111,7 +111,7 @@ def _cache_facts(question: Question, held: Simulated) -> dict[str, str]:
 
 def _cost_facts(fleet: Mapping[str, Any]) -> dict[str, str]:
     """What it costs and takes, as far as that is known or was asked."""
-    told = {}
+    told: dict[str, str] = {}
     if fleet["usd_per_million_output_tokens"] is not None:
         read_on = f", {fleet['price_read_on']}" if fleet["price_read_on"] else ""
         told["cost"] = (

@@ -129,9 +129,9 @@ class Planned:
         question, capacity = self.question, self.capacity
         compared = [choices_grid(self.choices)] if len(self.choices) > 1 else []
         refused = [grid for grid in (refused_grid(self.refused, self.choices),) if grid.rows]
-        grown = []
+        grown: list[Grid] = []
         if self.expansion is not None:
-            grown = [growth_grid(self.expansion.months, question.tensor_parallel, self.expansion.growth)]
+            grown.append(growth_grid(self.expansion.months, question.tensor_parallel, self.expansion.growth))
         return (
             *compared,
             *refused,
