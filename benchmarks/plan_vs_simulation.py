@@ -35,8 +35,9 @@ from batchpilot.core.limits import Limits
 from batchpilot.core.provenance import provenance
 from batchpilot.core.slo import SLO
 from batchpilot.latency.planning.planner import ATTAINMENT, Plan
+from batchpilot.runners.planning.held import FACTORS, held_in_simulation, simulated
 from batchpilot.runners.planning.loads import find_draw
-from batchpilot.runners.planning.planned import FACTORS, Question, held_in_simulation, simulated
+from batchpilot.runners.planning.planned import Question
 
 SLOS = (SLO(500, 50), SLO(1000, 50), SLO(1000, 100), SLO(2000, 100), SLO(5000, 200), SLO(10_000, 500))
 WORKLOADS = ("azure-conv", "azure-code", "fixed")

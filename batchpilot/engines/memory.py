@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from batchpilot.configs.catalogue import DeviceSpec, ModelSpec
 from batchpilot.configs.footprint import kv_bytes, kv_bytes_per_request, kv_bytes_per_token, weight_bytes, weight_type
+from batchpilot.latency.model.pipeline import check_stages
 
 __all__ = [
     "MemoryModel",
@@ -87,6 +88,7 @@ def memory_model(
     kv_dtype: str | None = None,
     requests: int = 256,
     tower_bytes: float = 0.0,
+    pipeline_parallel: int = 1,
 ) -> MemoryModel:
     """Divide a device's memory between weights, activations and KV cache, as a server does at start.
 
@@ -100,6 +102,9 @@ def memory_model(
         kv_dtype: type of the KV cache, None for what the model asks for.
         requests: of so many, windows and recurrent states are set aside beside the KV tokens, where a model has any.
         tower_bytes: weights of a vision tower beside the model's, shared by the devices like these, >= 0.
+        pipeline_parallel: stages that the layers are cut into, >= 1, as many batches being in flight; then this is one
+            batch's part: weights of one stage, and KV cache as if the device kept all layers of this batch alone, which
+            takes what its stage keeps of all batches.
 
     Raises:
         ValueError: an argument is outside its bound, or not one KV token fits; then the message names the numbers and
@@ -111,6 +116,7 @@ def memory_model(
         raise ValueError(f"token_budget is {token_budget}; it must be >= 1")
     if not 0 <= tower_bytes < math.inf:
         raise ValueError(f"tower_bytes is {tower_bytes}; it must be >= 0 and finite")
+    check_stages(device, model, pipeline_parallel)
     if tensor_parallel not in _ways_to_share(device, model):
         raise ValueError(
             f"tensor_parallel is {tensor_parallel}; {model.name} on {device.name} allows "
@@ -118,7 +124,8 @@ def memory_model(
         )
 
     def divided(count: int) -> MemoryModel:
-        return _divided(device, model, count, dtype, memory_fraction, token_budget, kv_dtype, requests, tower_bytes)
+        held = (weight_bytes(model, dtype) + tower_bytes) / pipeline_parallel
+        return _divided(device, model, count, held, memory_fraction, token_budget, kv_dtype, requests)
 
     memory = divided(tensor_parallel)
     if memory.kv_capacity_tokens < 1:
@@ -127,10 +134,11 @@ def memory_model(
         advice = f"tensor_parallel {smallest} is the smallest that fits" if smallest else "no tensor_parallel fits"
         step_mb = memory.activation_mb_per_token * token_budget
         name, share_mb = weight_type(dtype, model), memory.total_mb * memory_fraction
-        tower_mb = tower_bytes / tensor_parallel / MB
+        tower_mb = tower_bytes / tensor_parallel / pipeline_parallel / MB
+        stages = f" in {pipeline_parallel} stages" if pipeline_parallel > 1 else ""
         held = f"weights, {tower_mb:,.0f} MB of them a vision tower's," if tower_bytes else "weights"
         raise ValueError(
-            f"{model.name} in {name} does not fit on {tensor_parallel} x {device.name}: each device needs "
+            f"{model.name} in {name} does not fit on {tensor_parallel} x {device.name}{stages}: each device needs "
             f"{memory.fixed_mb:,.0f} MB for {held} and workspace and {step_mb:,.0f} MB for a step of {token_budget} "
             f"tokens, and may use {share_mb:,.0f} MB ({memory_fraction:g} of {memory.total_mb:,.0f} MB); {advice}"
         )
@@ -147,16 +155,15 @@ def _divided(
     device: DeviceSpec,
     model: ModelSpec,
     tensor_parallel: int,
-    dtype: str | None,
+    held_bytes: float,
     memory_fraction: float,
     token_budget: int,
     kv_dtype: str | None,
     requests: int,
-    tower_bytes: float,
 ) -> MemoryModel:
     """The division itself; the KV capacity is 0 where nothing is left."""
     total_mb = device.memory_gb * 1024.0
-    fixed_mb = (weight_bytes(model, dtype) + tower_bytes) / tensor_parallel * (1 + WORKSPACE_FRACTION) / MB
+    fixed_mb = held_bytes / tensor_parallel * (1 + WORKSPACE_FRACTION) / MB
     kv_mb = kv_bytes_per_token(model, tensor_parallel, kv_dtype) / MB
     bounded = [kind.window for kind in model.cached if kind.window is not None]
     if model.state_bytes_per_request or len(bounded) < len(model.cached):

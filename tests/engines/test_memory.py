@@ -65,6 +65,16 @@ def test_a_vision_tower_takes_its_weights_from_the_cache():
     assert shared[1] - shared[0] == pytest.approx(1.1 * 5.9e9 / MB)
 
 
+def test_a_stage_holds_its_share_of_the_weights_and_its_layers_cache_of_every_batch():
+    # Four stages of Llama-2-70B: 34.5 GB of weights a device; a batch's tokens take what its stage keeps of all four.
+    place = (device("A100-80GB"), model("Llama-2-70B"))
+    memory = memory_model(*place, pipeline_parallel=4)
+    assert memory.fixed_mb == pytest.approx(1.1 * weight_bytes(model("Llama-2-70B")) / 4 / MB)
+    assert memory.kv_mb_per_token == kv_bytes_per_token(model("Llama-2-70B")) / MB
+    with pytest.raises(ValueError, match="does not fit on 1 x A100-80GB in 2 stages"):
+        memory_model(*place, pipeline_parallel=2, memory_fraction=0.8)
+
+
 def test_where_only_a_tower_is_too_much_the_message_counts_it():
     place = (device("A10-24GB"), model("Llama-2-7B"))
     assert memory_model(*place).kv_capacity_tokens > 0

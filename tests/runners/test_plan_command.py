@@ -13,8 +13,9 @@ from batchpilot.core.slo import SLO
 from batchpilot.runners.planning import choosing
 from batchpilot.runners.planning.capacity import find_capacity
 from batchpilot.runners.planning.command import plan_command
+from batchpilot.runners.planning.held import held_in_simulation, simulated
 from batchpilot.runners.planning.loads import find_draw, find_load
-from batchpilot.runners.planning.planned import Question, held_in_simulation, simulated
+from batchpilot.runners.planning.planned import Question
 from batchpilot.runners.selection import parse_limits
 
 QUICK = ("--seeds", "1", "--duration-s", "40")

@@ -66,6 +66,23 @@ class Plan:
     kv_fraction: float
     places: int
 
+    def together(self, count: int) -> Plan:
+        """So many of these behind one door, each with an equal share of the requests.
+
+        Args:
+            count: how many, >= 1; means of a step stay those of one.
+        """
+        limits, queued = self.limits, self.limits.max_queued_tokens
+        return replace(
+            self,
+            limits=limits.replace(
+                batch_size=count * limits.batch_size, max_queued_tokens=None if queued is None else count * queued
+            ),
+            rate_per_s=count * self.rate_per_s,
+            saturation_per_s=count * self.saturation_per_s,
+            places=count * self.places,
+        )
+
     def engines_for(self, rate_per_s: float) -> int:
         """Engines that hold a rate which is split between them at random.
 

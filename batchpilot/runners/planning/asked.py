@@ -38,6 +38,7 @@ class Hardware:
         kv_dtype: type of the KV cache.
         engine: software whose measured operators count.
         parameters: file of the step latency.
+        pipeline_parallel: stages that the layers are cut into.
     """
 
     device: str | None
@@ -47,6 +48,7 @@ class Hardware:
     kv_dtype: str | None
     engine: str | None
     parameters: Path | None
+    pipeline_parallel: int = 1
 
     @cached_property
     def measured(self) -> Mapping[str, str | int]:
@@ -131,6 +133,7 @@ def question_of(
         shared=load.shared,
         prefix_cache=load.prefix_cache,
         vision=load.vision,
+        pipeline_parallel=hardware.pipeline_parallel,
     )
 
 
@@ -149,6 +152,8 @@ def settle(question: Question, hardware: Hardware, tariffs: Tariffs) -> tuple[Qu
         ValueError: nothing serves the load, or a measurement is missing.
     """
     if hardware.parameters is not None:
+        if hardware.pipeline_parallel > 1:
+            raise ValueError("--pipeline-parallel and --parameters are given; a file's step times are the engine's own")
         return question, [], []
     named, engine, kv_dtype = hardware.model_name, hardware.engine, hardware.kv_dtype
     if hardware.is_whole:

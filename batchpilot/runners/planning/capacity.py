@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from batchpilot.latency.planning.planner import Plan, at_rate
-from batchpilot.runners.planning.planned import FACTORS, Question, Simulated, held_in_simulation, simulated
+from batchpilot.runners.planning.held import FACTORS, Simulated, held_in_simulation, simulated
+from batchpilot.runners.planning.planned import Question
 
 _FARTHER = 1.2
 _MOST_STEPS = 5

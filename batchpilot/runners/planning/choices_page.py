@@ -85,7 +85,7 @@ def choices_chart(choices: Sequence[Choice]) -> str:
         needed, costs = [one.devices for one, _ in best], [cost for _, cost in best]
         axes.plot(needed, costs, color=INK, linewidth=1, label="no other is cheaper with as few devices")
         for place, (one, cost) in enumerate(best):
-            name = f"{one.question.tensor_parallel} x {one.question.device.name}, {one.question.dtype}"
+            name = f"{one.question.layout}, {one.question.dtype}"
             under = (6, -12 - 14 * place)
             axes.annotate(name, (one.devices, cost), under, textcoords="offset points", color=MUTED)
         axes.set(xscale="log", yscale="log")
@@ -105,10 +105,10 @@ def choices_chart(choices: Sequence[Choice]) -> str:
 def _row(choice: Choice, *, best: bool) -> tuple[Cell, ...]:
     question, cost = choice.question, choice.usd_per_million
     texts = (
-        f"{question.tensor_parallel} x {question.device.name}{' *' if best else ''}",
+        f"{question.layout}{' *' if best else ''}",
         question.dtype,
         question.latency.provenance.partition(":")[0],
-        f"{'' if choice.simulated else '~'}{choice.plan.rate_per_s:.3g}",
+        f"{'' if choice.simulated else '~'}{choice.engine.rate_per_s:.3g}",
         str(choice.engines),
         str(choice.devices),
         ABSENT if choice.usd_per_hour is None else f"{choice.usd_per_hour:.2f}",

@@ -29,7 +29,7 @@ class Choice:
 
     Attributes:
         question: device, parallelism and type, and what is asked.
-        plan: with the rate that one engine holds.
+        plan: with the rate that one engine holds, or one of its batches in flight.
         simulated: whether simulation held that rate; else the closed form says so.
         usd_per_hour: price of one device, None where none is known.
         rate_per_s: requests per second to be served; None for as much as one engine takes.
@@ -44,21 +44,26 @@ class Choice:
     power: Power | None = None
 
     @property
+    def engine(self) -> Plan:
+        """The plan of a whole engine, all its batches in flight."""
+        return self.question.of_engine(self.plan)
+
+    @property
     def engines(self) -> int:
         """Engines that the load needs."""
-        return 1 if self.rate_per_s is None else self.plan.engines_for(self.rate_per_s)
+        return 1 if self.rate_per_s is None else self.engine.engines_for(self.rate_per_s)
 
     @property
     def devices(self) -> int:
         """Devices that the load needs."""
-        return self.engines * self.question.tensor_parallel
+        return self.engines * self.question.devices
 
     @property
     def usd_per_million(self) -> float | None:
         """Cost of a million tokens of output, idle devices included; None without a price."""
         if self.usd_per_hour is None:
             return None
-        served = self.rate_per_s or self.plan.rate_per_s
+        served = self.rate_per_s or self.engine.rate_per_s
         tokens_per_hour = 3600.0 * served * float(self.question.demand.output_tokens.mean())
         return 1e6 * self.devices * self.usd_per_hour / tokens_per_hour
 
@@ -68,12 +73,13 @@ class Choice:
         if self.power is None:
             return None
         asked, chosen = self.question, self.plan
-        served = self.rate_per_s or chosen.rate_per_s
-        busy_ms = min(1000.0 * served / (self.engines * chosen.rate_per_s), 1000.0)
+        batches = self.engines * asked.pipeline_parallel
+        served = self.rate_per_s or self.engine.rate_per_s
+        busy_ms = min(1000.0 * served / (batches * chosen.rate_per_s), 1000.0)
         steps = busy_ms / chosen.step_ms
         work = Work(busy_ms, steps, steps * chosen.step_tokens, steps * chosen.context_tokens)
         energy = EnergyModel(self.power, asked.device, asked.model, asked.tensor_parallel, asked.dtype)
-        return self.engines * energy.joules(work, 1.0) / (served * float(asked.demand.output_tokens.mean()))
+        return batches * energy.joules(work, 1.0) / (served * float(asked.demand.output_tokens.mean()))
 
     @property
     def order(self) -> tuple[float, int]:
@@ -86,8 +92,9 @@ class Choice:
         return {
             "device": self.question.device.name,
             "tensor_parallel": self.question.tensor_parallel,
+            "pipeline_parallel": self.question.pipeline_parallel,
             "dtype": self.question.dtype,
-            "rate_per_engine_per_s": self.plan.rate_per_s,
+            "rate_per_engine_per_s": self.engine.rate_per_s,
             "simulated": self.simulated,
             "engines": self.engines,
             "devices": self.devices,
@@ -195,7 +202,7 @@ def _held(choices: list[Choice], refused: list[Refused], on_progress: Callable[[
     while waiting and (len(done) < SIMULATED or waiting[0].order < min(done, key=lambda one: one.order).order):
         choice = waiting.pop(0)
         question = choice.question
-        on_progress(f"simulating {question.tensor_parallel} x {question.device.name}")
+        on_progress(f"simulating {question.layout}")
         try:
             plan = find_capacity(question, choice.plan, _SEEDS, _DURATION_S, _FACTORS).plan
         except ValueError as error:

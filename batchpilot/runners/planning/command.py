@@ -30,6 +30,7 @@ from batchpilot.runners.planning.growing import parse_growth
 from batchpilot.runners.planning.meaning import fleet_figures
 from batchpilot.runners.planning.options import (
     GrowthOption,
+    PipelineParallelOption,
     PreferOption,
     TowerOption,
     WeightTypeOption,
@@ -48,6 +49,7 @@ def plan_command(
     prefix_cache: PrefixCacheOption = None,
     tower: TowerOption = None,
     tensor_parallel: TensorParallelOption = None,
+    pipeline_parallel: PipelineParallelOption = 1,
     dtype: WeightTypeOption = None,
     kv_dtype: Annotated[str | None, typer.Option(help="Type of the KV cache: fp16 or fp8; else as published.")] = None,
     prefer: PreferOption = "cost",
@@ -76,7 +78,9 @@ def plan_command(
     growing = None if growth is None else parse_growth(growth, rate)
     if growing is None:
         refuse(context, "without --growth", "months", "lead_months")
-    hardware = Hardware(device, model, tensor_parallel, dtype, kv_dtype, engine, parameters)
+    hardware = Hardware(
+        device, model, tensor_parallel, dtype, kv_dtype, engine, parameters, pipeline_parallel=pipeline_parallel
+    )
     asked = question_of(hardware, workload, prefix_cache, tower, SLO(ttft_ms, tpot_ms, "promised"), attainment)
     tariffs = Tariffs(find_prices(prices), find_powers(power), rate if growing is None else growing.rate_per_s)
     question, choices, refused = settle(asked, hardware, tariffs)

@@ -8,7 +8,8 @@ from batchpilot.engines.startup import startup_memory
 from batchpilot.envs.scenarios import tower_weight
 from batchpilot.latency.model.intensity import step_intensity
 from batchpilot.latency.planning.planner import Plan
-from batchpilot.runners.planning.planned import Question, Simulated
+from batchpilot.runners.planning.held import Simulated
+from batchpilot.runners.planning.planned import Question
 
 _GB = 2**30
 
@@ -20,14 +21,15 @@ def memory_line(question: Question) -> str:
         question: what is served on what.
     """
     model, count, memory = question.model, question.tensor_parallel, question.memory
-    weights = weight_bytes(model, question.dtype) / count / _GB
-    tower_gb = tower_weight(question.vision) / count / _GB
+    stages, devices = question.pipeline_parallel, question.devices
+    weights = weight_bytes(model, question.dtype) / devices / _GB
+    tower_gb = tower_weight(question.vision) / devices / _GB
     encoder = f"{tower_gb:.1f} GB of {question.vision.tower}, " if question.vision and tower_gb else ""
     kept = "" if model.active == model.parameters else f", {model.active / 1e9:.3g} of them active"
-    token_kb = kv_bytes_per_token(model, count, question.kv_dtype) / 1024
+    token_kb = kv_bytes_per_token(model, count, question.kv_dtype) / stages / 1024
     return (
         f"{weights:.1f} GB of weights ({model.parameters / 1e9:.3g} billion{kept}, {question.dtype}), {encoder}"
-        f"{memory.kv_capacity_tokens:,} KV tokens of {token_kb:.4g} kB ({kv_type(question.kv_dtype, model)}), "
+        f"{stages * memory.kv_capacity_tokens:,} KV tokens of {token_kb:.4g} kB ({kv_type(question.kv_dtype, model)}), "
         f"of {memory.total_mb * MB / _GB:.0f} GB a device"
     )
 

@@ -10,7 +10,8 @@ from batchpilot.runners.planning.asked import Tariffs
 from batchpilot.runners.planning.capacity import Capacity
 from batchpilot.runners.planning.choosing import Choice
 from batchpilot.runners.planning.fitting import images_line, intensity_line, memory_line, startup_line
-from batchpilot.runners.planning.planned import Question, Simulated
+from batchpilot.runners.planning.held import Simulated
+from batchpilot.runners.planning.planned import Question
 
 SLOWER = 1.1
 """The margin is told for steps that take so many times as long as is known."""
@@ -40,7 +41,7 @@ def fleet_figures(question: Question, capacity: Capacity, tariffs: Tariffs) -> d
             "rate_per_s": rate,
             "engines": choice.engines,
             "devices": choice.devices,
-            "spare": choice.engines * chosen.rate_per_s / rate - 1,
+            "spare": choice.engines * choice.engine.rate_per_s / rate - 1,
         }
     return figures
 
@@ -54,11 +55,11 @@ def facts(question: Question, capacity: Capacity, fleet: Mapping[str, Any]) -> d
         fleet: what `fleet_figures` made of it.
     """
     chosen = capacity.plan
-    closed_form = capacity.proposed.rate_per_s
-    off = 100 * (closed_form / chosen.rate_per_s - 1)
+    closed_form = question.of_engine(capacity.proposed).rate_per_s
+    off = 100 * (capacity.proposed.rate_per_s / chosen.rate_per_s - 1)
     return {
         "memory": memory_line(question),
-        "start-up": startup_line(question, chosen.limits.batch_size),
+        "start-up": startup_line(question, question.of_engine(chosen).limits.batch_size),
         "the mean step": intensity_line(question, chosen),
         "per device": f"{fleet['rate_per_device_per_s']:.3f} requests/s",
         "if steps take 10 % longer": f"{fleet['rate_if_steps_are_slower_per_s']:.3f} requests/s per engine",
@@ -79,7 +80,8 @@ def held_at_plan(capacity: Capacity) -> Simulated:
 
 def _rate_if_slower(question: Question, capacity: Capacity) -> float:
     try:
-        return question.plan(SLOWER).rate_per_s * capacity.plan.rate_per_s / capacity.proposed.rate_per_s
+        slower = question.of_engine(question.plan(SLOWER))
+        return slower.rate_per_s * capacity.plan.rate_per_s / capacity.proposed.rate_per_s
     except ValueError:
         return 0.0
 

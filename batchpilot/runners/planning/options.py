@@ -20,6 +20,10 @@ TowerOption = Annotated[
     str | None,
     typer.Option("--tower", help=f"What encodes images: {', '.join(TOWERS)}; else as the scenario says."),
 ]
+PipelineParallelOption = Annotated[
+    int,
+    typer.Option("--pipeline-parallel", min=1, help="Stages that the layers are cut into; as many batches in flight."),
+]
 WeightTypeOption = Annotated[
     str | None,
     typer.Option("--dtype", help="Type of the weights: fp16, fp8, int8, int4, nvfp4, mxfp4; else as published."),

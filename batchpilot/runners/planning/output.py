@@ -19,9 +19,10 @@ from batchpilot.runners.planning.capacity import Capacity
 from batchpilot.runners.planning.choices_page import choices_chart, choices_grid, refused_grid
 from batchpilot.runners.planning.choosing import Choice, Refused, pareto
 from batchpilot.runners.planning.growing import growth_grid
+from batchpilot.runners.planning.held import held_in_simulation
 from batchpilot.runners.planning.meaning import facts
 from batchpilot.runners.planning.page import disagreement_grid, plan_grid, verdict, write_plan_page
-from batchpilot.runners.planning.planned import Question, held_in_simulation
+from batchpilot.runners.planning.planned import Question
 from batchpilot.runners.report.grids import Grid
 from batchpilot.runners.report.tables import tables
 
@@ -53,8 +54,8 @@ class Expansion:
             lead: months from an order until a device serves.
         """
         hourly = fleet["usd_per_device_hour"]
-        engine_hour = math.nan if hourly is None else hourly * question.tensor_parallel
-        return cls(growth, expansion(growth, capacity.plan.engines_for, months, lead, engine_hour))
+        engine_hour = math.nan if hourly is None else hourly * question.devices
+        return cls(growth, expansion(growth, question.of_engine(capacity.plan).engines_for, months, lead, engine_hour))
 
     def stated(self) -> dict[str, Any]:
         """It as plain data."""
@@ -101,14 +102,17 @@ class Planned:
 
     def show_json(self) -> None:
         """Print it for machines."""
-        capacity, front = self.capacity, pareto(self.choices)
-        figures = asdict(capacity.plan) | self.question.stated() | {"fleet": self.fleet, "types": self.types}
+        question, capacity, front = self.question, self.capacity, pareto(self.choices)
+        batches = question.pipeline_parallel
+        figures = asdict(question.of_engine(capacity.plan)) | question.stated()
+        figures |= {"fleet": self.fleet, "types": self.types}
         if self.expansion is not None:
             figures["growth"] = self.expansion.stated()
+        held = held_in_simulation(capacity.curve, question.attainment)
         checks = {
-            "closed_form_per_s": capacity.proposed.rate_per_s,
-            "held_in_simulation_per_s": held_in_simulation(capacity.curve, self.question.attainment),
-            "simulated": [asdict(point) for point in capacity.curve],
+            "closed_form_per_s": question.of_engine(capacity.proposed).rate_per_s,
+            "held_in_simulation_per_s": None if held is None else batches * held,
+            "simulated": [asdict(point.together(batches)) for point in capacity.curve],
             "choices": [choice.stated() | {"pareto": choice in front} for choice in self.choices],
             "refused": [asdict(one) for one in self.refused],
         }
@@ -118,7 +122,7 @@ class Planned:
         """Print the verdict, what to paste, and the tables."""
         console = stdout_console()
         typer.echo(verdict(self.question, self.capacity.plan))
-        show_pasted(self.capacity.plan.limits)
+        show_pasted(self.question.of_engine(self.capacity.plan).limits)
         for grid in self.grids:
             for table in tables(grid):
                 console.print(table)
@@ -131,7 +135,7 @@ class Planned:
         refused = [grid for grid in (refused_grid(self.refused, self.choices),) if grid.rows]
         grown: list[Grid] = []
         if self.expansion is not None:
-            grown.append(growth_grid(self.expansion.months, question.tensor_parallel, self.expansion.growth))
+            grown.append(growth_grid(self.expansion.months, question.devices, self.expansion.growth))
         return (
             *compared,
             *refused,

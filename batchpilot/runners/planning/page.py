@@ -12,7 +12,8 @@ from batchpilot.core.files import write_atomic
 from batchpilot.latency.planning.inverse import sla_inverse
 from batchpilot.latency.planning.planner import Plan
 from batchpilot.runners.pasted import pasted
-from batchpilot.runners.planning.planned import Question, Simulated
+from batchpilot.runners.planning.held import Simulated
+from batchpilot.runners.planning.planned import Question
 from batchpilot.runners.report.grids import Cell, Grid
 from batchpilot.runners.report.page import definitions, element, figure, page, table
 from batchpilot.runners.report.svg import INK, MUTED, drawing, to_svg
@@ -41,14 +42,14 @@ def write_plan_page(
         provenance: where the figures come from.
         compared: a picture of the ways that were compared, "" where there was one.
     """
-    title = f"{question.model.name} on {question.tensor_parallel} x {question.device.name}, {question.workload}"
+    title = f"{question.model.name} on {question.layout}, {question.workload}"
     return write_atomic(
         path,
         page(
             title,
             element("h1", title),
             element("p", verdict(question, chosen), "lead"),
-            definitions(pasted(chosen.limits)),
+            definitions(pasted(question.of_engine(chosen).limits)),
             *([figure(compared)] if compared else []),
             *(table(grid) for grid in tables),
             figure(rate_chart(question, chosen, curve)),
@@ -66,8 +67,9 @@ def verdict(question: Question, chosen: Plan) -> str:
         question: what was planned for.
         chosen: the plan.
     """
+    rate_per_s = question.of_engine(chosen).rate_per_s
     return (
-        f"One engine of {question.tensor_parallel} x {question.device.name} holds {chosen.rate_per_s:.3g} requests/s "
+        f"One engine of {question.layout} holds {rate_per_s:.3g} requests/s "
         f"({chosen.attainment:.0%} within TTFT {chosen.slo.ttft_ms:g} ms and TPOT {chosen.slo.tpot_ms:g} ms); "
         f"bound by {chosen.bound_by}."
     )
@@ -105,9 +107,9 @@ def rate_chart(question: Question, chosen: Plan, curve: Sequence[Simulated]) -> 
         axes.set_xlim(0, None)
         axes.set_ylim(min(0.5, *simulated), 1.01)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.set_xlabel("Requests per second on one engine")
+        axes.set_xlabel(f"Requests per second on {question.unit}")
         axes.set_ylabel("Within SLO")
-        axes.set_title(title := "How much can one engine take?")
+        axes.set_title(title := f"How much can {question.unit} take?")
         axes.legend(loc="lower left")
         return to_svg(drawn, "rate", title)
 
@@ -163,14 +165,15 @@ def plan_grid(question: Question, chosen: Plan, facts: dict[str, str]) -> Grid:
         chosen: the plan.
         facts: further rows.
     """
+    engine = question.of_engine(chosen)
     rows = {
         "promise": question.stated()["promise"],
-        "serves": f"{question.model.name} ({question.dtype}) on {question.tensor_parallel} x {question.device.name}",
+        "serves": f"{question.model.name} ({question.dtype}) on {question.layout}",
         "latency": question.latency.provenance,
         "requests": f"{question.workload}: mean prompt {question.demand.prompt_tokens.mean():,.0f}, "
         f"output {question.demand.output_tokens.mean():,.0f} tokens",
-        "holds": f"{chosen.rate_per_s:.3f} requests/s per engine",
-        "saturates at": f"{chosen.saturation_per_s:.3f} requests/s per engine",
+        "holds": f"{engine.rate_per_s:.3f} requests/s per engine",
+        "saturates at": f"{engine.saturation_per_s:.3f} requests/s per engine",
         "bound by": chosen.bound_by,
         **facts,
     }
@@ -203,7 +206,7 @@ def disagreement_grid(question: Question, chosen: Plan, check: Simulated) -> Gri
         for name, (planned, found) in pairs.items()
     )
     caption = (
-        f"At {chosen.rate_per_s:.3f} requests/s. Worst seed {check.worst:.3f}; TTFT p95 {check.ttft_p95_ms:.0f} ms, "
-        f"TPOT p95 {check.tpot_p95_ms:.1f} ms; {check.refused:.1%} refused."
+        f"At {chosen.rate_per_s:.3f} requests/s on {question.unit}. Worst seed {check.worst:.3f}; "
+        f"TTFT p95 {check.ttft_p95_ms:.0f} ms, TPOT p95 {check.tpot_p95_ms:.1f} ms; {check.refused:.1%} refused."
     )
     return Grid("Plan against simulation", ("", "closed form", "simulation", "is off by"), rows, caption)

@@ -1,12 +1,9 @@
-"""A planning question as a user asks it, its analytic answer, and the answer held against simulation."""
+"""A planning question as a user asks it, its analytic answer, and a simulation under it."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from batchpilot.core.slo import SLO
 from batchpilot.engines import MemoryModel, SimulationResult, memory_model, simulate
 from batchpilot.envs.scenarios import tower_of, tower_weight
 from batchpilot.latency.model.parameter_file import ParameterFile, read_parameters
+from batchpilot.latency.model.pipeline import staged
 from batchpilot.latency.model.registry import find_latency
 from batchpilot.latency.model.roofline import LatencyEstimate
 from batchpilot.latency.model.vision_tower import VisionTower
@@ -35,9 +33,6 @@ STEP_NOISE = 0.05
 ESTIMATE_ERROR = 0.10
 """What the simulated server suffers, as in the catalogued scenarios: noisy steps, and an estimate that is off."""
 
-FACTORS = (0.7, 0.85, 1.0, 1.1, 1.2, 1.35)
-"""Rates that are simulated, relative to the planned one."""
-
 _DEMAND_REQUESTS = 512
 _LEAST_REQUESTS = 400
 _LONGEST_S = 3600.0
@@ -51,7 +46,7 @@ class Question:
     Attributes:
         device: one of `tensor_parallel` alike.
         model: the model.
-        tensor_parallel: devices that share the model; together they are one engine.
+        tensor_parallel: devices that share each layer.
         dtype: type the weights are stored in.
         workload: what tables call the mix of requests.
         draw: draws from it.
@@ -63,6 +58,8 @@ class Question:
         shared: requests in their order, where it matters to what a prefix cache or a feature cache finds; else None.
         prefix_cache: whether the engine has a prefix cache; then with `shared`.
         vision: what encodes the images of `shared`, and what is kept; None for an encoding that costs nothing.
+        pipeline_parallel: stages that the layers are cut into. An engine has as many batches in flight, and what is
+            planned and simulated is one of them; `of_engine` tells of all.
     """
 
     device: DeviceSpec
@@ -79,6 +76,31 @@ class Question:
     shared: RequestTable | None = None
     prefix_cache: bool = False
     vision: VisionSpec | None = None
+    pipeline_parallel: int = 1
+
+    @property
+    def layout(self) -> str:
+        """The devices of an engine, for people."""
+        stages = f" in {self.pipeline_parallel} stages" if self.pipeline_parallel > 1 else ""
+        return f"{self.devices} x {self.device.name}{stages}"
+
+    @property
+    def unit(self) -> str:
+        """What is planned and simulated, for people: an engine, or one of its batches in flight."""
+        return "one engine" if self.pipeline_parallel == 1 else f"one of {self.pipeline_parallel} batches in flight"
+
+    @property
+    def devices(self) -> int:
+        """Devices of an engine."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+    def of_engine(self, chosen: Plan) -> Plan:
+        """A plan of one batch in flight as that of the engine which has as many as stages.
+
+        Args:
+            chosen: of one batch.
+        """
+        return chosen.together(self.pipeline_parallel)
 
     @cached_property
     def measured(self) -> ParameterFile | None:
@@ -99,7 +121,11 @@ class Question:
         """The step latency: the file's, else the best that is known."""
         if self.measured is not None:
             return self.measured.estimate
-        return self.known or find_latency(self.device, self.model, self.tensor_parallel, self.dtype)
+        known = self.known or find_latency(self.device, self.model, self.tensor_parallel, self.dtype)
+        if self.pipeline_parallel == 1:
+            return known
+        told = f"estimated: {self.pipeline_parallel} stages of what was {known.provenance}"
+        return LatencyEstimate(staged(known.parameters, self.device, self.model, self.pipeline_parallel), told)
 
     @cached_property
     def memory(self) -> MemoryModel:
@@ -117,7 +143,13 @@ class Question:
         """
         held = tower_weight(self.vision)
         return memory_model(
-            self.device, self.model, self.tensor_parallel, dtype, kv_dtype=self.kv_dtype, tower_bytes=held
+            self.device,
+            self.model,
+            self.tensor_parallel,
+            dtype,
+            kv_dtype=self.kv_dtype,
+            tower_bytes=held,
+            pipeline_parallel=self.pipeline_parallel,
         )
 
     @cached_property
@@ -154,6 +186,7 @@ class Question:
             "load": self.workload,
             "device": self.device.name,
             "tensor_parallel": self.tensor_parallel,
+            **({"pipeline_parallel": self.pipeline_parallel} if self.pipeline_parallel > 1 else {}),
             "model": self.model.name,
             "dtype": self.dtype,
             "latency": self.latency.provenance,
@@ -232,96 +265,3 @@ class Question:
             vision=self.tower,
             seed=seed,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Simulated:
-    """What simulation says of a rate, means over seeds.
-
-    Attributes:
-        rate_per_s: requests per second.
-        attainment: share of the requests served within SLO.
-        worst: the same of the worst seed.
-        goodput_fraction: share of the offered output tokens served within SLO.
-        goodput_tokens_per_s: these per second.
-        ttft_p95_ms: of the requests that got a first token.
-        tpot_p95_ms: of the requests that finished.
-        batch_size: mean requests in a step.
-        step_ms: mean step.
-        kv_fraction: mean share of the KV cache in use.
-        refused: share of the requests that was refused.
-        prefix_hit_rate: share of the prompt tokens let in that the prefix cache had.
-        image_hit_rate: share of the images let in that need not be encoded, 0 without any.
-    """
-
-    rate_per_s: float
-    attainment: float
-    worst: float
-    goodput_fraction: float
-    goodput_tokens_per_s: float
-    ttft_p95_ms: float
-    tpot_p95_ms: float
-    batch_size: float
-    step_ms: float
-    kv_fraction: float
-    refused: float
-    prefix_hit_rate: float = 0.0
-    image_hit_rate: float = 0.0
-
-
-def simulated(
-    question: Question, limits: Limits, rate_per_s: float, seeds: Sequence[int], duration_s: float
-) -> Simulated:
-    """Ask the simulation about one rate.
-
-    Args:
-        question: what is served.
-        limits: in force throughout.
-        rate_per_s: requests per second, > 0.
-        seeds: one run each.
-        duration_s: how long requests arrive.
-    """
-    runs = [_figures(question.simulate(limits, rate_per_s, seed, duration_s)) for seed in seeds]
-    means = dict(zip(runs[0], np.mean([list(run.values()) for run in runs], axis=0).tolist(), strict=True))
-    return Simulated(rate_per_s=rate_per_s, worst=min(run["attainment"] for run in runs), **means)
-
-
-def held_in_simulation(curve: Sequence[Simulated], attainment: float) -> float | None:
-    """The rate at which a simulated curve crosses the wanted attainment, straight lines between its points.
-
-    Args:
-        curve: by ascending rate.
-        attainment: the share wanted.
-
-    Returns:
-        Requests per second; None where the curve lies below it from the start, infinity where it never falls below.
-    """
-    if curve[0].attainment < attainment:
-        return None
-    for before, after in pairwise(curve):
-        if after.attainment < attainment:
-            part = (before.attainment - attainment) / (before.attainment - after.attainment)
-            return before.rate_per_s + part * (after.rate_per_s - before.rate_per_s)
-    return math.inf
-
-
-def _figures(result: SimulationResult) -> dict[str, float]:
-    windows = [window for window in result.windows if window.steps]
-    steps = sum(window.steps for window in windows)
-    step_ms = sum(window.busy_ms for window in windows) / max(steps, 1)
-    batch = sum(window.batch_size_mean * window.steps for window in windows) / max(steps, 1)
-    kv = sum(window.kv_used_fraction * window.duration_ms for window in result.windows)
-    refused: dict[str, Any] = {reason: result.count(reason) for reason in ("refused_on_arrival", "refused_by_guard")}
-    return {
-        "attainment": result.slo_attainment,
-        "goodput_fraction": result.goodput_fraction,
-        "goodput_tokens_per_s": result.goodput_tokens_per_s,
-        "ttft_p95_ms": result.percentile_ms("ttft_ms", 95),
-        "tpot_p95_ms": result.percentile_ms("tpot_ms", 95),
-        "batch_size": batch,
-        "step_ms": step_ms,
-        "kv_fraction": kv / result.elapsed_ms if result.elapsed_ms > 0 else 0.0,
-        "refused": sum(refused.values()) / max(len(result.requests), 1),
-        "prefix_hit_rate": result.prefix_hit_rate,
-        "image_hit_rate": 0.0 if math.isnan(result.image_hit_rate) else result.image_hit_rate,
-    }

@@ -68,7 +68,7 @@ def type_lines(question: Question, prefer: str) -> dict[str, str]:
     """
     fits = _fits(question, "fp16")
     chosen = documented_choice(fits, prefer)
-    why = "it fits" if fits else f"16 bits do not fit on {question.tensor_parallel} x {question.device.name}"
+    why = "it fits" if fits else f"16 bits do not fit on {question.layout}"
     said = f"{chosen} by the documented rule ({why}, {prefer} first); planned is {question.dtype}"
     kind = next((name for name, row in PUBLISHED.items() if row.dtype == question.dtype and name != "fp16"), None)
     if kind is not None:
