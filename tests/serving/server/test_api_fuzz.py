@@ -237,6 +237,9 @@ def test_no_call_of_the_tuner_api_fails_and_none_that_is_refused_changes_anythin
             body = data.draw(LIKELY[name] | values(body_schema(document, path), document) | st.just(body))
         content = upload if name == "policy" else json.dumps(body)
         params = {name: json.dumps(value) for name, value in query.items()}
+        check(method, path, content, params)
+
+    def check(method, path, content, params=None):
         # What an earlier call asked for comes into force at the engine's next turn.
         wait_for(lambda: service.session.limits() == service.control.staged.ask())
         before = state(http)
@@ -247,6 +250,13 @@ def test_no_call_of_the_tuner_api_fails_and_none_that_is_refused_changes_anythin
             assert state(http) == before
 
     ask()
+    for name, body in (
+        ("strategy", {"strategy": "dynamic"}),
+        ("config", {"enabled": False}),
+        ("batch-size", {"batch_size": 9}),
+    ):
+        check("post", f"{TUNER}/{name}", json.dumps(body))  # whatever was drawn, the last one is a conflict
     assert min(seen[200], seen[400]) >= 30
+    assert seen[409] > 0
     assert is_empty(service)
     assert http.get("/health").status_code == 200
