@@ -13,10 +13,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from batchpilot.configs.catalogue import DeviceSpec, ModelSpec
-from batchpilot.latency.model.roofline import ATTAINABLE, SLOW_LINK
+from batchpilot.latency.model.roofline import ATTAINABLE, activation_bytes, link_bytes_per_ms
 from batchpilot.latency.model.saturation import SaturationParameters
-
-_ACTIVATION_BYTES = 2
 
 
 def staged(
@@ -34,13 +32,11 @@ def staged(
         ValueError: more stages than layers, fewer than one, or the device has no link to pass messages over.
     """
     check_stages(device, model, pipeline_parallel)
-    messages = pipeline_parallel - 1
-    if not messages:
+    messages, link_gb_per_s = pipeline_parallel - 1, device.link_gb_per_s
+    if not messages or link_gb_per_s is None:
         return parameters
     attainable = ATTAINABLE[device.vendor]
-    link = device.link_gb_per_s or SLOW_LINK
-    share = attainable.slow_link if link <= SLOW_LINK else attainable.link
-    per_token_ms = model.hidden_size * _ACTIVATION_BYTES / (link * 1e6 * share)
+    per_token_ms = activation_bytes(model) / link_bytes_per_ms(link_gb_per_s, attainable)
     return replace(
         parameters,
         tau_0=parameters.tau_0 + messages * attainable.hop_ms,

@@ -177,8 +177,28 @@ def _all_reduce(
         return 0.0, 0.0
     if device.link_gb_per_s is None:
         raise ValueError(f"tensor_parallel is {tensor_parallel}, but {device.name} has no link to share a model over")
-    share = attainable.slow_link if device.link_gb_per_s <= SLOW_LINK else attainable.link
     calls = _ALL_REDUCES_PER_LAYER * model.layers
     hops = 2 * (tensor_parallel - 1)
-    token_bytes = model.hidden_size * _ACTIVATION_BYTES * hops / tensor_parallel
-    return calls * hops * attainable.hop_ms, calls * token_bytes / (device.link_gb_per_s * 1e6 * share)
+    token_bytes = activation_bytes(model) * hops / tensor_parallel
+    passed = link_bytes_per_ms(device.link_gb_per_s, attainable)
+    return calls * hops * attainable.hop_ms, calls * token_bytes / passed
+
+
+def activation_bytes(model: ModelSpec) -> int:
+    """What one token's activations between two layers take.
+
+    Args:
+        model: the model.
+    """
+    return model.hidden_size * _ACTIVATION_BYTES
+
+
+def link_bytes_per_ms(link_gb_per_s: float, attainable: Attainable) -> float:
+    """What software passes to a neighbour.
+
+    Args:
+        link_gb_per_s: published bandwidth.
+        attainable: what software gets out of the device.
+    """
+    share = attainable.slow_link if link_gb_per_s <= SLOW_LINK else attainable.link
+    return link_gb_per_s * 1e6 * share
