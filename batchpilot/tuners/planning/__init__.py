@@ -53,29 +53,31 @@ def guarded_adaptive(setting: Setting, *, error_margin: bool = True) -> Tuner:
     return EstimatingTuner(rule, estimate, name="guarded-adaptive")
 
 
-def shipped_policy(track: str, setting: Setting) -> Tuner:
+def shipped_policy(track: str, setting: Setting, *, error_margin: bool = True) -> Tuner:
     """The trained generalist of a track that comes with the package, between its rails, with an estimate beside it.
 
     Args:
         track: "limits" or "guarded".
         setting: what the tuner is built for.
+        error_margin: as of `guarded_adaptive`, for the rule that stands in while the estimate is doubted.
     """
     from batchpilot.tuners.planning.aiming import AimingTuner
     from batchpilot.tuners.planning.estimating import Estimate
     from batchpilot.tuners.planning.estimating_tuner import EstimatingTuner
 
     estimate = Estimate(setting.latency, setting.latency_stage)
-    rule = AimingTuner(setting.slo, error=lambda: estimate.error)
+    rule = AimingTuner(setting.slo, error=lambda: estimate.error if error_margin else None)
     policy = policy_of(setting, SHIPPED_POLICIES / f"{track}.onnx")
     return EstimatingTuner(policy, estimate, name=f"policy-{track}", rule=rule)
 
 
-def safe_bandit(setting: Setting, *, around: str | None = None, **options: Any) -> Tuner:
+def safe_bandit(setting: Setting, *, around: str | None = None, error_margin: bool = True, **options: Any) -> Tuner:
     """Challenges the setpoints of a frozen strategy where a twin of the engine foresees no great loss.
 
     Args:
         setting: what the tuner is built for.
         around: "policy", the shipped one of the track, or "guarded-adaptive"; None for the policy where there is one.
+        error_margin: of that one, as of `guarded_adaptive`.
         **options: further arguments of `SafeBandit`.
 
     Raises:
@@ -83,13 +85,15 @@ def safe_bandit(setting: Setting, *, around: str | None = None, **options: Any) 
     """
     from batchpilot.tuners.planning.bandit import SafeBandit
 
-    makers: dict[str, Callable[[Setting], Tuner]] = {
+    makers: dict[str, Callable[..., Tuner]] = {
         "policy": partial(shipped_policy, setting.track),
         "guarded-adaptive": guarded_adaptive,
     }
     if not (SHIPPED_POLICIES / f"{setting.track}.onnx").exists():
         del makers["policy"]
-    frozen = lookup(makers, around or next(iter(makers)), "strategy to be challenged")(setting)
+    frozen = lookup(makers, around or next(iter(makers)), "strategy to be challenged")(
+        setting, error_margin=error_margin
+    )
     return SafeBandit(
         frozen,
         setting.track,

@@ -61,6 +61,8 @@ class PlanningTuner(BelievingTuner):
         futures: guesses a decision, >= 2.
         most_work: of a plan, see `MOST_WORK`; >= 1.
         not_held: limits that the server cannot hold: what a plan expects of them would not come true.
+        error_margin: whether the rule that stands in while the estimate is doubted leaves room for its usual error; not
+            where those who fill the steps leave it by what became of their requests.
 
     Raises:
         ValueError: no such track, too few futures, no work allowed, or nothing left to move.
@@ -80,6 +82,7 @@ class PlanningTuner(BelievingTuner):
         futures: int = FUTURES,
         most_work: int = MOST_WORK,
         not_held: tuple[str, ...] = (),
+        error_margin: bool = True,
     ) -> None:
         for option, value, lowest in (("futures", futures, HEATS), ("most_work", most_work, 1)):
             if value < lowest:
@@ -94,7 +97,7 @@ class PlanningTuner(BelievingTuner):
         self._grids = GRIDS_OF_PLANS | ({"step_target_ms": WITHIN_PROMISE} if "token_budget" in not_held else {})
         self._anchor_at(starting_limits(fields, base, self._estimate.parameters, slo))
         rule = (
-            AimingTuner(slo, base=base, error=self._error)
+            AimingTuner(slo, base=base, error=lambda: self._error() if error_margin else None)
             if "step_target_ms" in self._fields
             else StaticTuner(self._start)
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from batchpilot.latency.model.saturation import SaturationParameters
+from batchpilot.serving.adapters import vllm_settings
 from batchpilot.serving.adapters.vllm_settings import VLLMSettings
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -54,6 +55,21 @@ def test_the_guarded_default_guards_what_the_server_was_started_with():
     with VLLMSettings(tpot_ms=40.0).session(48, 4096, 100_000) as session:
         limits = session.limits()
     assert (limits.batch_size, limits.token_budget, limits.step_target_ms, limits.ttft_guard) == (48, 4096, 38.0, 1.0)
+
+
+def test_tuners_that_know_a_model_leave_the_room_for_its_error_to_the_adapter_unless_told(monkeypatch):
+    made = []
+    monkeypatch.setattr(vllm_settings, "make_tuner", lambda name, *_, **options: made.append((name, options)))
+    for name in ("guarded-adaptive", "policy-guarded", "model-based", "hybrid"):
+        VLLMSettings(tuner=name)._tuner(48, 4096)
+    VLLMSettings(tuner="model-based", options={"error_margin": True})._tuner(48, 4096)
+    assert [(name, options.get("error_margin")) for name, options in made] == [
+        ("guarded-adaptive", False),
+        ("policy-guarded", False),
+        ("model-based", False),
+        ("hybrid", None),
+        ("model-based", True),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from batchpilot.baselines.guarded import STEP_TARGET_SHARE
 from batchpilot.core import SLO
 from batchpilot.latency import SaturationParameters
 from batchpilot.tuners import make_tuner
+from batchpilot.tuners.planning.aiming import LOWEST_SHARE
 from batchpilot.tuners.rails.true_estimate import DOUBTED_FROM, TRUSTED_BELOW
 
 LATENCY = SaturationParameters(p_max=20.0, k_b=0.12, k_s=0.005, tau_0=10.0, tau_b=0.02, tau_c=1e-4)
@@ -63,3 +64,15 @@ def test_a_doubt_moves_with_the_tuner_and_ends_with_its_cause(name):
     assert other.ask() == tuner.ask()
     hear(other, 40, 1.02, rng)
     assert other.status()["estimate_trusted"]
+
+
+@pytest.mark.parametrize("name", [*LEANING, "safe-bandit"])
+def test_who_fills_steps_with_room_of_his_own_gets_a_target_without_the_estimates_error(name):
+    told = [
+        make_tuner(name, slo=PROMISE, track="guarded", latency=LATENCY, error_margin=margin) for margin in (True, False)
+    ]
+    for tuner in told:
+        hear(tuner, 12, 8.0, np.random.default_rng(4))
+    with_room, without = (tuner.ask().step_target_ms for tuner in told)
+    assert with_room == pytest.approx(LOWEST_SHARE * PROMISE.tpot_ms)
+    assert without > 1.1 * with_room
