@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from build import GGUF, LLAMA_CPP, ROOT, SHALLOW_LAYERS, python_of
+from build import LLAMA_CPP, ROOT, SHALLOW_GGUF, SHALLOW_LAYERS, python_of
 from loads import PROMISE
 
 START_S = 900.0
@@ -120,7 +120,7 @@ def llama_cpp(real: Path, log: Path) -> Iterator[str]:
     """The address of llama.cpp's server."""
     port = free_port()
     script = Path(__file__).with_name("llama_cpp_server.py")
-    command = [str(python_of(real / "llama.cpp")), str(script), str(real / GGUF), str(port)]
+    command = [str(python_of(real / "llama.cpp")), str(script), str(real / SHALLOW_GGUF), str(port)]
     sizes = [str(LLAMA_SLOTS), str(LLAMA_CONTEXT)]
     with running([*command, *sizes], f"http://127.0.0.1:{port}/health", log):
         yield f"http://127.0.0.1:{port}"
@@ -144,7 +144,7 @@ def told_by(address: str) -> Any:
 
 def model_of(server: str) -> str:
     """What a server serves."""
-    return "SmolLM2-135M, Q4_1" if server == "llama.cpp" else model_for_vllm()[1]
+    return f"{SHALLOW_LAYERS} of 30 layers of SmolLM2-135M, Q4_1" if server == "llama.cpp" else model_for_vllm()[1]
 
 
 def version_of(server: str, address: str) -> str:

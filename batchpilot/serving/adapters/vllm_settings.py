@@ -142,9 +142,10 @@ class VLLMSettings:
         )
 
 
-_CARRIED: dict[str, dict[str, Any]] = dict.fromkeys(
-    ("guarded-adaptive", "policy-limits", "policy-guarded", "model-based", "safe-bandit"), {"error_margin": False}
-)
+_CARRIED: dict[str, dict[str, Any]] = {
+    name: {"error_margin": False}
+    for name in ("guarded-adaptive", "policy-limits", "policy-guarded", "model-based", "safe-bandit")
+}
 """What the adapter does by itself: steps are filled with room for the error of what was predicted of requests."""
 
 _SIZES = ("min_batch_size", "initial_batch_size")
