@@ -74,5 +74,4 @@ def test_who_fills_steps_with_room_of_his_own_gets_a_target_without_the_estimate
     for tuner in told:
         hear(tuner, 12, 8.0, np.random.default_rng(4))
     with_room, without = (tuner.ask().step_target_ms for tuner in told)
-    assert with_room == pytest.approx(LOWEST_SHARE * PROMISE.tpot_ms)
-    assert without > 1.1 * with_room
+    assert LOWEST_SHARE * PROMISE.tpot_ms <= with_room < 0.95 * without
