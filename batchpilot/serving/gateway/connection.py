@@ -17,6 +17,11 @@ Headers = list[tuple[bytes, bytes]]
 MOST_UNREAD_BYTES = 2**18
 """Of an answer whose client is slow; the upstream has to wait beyond that."""
 
+BROKE_OFF = "upstream_broke_off"
+
+CLOSED_S = 1.0
+"""A kept connection that breaks off sooner than this after a request, with nothing said, was closing already."""
+
 MOST_HEAD_BYTES = 2**16
 """Of an answer's head, with the interim ones before it; of trailers, and of what stands between two chunks."""
 
@@ -69,7 +74,9 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._heard_s = 0.0
+        self._heard_s = self._sent_s = self._lost_s = 0.0
+        self._uses = 0
+        self._silent = True
 
     async def send(self, head: bytes, body: bytes | AsyncIterator[bytes], *, chunked: bool = False) -> None:
         """Send a request and wait for the head of its answer.
@@ -82,7 +89,9 @@ class Connection(asyncio.Protocol):
         Raises:
             UpstreamError: no answer.
         """
-        self._busy, self._sent = True, False
+        self._busy, self._sent, self._silent = True, False, True
+        self._uses += 1
+        self._sent_s = self._loop.time()
         self._incoming.expect(bodiless=head.startswith(b"HEAD "))
         self._watch()
         if isinstance(body, bytes):
@@ -114,6 +123,12 @@ class Connection(asyncio.Protocol):
         return said
 
     @property
+    def was_closing(self) -> bool:
+        """Whether it was kept from an earlier request, and gone before this one can have been begun."""
+        early = self._lost and self._silent and self._lost_s - self._sent_s < CLOSED_S
+        return early and self._uses > 1 and self._failure is not None and self._failure.code == BROKE_OFF
+
+    @property
     def closing(self) -> bool:
         """Whether it is gone or about to be."""
         return self._transport.is_closing()
@@ -140,10 +155,10 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """It is gone."""
-        self._lost = True
+        self._lost, self._lost_s = True, self._loop.time()
         self._on_lost(self)
         if not (self._incoming.complete or (error is None and self._incoming.ends_with_connection())):
-            self._fail(502, "upstream_broke_off", "broke off the connection", error)
+            self._fail(502, BROKE_OFF, "broke off the connection", error)
         self.resume_writing()
         self._wake()
 
@@ -152,12 +167,13 @@ class Connection(asyncio.Protocol):
         if not self._busy:
             self.close()
             return
+        self._silent = False
         self._heard_s = self._loop.time()
         try:
             self._incoming.feed(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not self._incoming.complete:
-                self._fail(502, "upstream_broke_off", "answered what is no HTTP", error)
+                self._fail(502, BROKE_OFF, "answered what is no HTTP", error)
             self.close()
         if self._incoming.too_large:
             if not self._incoming.complete:

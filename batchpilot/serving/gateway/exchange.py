@@ -260,12 +260,13 @@ class Exchange:
     async def _straight(self, scope: Scope, body: bytes | AsyncIterator[bytes], send: Send) -> None:
         journey = self._ways.journey(None, {})
         way: Way | None = journey.first()
+        harmless = scope["method"] in _HARMLESS
         while way is not None:
             try:
-                answer = await way.send(scope["method"], target(scope), scope["headers"], body)
+                answer = await way.send(scope["method"], target(scope), scope["headers"], body, again=harmless)
             except UpstreamError as failure:
                 reached = failure.code != "upstream_unreachable"
-                again = isinstance(body, bytes) and (scope["method"] in _HARMLESS or not reached)
+                again = isinstance(body, bytes) and (harmless or not reached)
                 another = journey.another(failed=True)
                 if another is None or not again:
                     await tell_failure(send, failure)

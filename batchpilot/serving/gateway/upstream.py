@@ -12,7 +12,7 @@ from batchpilot.serving.gateway.redirects import led_back
 from batchpilot.serving.gateway.settings import GatewaySettings
 
 KEPT_S = 2.0
-"""Idle connections are given up before servers do (uvicorn after 5 s), lest a request meets one that is closing."""
+"""Idle connections are given up before most servers do (uvicorn: 5 s), lest a request meets one that is closing."""
 
 _HOP_BY_HOP = frozenset(
     name.encode()
@@ -53,15 +53,25 @@ class Upstream:
         self._idle: dict[Connection, asyncio.TimerHandle] = {}
 
     async def send(
-        self, method: str, target: bytes, headers: Iterable[tuple[bytes, bytes]], body: bytes | AsyncIterator[bytes]
+        self,
+        method: str,
+        target: bytes,
+        headers: Iterable[tuple[bytes, bytes]],
+        body: bytes | AsyncIterator[bytes],
+        *,
+        again: bool = True,
     ) -> Connection:
         """Send a request.
+
+        A server may close a kept connection at the moment a request goes out on it: that goes out once more, on a new
+        one (RFC 9112, section 9.3.1).
 
         Args:
             method: GET, POST and so on.
             target: path and query as they came.
             headers: as they came.
             body: whole or in pieces.
+            again: whether it may be sent twice: a completion may, what changes something there may not.
 
         Returns:
             The connection, on which the answer's head has come and its body comes; its caller releases it.
@@ -78,9 +88,21 @@ class Upstream:
             forwarded.append((b"content-length", b"%d" % len(body)))
         lines = [b"%b %b%b HTTP/1.1" % (method.encode(), self._prefix, target), b"host: " + self._host]
         lines += [b"%b: %b" % header for header in forwarded]
-        connection = self._free() or await self._opened()
+        head = b"\r\n".join(lines) + b"\r\n\r\n"
+        kept = self._free()
+        if kept is not None:
+            try:
+                return await self._told(kept, head, body, chunked, method)
+            except UpstreamError:
+                if not (again and isinstance(body, bytes) and kept.was_closing):
+                    raise
+        return await self._told(await self._opened(), head, body, chunked, method)
+
+    async def _told(
+        self, connection: Connection, head: bytes, body: bytes | AsyncIterator[bytes], chunked: bool, method: str
+    ) -> Connection:
         try:
-            await connection.send(b"\r\n".join(lines) + b"\r\n\r\n", body, chunked=chunked)
+            await connection.send(head, body, chunked=chunked)
             connection.headers = self._led_back(connection, method)
         except BaseException:
             connection.release()

@@ -22,7 +22,13 @@ class Sender(Protocol):
     """As `Upstream.send`."""
 
     async def __call__(
-        self, method: str, target: bytes, headers: Iterable[tuple[bytes, bytes]], body: bytes | AsyncIterator[bytes]
+        self,
+        method: str,
+        target: bytes,
+        headers: Iterable[tuple[bytes, bytes]],
+        body: bytes | AsyncIterator[bytes],
+        *,
+        again: bool = True,
     ) -> Connection:
         """Send a request; see there."""
 

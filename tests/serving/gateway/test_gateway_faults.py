@@ -129,6 +129,48 @@ def test_a_kept_connection_that_the_upstream_has_closed_is_not_used_again():
         assert status(gateway)["ended"] == {"finished": 5}
 
 
+def closing_on_the_second(after_s=0.0):
+    """Every connection is closed once a second request has come on it, nothing said; the requests that were heard."""
+    heard, met = [], set()
+
+    def script(connection, request):
+        heard.append(request)
+        if connection in met:
+            time.sleep(after_s)
+            return False
+        met.add(connection)
+        connection.sendall(WHOLE)
+        return True
+
+    return script, heard
+
+
+def test_a_completion_that_meets_a_closing_connection_goes_out_on_a_new_one():
+    script, heard = closing_on_the_second()
+    with before(script) as gateway:
+        assert [post(gateway).status_code for _ in range(5)] == 5 * [200]
+        assert httpx.get(f"{gateway}/v1/models", trust_env=False).status_code == 200
+        assert status(gateway)["ended"] == {"finished": 5}
+    assert len(heard) > 6
+
+
+def test_what_changes_something_at_the_upstream_is_never_sent_twice():
+    script, heard = closing_on_the_second()
+    with before(script) as gateway:
+        answers = [httpx.post(f"{gateway}/v1/files", content=b"x", trust_env=False).status_code for _ in range(2)]
+    assert answers == [200, 502]
+    assert len(heard) == 2
+
+
+def test_a_request_that_was_under_way_when_the_upstream_broke_off_is_not_sent_twice(monkeypatch):
+    monkeypatch.setattr("batchpilot.serving.gateway.connection.CLOSED_S", 0.1)
+    script, heard = closing_on_the_second(after_s=0.3)
+    with before(script) as gateway:
+        assert [post(gateway).status_code for _ in range(2)] == [200, 502]
+        assert status(gateway)["ended"] == {"finished": 1, "failed": 1}
+    assert len(heard) == 2
+
+
 def test_connections_are_used_again():
     connections = set()
 

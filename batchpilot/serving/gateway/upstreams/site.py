@@ -56,7 +56,13 @@ class Site:
         return self.member.upstream.address
 
     async def send(
-        self, method: str, target: bytes, headers: Iterable[tuple[bytes, bytes]], body: bytes | AsyncIterator[bytes]
+        self,
+        method: str,
+        target: bytes,
+        headers: Iterable[tuple[bytes, bytes]],
+        body: bytes | AsyncIterator[bytes],
+        *,
+        again: bool = True,
     ) -> Connection:
         """As `Upstream.send`; given up once the upstream is found ill, so that another one may answer.
 
@@ -65,6 +71,7 @@ class Site:
             target: path and query as they came.
             headers: as they came.
             body: whole or in pieces.
+            again: whether it may be sent twice.
 
         Raises:
             UpstreamError: no answer.
@@ -72,7 +79,7 @@ class Site:
         self.sent += 1
         headers, body = self._dressed(headers, body)
         try:
-            return await self.unless_ill(self.member.upstream.send(method, target, headers, body))
+            return await self.unless_ill(self.member.upstream.send(method, target, headers, body, again=again))
         except UpstreamError as failure:
             if failure.code == "upstream_unreachable":
                 self.health.hear_failure(failure.reason)
