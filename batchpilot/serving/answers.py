@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchpilot.serving.dialects import as_chunk
+from batchpilot.serving.event_lines import EventLines
 from batchpilot.serving.texts import TokenCount, count_by_bytes
 
 SERVED, REFUSED, REFUSED_BY_GUARD, FAILED = "length", "refused_on_arrival", "refused_by_guard", "failed"
@@ -69,8 +70,9 @@ class AnswerReader:
         self.error: str | None = None
         self._busy = self._no_room = False
         self._streams, self._per_event, self._count = streams, tokens_per_event, count
+        self._lines = EventLines()
         self._unread = self._event = b""
-        self._names_error = self._done = False
+        self._within = self._names_error = self._done = False
         self._spoke: set[object] = set()
         self._finished: set[object] = set()
         self._texts: list[str] = []
@@ -90,12 +92,12 @@ class AnswerReader:
     @property
     def unread_bytes(self) -> int:
         """Bytes held until the rest of their event has come."""
-        return len(self._unread) + len(self._event)
+        return len(self._unread) + len(self._lines.unread) + len(self._event)
 
     @property
     def between_events(self) -> bool:
-        """Whether a stream was last heard at the end of a line."""
-        return not self._unread
+        """Whether a stream was last heard at its beginning or at the end of an event."""
+        return not (self._within or self._lines.unread)
 
     def hear(self, data: bytes) -> int:
         """Read a piece of the answer.
@@ -110,8 +112,7 @@ class AnswerReader:
             self._unread += data
             return 0
         before = self.tokens
-        *lines, self._unread = (self._unread + data).split(b"\n")
-        for line in lines:
+        for line in self._lines.hear(data):
             self._line(line)
         return self.tokens - before
 
@@ -122,12 +123,12 @@ class AnswerReader:
             Output tokens that its last bytes brought.
         """
         before = self.tokens
-        rest, self._unread = self._unread, b""
         if self._streams:
-            self._line(rest)
+            self._line(self._lines.end())
             self._line(b"")
         else:
-            self._document(rest)
+            whole, self._unread = self._unread, b""
+            self._document(whole)
             self._done = self._done or self.events > 0
         brought = self.tokens - before
         self._count_all()
@@ -154,15 +155,17 @@ class AnswerReader:
 
     def _line(self, line: bytes) -> None:
         if line.startswith(b"data:"):
+            self._within = True
             value = line[5:].strip()
             if value == b"[DONE]":
                 self._done = True
                 return
-            self._event = self._event + value if self._event else value
+            self._event = self._event + b"\n" + value if self._event else value
             if value.endswith(b"}") or self._names_error:
                 self._document(self._event)
             return
-        if not line.strip():
+        self._within = bool(line.strip())
+        if not self._within:
             if self._names_error and self._event:
                 self._failed(self._event.decode(errors="replace"))
             self._event, self._names_error = b"", False

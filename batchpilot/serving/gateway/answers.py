@@ -122,8 +122,7 @@ class PassingAnswer:
             self._error += data[: _KEPT_BYTES - len(self._error)]
             return 0
         brought = self.reader.hear(data)
-        if not data.endswith(b"\n"):
-            self._reads = self._reads and self.reader.unread_bytes <= MOST_READ_BYTES
+        self._reads = self._reads and self.reader.unread_bytes <= MOST_READ_BYTES
         return brought
 
     def _inflated(self, data: bytes) -> Iterator[bytes]:

@@ -245,12 +245,12 @@ class Exchange:
                 if tokens > 0:
                     observer.spoke(ticket, tokens, reader.events - events)
         except UpstreamError as failure:
-            said_all = reader.ended
+            said_all, between_events = reader.ended, reader.between_events
             outcome, _ = passing.ended(complete=False)
             observer.judged(ticket, outcome if said_all else FAILED, reader, failure.reason)
             streams = _header(answer, b"content-type").lower().startswith(b"text/event-stream")
             if streams and passing.plain and not said_all:
-                await send({"type": "http.response.body", "body": error_event(failure, reader.between_events)})
+                await send({"type": "http.response.body", "body": error_event(failure, between_events)})
             # Without a last piece the server cuts the connection, which tells the client that something is missing.
             return
         outcome, why = begun.verdict or passing.ended()

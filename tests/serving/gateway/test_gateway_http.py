@@ -230,13 +230,21 @@ class BreaksOff:
         await send({"type": "http.response.body", "body": self.part, "more_body": True})
 
 
-@pytest.mark.parametrize("part", [b'data: {"choices": [{"text": "hi"}]}\n\n', b'data: {"choices": [{"te'])
-def test_a_stream_that_breaks_off_ends_with_an_error_event(part):
+@pytest.mark.parametrize(
+    ("part", "apart"),
+    [
+        (b'data: {"choices": [{"text": "hi"}]}\n\n', b""),
+        (b'data: {"choices": [{"text": "hi"}]}\r\r', b""),
+        (b'data: {"choices": [{"text": "hi"}]}\n', b"\n\n"),
+        (b'data: {"choices": [{"te', b"\n\n"),
+    ],
+)
+def test_a_stream_that_breaks_off_ends_with_an_error_event_of_its_own(part, apart):
     with serving(BreaksOff(part, b"text/event-stream")) as upstream, gateway_before(upstream) as gateway:
         answer = post(gateway, ask())
         ended = status(gateway)
-    assert answer.content.startswith(part)
-    last = json.loads(answer.text.strip().split("data: ")[-1])
+    assert answer.content.startswith(part + apart + b"data: ")
+    last = json.loads(answer.content[len(part + apart + b"data: ") :])
     assert last["error"]["code"] == "upstream_broke_off"
     assert "[DONE]" not in answer.text
     assert (ended["ended"], ended["running"]) == ({"failed": 1}, 0)

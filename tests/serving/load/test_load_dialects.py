@@ -52,13 +52,14 @@ LLAMA_CPP = (
 SPARSE = (b": ping\n\n", b"event: message\nid: 1\n", text(" a").replace(b"data: ", b"data:"), *VLLM[1:])
 BYTES = (text(""), text(" b"), text(""), text(" d"), text("", "length"), usage(4), DONE)
 THINKING = (*(delta(reasoning_content=word) for word in "abc"), delta(content="d"), delta(finish="stop"), DONE)
+RETURNS = tuple(piece.replace(b"\n", b"\r") for piece in VLLM_CHAT)
 PRETTY = (
     b'data: {"choices": [\ndata: {"text": "a"}\ndata: ]}\n\n',
     *VLLM[1:],
 )
 
 
-@pytest.mark.parametrize("pieces", [VLLM, VLLM_CHAT, SGLANG, LLAMA_CPP, SPARSE, BYTES, THINKING, PRETTY])
+@pytest.mark.parametrize("pieces", [VLLM, VLLM_CHAT, SGLANG, LLAMA_CPP, SPARSE, BYTES, THINKING, PRETTY, RETURNS])
 def test_four_tokens_are_four_in_every_dialect(pieces):
     _, outcome, _ = answered(streams(*pieces))
     assert outcome.finish_reason == ["length"]
@@ -68,7 +69,7 @@ def test_four_tokens_are_four_in_every_dialect(pieces):
 
 @given(st.data())
 def test_where_the_network_cuts_an_answer_changes_nothing(data):
-    pieces = data.draw(st.sampled_from([VLLM, VLLM_CHAT, SGLANG, LLAMA_CPP, SPARSE, PRETTY]))
+    pieces = data.draw(st.sampled_from([VLLM, VLLM_CHAT, SGLANG, LLAMA_CPP, SPARSE, PRETTY, RETURNS]))
     whole = b"".join(pieces)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=8)))
     reader = AnswerReader()
