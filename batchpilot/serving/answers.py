@@ -39,11 +39,13 @@ MOST_TOKENS = 2**31 - 1
 class AnswerReader:
     """Reads an answer's events, or an answer that came whole.
 
-    An event counts as a token for each choice that says something, or that says nothing and goes on (a token of which
-    no character is complete yet), or as many as `tokens_per_event` says. A `usage` that grows with the events says
-    exactly, and at the end any that can be true; zero, null and stale ones say nothing, and then text is counted where
-    events plainly hold several tokens. Not tokens: an event that only names the role, empty ones before the first
-    text, and an empty one with a finish reason, unless it is `length` and nothing came before.
+    An event counts as a token for each choice that says something, that tells of tokens without their text (by log
+    probabilities or ids: a control token, the one that ends an answer), or that says nothing and goes on (a token of
+    which no character is complete yet), or as many as `tokens_per_event` says. A `usage` that grows with the events
+    says exactly, and at the end any that can be true; zero, null and stale ones say nothing, and then text is counted
+    where events plainly hold several tokens. Not tokens: an event that only names the role; and of those that tell
+    nothing, empty ones before the first text and one with a finish reason, unless it is `length` and nothing came
+    before.
 
     Args:
         streams: whether the answer is server-sent events rather than one JSON document.
@@ -240,7 +242,7 @@ class AnswerReader:
         if not says:
             begun = index in self._spoke
             goes_on = not reason and "role" not in spoken and any(spoken.get(name) == "" for name in _TEXTS)
-            says = goes_on if begun else reason == "length"
+            says = _tells_tokens(choice) or (goes_on if begun else reason == "length")
         if says:
             self._spoke.add(index)
         return says
@@ -326,6 +328,15 @@ def parsed(text: bytes) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
+
+
+def _tells_tokens(choice: Mapping[str, Any]) -> bool:
+    """Whether a choice lists tokens: by log probabilities, as chats or completions have them, or by vLLM's ids."""
+    logprobs = choice.get("logprobs")
+    listed = [choice.get("token_ids")]
+    if isinstance(logprobs, Mapping):
+        listed += [logprobs.get(name) for name in ("content", "refusal", "tokens")]
+    return any(isinstance(tokens, list) and tokens for tokens in listed)
 
 
 def _said(value: object) -> str:

@@ -37,7 +37,7 @@ def as_chunk(data: Mapping[str, Any]) -> Mapping[str, Any]:
 def _response_event(kind: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
     if kind.endswith(".delta"):
         delta = data.get("delta")
-        return _said(delta if isinstance(delta, str) else "")
+        return _said(delta if isinstance(delta, str) else "", logprobs=data.get("logprobs"))
     answer = data.get("response")
     if kind in ("response.completed", "response.incomplete", "response.failed") and isinstance(answer, Mapping):
         return _response(answer, whole=False)
@@ -90,8 +90,9 @@ _MESSAGE_EVENTS = {
 }
 
 
-def _said(text: str, reason: str | None = None, usage: object = None) -> dict[str, Any]:
-    chunk: dict[str, Any] = {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": reason}]}
+def _said(text: str, reason: str | None = None, usage: object = None, logprobs: object = None) -> dict[str, Any]:
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": reason, "logprobs": {"content": logprobs}}
+    chunk: dict[str, Any] = {"choices": [choice]}
     if isinstance(usage, Mapping):
         chunk["usage"] = {"completion_tokens": usage.get("output_tokens"), "prompt_tokens": _prompt_tokens(usage)}
     return chunk

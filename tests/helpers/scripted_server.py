@@ -48,10 +48,12 @@ class Exchange:
 
     def stream(self, *pieces, ends=True, **headers):
         self.head(transfer_encoding="chunked", **headers)
+        self.send(*pieces, *([b""] if ends else []))
+
+    def send(self, *pieces):
+        """More of a stream; an empty piece ends it."""
         for piece in pieces:
             self.writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
-        if ends:
-            self.writer.write(b"0\r\n\r\n")
 
     def close(self):
         self.writer.close()

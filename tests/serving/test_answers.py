@@ -84,6 +84,75 @@ def test_calls_of_tools_are_tokens_by_what_they_say():
     assert (reader.tokens, reader.judged()[0]) == (6, SERVED)
 
 
+def chunk(delta=None, finish=None, **choice):
+    """A chunk of a conversation, or of a completion where there is no delta."""
+    spoken = {"text": ""} if delta is None else {"delta": delta}
+    return event({"choices": [{"index": 0, **spoken, "finish_reason": finish, **choice}]})
+
+
+ROLE = chunk({"role": "assistant", "content": ""}, logprobs=None)
+OF_CHAT = {"content": [{"token": "<tool_call>", "logprob": -0.1, "bytes": None, "top_logprobs": []}], "refusal": None}
+OF_COMPLETION = {"tokens": ["</s>"], "token_logprobs": [-0.1], "top_logprobs": [None], "text_offset": [0]}
+
+
+@pytest.mark.parametrize(
+    "silent",
+    [
+        chunk({}, logprobs=OF_CHAT),
+        chunk({"content": None}, logprobs=OF_CHAT),
+        chunk({"content": ""}, logprobs={"content": None, "refusal": OF_CHAT["content"]}),
+        chunk({"role": "assistant", "content": ""}, logprobs=OF_CHAT),
+        chunk(logprobs=OF_COMPLETION),
+        chunk(logprobs={"content": OF_CHAT["content"]}),
+        chunk(token_ids=[151657]),
+    ],
+)
+def test_a_chunk_of_log_probabilities_or_ids_alone_is_a_token_be_it_the_first(silent):
+    reader, brought = read(ROLE, silent, said("a"), silent, chunk({}, "stop"), DONE)
+    assert (brought, reader.tokens) == ([0, 1, 1, 1, 0, 0], 3)
+    assert reader.judged() == (SERVED, "")
+
+
+@pytest.mark.parametrize("told", [{"logprobs": OF_COMPLETION}, {"token_ids": [2]}])
+def test_the_token_that_ends_an_answer_counts_where_it_is_told(told):
+    reader, brought = read(said("a"), chunk(finish="stop", **told), DONE)
+    assert (brought, reader.tokens, reader.finish_reason) == ([1, 1, 0], 2, "stop")
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        ROLE,
+        chunk({"role": "assistant"}),
+        chunk({}),
+        chunk({"content": None}),
+        chunk({}, logprobs=None),
+        chunk({}, logprobs={"content": []}),
+        chunk({}, logprobs={"content": None, "refusal": None}),
+        chunk(logprobs={"tokens": [], "token_logprobs": []}),
+        chunk({}, token_ids=[]),
+        chunk({}, logprobs="none", token_ids=7),
+    ],
+)
+def test_a_chunk_that_tells_of_no_token_is_none_before_the_first(empty):
+    reader, brought = read(empty, said("a"), chunk({}, "stop"), DONE)
+    assert (brought, reader.tokens) == ([0, 1, 0, 0], 1)
+
+
+def test_log_probabilities_beside_text_count_no_token_twice():
+    several = {"content": 3 * OF_CHAT["content"]}
+    reader, brought = read(chunk({"content": "a b c"}, logprobs=several), chunk({}, "stop"), DONE)
+    assert (brought, reader.tokens) == ([1, 0, 0], 1)
+
+
+def test_an_answer_that_hides_all_its_tokens_is_one():
+    reader, _ = read(ROLE, chunk({}, logprobs=OF_CHAT), chunk({}, "stop"), DONE)
+    assert (reader.judged(), reader.tokens) == ((SERVED, ""), 1)
+    whole = {"choices": [{"message": {"content": None}, "logprobs": OF_CHAT, "finish_reason": "stop"}]}
+    reader, _ = read(json.dumps(whole).encode(), streams=False)
+    assert (reader.judged(), reader.tokens) == ((SERVED, ""), 1)
+
+
 OUT_OF_ROOM = {"error": {"code": 500, "message": "Context size has been exceeded.", "type": "server_error"}}
 
 

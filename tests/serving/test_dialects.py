@@ -105,6 +105,14 @@ def test_an_answer_that_comes_whole_is_one(body):
     assert reader.judged()[0] == FAILED
 
 
+def test_a_delta_of_a_response_without_text_is_a_token_where_its_log_probability_says_so():
+    told = {"type": "response.output_text.delta", "delta": "", "logprobs": [{"token": "<|end|>", "logprob": -0.1}]}
+    reader, brought = read(events(*BEGUN, told, told | {"logprobs": []}, *DELTAS))
+    assert (brought, reader.tokens) == ([0, 0, 1, 1, 1, 1, 1], 5), "an empty one behind the first goes on"
+    reader, brought = read(events(*BEGUN, told | {"logprobs": []}, *DELTAS))
+    assert (brought, reader.tokens) == ([0, 0, 0, 1, 1, 1], 3)
+
+
 def test_prompts_from_a_cache_count_for_what_they_are():
     usage = {"input_tokens": 5, "cache_read_input_tokens": 90, "cache_creation_input_tokens": 5, "output_tokens": 1}
     reader, _ = read(events({"type": "message_start", "message": {"usage": usage}}))

@@ -1,17 +1,21 @@
 """How servers answer: every dialect that a load test meets, read for tokens, ends and refusals."""
 
+import asyncio
 import json
 import math
+from contextlib import suppress
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_server import DONE, delta, event, loaded, text, usage
+from scripted_server import DONE, delta, event, loaded, scripted, text, usage
 
 from batchpilot.core import SLO
 from batchpilot.serving.answers import AnswerReader
-from batchpilot.serving.load.client import Dialect
+from batchpilot.serving.load.client import CompletionClient, Dialect
+from batchpilot.serving.load.flight import Asked, clock_ms
+from batchpilot.serving.load.http import Address
 from batchpilot.workloads.table import RequestTable
 
 ONE = RequestTable.from_arrays([0.0], 20, 4, slos=SLO(1e6, 1e6))
@@ -52,6 +56,14 @@ LLAMA_CPP = (
 SPARSE = (b": ping\n\n", b"event: message\nid: 1\n", text(" a").replace(b"data: ", b"data:"), *VLLM[1:])
 BYTES = (text(""), text(" b"), text(""), text(" d"), text("", "length"), usage(4), DONE)
 THINKING = (*(delta(reasoning_content=word) for word in "abc"), delta(content="d"), delta(finish="stop"), DONE)
+HIDDEN = (
+    delta(role="assistant", content=""),
+    *(event({"choices": [{"delta": {}, "logprobs": {"content": [{"token": word}]}}]}) for word in ("<think>", "x")),
+    delta(content="c"),
+    delta(content="d"),
+    delta(finish="length"),
+    DONE,
+)
 RETURNS = tuple(piece.replace(b"\n", b"\r") for piece in VLLM_CHAT)
 PRETTY = (
     b'data: {"choices": [\ndata: {"text": "a"}\ndata: ]}\n\n',
@@ -59,7 +71,9 @@ PRETTY = (
 )
 
 
-@pytest.mark.parametrize("pieces", [VLLM, VLLM_CHAT, SGLANG, LLAMA_CPP, SPARSE, BYTES, THINKING, PRETTY, RETURNS])
+@pytest.mark.parametrize(
+    "pieces", [VLLM, VLLM_CHAT, SGLANG, LLAMA_CPP, SPARSE, BYTES, THINKING, PRETTY, HIDDEN, RETURNS]
+)
 def test_four_tokens_are_four_in_every_dialect(pieces):
     _, outcome, _ = answered(streams(*pieces))
     assert outcome.finish_reason == ["length"]
@@ -162,6 +176,33 @@ def test_a_compressed_answer_fails_by_name():
     assert "compressed (gzip)" in next(iter(result.details))
 
 
+def test_the_first_token_has_come_though_its_text_is_hidden():
+    told = []
+
+    async def run():
+        first = asyncio.Event()
+
+        async def script(exchange):
+            exchange.stream(*HIDDEN[:1], ends=False)
+            await asyncio.sleep(0.05)
+            told.append(first.is_set())
+            exchange.send(HIDDEN[1])
+            with suppress(TimeoutError):
+                await asyncio.wait_for(first.wait(), 5)
+            told.append(first.is_set())
+            exchange.send(*HIDDEN[2:], b"")
+
+        async with scripted(script) as (_, address):
+            client = CompletionClient(Address.parse(address), clock_ms())
+            answer = await client.complete(Asked("hello", 4), first.set)
+            client.close()
+            return answer
+
+    answer = asyncio.run(run())
+    assert told == [False, True], "a role alone is no token; one whose text is hidden is"
+    assert (answer.reason, answer.output_tokens) == ("length", 4)
+
+
 def test_an_empty_answer_is_no_success():
     _, outcome, _ = answered(streams(text("", "stop"), usage(0), DONE))
     assert outcome.finish_reason == ["failed"]
@@ -241,6 +282,4 @@ def test_our_own_server_is_told_promises_and_priority():
 
 
 def _asked(slo, priority):
-    from batchpilot.serving.load.flight import Asked
-
     return Asked("hello", 4, slo, priority)
