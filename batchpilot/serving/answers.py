@@ -51,11 +51,13 @@ class AnswerReader:
         streams: whether the answer is server-sent events rather than one JSON document.
         tokens_per_event: what other answers of this server had, >= 1.
         count: tokens of a text.
+        most: tokens that each choice may have, None for unknown. With 0 there are none, whatever is said: servers echo
+            the prompt, and vLLM counts a token that it made and kept.
 
     Attributes:
         tokens: output tokens so far, of all choices.
         events: events that said something, one for each choice in them.
-        counted: whether a `usage` said so.
+        counted: whether a `usage` said so, or there could be none.
         prompt_tokens: as the server counted them, None where it does not say.
         ended: whether the answer said that it is complete: by `[DONE]`, by finish reasons of all choices that spoke, or
             as a whole document. One that ended by a finish reason is an answer even without text: a model may end at
@@ -64,14 +66,20 @@ class AnswerReader:
         error: what an error in the answer said.
     """
 
-    def __init__(self, streams: bool = True, tokens_per_event: float = 1.0, count: TokenCount = count_by_bytes) -> None:
+    def __init__(
+        self,
+        streams: bool = True,
+        tokens_per_event: float = 1.0,
+        count: TokenCount = count_by_bytes,
+        most: int | None = None,
+    ) -> None:
         self.tokens = self.events = 0
         self.counted = False
         self.prompt_tokens: int | None = None
         self.finish_reason: str | None = None
         self.error: str | None = None
         self._busy = self._no_room = False
-        self._streams, self._per_event, self._count = streams, tokens_per_event, count
+        self._streams, self._per_event, self._count, self._most = streams, tokens_per_event, count, most
         self._lines = EventLines()
         self._unread = self._event = b""
         self._within = self._names_error = self._done = False
@@ -206,6 +214,8 @@ class AnswerReader:
         """Events have said something, beside a running total or none."""
         before = self.events
         self.events += said
+        if self._most == 0:
+            return
         if not told and self._per_event == 1.0:
             self._grows = False
             self.tokens += said
@@ -249,12 +259,17 @@ class AnswerReader:
 
     def _count_all(self) -> None:
         """The whole number of tokens, once everything has come."""
+        if self._most == 0:
+            self.counted = True
+            return
         if self._told and self._told_at == self.events and 2 * self._told >= self.events:
             self.tokens = max(self._told, self.events) if len(self._spoke) > 1 else self._told
             return
         self.counted = False
         self.tokens = max(self.tokens, self._told, self.events)
         by_text = self._count("".join(self._texts)) if self._texts else 0
+        if self._most is not None:  # the text may hold the prompt too, where that is echoed
+            by_text = min(by_text, self._most * self.choices)
         if not self._streams or (self.events >= _FEWEST_EVENTS and by_text >= _SEVERAL * self.events):
             self.tokens = max(self.tokens, by_text)
 

@@ -153,6 +153,31 @@ def test_an_answer_that_hides_all_its_tokens_is_one():
     assert (reader.judged(), reader.tokens) == ((SERVED, ""), 1)
 
 
+ECHO = {"index": 0, "text": "a prompt of twelve words", "logprobs": OF_COMPLETION, "finish_reason": "length"}
+
+
+@pytest.mark.parametrize("usage", [None, used(0), used(1)])
+@pytest.mark.parametrize("streams", [True, False])
+def test_an_echo_that_was_asked_for_no_token_is_an_answer_of_none(usage, streams):
+    data = {"choices": [ECHO], "usage": usage}
+    pieces = [event(data), DONE] if streams else [json.dumps(data).encode()]
+    reader, brought = read(*pieces, streams=streams, most=0)
+    assert (sum(brought), reader.tokens, reader.counted) == (0, 0, True)
+    assert reader.judged() == (SERVED, "")
+
+
+def test_an_error_is_one_though_no_token_was_asked_for():
+    reader, _ = read(event({"error": {"message": "out of memory", "code": 500}}), DONE, most=0)
+    assert reader.judged()[0] == FAILED
+
+
+def test_text_that_nobody_counted_holds_no_more_tokens_than_were_allowed():
+    choices = [{"index": index, "text": "x" * 400, "finish_reason": "stop"} for index in range(2)]
+    for most, tokens in ((None, 200), (500, 200), (30, 60)):
+        reader, _ = read(json.dumps({"choices": choices}).encode(), streams=False, most=most)
+        assert (reader.tokens, reader.counted) == (tokens, False)
+
+
 OUT_OF_ROOM = {"error": {"code": 500, "message": "Context size has been exceeded.", "type": "server_error"}}
 
 

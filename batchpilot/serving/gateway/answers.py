@@ -45,6 +45,7 @@ class PassingAnswer:
         tokens_per_event: as in `AnswerReader`.
         count: tokens of a text.
         streams: whether a stream was asked for, which decides where the content type does not say.
+        most: as in `AnswerReader`.
 
     Attributes:
         reader: what has been read so far.
@@ -59,9 +60,10 @@ class PassingAnswer:
         count: Callable[[str], int] = count_by_bytes,
         *,
         streams: bool = True,
+        most: int | None = None,
     ) -> None:
         streams = _STREAMS.get(kind.partition(b";")[0].strip().lower(), streams)
-        self.reader = AnswerReader(streams, tokens_per_event, count)
+        self.reader = AnswerReader(streams, tokens_per_event, count, most)
         self._status = status
         self._error = b""
         self._room = STREAM_BYTES if streams else MOST_READ_BYTES

@@ -77,5 +77,5 @@ class CacheRoom:
 
 def _wanted(completion: Completion, usual_output_tokens: float) -> float:
     """Tokens of a request's contexts when it has said everything."""
-    each = completion.prompt_tokens + (completion.max_tokens or usual_output_tokens)
+    each = completion.prompt_tokens + completion.output_tokens(usual_output_tokens)
     return completion.choices * each

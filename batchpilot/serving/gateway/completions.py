@@ -32,7 +32,8 @@ class Completion:
     Attributes:
         prompt_tokens: estimated, >= 1.
         streams: whether the answer comes token by token.
-        max_tokens: most output tokens asked for, None where the request does not say.
+        max_tokens: most output tokens asked for, None where the request does not say; 0 where only the prompt's log
+            probabilities are wanted.
         slo: its promise.
         user: who asks, "" for unknown.
         priority: a smaller number is more urgent, 1 for ordinary.
@@ -50,6 +51,14 @@ class Completion:
     choices: int = 1
     model: str = ""
     blocks: tuple[int, ...] = ()
+
+    def output_tokens(self, usual: float) -> float:
+        """How long each output is taken to become.
+
+        Args:
+            usual: of requests that do not say.
+        """
+        return usual if self.max_tokens is None else float(self.max_tokens)
 
 
 def read_completion(
@@ -78,7 +87,7 @@ def read_completion(
         return Completion(
             prompt_tokens=max(prompt_tokens(data, count), 1),
             streams=data.get("stream") is True,
-            max_tokens=most if most is not None and most > 0 else None,
+            max_tokens=most if most is not None and most >= 0 else None,
             slo=SLO_CLASSES.get(headers.get(SLO_HEADER, ""), slo),
             user=str(data.get("user") or ""),
             priority=_PRIORITIES.get(headers.get(PRIORITY_HEADER, ""), 1) if priority is None else priority,

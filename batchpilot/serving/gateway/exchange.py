@@ -116,7 +116,7 @@ class Exchange:
             await unless_client_leaves(receive, self._travel(journey, asked, arrived_ms, scope, body, send))
 
     def _wait_s(self, buckets: Buckets, asked: Completion, key: str) -> float:
-        tokens = asked.prompt_tokens + asked.choices * (asked.max_tokens or FIRST_OUTPUT_TOKENS)
+        tokens = asked.prompt_tokens + asked.choices * asked.output_tokens(FIRST_OUTPUT_TOKENS)
         return buckets.take(key, tokens, self._now_ms() / 1000.0)
 
     async def pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -223,8 +223,10 @@ class Exchange:
     def _passing(self, way: Way, ticket: Ticket, answer: Connection) -> PassingAnswer:
         kind, encoding = _header(answer, b"content-type"), _header(answer, b"content-encoding")
         tokens_per_event = way.lane.observer.tokens_per_event
-        count, streams = self._settings.count_tokens, ticket.completion.streams
-        return PassingAnswer(answer.status, kind, encoding, tokens_per_event, count, streams=streams)
+        count, asked = self._settings.count_tokens, ticket.completion
+        return PassingAnswer(
+            answer.status, kind, encoding, tokens_per_event, count, streams=asked.streams, most=asked.max_tokens
+        )
 
     async def _pass_answer(
         self, way: Way, ticket: Ticket, answer: Connection, passing: PassingAnswer, begun: Beginning, send: Send

@@ -76,7 +76,7 @@ class Observer:
         asked = ticket.completion
         slo = self._promise(asked)
         self.arrived_requests += 1
-        self.arrived_tokens += asked.prompt_tokens + asked.choices * (asked.max_tokens or self._usual_output_tokens)
+        self.arrived_tokens += asked.prompt_tokens + asked.choices * asked.output_tokens(self._usual_output_tokens)
         self._session.on_arrival(
             ticket.number, asked.prompt_tokens, ttft_target_ms=slo.ttft_ms, tpot_target_ms=slo.tpot_ms
         )
@@ -168,14 +168,16 @@ class Observer:
     def _finished(self, ticket: Ticket, reader: AnswerReader) -> None:
         if not self._ends(ticket, "finished"):
             return
-        # An answer without text took one token all the same: the one that ended it.
+        # An answer without text took one token all the same: the one that ended it, or that nobody wanted to see.
         now_ms, tokens, texts = self._session.now_ms, max(reader.tokens, 1), reader.choices
-        self.output_tokens += max(tokens - ticket.spoken_tokens, 0)
+        generates = ticket.completion.max_tokens != 0
+        if generates:
+            self.output_tokens += max(tokens - ticket.spoken_tokens, 0)
+            self._gate.hear_answer(ticket, tokens, texts)
         if ticket.first_ms is not None:
             faded = math.exp(-reader.events / _REMEMBERED)
             self._events = self._events * faded + reader.events
             self._event_tokens = self._event_tokens * faded + tokens
-        self._gate.hear_answer(ticket, tokens, texts)
         self._session.on_finish(ticket.number, tokens, texts=texts)
         slo = self._promise(ticket.completion)
         first_ms = now_ms if ticket.first_ms is None else ticket.first_ms
@@ -184,7 +186,8 @@ class Observer:
         ticket.kept = ttft_ms <= slo.ttft_ms and not tpot_ms > slo.tpot_ms
         self.figures.served(ttft_ms, tpot_ms, now_ms - ticket.arrived_ms, kept=ticket.kept)
         if self._late_log is not None and not ticket.kept:
-            self._late_log.late(ticket, slo, ttft_ms, tpot_ms, tokens, self._upstream)
+            said = tokens if generates else 0
+            self._late_log.late(ticket, slo, ttft_ms, tpot_ms, said, self._upstream)
 
     def _ends(self, ticket: Ticket, how: str) -> bool:
         """Count an end once; whether this is the first."""
@@ -217,5 +220,5 @@ class Observer:
         return self._gate.line.usual_output_tokens
 
     def _promise(self, asked: Completion) -> SLO:
-        expected = float(asked.max_tokens or self._usual_output_tokens)
+        expected = asked.output_tokens(self._usual_output_tokens)
         return asked.slo if asked.streams else unstreamed_slo(asked.slo, expected)

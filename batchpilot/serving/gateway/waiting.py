@@ -218,7 +218,7 @@ class WaitingLine:
 
     def _key_of_discipline(self, ticket: Ticket) -> float:
         asked = ticket.completion
-        output = float(asked.max_tokens or self._outputs)
+        output = asked.output_tokens(self._outputs)
         match self._discipline:
             case "sjf":
                 return output

@@ -48,6 +48,16 @@ class Dialect:
         """The route."""
         return "/v1/chat/completions" if self.chat else "/v1/completions"
 
+    def most_tokens(self, asked: Asked) -> int | None:
+        """Most output tokens that a request allows, where `body` does not take the bound away.
+
+        Args:
+            asked: what is wanted.
+        """
+        told = {"max_tokens": asked.output_tokens, **self.body}
+        counts = (told.get(name) for name in ("max_completion_tokens", "max_tokens"))
+        return next((count for count in counts if type(count) is int and count >= 0), None)
+
     def request(self, model: str, asked: Asked, *, stream: bool = True) -> bytes:
         """The body of a request.
 
@@ -110,7 +120,7 @@ class CompletionClient:
             asked: what is wanted; the server is asked not to stop before.
             on_first: told when its first token comes.
         """
-        listening = _Listening(self._now_ms, asked.output_tokens, on_first, keep_times=self._keep_times)
+        listening = _Listening(self._now_ms, self.dialect.most_tokens(asked), on_first, keep_times=self._keep_times)
         try:
             body = self.dialect.request(self.model, asked)
             await self._http.exchange("POST", self.dialect.path, listening, body, _headers(asked))
@@ -195,12 +205,12 @@ class _Listening:
     """Hears an answer and notes when its tokens come."""
 
     def __init__(
-        self, now_ms: Callable[[], float], wanted: int, on_first: Callable[[], None], *, keep_times: bool
+        self, now_ms: Callable[[], float], most: int | None, on_first: Callable[[], None], *, keep_times: bool
     ) -> None:
-        self._now_ms, self._wanted, self._on_first = now_ms, wanted, on_first
+        self._now_ms, self._most, self._on_first = now_ms, most, on_first
         self._heard_ms: list[float] | None = [] if keep_times else None
         self._status, self._kind, self._encoding = 0, "", ""
-        self._reader = AnswerReader()
+        self._reader = AnswerReader(most=most)
         self._streams = True
         self._first_ms = self._last_ms = math.nan
         self._kept = b""
@@ -210,7 +220,7 @@ class _Listening:
         self._kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         self._encoding = headers.get("content-encoding", "identity")
         self._streams = self._kind != "application/json"
-        self._reader = AnswerReader(self._streams)
+        self._reader = AnswerReader(self._streams, most=self._most)
         if status != 200 and headers.get("location"):
             self._kept = f"to {headers['location']} ".encode()
 
@@ -229,11 +239,9 @@ class _Listening:
         if reader.end():
             self._heard()
         reason, detail = reader.judged()
-        if reason == SERVED and not reader.events:
+        if reason == SERVED and not reader.events and self._most != 0:
             return self._unserved(FAILED, "the answer is empty")
-        return (
-            self._as(SERVED, self._last_ms) if reason == SERVED else self._unserved(reason, self._strange(detail, told))
-        )
+        return self._served() if reason == SERVED else self._unserved(reason, self._strange(detail, told))
 
     def broken(self, error: str) -> Answered:
         """The response ended before its time."""
@@ -241,7 +249,7 @@ class _Listening:
             return self._unserved(refusal(self._status, ""), f"{self._status}, then: {error}")
         self._reader.end()
         served = self._streams and self._reader.events > 0 and self._reader.judged()[0] == SERVED
-        return self._as(SERVED, self._last_ms) if served else self._unserved("failed", error)
+        return self._served() if served else self._unserved("failed", error)
 
     def _heard(self) -> None:
         self._last_ms = self._now_ms()
@@ -261,7 +269,12 @@ class _Listening:
         """Output tokens as the reader has them; one whole text that nobody counted, ended by its length, has all."""
         reader = self._reader
         all_came = not (self._streams or reader.counted) and reader.finish_reason == "length" and reader.choices == 1
-        return self._wanted if all_came else reader.tokens
+        return self._most if all_came and self._most is not None else reader.tokens
+
+    def _served(self) -> Answered:
+        if math.isnan(self._last_ms):  # no token was wanted: the answer itself is what came first
+            self._heard()
+        return self._as(SERVED, self._last_ms)
 
     def _unserved(self, reason: str, detail: str) -> Answered:
         return self._as(reason, self._now_ms(), shown(detail))

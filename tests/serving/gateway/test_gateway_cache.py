@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from batchpilot.core import SLO, Limits
-from batchpilot.serving.answers import REFUSED, AnswerReader
+from batchpilot.serving.answers import REFUSED, SERVED, AnswerReader
 from batchpilot.serving.gateway.completions import Completion
 from batchpilot.serving.gateway.gate import Gate
 from batchpilot.serving.gateway.observer import Observer
@@ -59,6 +59,34 @@ def test_several_texts_of_a_request_take_as_many_contexts():
         for number, choices in enumerate((1, 3)):
             await door.come(number, choices=choices)
         assert len(door.gate.inside) == 1
+
+    asyncio.run(run())
+
+
+def test_a_request_for_no_output_takes_its_prompt_alone():
+    async def run():
+        door = Door(cache_tokens=250)
+        for number, most in enumerate((50, 0)):
+            await door.come(number, max_tokens=most)
+        assert len(door.gate.inside) == 2
+
+    asyncio.run(run())
+
+
+def test_an_answer_of_no_output_teaches_nothing_about_those_who_do_not_say():
+    async def run():
+        door = Door()
+        usual = door.gate.line.usual_output_tokens
+        for number, most in enumerate((0, 50)):
+            ticket = await door.come(number, max_tokens=most)
+            reader = AnswerReader(streams=False, most=most)
+            reader.hear(b'{"choices": [{"text": "a prompt", "finish_reason": "length"}]}')
+            reader.end()
+            door.observer.judged(ticket, SERVED, reader)
+            door.gate.leave(ticket)
+            assert (door.gate.line.usual_output_tokens == usual) == (most == 0)
+        assert door.observer.ended == {"finished": 2}
+        assert door.observer.output_tokens == 2, "the prompt is counted by its text where that may be an output"
 
     asyncio.run(run())
 

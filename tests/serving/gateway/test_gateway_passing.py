@@ -71,6 +71,22 @@ def test_usage_asked_for_by_stream_options_counts():
     assert json.loads(heard[0][1]) == asked
 
 
+@pytest.mark.parametrize("usage", [b"null", b'{"prompt_tokens":3,"completion_tokens":1}'])
+def test_an_echo_without_generation_is_served_and_no_output(usage):
+    events = [
+        b'data: {"choices":[{"text":"a prompt","logprobs":{"tokens":["a"," prompt"]},"finish_reason":"length"}]}\n\n',
+        b'data: {"choices":[],"usage":%b}\n\ndata: [DONE]\n\n' % usage,
+    ]
+    script, heard = saying(STREAM + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(*events))
+    asked = ASKED | {"max_tokens": 0, "echo": True, "logprobs": 1}
+    with before(script) as gateway:
+        assert post(gateway, json=asked).content == b"".join(events)
+        told = status(gateway)
+    assert json.loads(heard[0][1]) == asked
+    assert (told["ended"], told["output_tokens"], told["kept_promises"]) == ({"finished": 1}, 0, 1)
+    assert told["ttft_ms_p50"] == told["e2e_ms_p50"] > 0.0
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "br"])
 def test_packed_answers_pass_as_they_are(encoding):
     plain = b'data: {"choices":[{"text":"a"}]}\n\n' * 3 + b"data: [DONE]\n\n"

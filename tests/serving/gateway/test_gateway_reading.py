@@ -43,6 +43,23 @@ def test_a_request_names_its_class_and_priority():
     assert asked({"prompt": "x"}, {"x-slo-class": "nonsense"}).slo == PROMISE
 
 
+@pytest.mark.parametrize(
+    ("said", "most", "expected"),
+    [
+        ({"max_tokens": 0, "echo": True}, 0, 0.0),
+        ({"max_completion_tokens": 0, "max_tokens": 7}, 0, 0.0),
+        ({"max_tokens": 7}, 7, 7.0),
+        ({"max_tokens": -1}, None, 128.0),
+        ({"max_tokens": None}, None, 128.0),
+        ({"max_tokens": False}, None, 128.0),
+        ({}, None, 128.0),
+    ],
+)
+def test_no_output_at_all_is_a_length_and_none_that_is_said_is_the_usual_one(said, most, expected):
+    read = asked({"prompt": "x", **said})
+    assert (read.max_tokens, read.output_tokens(128.0)) == (most, expected)
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),

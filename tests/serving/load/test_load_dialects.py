@@ -209,6 +209,37 @@ def test_an_empty_answer_is_no_success():
     assert math.isnan(outcome.ttft_ms[0])
 
 
+ECHO = {"choices": [{"text": " the prompt", "logprobs": {"tokens": [" the"]}, "finish_reason": "length"}]}
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        streams(event(ECHO), usage(1), DONE),
+        streams(event(ECHO), DONE),
+        streams(text("", "length"), usage(0), DONE),
+        lambda exchange: exchange.whole(ECHO),
+        lambda exchange: exchange.whole(ECHO | {"usage": {"prompt_tokens": 20, "completion_tokens": 1}}),
+    ],
+)
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_a_load_that_asks_for_no_token_is_served_with_none(script, name):
+    result, outcome, served = answered(script, dialect=Dialect(body={name: 0, "echo": True}))
+    assert (served.asked[0][1][name], served.asked[0][1]["echo"]) == (0, True)
+    assert (outcome.finish_reason, outcome.generated_tokens.tolist()) == (["length"], [0])
+    assert outcome.ttft_ms[0] == outcome.e2e_ms[0] > 0.0
+    assert math.isnan(outcome.tpot_ms[0])
+    assert (outcome.slo_met.tolist(), result.uncounted, result.details) == ([True], 0, {})
+
+
+@pytest.mark.parametrize(("most", "tokens"), [(4, 4), (2, 2), (None, 3), (-1, 3)])
+def test_a_whole_answer_that_ended_by_its_length_has_what_the_body_allows(most, tokens):
+    answer = {"choices": [{"text": "123456789", "finish_reason": "length"}]}
+    dialect = Dialect(body={"max_tokens": most})
+    _, outcome, _ = answered(lambda exchange: exchange.whole(answer), dialect=dialect)
+    assert outcome.generated_tokens.tolist() == [tokens]
+
+
 ABORTED = text("", "abort")
 
 

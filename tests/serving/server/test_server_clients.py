@@ -288,6 +288,15 @@ def test_what_would_change_the_answer_is_refused_by_name(server, ask, changes, p
     assert param.split(".")[0] in answer.json()["error"]["message"]
 
 
+def test_an_echo_without_generation_is_refused_by_both_names(server):
+    _, url = server
+    answer = complete(url, max_tokens=0, echo=True)
+    assert answer.status_code == 400
+    told = answer.json()["error"]["message"]
+    assert "max_tokens: Input should be greater than or equal to 1, not 0" in told
+    assert "echo: Input should be False, not True" in told
+
+
 def test_a_completion_that_says_no_length_takes_what_the_context_leaves(server):
     service, url = server
     longest = service.engine.longest
