@@ -1,4 +1,8 @@
-"""Prometheus' text format, as far as a server's figures need it."""
+"""Prometheus' text format and OpenMetrics, as far as a server's figures need them.
+
+A page is not judged: lines that are no samples say nothing, as comments, types and `# EOF` do. Sources: Prometheus'
+"Exposition formats" and the OpenMetrics specification 1.0.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +18,12 @@ _RANK = re.compile(r"(?!.*dp_rank$).*rank$")
 _SHARE = "priority"
 """SGLang tells its requests in all under an empty `priority`, and those of each priority beside it."""
 
-_SAMPLE = re.compile(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)")
-_LABEL = re.compile(r'(\w+)\s*=\s*"((?:[^"\\]|\\.)*)"')
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_NAME = re.compile(r"([a-zA-Z_:][\w:]*)(?:\s+|(?=\{))", re.ASCII)
+_LABEL = re.compile(rf"\s*([a-zA-Z_]\w*|{_QUOTED})\s*=\s*({_QUOTED})\s*,?", re.ASCII)
+_END_OF_LABELS = re.compile(r"\s*\}\s*")
+_VALUE = re.compile(r"[^\s#]\S*")
+_ESCAPED = re.compile(r'\\([\\"n])')
 
 Labels = dict[str, str]
 
@@ -23,14 +31,17 @@ Labels = dict[str, str]
 def samples(text: str, prefixes: tuple[str, ...] = ("",)) -> Iterator[tuple[str, Labels, float]]:
     """Name, labels and value of each sample; NaN for a value that is no number.
 
+    Timestamps and exemplars behind a value are passed over.
+
     Args:
         text: the page.
         prefixes: beginnings of the names that are wanted.
     """
-    for line in text.splitlines():
-        found = _SAMPLE.match(line) if line.startswith(prefixes) else None
-        if found is not None:
-            yield found[1], dict(_LABEL.findall(found[2] or "")), _number(found[3])
+    for line in text.split("\n"):
+        line = line.strip()
+        sample = _sample(line) if line.startswith(prefixes) else None
+        if sample is not None:
+            yield sample
 
 
 def of_engines(told: Iterable[tuple[Labels, float]]) -> list[float]:
@@ -51,8 +62,41 @@ def of_engines(told: Iterable[tuple[Labels, float]]) -> list[float]:
     return [shares[""] if "" in shares else sum(shares.values()) for shares in parts.values()]
 
 
-def _number(text: str) -> float:
+def number(text: str) -> float:
+    """A value, or a label that is one (`le`, `quantile`); NaN for what is no number.
+
+    Args:
+        text: as it stands in the page.
+    """
     try:
-        return float(text)
+        # Python reads digits of other scripts, and underscores between digits.
+        return float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:
         return math.nan
+
+
+def _sample(line: str) -> tuple[str, Labels, float] | None:
+    """What a line says, None for one that is no sample."""
+    name = _NAME.match(line)
+    if name is None:
+        return None
+    place = name.end()
+    labels: Labels = {}
+    if line.startswith("{", place):
+        place += 1
+        while label := _LABEL.match(line, place):
+            labels[_plain(label[1])] = _plain(label[2])
+            place = label.end()
+        end = _END_OF_LABELS.match(line, place)
+        if end is None:
+            return None
+        place = end.end()
+    value = _VALUE.match(line, place)
+    return None if value is None else (name[1], labels, number(value[0]))
+
+
+def _plain(text: str) -> str:
+    """A label's name or value without quotes and escapes."""
+    if not text.startswith('"'):
+        return text
+    return _ESCAPED.sub(lambda found: "\n" if found[1] == "n" else found[1], text[1:-1])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from batchpilot.core.exposition import Labels, of_engines, samples
+from batchpilot.core.exposition import Labels, number, of_engines, samples
 from batchpilot.core.slo import SLO
 from batchpilot.diagnosis.evidence import Evidence, Hardware, Interval
 from batchpilot.serving.gateway.upstream_metrics import NAMES
@@ -278,10 +278,8 @@ def _quantiles(before: Page, after: Page, names: Sequence[str]) -> dict[int, flo
         if f"{name}_bucket" in after.told:
             return _of_buckets(before.told.get(f"{name}_bucket", []), after.told[f"{name}_bucket"])
         if name in after.told:
-            found = {
-                round(100 * float(labels["quantile"])): v for labels, v in after.told[name] if "quantile" in labels
-            }
-            return {q: value for q, value in found.items() if not math.isnan(value)}
+            quantiles = [(number(labels.get("quantile", "")), value) for labels, value in after.told[name]]
+            return {round(100 * q): value for q, value in quantiles if 0 <= q <= 1 and not math.isnan(value)}
     return {}
 
 
@@ -289,9 +287,11 @@ def _of_buckets(before: Sequence[tuple[Labels, float]], after: Sequence[tuple[La
     counts: dict[float, float] = defaultdict(float)
     for told, sign in ((before, -1.0), (after, 1.0)):
         for labels, value in told:
-            counts[float(labels["le"])] += sign * value
+            edge = number(labels.get("le", ""))
+            if not math.isnan(edge):
+                counts[edge] += sign * value
     edges = sorted(counts)
-    total = counts[edges[-1]]
+    total = counts[edges[-1]] if edges else 0.0
     found = {}
     for q in (50, 95, 99):
         if total <= 0:

@@ -125,6 +125,19 @@ def test_quantiles_of_a_histogram_are_those_of_what_came_between_the_pages():
         assert told.quantile("e2e_ms", q) == pytest.approx(1000 * np.percentile(later, q), rel=0.2)
 
 
+def test_exemplars_and_a_bucket_without_an_edge_change_no_figure():
+    plain = vllm(110, 3, 0.25, 0.05)
+    open_metrics = "".join(
+        f'{line} # {{trace_id="5"}} 0.05 1717171717.0\n' if "_bucket" in line else f"{line}\n"
+        for line in plain.splitlines()
+    )
+    odd = 'vllm:time_to_first_token_seconds_bucket{engine="0"} 9\nvllm:time_to_first_token_seconds_bucket{le="x"} 9\n'
+    told, expected = read(open_metrics + odd + "# EOF\n"), read(plain)
+    assert told.quantiles == expected.quantiles
+    assert 0.0 < told.quantile("ttft_ms", 50) <= 100.0
+    assert (told.mean("waiting"), told.mean("kv_used")) == (3.0, 0.25)
+
+
 def test_a_page_of_nobody_known_says_who_is_known():
     with pytest.raises(ValueError, match="vLLM"):
         read("http_requests_total 5\n")

@@ -53,6 +53,19 @@ def test_ranks_of_one_engine_are_not_added_up_and_data_parallel_ones_are(page, r
     assert (read.server, read.running, read.waiting, read.kv_used_fraction) == ("SGLang", running, waiting, 0.5)
 
 
+def test_openmetrics_with_timestamps_and_exemplars_is_read():
+    page = """# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running {engine="0",model_name="a \\"b\\" {c}"} 3.0 1717171717.5
+vllm:num_requests_waiting{engine="0",model_name="a \\"b\\" {c}"} 7.0 # {trace_id="}"} 99.0 1717171717.5
+vllm:kv_cache_usage_perc{engine="0",model_name="a \\"b\\" {c}"} 0.25
+vllm:kv_cache_usage_perc{engine="1",model_name="a \\"b\\" {c}"} NaN
+# EOF
+"""
+    read = read_upstream_metrics(page, {'a "b" {c}'})
+    assert (read.server, read.running, read.waiting, read.kv_used_fraction) == ("vLLM", 3, 7, 0.25)
+    assert read_upstream_metrics(page, {"another"}) is None
+
+
 def test_llama_cpp_is_read():
     read = read_upstream_metrics("llamacpp:requests_processing 3\nllamacpp:requests_deferred 2\n")
     assert (read.server, read.running, read.waiting) == ("llama.cpp", 3, 2)
