@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from batchpilot.core.names import lookup
-from batchpilot.serving.formats.results.base import ImportedRun, Request, Requests, ResultFormat, known, number
+from batchpilot.serving.formats.results.base import ImportedRun, Request, Requests, ResultFormat, known
 from batchpilot.serving.formats.results.endings import ending
+from batchpilot.serving.formats.results.entries import Entry
 
 _LATENCIES = {"ttft": "time_to_first_token", "tpot": "inter_token_latency", "e2e": "request_latency"}
 _UNIT_MS = {"ns": 1e-6, "us": 1e-3, "ms": 1.0, "sec": 1e3, "s": 1e3}
@@ -41,7 +41,7 @@ def fits_records(content: Any) -> bool:
     return isinstance(first, Mapping) and "metrics" in first and "request_start_ns" in (first.get("metadata") or {})
 
 
-def read(path: Path, content: Mapping[str, Any]) -> list[ImportedRun]:
+def read(path: Path, content: Entry) -> list[ImportedRun]:
     """Its one run.
 
     Args:
@@ -49,7 +49,7 @@ def read(path: Path, content: Mapping[str, Any]) -> list[ImportedRun]:
         content: of it.
 
     Raises:
-        ValueError: a unit that is not known.
+        ValueError: a unit that is not known, or a value out of bounds.
     """
     served, failed = _average(content, "request_count"), _average(content, "error_request_count")
     failed = 0.0 if math.isnan(failed) else failed
@@ -62,16 +62,17 @@ def read(path: Path, content: Mapping[str, Any]) -> list[ImportedRun]:
         "goodput_requests_per_s": _average(content, "goodput"),
     }
     for name, theirs in _LATENCIES.items():
-        told = content.get(theirs) or {}
-        stated |= {f"{name}_p{q}_ms": _ms(told.get(f"p{q}"), told.get("unit", "ms")) for q in (50, 95, 99)}
-    version = str(content.get("aiperf_version") or "")
-    notes = () if content.get("is_complete") in (None, True) else (str(content.get("incomplete_reason")),)
+        told = content.get(theirs)
+        stated |= {f"{name}_p{q}_ms": _unit_ms(told) * told.get(f"p{q}").number(0.0) for q in (50, 95, 99)}
+    version = content.get("aiperf_version").text()
+    complete = content.get("is_complete").value in (None, True)
+    notes = () if complete else (content.get("incomplete_reason").text() or "AIPerf calls the run incomplete.",)
     return [
         ImportedRun(f"AIPerf {version}".strip(), path.name, None, known(stated), 1e3 * stated["elapsed_s"], notes=notes)
     ]
 
 
-def read_records(path: Path, content: Sequence[Mapping[str, Any]]) -> list[ImportedRun]:
+def read_records(path: Path, content: Entry) -> list[ImportedRun]:
     """Their one run.
 
     Args:
@@ -81,60 +82,68 @@ def read_records(path: Path, content: Sequence[Mapping[str, Any]]) -> list[Impor
     Raises:
         ValueError: a unit that is not known, or a value out of bounds.
     """
-    rows = [_row(record) for record in content if record["metadata"].get("benchmark_phase") != "warmup"]
+    records = content.entries()
+    rows = [_row(record) for record in records if record["metadata"].get("benchmark_phase").value != "warmup"]
     return [ImportedRun("AIPerf", path.name, Requests.of(rows), {})]
 
 
-def _row(record: Mapping[str, Any]) -> Request:
+def _row(record: Entry) -> Request:
     metadata, error = record["metadata"], record.get("error")
-    sent_ms = 1e-6 * metadata["request_start_ns"]
-    due_ns = metadata.get("credit_issued_ns") or metadata["request_start_ns"]
-    due_ms, waited_ms = 1e-6 * due_ns, 1e-6 * (metadata["request_start_ns"] - due_ns)
+    sent_ns = _nanoseconds(metadata["request_start_ns"])
+    issued = metadata.get("credit_issued_ns")
+    due_ns = _nanoseconds(issued) if issued.value else sent_ns
+    sent_ms, waited_ms = 1e-6 * sent_ns, 1e-6 * (sent_ns - due_ns)
     ttft_ms, latency_ms = _time(record, "time_to_first_token"), _time(record, "request_latency")
-    output, prompt = int(_value(record, "output_sequence_length") or 0), _value(record, "input_sequence_length")
-    prompt = prompt or _value(record, "error_isl") or 0
-    if metadata.get("was_cancelled"):
+    output = _value(record, "output_sequence_length").count()
+    prompt = _value(record, "input_sequence_length").count() or _value(record, "error_isl").count()
+    if metadata.get("was_cancelled").value:
         reason = "cancelled"
-    elif error:
-        reason = ending(str(error.get("message") or error.get("type") or ""), error.get("code"))
+    elif error.value:
+        code, told = error.get("code").value, error.get("message").text() or error.get("type").text()
+        reason = ending(told, code if isinstance(code, int) else None)
     else:
         reason = "length"
     if reason != "length" and math.isnan(latency_ms):
-        latency_ms = 1e-6 * metadata["request_end_ns"] - sent_ms
-    gaps_ms = _times(record, "inter_chunk_latency")
+        latency_ms = 1e-6 * (_nanoseconds(metadata["request_end_ns"]) - sent_ns)
+    gaps = record["metrics"].get("inter_chunk_latency")
+    unit_ms = _unit_ms(gaps)
+    gaps_ms = [unit_ms * gap for gap in gaps.get("value").numbers(0.0)]
     each = reason == "length" and len(gaps_ms) == output - 1
     return Request(
-        due_ms,
-        int(prompt),
+        1e-6 * due_ns,
+        prompt,
         output,
         waited_ms + ttft_ms,
         waited_ms + latency_ms,
         reason,
         token_ms=list(itertools.accumulate([sent_ms + ttft_ms, *gaps_ms])) if each else (),
         late_ms=waited_ms,
+        place=record.place,
     )
 
 
-def _value(record: Mapping[str, Any], name: str) -> Any:
-    return (record["metrics"].get(name) or {}).get("value")
+def _nanoseconds(entry: Entry) -> float:
+    """Since 1970: as it stands, whole, since a float is right to a quarter of a microsecond only."""
+    entry.needed()
+    ns: float = entry.value
+    return ns
 
 
-def _time(record: Mapping[str, Any], name: str) -> float:
-    told = record["metrics"].get(name) or {}
-    return _ms(told.get("value"), told.get("unit", "ms"))
+def _value(record: Entry, name: str) -> Entry:
+    return record["metrics"].get(name).get("value")
 
 
-def _times(record: Mapping[str, Any], name: str) -> list[float]:
-    told = record["metrics"].get(name) or {}
-    return [_ms(value, told["unit"]) for value in told.get("value") or ()]
+def _time(record: Entry, name: str) -> float:
+    return _unit_ms(record["metrics"].get(name)) * _value(record, name).number(0.0)
 
 
-def _ms(value: Any, unit: str) -> float:
-    return number(value, lookup(_UNIT_MS, unit, "unit of time"))
+def _unit_ms(told: Entry) -> float:
+    """What one of the unit beside a value is in ms."""
+    return _UNIT_MS[told["unit"].choice(_UNIT_MS)] if told.has("unit") else 1.0
 
 
-def _average(content: Mapping[str, Any], name: str) -> float:
-    return number((content.get(name) or {}).get("avg"))
+def _average(content: Entry, name: str) -> float:
+    return content.get(name).get("avg").number(0.0)
 
 
 AIPERF = ResultFormat("AIPerf (profile_export_aiperf.json)", fits, read, ("profile_export_aiperf.json",))

@@ -1,7 +1,8 @@
 """What a result file says, in one shape. Times in ms, lengths in tokens.
 
 A request's times count from the moment it was due, as `batchpilot load` counts; a file that knows only when a request
-was sent counts from there. TPOT is (E2E - TTFT) / (output - 1) throughout, whatever its author calls TPOT.
+was sent counts from there. TPOT is (E2E - TTFT) / (output - 1) throughout, whatever its author calls TPOT. No time is
+below zero: a file whose clock went back is refused.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,12 @@ from numpy.typing import NDArray
 from batchpilot.core.slo import SLO
 from batchpilot.engines.scheduler.state import CANCELLED, FINISH_REASONS, LENGTH
 from batchpilot.engines.simulated.result import SimulationResult
+from batchpilot.serving.formats.results.entries import Entry
 from batchpilot.workloads.readers.base import MAX_TOKENS
 from batchpilot.workloads.table import RequestTable
+
+ROUNDING_MS = 1e-3
+"""Differences of seconds since 1970 are right to so much."""
 
 NO_PROMISE = SLO(math.inf, math.inf, "none")
 """What is judged by where the reader of a file promises nothing."""
@@ -38,7 +44,8 @@ class Request:
         reason: how it ended, one of `FINISH_REASONS`.
         wanted_tokens: output that was asked for, None for unknown.
         token_ms: when each of its tokens came, on the file's clock; empty where the file does not say.
-        late_ms: how long after it was due it was sent, NaN for unknown.
+        late_ms: how long after it was due it was sent, NaN for unknown; below zero for one that was sent early.
+        place: where it stands in the file, for messages; empty for its number.
     """
 
     due_ms: float
@@ -50,6 +57,36 @@ class Request:
     wanted_tokens: int | None = None
     token_ms: Sequence[float] = ()
     late_ms: float = math.nan
+    place: str = ""
+
+    def check(self, number: int) -> None:
+        """Refuse a request that cannot have been.
+
+        Args:
+            number: of it in its file.
+
+        Raises:
+            ValueError: a length or a time is out of bounds; the message names place, figure and value.
+        """
+        place = self.place.removesuffix(": ") or f"request {number}"
+        if not math.isfinite(self.due_ms):
+            raise ValueError(f"{place}: due_ms is {self.due_ms}; expected a number")
+        for name in ("prompt_tokens", "output_tokens", "wanted_tokens"):
+            value = getattr(self, name)
+            if value is not None and not (0 <= value <= MAX_TOKENS and value == int(value)):
+                raise ValueError(f"{place}: {name} is {value}; expected a whole number from 0 to {MAX_TOKENS}")
+        for name, what in (("ttft_ms", "its first token"), ("e2e_ms", "its end")):
+            value = getattr(self, name)
+            if value < -ROUNDING_MS or math.isinf(value):
+                raise ValueError(f"{place}: {name} is {value:g}; {what} must come no sooner than it was due")
+        if self.e2e_ms < self.ttft_ms - ROUNDING_MS:
+            raise ValueError(
+                f"{place}: e2e_ms is {self.e2e_ms:g}, ttft_ms {self.ttft_ms:g}; its end must not come before its first "
+                "token"
+            )
+        back = next((later for sooner, later in pairwise(self.token_ms) if later < sooner - ROUNDING_MS), None)
+        if back is not None:
+            raise ValueError(f"{place}: a token comes at {back:g} ms, behind a later one; times of tokens must grow")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,14 +130,7 @@ class Requests:
         if not rows:
             raise ValueError("it holds no request")
         for number, row in enumerate(rows):
-            if not math.isfinite(row.due_ms):
-                raise ValueError(f"request {number}: due_ms is {row.due_ms}; expected a number")
-            for name in ("prompt_tokens", "output_tokens", "wanted_tokens"):
-                value = getattr(row, name)
-                if value is not None and not (0 <= value <= MAX_TOKENS and value == int(value)):
-                    raise ValueError(
-                        f"request {number}: {name} is {value}; expected a whole number from 0 to {MAX_TOKENS}"
-                    )
+            row.check(number)
         rows = sorted(rows, key=lambda row: row.due_ms)
         first_ms = rows[0].due_ms
         output = np.array([row.output_tokens for row in rows], np.int64)
@@ -111,13 +141,15 @@ class Requests:
             [given if row.wanted_tokens is None else row.wanted_tokens for row, given in zip(rows, told, strict=True)]
         )
         guessed = int(np.count_nonzero((prompts < 1) | (wanted < 1)))
+        ttft_ms = np.maximum([row.ttft_ms for row in rows], 0.0)
+        e2e_ms = np.array([row.e2e_ms for row in rows])
         return cls(
             np.array([row.due_ms - first_ms for row in rows]),
             _filled(prompts),
             output,
             np.maximum(_filled(wanted), output),
-            np.array([row.ttft_ms for row in rows]),
-            np.array([row.e2e_ms for row in rows]),
+            ttft_ms,
+            np.where(e2e_ms < ttft_ms, ttft_ms, e2e_ms),
             np.array([FINISH_REASONS.index(row.reason) for row in rows], np.int8),
             tuple(np.asarray(row.token_ms, np.float64) - first_ms for row in rows),
             np.array([row.late_ms for row in rows]),
@@ -208,24 +240,14 @@ class ResultFormat:
     Attributes:
         what: the tool and the option that writes it, for messages.
         fits: whether a file's content is of this kind.
-        read: its runs; raises ValueError, KeyError or TypeError on content that is damaged.
+        read: its runs; raises ValueError on content that is damaged, with the place.
         files: names it has in a folder of results, the best first.
     """
 
     what: str
     fits: Callable[[Any], bool]
-    read: Callable[[Path, Any], list[ImportedRun]]
+    read: Callable[[Path, Entry], list[ImportedRun]]
     files: tuple[str, ...] = field(default=())
-
-
-def number(value: Any, scale: float = 1.0) -> float:
-    """A number of a file, NaN where there is none.
-
-    Args:
-        value: as it stands there.
-        scale: what it is multiplied by.
-    """
-    return scale * float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 
 def known(figures: Mapping[str, float]) -> dict[str, float]:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from batchpilot.serving.formats.results.base import ImportedRun, Request, Requests, ResultFormat, known, number
+from batchpilot.serving.formats.results.base import ImportedRun, Request, Requests, ResultFormat, known
 from batchpilot.serving.formats.results.endings import ending
+from batchpilot.serving.formats.results.entries import Entry
 
 _PACED_BY_CLIENTS = ("synchronous", "concurrent", "throughput")
 """Strategies without a timetable: their targeted start is at once."""
@@ -41,7 +42,7 @@ def fits(content: Any) -> bool:
     return isinstance(content, Mapping) and isinstance(content.get("benchmarks"), list) and "metadata" in content
 
 
-def read(path: Path, content: Mapping[str, Any]) -> list[ImportedRun]:
+def read(path: Path, content: Entry) -> list[ImportedRun]:
     """One run a benchmark.
 
     Args:
@@ -51,22 +52,20 @@ def read(path: Path, content: Mapping[str, Any]) -> list[ImportedRun]:
     Raises:
         ValueError: a value is out of bounds, or the report is of a layout before 0.6.
     """
-    version = str(content["metadata"].get("guidellm_version", ""))
-    spec = content.get("config", {}).get("spec", {})
+    version = content["metadata"].get("guidellm_version").text()
+    spec = content.get("config").get("spec")
     slow = _read_mooncake_as_seconds(spec)
     runs = []
-    for benchmark in content["benchmarks"]:
+    for benchmark in content["benchmarks"].entries():
         strategy = benchmark["config"]["strategy"]
-        totals = benchmark["metrics"]["request_totals"]
-        entries = list(_entries(benchmark["requests"]))
+        total = benchmark["metrics"]["request_totals"]["total"].needed(0.0)
+        entries = _entries(benchmark["requests"])
         notes = ["TPOT is its inter-token latency; what GuideLLM calls time per output token contains TTFT."]
         requests = None
-        if entries and len(entries) == totals["total"]:
+        if entries and len(entries) == total:
             requests = Requests.of([_row(entry, _timetable(strategy)) for entry in entries])
-        elif totals["total"]:
-            notes.append(
-                f"It holds a sample of {len(entries)} of {totals['total']} requests: no request by itself is read."
-            )
+        elif total:
+            notes.append(f"It holds a sample of {len(entries)} of {total:.0f} requests: no request by itself is read.")
         if slow:
             notes.append(
                 "GuideLLM took the milliseconds of the Mooncake trace for seconds: this load was 1,000 times as slow "
@@ -78,8 +77,8 @@ def read(path: Path, content: Mapping[str, Any]) -> list[ImportedRun]:
                 f"{path.name} {_name(strategy)}",
                 requests,
                 _stated(benchmark),
-                number(benchmark.get("duration"), 1000.0),
-                str(spec.get("backend", {}).get("model") or ""),
+                1000.0 * benchmark.get("duration").number(0.0),
+                spec.get("backend").get("model").text(),
                 tuple(notes),
                 MOONCAKE_SCALE if slow else 1.0,
             )
@@ -87,41 +86,42 @@ def read(path: Path, content: Mapping[str, Any]) -> list[ImportedRun]:
     return runs
 
 
-def _entries(requests: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    for status in ("successful", "incomplete", "errored"):
-        yield from requests.get(status) or ()
+def _entries(requests: Entry) -> list[Entry]:
+    return [entry for status in ("successful", "incomplete", "errored") for entry in requests.get(status).entries()]
 
 
-def _name(strategy: Mapping[str, Any]) -> str:
-    pace = strategy.get("rate") or strategy.get("streams")
-    return str(strategy["type_"]) + (f"@{pace:g}" if isinstance(pace, int | float) else "")
+def _name(strategy: Entry) -> str:
+    pace = strategy.get("rate").value or strategy.get("streams").value
+    return strategy["type_"].text() + (f"@{pace:g}" if isinstance(pace, int | float) else "")
 
 
-def _timetable(strategy: Mapping[str, Any]) -> bool:
-    return strategy["type_"] not in _PACED_BY_CLIENTS
+def _timetable(strategy: Entry) -> bool:
+    return strategy["type_"].value not in _PACED_BY_CLIENTS
 
 
-def _row(entry: Mapping[str, Any], timetable: bool) -> Request:
+def _row(entry: Entry, timetable: bool) -> Request:
     info = entry["info"]
     times = info["timings"]
-    sent = number(times["request_start"])
-    due = number(times.get("targeted_start")) if timetable else math.nan
-    due = next((time for time in (due, sent, number(times.get("queued"))) if not math.isnan(time)), math.nan)
-    served = info["status"] == "completed"
-    reason = (
-        "length" if served else "cancelled" if info["status"] != "errored" else ending(str(info.get("error") or ""))
-    )
-    first, last = number(times["first_token_iteration"]), number(times["last_token_iteration"])
-    end = last if served and not math.isnan(last) else number(times.get("request_end"))
+    sent, target = times["request_start"].number(), times.get("targeted_start").number()
+    known_times = (target if timetable else math.nan, sent, times.get("queued").number())
+    due = next((time for time in known_times if not math.isnan(time)), math.nan)
+    if math.isnan(due):
+        raise times["request_start"].wrong("a number, or one as targeted_start or queued")
+    status = info["status"].text()
+    served = status == "completed"
+    reason = "length" if served else "cancelled" if status != "errored" else ending(info.get("error").text())
+    first, last = times["first_token_iteration"].number(), times["last_token_iteration"].number()
+    end = last if served and not math.isnan(last) else times.get("request_end").number()
     return Request(
         1000.0 * due,
-        entry.get("prompt_tokens") or 0,
-        entry.get("output_tokens") or 0,
+        entry.get("prompt_tokens").count(),
+        entry.get("output_tokens").count(),
         1000.0 * (first - due),
         1000.0 * (end - due),
         reason,
-        _wanted(entry.get("request_args")),
+        _wanted(entry.get("request_args").value),
         late_ms=1000.0 * (sent - due) if timetable else math.nan,
+        place=entry.place,
     )
 
 
@@ -135,31 +135,36 @@ def _wanted(arguments: object) -> int | None:
     return next((most for most in asked if isinstance(most, int) and most > 0), None)
 
 
-def _read_mooncake_as_seconds(spec: Mapping[str, Any]) -> bool:
+def _read_mooncake_as_seconds(spec: Entry) -> bool:
     """Whether a Mooncake trace was replayed without its user having made up for the unit."""
-    scale = number(spec.get("profile", {}).get("time_scale", 1.0))
+    scale = _scale(spec.get("profile"))
     return any(
-        data.get("kind") == "mooncake" and scale * number(data.get("time_scale", 1.0)) > MOONCAKE_SCALE * 10.0
-        for data in spec.get("data") or ()
+        data.get("kind").value == "mooncake" and scale * _scale(data) > MOONCAKE_SCALE * 10.0
+        for data in spec.get("data").entries()
     )
 
 
-def _stated(benchmark: Mapping[str, Any]) -> dict[str, float]:
+def _scale(entry: Entry) -> float:
+    return entry["time_scale"].number(0.0) if entry.has("time_scale") else 1.0
+
+
+def _stated(benchmark: Entry) -> dict[str, float]:
     metrics = benchmark["metrics"]
     totals = metrics["request_totals"]
-    total = totals["total"] - totals["incomplete"]
+    attained = metrics.get("slo_attainment")
+    every, incomplete, errored = (totals[name].needed(0.0) for name in ("total", "incomplete", "errored"))
     stated = {
-        "requests": float(totals["total"]),
-        "failed_fraction": totals["errored"] / total if total else math.nan,
-        "elapsed_s": number(benchmark.get("duration")),
-        "throughput_tokens_per_s": number(metrics["output_tokens_per_second"]["successful"]["mean"]),
-        "slo_attainment": number(metrics.get("slo_attainment")),
+        "requests": every,
+        "failed_fraction": errored / (every - incomplete) if every > incomplete else math.nan,
+        "elapsed_s": benchmark.get("duration").number(0.0),
+        "throughput_tokens_per_s": metrics["output_tokens_per_second"]["successful"]["mean"].number(0.0),
+        "slo_attainment": math.nan if isinstance(attained.value, Mapping) else attained.number(0.0),
     }
     for name, (theirs, scale) in _LATENCIES.items():
         told = metrics[theirs]["successful"]
-        stated |= {
-            f"{name}_p{q}_ms": number(told["percentiles"][f"p{q}"], scale) for q in (50, 95, 99) if told["count"]
-        }
+        if told["count"].number(0.0) > 0:
+            percentiles = told["percentiles"]
+            stated |= {f"{name}_p{q}_ms": scale * percentiles[f"p{q}"].number(0.0) for q in (50, 95, 99)}
     return known(stated)
 
 

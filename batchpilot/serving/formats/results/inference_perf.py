@@ -11,12 +11,13 @@ Source: inference-perf 0.7.0, `reportgen/base.py`, `apis/streaming_parser.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from batchpilot.serving.formats.results.base import ImportedRun, Request, Requests, ResultFormat, known, number
+from batchpilot.serving.formats.results.base import ImportedRun, Request, Requests, ResultFormat, known
 from batchpilot.serving.formats.results.endings import ending
+from batchpilot.serving.formats.results.entries import Entry
 
 _LATENCIES = {"ttft": "time_to_first_token", "tpot": "time_per_output_token", "e2e": "request_latency"}
 _PERCENTILES = {50: "median", 95: "p95", 99: "p99"}
@@ -44,30 +45,7 @@ def fits_requests(content: Any) -> bool:
     return isinstance(first, Mapping) and {"start_time", "end_time", "info", "error"} <= set(first)
 
 
-def read(path: Path, content: Mapping[str, Any]) -> list[ImportedRun]:
-    """Its one run.
-
-    Args:
-        path: the file.
-        content: of it.
-    """
-    served, failed = content["successes"], content["failures"]["count"]
-    total = served["count"] + failed
-    stated = {
-        "requests": float(total),
-        "failed_fraction": failed / total if total else math.nan,
-        "elapsed_s": number(content.get("benchmark_time_seconds")),
-        "throughput_tokens_per_s": number(served["throughput"]["output_tokens_per_sec"]),
-    }
-    for name, theirs in _LATENCIES.items():
-        told = served["latency"].get(theirs) or {}
-        stated |= {f"{name}_p{q}_ms": number(told.get(key), 1000.0) for q, key in _PERCENTILES.items()}
-    notes = ("Over chat its TTFT is that of the first token after reasoning, if the model reasons.",)
-    elapsed_ms = number(content.get("benchmark_time_seconds"), 1000.0)
-    return [ImportedRun(_TOOL, path.name, None, known(stated), elapsed_ms, notes=notes)]
-
-
-def read_requests(path: Path, content: Sequence[Mapping[str, Any]]) -> list[ImportedRun]:
+def read(path: Path, content: Entry) -> list[ImportedRun]:
     """Its one run.
 
     Args:
@@ -77,8 +55,35 @@ def read_requests(path: Path, content: Sequence[Mapping[str, Any]]) -> list[Impo
     Raises:
         ValueError: a value is out of bounds.
     """
-    rows = [_row(entry) for entry in content]
-    reasoned = sum(_reasoning_tokens(entry) > 0 for entry in content)
+    served, failed = content["successes"], content["failures"]["count"].needed(0.0)
+    total = served["count"].needed(0.0) + failed
+    elapsed_s = content.get("benchmark_time_seconds").number(0.0)
+    stated = {
+        "requests": total,
+        "failed_fraction": failed / total if total else math.nan,
+        "elapsed_s": elapsed_s,
+        "throughput_tokens_per_s": served.get("throughput").get("output_tokens_per_sec").number(0.0),
+    }
+    for name, theirs in _LATENCIES.items():
+        told = served.get("latency").get(theirs)
+        stated |= {f"{name}_p{q}_ms": 1000.0 * told.get(key).number(0.0) for q, key in _PERCENTILES.items()}
+    notes = ("Over chat its TTFT is that of the first token after reasoning, if the model reasons.",)
+    return [ImportedRun(_TOOL, path.name, None, known(stated), 1000.0 * elapsed_s, notes=notes)]
+
+
+def read_requests(path: Path, content: Entry) -> list[ImportedRun]:
+    """Its one run.
+
+    Args:
+        path: the file.
+        content: of it.
+
+    Raises:
+        ValueError: a value is out of bounds.
+    """
+    entries = content.entries()
+    rows = [_row(entry) for entry in entries]
+    reasoned = sum(_reasoning_tokens(entry) > 0 for entry in entries)
     notes = ["Requests count from when they were sent; when they were due it does not say."]
     if reasoned:
         notes.append(
@@ -88,16 +93,17 @@ def read_requests(path: Path, content: Sequence[Mapping[str, Any]]) -> list[Impo
     return [ImportedRun(_TOOL, path.name, Requests.of(rows), {}, notes=tuple(notes))]
 
 
-def _row(entry: Mapping[str, Any]) -> Request:
-    info, error, start = entry.get("info") or {}, entry.get("error"), number(entry["start_time"])
-    heard = info.get("response_metrics") or {}
-    prompt = info.get("request_metrics", {}).get("text", {}).get("input_tokens") or info.get("input_tokens") or 0
-    times: list[float] = heard.get("output_token_times") or heard.get("chunk_times") or []
-    output = _counted(heard) or heard.get("output_tokens") or len(times)
-    end = times[-1] if times else number(entry["end_time"])
-    if error:
-        told = f"{error.get('error_type', '')} {error.get('error_msg', '')}"
-        return Request(1000.0 * start, prompt, len(times), math.nan, 1000.0 * (end - start), ending(told))
+def _row(entry: Entry) -> Request:
+    info, error, start = entry.get("info"), entry.get("error"), entry["start_time"].needed()
+    heard = info.get("response_metrics")
+    prompt = info.get("request_metrics").get("text").get("input_tokens").count() or info.get("input_tokens").count()
+    times = heard.get("output_token_times").numbers() or heard.get("chunk_times").numbers()
+    output = _counted(heard) or heard.get("output_tokens").count() or len(times)
+    end = times[-1] if times else entry["end_time"].needed()
+    if error.value:
+        told = f"{error.get('error_type').text()} {error.get('error_msg').text()}"
+        e2e_ms = 1000.0 * (end - start)
+        return Request(1000.0 * start, prompt, len(times), math.nan, e2e_ms, ending(told), place=entry.place)
     first, thought = times[0] if times else end, _reasoning_tokens(entry)
     if thought and len(times) > 1:
         first = max(first - thought * (end - first) / (len(times) - 1), start)
@@ -109,21 +115,21 @@ def _row(entry: Mapping[str, Any]) -> Request:
         1000.0 * (first - start),
         1000.0 * (end - start),
         token_ms=[1000.0 * time for time in times] if exact else (),
+        place=entry.place,
     )
 
 
-def _counted(heard: Mapping[str, Any]) -> int:
-    return int((heard.get("server_usage") or {}).get("completion_tokens") or 0)
+def _counted(heard: Entry) -> int:
+    return heard.get("server_usage").get("completion_tokens").count()
 
 
-def _reasoning_tokens(entry: Mapping[str, Any]) -> int:
+def _reasoning_tokens(entry: Entry) -> int:
     """Tokens that the model thought before its first word, as far as the file tells."""
-    heard = (entry.get("info") or {}).get("response_metrics") or {}
-    details = (heard.get("server_usage") or {}).get("completion_tokens_details") or {}
-    if details.get("reasoning_tokens"):
-        return int(details["reasoning_tokens"])
-    content = len(heard.get("output_token_times") or ()) or heard.get("output_tokens") or 0
-    said = entry.get("response")
+    heard = entry.get("info").get("response_metrics")
+    if told := heard.get("server_usage").get("completion_tokens_details").get("reasoning_tokens").count():
+        return told
+    content = len(heard.get("output_token_times").value or ()) or heard.get("output_tokens").count()
+    said = entry.get("response").value
     thinks = '"reasoning' in said if isinstance(said, str) else _counted(heard) > _UNTOLD * content
     return max(_counted(heard) - content, 0) if thinks and content else 0
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from batchpilot.serving.formats.results.aiperf import AIPERF, AIPERF_RECORDS
 from batchpilot.serving.formats.results.base import ImportedRun, ResultFormat
 from batchpilot.serving.formats.results.batchpilot_load import BATCHPILOT_LOAD
+from batchpilot.serving.formats.results.entries import Entry
 from batchpilot.serving.formats.results.guidellm import GUIDELLM
 from batchpilot.serving.formats.results.inference_perf import INFERENCE_PERF, INFERENCE_PERF_REQUESTS
 from batchpilot.serving.formats.results.vllm_bench import VLLM_BENCH
@@ -40,21 +41,21 @@ def read_results(path: str | Path) -> list[ImportedRun]:
             is read.
 
     Raises:
-        ValueError: no format fits, or the file is damaged; the message names it and says what is read.
+        ValueError: no format fits, or the file is damaged; the message names it, and the place in it, what stands there
+            and what may.
         OSError: it cannot be opened.
     """
     path = _within(Path(path))
     runs: list[ImportedRun] = []
     for content in _contents(path):
-        fitting = next((one for one in FORMATS.values() if one.fits(content)), None)
+        fitting = next((one for one in FORMATS.values() if one.fits(content.value)), None)
         if fitting is None:
-            raise ValueError(f"{path}: no result file that is known. {_known()}")
+            line = content.place.removesuffix(": ")
+            raise ValueError(f"{path}{f', {line}' if line else ''}: no result file that is known. {_known()}")
         try:
             runs += fitting.read(path, content)
-        except KeyError as error:
-            raise ValueError(f"{path}: {error} is missing; expected a whole file of {fitting.what}") from None
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: {error}; expected a file of {fitting.what}") from None
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: {error} (read as a file of {fitting.what})") from None
     if not runs:
         raise ValueError(f"{path}: it holds no run. {_known()}")
     return _apart(runs)
@@ -81,30 +82,37 @@ def _within(path: Path) -> Path:
     raise ValueError(f"{path}: no result file in this folder. {_known()}")
 
 
-def _contents(path: Path) -> list[Any]:
+def _contents(path: Path) -> list[Entry]:
     """What a file holds: one value, or one a line that is a value of its own; AIPerf's records stay together."""
     data = path.read_bytes()
     if data[:2] == b"\x1f\x8b":
-        data = gzip.decompress(data)
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{path}: its gzip data is cut off or damaged ({error})") from None
     text = data.decode("utf-8-sig", errors="replace")
     if path.suffix in _YAML:
         try:
-            return [yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))]
+            return [Entry(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))]
         except yaml.YAMLError as error:
             raise ValueError(f"{path}: no YAML ({' '.join(str(error).split())[:120]})") from None
     try:
-        return [json.loads(text)]
-    except ValueError as error:
-        values = []
-        for number, line in enumerate(text.splitlines(), 1):
+        return [Entry(json.loads(text))]
+    except (ValueError, RecursionError) as error:
+        values: list[object] = []
+        lines: list[int] = []
+        for number, line in enumerate(text.split("\n"), 1):
             if not line.strip():
                 continue
             try:
                 values.append(json.loads(line))
-            except ValueError:
+            except (ValueError, RecursionError):
                 told = f"neither JSON ({error}) nor JSON lines, see line {number}"
                 raise ValueError(f"{path}: {told}. {_known()}") from None
-        return [values] if AIPERF_RECORDS.fits(values) else values
+            lines.append(number)
+        if AIPERF_RECORDS.fits(values):
+            return [Entry(values, lines=lines)]
+        return [Entry(value, f"line {number}: ") for value, number in zip(values, lines, strict=True)]
 
 
 def _known() -> str:

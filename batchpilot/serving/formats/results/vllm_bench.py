@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any
 
-from batchpilot.serving.formats.results.base import ImportedRun, Request, Requests, ResultFormat, known, number
+from batchpilot.serving.formats.results.base import ImportedRun, Request, Requests, ResultFormat, known
 from batchpilot.serving.formats.results.endings import ending
+from batchpilot.serving.formats.results.entries import Entry, same_lengths
 
 _PERCENTILES = {50: ("median_{}_ms", "p50_{}_ms"), 95: ("p95_{}_ms",), 99: ("p99_{}_ms",)}
 _COLUMNS = {"ttft": "ttft", "tpot": "tpot", "e2e": "e2el"}
@@ -31,7 +32,7 @@ def fits(content: Any) -> bool:
     return isinstance(content, Mapping) and {"endpoint_type", "request_throughput", "completed"} <= set(content)
 
 
-def read(path: Path, content: Mapping[str, Any]) -> list[ImportedRun]:
+def read(path: Path, content: Entry) -> list[ImportedRun]:
     """Its one run.
 
     Args:
@@ -42,7 +43,7 @@ def read(path: Path, content: Mapping[str, Any]) -> list[ImportedRun]:
         ValueError: columns differ in length, or a value is out of bounds.
     """
     requests, notes = None, []
-    if "ttfts" in content and "start_times" in content:
+    if content.has("ttfts") and content.has("start_times"):
         requests = Requests.of(_rows(content))
         if waited := _waits(content):
             notes.append(
@@ -54,38 +55,48 @@ def read(path: Path, content: Mapping[str, Any]) -> list[ImportedRun]:
             path.name,
             requests,
             _stated(content),
-            number(content.get("duration"), 1000.0),
-            str(content.get("model_id") or ""),
+            1000.0 * content.get("duration").number(0.0),
+            content.get("model_id").text(),
             tuple(notes),
         )
     ]
 
 
-def _waits(content: Mapping[str, Any]) -> list[float]:
+def _waits(content: Entry) -> list[float]:
     """Seconds that each request waited for a client of its own, empty where clients set the pace."""
-    closed = content.get("request_rate") == "inf" or not content.get("max_concurrency")
-    return [] if closed else list(content.get("queue_times") or ())
+    closed = content.get("request_rate").value == "inf" or not content.get("max_concurrency").value
+    return [] if closed else content.get("queue_times").numbers(0.0)
 
 
-def _rows(content: Mapping[str, Any]) -> list[Request]:
-    sent, ttfts = content["start_times"], content["ttfts"]
-    count = len(sent)
-    columns = {name: content.get(name) or [empty] * count for name, empty in _EMPTY.items()}
-    told = _waits(content)
-    waits = told or [0.0] * count
-    for name, values in {"ttfts": ttfts, "queue_times": waits, **columns}.items():
-        if len(values) != count:
-            raise ValueError(f"{name} has {len(values)} entries, start_times {count}; each request has one of each")
+def _rows(content: Entry) -> list[Request]:
+    starts, told = content["start_times"].numbers(), _waits(content)
+    ttfts, gaps_of, errors = content["ttfts"].entries(), content.get("itls").entries(), content.get("errors").entries()
+    prompts, outputs = content.get("input_lens").counts(), content.get("output_lens").counts()
+    latencies = content.get("latencies").numbers(0.0, unknown=True)
+    columns: dict[str, Sized] = {"start_times": starts, "ttfts": ttfts}
+    perhaps: dict[str, Sized] = {
+        "queue_times": told,
+        "itls": gaps_of,
+        "errors": errors,
+        "input_lens": prompts,
+        "output_lens": outputs,
+        "latencies": latencies,
+    }
+    same_lengths(columns | {name: column for name, column in perhaps.items() if len(column)})
     rows = []
-    for row, (start, ttft, waited) in enumerate(zip(sent, ttfts, waits, strict=True)):
-        gaps, error, output = columns["itls"][row], columns["errors"][row], columns["output_lens"][row]
+    for row, start in enumerate(starts):
+        error, output = errors[row].text() if errors else "", outputs[row] if outputs else 0
+        waited = told[row] if told else 0.0
         served = not error and output > 0
-        latency = columns["latencies"][row] or ttft + sum(gaps)
+        ttft = ttfts[row].needed(0.0) if served else ttfts[row].number(0.0)
+        gaps = gaps_of[row].numbers(0.0) if gaps_of else []
+        latency = latencies[row] if latencies else math.nan
+        latency = latency if latency > 0.0 else ttft + sum(gaps)
         times = itertools.accumulate([start + ttft, *gaps[: output - 1]])
         rows.append(
             Request(
                 1000.0 * (start - waited),
-                columns["input_lens"][row],
+                prompts[row] if prompts else 0,
                 output,
                 1000.0 * (ttft + waited) if served else math.nan,
                 1000.0 * (latency + waited) if served else math.nan,
@@ -97,25 +108,23 @@ def _rows(content: Mapping[str, Any]) -> list[Request]:
     return rows
 
 
-def _stated(content: Mapping[str, Any]) -> dict[str, float]:
-    completed, failed = number(content["completed"]), number(content.get("failed"))
+def _stated(content: Entry) -> dict[str, float]:
+    completed, failed = content["completed"].number(0.0), content.get("failed").number(0.0)
     if math.isnan(failed):
-        failed = number(content.get("num_prompts")) - completed
+        failed = content.get("num_prompts").number(0.0) - completed
     stated = {
         "requests": completed + failed,
         "failed_fraction": failed / (completed + failed) if completed + failed > 0 else math.nan,
-        "elapsed_s": number(content.get("duration")),
-        "throughput_tokens_per_s": number(content.get("output_throughput")),
-        "goodput_requests_per_s": number(content.get("request_goodput")),
+        "elapsed_s": content.get("duration").number(0.0),
+        "throughput_tokens_per_s": content.get("output_throughput").number(0.0),
+        "goodput_requests_per_s": content.get("request_goodput").number(0.0),
     }
     for ours, theirs in _COLUMNS.items():
         for q, names in _PERCENTILES.items():
-            told = [number(content.get(name.format(theirs))) for name in names]
+            told = [content.get(name.format(theirs)).number(0.0) for name in names]
             stated[f"{ours}_p{q}_ms"] = next((value for value in told if not math.isnan(value)), math.nan)
     return known(stated)
 
-
-_EMPTY: dict[str, Any] = {"itls": (), "errors": "", "output_lens": 0, "input_lens": 0, "latencies": 0.0}
 
 VLLM_BENCH = ResultFormat("vllm bench serve --save-result", fits, read)
 """The one layout."""
