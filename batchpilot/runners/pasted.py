@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 
 import typer
 
@@ -21,25 +22,28 @@ def limits_option(limits: Limits) -> str:
     return ",".join(f"{name}={text}" for name, text in texts.items())
 
 
-def pasted(limits: Limits) -> dict[str, str]:
+def pasted(limits: Limits, facts: Mapping[str, int] | None = None) -> dict[str, str]:
     """What to paste, by what it is for: `--limits` of our commands, then each server's flags and what they cannot say.
 
     Args:
         limits: what was found.
+        facts: what else a server is to be started with, `tensor_parallel` and `pipeline_parallel`.
     """
+    facts = facts or {}
     texts = {"limits": limits_option(limits)}
     for server in SERVERS.values():
-        missing = server.missing(limits)
+        missing = server.missing(limits, facts)
         without = f"   (no flag for {', '.join(missing)})" if missing else ""
-        texts[" ".join(server.program)] = shlex.join(server.flags(limits)) + without
+        texts[" ".join(server.program)] = shlex.join([*server.flags(limits), *server.stating(facts)]) + without
     return texts
 
 
-def show_pasted(limits: Limits) -> None:
+def show_pasted(limits: Limits, facts: Mapping[str, int] | None = None) -> None:
     """Print what to paste.
 
     Args:
         limits: what was found.
+        facts: as for `pasted`.
     """
-    for name, text in pasted(limits).items():
+    for name, text in pasted(limits, facts).items():
         typer.echo(f"{name}: {text}")

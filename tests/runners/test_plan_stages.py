@@ -42,6 +42,8 @@ def test_the_engine_is_told_of_and_one_batch_in_flight_is_held_against_simulatio
     told = " ".join(run("--pipeline-parallel", 4).output.split())
     assert "One engine of 8 x A100-40GB in 4 stages holds" in told
     assert "on one of 4 batches in flight" in told
+    assert "vllm serve: --max-num-seqs" in told
+    assert told.count("--tensor-parallel-size 2 --pipeline-parallel-size 4") == 2, "of vLLM and SGLang"
 
 
 def test_stages_and_a_file_of_whole_steps_are_refused_together(tmp_path):

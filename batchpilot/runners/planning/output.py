@@ -122,7 +122,7 @@ class Planned:
         """Print the verdict, what to paste, and the tables."""
         console = stdout_console()
         typer.echo(verdict(self.question, self.capacity.plan))
-        show_pasted(self.question.of_engine(self.capacity.plan).limits)
+        show_pasted(self.question.of_engine(self.capacity.plan).limits, self.question.shared_by)
         for grid in self.grids:
             for table in tables(grid):
                 console.print(table)

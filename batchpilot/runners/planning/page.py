@@ -49,7 +49,7 @@ def write_plan_page(
             title,
             element("h1", title),
             element("p", verdict(question, chosen), "lead"),
-            definitions(pasted(question.of_engine(chosen).limits)),
+            definitions(pasted(question.of_engine(chosen).limits, question.shared_by)),
             *([figure(compared)] if compared else []),
             *(table(grid) for grid in tables),
             figure(rate_chart(question, chosen, curve)),

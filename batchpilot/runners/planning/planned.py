@@ -94,6 +94,12 @@ class Question:
         """Devices of an engine."""
         return self.tensor_parallel * self.pipeline_parallel
 
+    @property
+    def shared_by(self) -> dict[str, int]:
+        """How devices share an engine, as servers are told it; nothing for one device."""
+        told = {"tensor_parallel": self.tensor_parallel, "pipeline_parallel": self.pipeline_parallel}
+        return {name: count for name, count in told.items() if count > 1}
+
     def of_engine(self, chosen: Plan) -> Plan:
         """A plan of one batch in flight as that of the engine which has as many as stages.
 

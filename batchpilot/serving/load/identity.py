@@ -13,7 +13,7 @@ ROUTES: dict[str, tuple[str, ...]] = {
     "/gateway/status": ("tuner", "limits", "upstream_server"),
     "/api/scheduler/tuner": ("tuner", "limits", "gpu_model", "gpu_memory_mb"),
     "/version": ("version",),
-    "/server_info": ("version", "model_path", "dtype", "tp_size"),
+    "/server_info": ("version", "model_path", "dtype", "tp_size", "pp_size"),
     "/info": ("version", "model_id", "model_dtype", "model_device_type"),
     "/props": ("build_info", "model_path", "total_slots"),
 }

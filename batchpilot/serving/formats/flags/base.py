@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -27,7 +27,8 @@ class Started:
         model: what it serves, None where the command does not say.
         limits: base limits; what the command does not state is what the server takes without it.
         assumed: the fields of the limits that it does not state.
-        facts: whole numbers besides: `max_model_len`, `kv_capacity_tokens`, `port`.
+        facts: whole numbers besides: `max_model_len`, `kv_capacity_tokens`, `tensor_parallel`, `pipeline_parallel`,
+            `port`.
         program: the words that start it, without environment.
         arguments: the words after them, without limits and without a model that stands by itself.
         fixed: flags of limits that a file states which goes before the command line.
@@ -66,7 +67,7 @@ class ServerFlags:
         name: of the server.
         program: how its command line begins; a word may stand in a path (`/opt/bin/vllm`).
         limits: flags by field of `Limits`, each without dashes, the one that is written first.
-        facts: the same by name of a fact.
+        facts: the same by name of a fact, the one that is written first.
         model: flags that name the model.
         positional: whether the model may be the first word after the program.
         files: flags that name a YAML file of the same options.
@@ -111,14 +112,25 @@ class ServerFlags:
         """
         return [word for name, value in self.options(limits).items() for word in (_dashed(name), str(value))]
 
-    def missing(self, limits: Limits) -> list[str]:
-        """The limits that are on but that the server has no flag for.
+    def stating(self, facts: Mapping[str, int]) -> list[str]:
+        """Facts as words of a command line, those that the server has flags for.
+
+        Args:
+            facts: by name.
+        """
+        told = [(self.facts[name][0], value) for name, value in facts.items() if name in self.facts]
+        return [word for name, value in told for word in (_dashed(name), str(value))]
+
+    def missing(self, limits: Limits, facts: Iterable[str] = ()) -> list[str]:
+        """The limits that are on, and facts, but that the server has no flag for.
 
         Args:
             limits: what was found.
+            facts: names of what else is to be said.
         """
         on = {name: value for name, value in limits.in_force().items() if name not in self.limits}
-        return [name for name, value in on.items() if (name, value) != ("discipline", "fcfs")]
+        lacks = [name for name, value in on.items() if (name, value) != ("discipline", "fcfs")]
+        return [*lacks, *(name for name in facts if name not in self.facts)]
 
     def command(self, started: Started, limits: Limits) -> list[str]:
         """A command line with other limits.
@@ -175,6 +187,7 @@ class ServerFlags:
             if name in self._known and not equals and place + 1 < len(words):
                 value, taken = words[place + 1], 2
             if name in self._known:
+                told.pop(name, None)  # of several flags for one thing the last counts
                 told[name] = value
             if name not in self._limit_names:
                 kept += words[place : place + taken]
@@ -183,7 +196,7 @@ class ServerFlags:
         for name in self.files:
             if name in told:
                 from_files |= self._file((folder or Path()) / told[name])
-        together = {**told, **from_files} if self.file_wins else {**from_files, **told}
+        together = _over(told, from_files) if self.file_wins else _over(from_files, told)
         fixed = tuple(name for name in from_files if name in self._limit_names) if self.file_wins else ()
         return self._started(together, model, tuple(words[:after]), tuple(kept), fixed)
 
@@ -210,14 +223,18 @@ class ServerFlags:
         fixed: tuple[str, ...] = (),
     ) -> Started:
         stated = {
-            name: self._count(flag, told[flag]) for name, flags in self.limits.items() for flag in flags if flag in told
+            name: self._count(flag, value)
+            for flag, value in told.items()
+            for name, flags in self.limits.items()
+            if flag in flags
         }
-        facts = {
-            name: self._count(flag, told[flag])
+        found = {
+            name: self._count(flag, value)
+            for flag, value in told.items()
             for name, flags in self.facts.items()
-            for flag in flags
-            if flag in told and str(told[flag]).lower() not in ("auto", "none")
+            if flag in flags and str(value).lower() not in ("auto", "none")
         }
+        facts = {name: found[name] for name in self.facts if name in found}
         base = self.defaults.in_force()
         assumed = tuple(name for name in base if name not in stated)
         model = model or next((str(told[name]) for name in self.model if name in told), None)
@@ -267,6 +284,11 @@ class ServerFlags:
     def _known(self) -> set[str]:
         facts = {flag for flags in self.facts.values() for flag in flags}
         return self._limit_names | facts | set(self.model) | set(self.files)
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of which some go before others, these last."""
+    return {name: value for name, value in below.items() if name not in above} | dict(above)
 
 
 def _dashed(name: str) -> str:

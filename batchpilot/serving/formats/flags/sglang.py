@@ -17,6 +17,8 @@ SGLANG = ServerFlags(
         "max_model_len": ("context-length",),
         "kv_capacity_tokens": ("max-total-tokens",),
         "max_queued_requests": ("max-queued-requests",),
+        "tensor_parallel": ("tensor-parallel-size", "tp-size", "tp"),
+        "pipeline_parallel": ("pipeline-parallel-size", "pp-size", "pp"),
         "port": ("port",),
     },
     ("model-path", "model"),

@@ -12,7 +12,12 @@ TENSORRT_LLM = ServerFlags(
     "tensorrt-llm",
     ("trtllm-serve",),
     {"batch_size": ("max_batch_size",), "token_budget": ("max_num_tokens",)},
-    {"max_model_len": ("max_seq_len",), "port": ("port",)},
+    {
+        "max_model_len": ("max_seq_len",),
+        "tensor_parallel": ("tp_size", "tensor_parallel_size"),
+        "pipeline_parallel": ("pp_size", "pipeline_parallel_size"),
+        "port": ("port",),
+    },
     ("model",),
     positional=True,
     files=("config", "extra_llm_api_options"),

@@ -26,7 +26,12 @@ VLLM = ServerFlags(
         "token_budget": ("max-num-batched-tokens",),
         "max_queued_tokens": ("max-num-queued-tokens",),
     },
-    {"max_model_len": ("max-model-len",), "port": ("port",)},
+    {
+        "max_model_len": ("max-model-len",),
+        "tensor_parallel": ("tensor-parallel-size", "tp"),
+        "pipeline_parallel": ("pipeline-parallel-size", "pp"),
+        "port": ("port",),
+    },
     ("model",),
     positional=True,
     files=("config",),

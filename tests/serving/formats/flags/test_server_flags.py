@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from batchpilot.core import Limits
 from batchpilot.runners.main import app
+from batchpilot.runners.pasted import pasted
 from batchpilot.serving.formats.flags import SERVERS, named_in
 from batchpilot.serving.formats.flags.manifests import MANIFESTS
 
@@ -62,6 +63,75 @@ def test_a_file_of_options_and_a_command_that_names_it(tmp_path):
     assert vllm.read_file(path).model == "a/b"
     over = vllm.read("vllm serve --config vllm.yaml --max-num-seqs 32", tmp_path)
     assert over.limits == Limits(32, 512, 9000)
+
+
+SHARED = {"tensor_parallel": 2, "pipeline_parallel": 4}
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("vllm", "vllm serve m --tensor-parallel-size 2 --pipeline-parallel-size 4"),
+        ("vllm", "vllm serve m -tp 2 -pp 4"),
+        ("vllm", "vllm serve m --tensor_parallel_size=2 -pp=4"),
+        ("sglang", "python -m sglang.launch_server --model-path m --tensor-parallel-size 2 --pipeline-parallel-size 4"),
+        ("sglang", "python -m sglang.launch_server --model-path m --tp-size 2 --pp-size 4"),
+        ("sglang", "python -m sglang.launch_server --model-path m --tp 2 --pp 4"),
+        ("tensorrt-llm", "trtllm-serve m --tp_size 2 --pp_size 4"),
+    ],
+)
+def test_how_devices_share_the_model_is_read_and_stays_in_the_command(name, command):
+    server = SERVERS[name]
+    started = server.read(command)
+    assert started.facts == SHARED
+    written = server.command(started, Limits(40, 1024))
+    assert all(word in written for word in shlex.split(command))
+    assert server.read(written).facts == SHARED
+
+
+def test_stages_of_a_file_are_read_and_the_command_line_goes_before_it(tmp_path):
+    path = tmp_path / "vllm.yaml"
+    path.write_text("model: a/b\ntensor-parallel-size: 2\npipeline_parallel_size: 8\n")
+    assert SERVERS["vllm"].read_file(path).facts == {"tensor_parallel": 2, "pipeline_parallel": 8}
+    assert SERVERS["vllm"].read("vllm serve --config vllm.yaml -pp 4", tmp_path).facts == SHARED
+    path.write_text("tp: 2\npp: 8\n")
+    started = SERVERS["vllm"].read("vllm serve --config vllm.yaml --pipeline-parallel-size 4", tmp_path)
+    assert started.facts == SHARED
+
+
+@pytest.mark.parametrize(
+    ("command", "batch_size"),
+    [("-np 4 --parallel 8", 8), ("--parallel 8 -np 4", 4), ("-np 4 --parallel 8 -np 2", 2)],
+)
+def test_of_several_flags_for_one_limit_the_last_counts(command, batch_size):
+    assert SERVERS["llama.cpp"].read(f"llama-server {command}").limits.batch_size == batch_size
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_stages_that_are_written_are_read_back(name):
+    server, program = SERVERS[name], [*SERVERS[name].program, "m"]
+    missing = server.missing(Limits(40, 1024), SHARED)
+    assert missing == (list(SHARED) if name == "llama.cpp" else [])
+    told = server.read([*program, *server.flags(Limits(40, 1024)), *server.stating(SHARED)])
+    assert told.facts == ({} if name == "llama.cpp" else SHARED)
+    assert told.limits.batch_size == 40
+
+
+def test_a_number_of_stages_that_is_none_is_named():
+    with pytest.raises(ValueError, match="-pp of vllm is 'two'; expected a whole number"):
+        SERVERS["vllm"].read("vllm serve m -pp two")
+
+
+def test_what_is_pasted_of_a_plan_says_how_devices_share_the_model():
+    told = pasted(Limits(64, 512), SHARED)
+    stages = "--tensor-parallel-size 2 --pipeline-parallel-size 4"
+    assert told["vllm serve"] == f"--max-num-seqs 64 --max-num-batched-tokens 512 {stages}"
+    assert told["sglang.launch_server"] == f"--max-running-requests 64 --chunked-prefill-size 512 {stages}"
+    assert told["trtllm-serve"] == "--max_batch_size 64 --max_num_tokens 512 --tp_size 2 --pp_size 4"
+    assert told["llama-server"].endswith("--batch-size 512   (no flag for tensor_parallel, pipeline_parallel)")
+    alone = pasted(Limits(64, 512))
+    assert alone["vllm serve"] == "--max-num-seqs 64 --max-num-batched-tokens 512"
+    assert not any("tensor" in text or "pp_size" in text for text in alone.values())
 
 
 def test_suffixes_are_each_servers_own():
