@@ -10,7 +10,7 @@ from batchpilot.workloads.table import RequestTable
 
 PROMISE = SLO(5000.0, 150.0, "promised")
 LENGTHS = Lengths(LogNormal(100, 0.6, 16, 600), (LogNormal(40, 0.6, 4, 200),))
-CAPACITY_PER_S = {"vllm": 2.8, "llama.cpp": 0.25}
+CAPACITY_PER_S = {"vllm": 2.8, "llama.cpp": 1.5}
 """Requests a second that each server had room for in bursts, on two cores: what the multiples are multiples of."""
 
 
