@@ -16,7 +16,7 @@ from batchpilot.agents.export.agent import export_agent
 from batchpilot.agents.sb3 import BatchingVecEnv
 
 
-def main(out: str, decisions: int = 100_000) -> None:
+def main(out: str = "agent.onnx", decisions: int = 100_000) -> None:
     """Train on the suite `train`, and write the policy.
 
     Args:
