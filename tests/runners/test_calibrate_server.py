@@ -14,8 +14,8 @@ from batchpilot.latency.model.parameter_file import read_parameters
 from batchpilot.runners.calibration.answers import Timed, read_answers
 from batchpilot.runners.calibration.asking import design_groups
 from batchpilot.runners.main import app
-from batchpilot.serving.answers import SERVED
 from batchpilot.serving.load.answers import Answered
+from batchpilot.serving.outcomes import SERVED
 
 TRUE = SaturationParameters(p_max=0.7, k_b=10.0, k_s=0.05, tau_0=12.0, tau_b=0.4, tau_c=5e-4)
 FRONT_MS = 80.0

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from batchpilot.serving.answers import FAILED, REFUSED, SERVED, AnswerReader, refusal
+from batchpilot.serving.answers import AnswerReader
+from batchpilot.serving.outcomes import FAILED, REFUSED, SERVED, refusal
 
 DONE = b"data: [DONE]\n\n"
 

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from batchpilot.core import SLO
-from batchpilot.serving.answers import FAILED, REFUSED, SERVED, AnswerReader
+from batchpilot.serving.answers import AnswerReader
 from batchpilot.serving.gateway.completions import read_completion
+from batchpilot.serving.outcomes import FAILED, REFUSED, SERVED
 from batchpilot.serving.texts import count_by_bytes
 
 

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchpilot.serving.answers import SERVED, AnswerReader
+from batchpilot.serving.answers import AnswerReader
 from batchpilot.serving.event_lines import EventLines
 from batchpilot.serving.gateway.answers import MOST_READ_BYTES, PassingAnswer
+from batchpilot.serving.outcomes import SERVED
 
 ENDS = (b"\n", b"\r", b"\r\n")
 

@@ -18,11 +18,11 @@ import numpy as np
 
 from batchpilot.core.slo import SLO
 from batchpilot.runners.calibration.answers import Asking, Timed, read_answers
-from batchpilot.serving.answers import SERVED
 from batchpilot.serving.load.client import CompletionClient, Dialect
 from batchpilot.serving.load.flight import Asked
 from batchpilot.serving.load.http import Address
 from batchpilot.serving.load.prompts import Prompts, sample
+from batchpilot.serving.outcomes import SERVED
 
 OUTPUT_TOKENS = 48
 """Of each stream: many beside the steps that the last of a group waits for its first token."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 
-from batchpilot.serving.answers import FAILED, AnswerReader, refusal
+from batchpilot.serving.answers import AnswerReader
 from batchpilot.serving.dialects import BACKGROUND
+from batchpilot.serving.outcomes import FAILED, refusal
 from batchpilot.serving.texts import count_by_bytes
 
 MOST_READ_BYTES = 2**24
@@ -102,7 +103,7 @@ class PassingAnswer:
             complete: whether the connection ended as it should.
 
         Returns:
-            What became of the request, one of `batchpilot.serving.answers`, `INVALID` or `UNREAD`, and why.
+            What became of the request, one of `batchpilot.serving.outcomes`, `INVALID` or `UNREAD`, and why.
         """
         told = self._error.decode(errors="replace")
         if self._status >= 400:

@@ -7,7 +7,6 @@ import itertools
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
-from batchpilot.serving.answers import FAILED, SERVED
 from batchpilot.serving.doors.bodies import Bodies, BodiesFullError, Share
 from batchpilot.serving.gateway.answers import UNREAD, PassingAnswer
 from batchpilot.serving.gateway.asgi import (
@@ -38,6 +37,7 @@ from batchpilot.serving.gateway.upstreams.buckets import Buckets, key_of
 from batchpilot.serving.gateway.waiting import FIRST_OUTPUT_TOKENS, MOVED, RefusedError, Ticket
 from batchpilot.serving.gateway.ways import Journey, Way, Ways
 from batchpilot.serving.gateway.whole_body import whole_body
+from batchpilot.serving.outcomes import FAILED, SERVED
 
 LEAST_BYTES_PER_S = 1e4
 """A body that goes through in pieces may take so long for its bytes, and `body_s` beside."""

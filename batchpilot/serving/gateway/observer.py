@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from batchpilot.core import SLO
-from batchpilot.serving.answers import FAILED, SERVED, AnswerReader, is_out_of_room
+from batchpilot.serving.answers import AnswerReader
 from batchpilot.serving.gateway.answers import INVALID, UNREAD
 from batchpilot.serving.gateway.completions import Completion, unstreamed_slo
 from batchpilot.serving.gateway.figures import Figures
@@ -15,6 +15,7 @@ from batchpilot.serving.gateway.gate import Gate
 from batchpilot.serving.gateway.late_log import LateLog
 from batchpilot.serving.gateway.steps import SeenStep, StepWatcher
 from batchpilot.serving.gateway.waiting import Ticket
+from batchpilot.serving.outcomes import FAILED, SERVED, is_out_of_room
 from batchpilot.serving.session.session import TunerSession
 
 _SEVERAL, _FEWEST_EVENTS, _REMEMBERED = 1.2, 20.0, 2000.0

@@ -7,7 +7,8 @@ import ssl
 from collections.abc import AsyncIterator, Iterable
 from urllib.parse import urlsplit
 
-from batchpilot.serving.gateway.connection import Connection, Headers, UpstreamError
+from batchpilot.serving.gateway.connection import Connection, UpstreamError
+from batchpilot.serving.gateway.incoming import Headers
 from batchpilot.serving.gateway.redirects import led_back
 from batchpilot.serving.gateway.settings import GatewaySettings
 

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from batchpilot.serving.gateway.beginning import Beginning
 from batchpilot.serving.gateway.completions import Completion
-from batchpilot.serving.gateway.connection import Connection, Headers
+from batchpilot.serving.gateway.connection import Connection
 from batchpilot.serving.gateway.engines import Lanes
+from batchpilot.serving.gateway.incoming import Headers
 from batchpilot.serving.gateway.lane import Lane
 from batchpilot.serving.gateway.upstream import Upstream
 from batchpilot.serving.gateway.waiting import RefusedError, Ticket

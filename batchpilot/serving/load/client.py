@@ -11,12 +11,13 @@ from typing import Any
 
 from batchpilot.core.files import json_text
 from batchpilot.core.slo import SLO_CLASSES
-from batchpilot.serving.answers import FAILED, SERVED, AnswerReader, refusal, shown
+from batchpilot.serving.answers import AnswerReader
 from batchpilot.serving.load.answers import Answered
 from batchpilot.serving.load.flight import Asked
 from batchpilot.serving.load.http import Address, HttpClient
 from batchpilot.serving.load.identity import asked_of
 from batchpilot.serving.load.responses import HttpError
+from batchpilot.serving.outcomes import FAILED, SERVED, refusal, shown
 
 OWN = "batchpilot"
 """Who owns the models of `batchpilot serve`, which takes promises and priorities with a request."""

@@ -5,12 +5,13 @@ import asyncio
 import pytest
 
 from batchpilot.core import SLO, Limits
-from batchpilot.serving.answers import REFUSED, SERVED, AnswerReader
+from batchpilot.serving.answers import AnswerReader
 from batchpilot.serving.gateway.completions import Completion
 from batchpilot.serving.gateway.gate import Gate
 from batchpilot.serving.gateway.observer import Observer
 from batchpilot.serving.gateway.settings import GatewaySettings
 from batchpilot.serving.gateway.waiting import Ticket
+from batchpilot.serving.outcomes import REFUSED, SERVED
 from batchpilot.serving.session.session import TunerSession
 from batchpilot.tuners import make_tuner
 

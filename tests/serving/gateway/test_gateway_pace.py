@@ -7,11 +7,12 @@ import pytest
 from batchpilot import Limits
 from batchpilot.baselines import StaticTuner
 from batchpilot.core import SLO
-from batchpilot.serving.answers import SERVED, AnswerReader
+from batchpilot.serving.answers import AnswerReader
 from batchpilot.serving.gateway.completions import Completion
 from batchpilot.serving.gateway.gate import Gate
 from batchpilot.serving.gateway.observer import Observer
 from batchpilot.serving.gateway.waiting import Ticket
+from batchpilot.serving.outcomes import SERVED
 from batchpilot.serving.session.session import TunerSession
 
 
