@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from batchpilot.core.grids import GRIDS, Grid
-from batchpilot.core.limit_arrays import LimitArrays, limit_arrays, limits_at
+from batchpilot.core.limit_arrays import LimitArrays, limit_arrays, limit_numbers, limits_of
 from batchpilot.core.limits import DISCIPLINES, Limits
 from batchpilot.core.names import lookup
 from batchpilot.core.slo import LONGEST_TARGET_MS, SHORTEST_TARGET_MS, can_be_aimed_at
@@ -72,11 +72,13 @@ class ActionTable:
         self.grids = tuple(grids)
         self._by_moves = np.array([mode == "relative" and grid.ordered for grid in grids])
         self._values = tuple(np.array(grid.values) for grid in grids)
+        self._numbers = [values.astype(np.float64).tolist() for values in self._values]
         self._last = np.array([len(grid.values) - 1 for grid in grids])
         self._moves = np.array(moves)
         self._ends = [int(last) if by else None for by, last in zip(self._by_moves, self._last, strict=True)]
         self._base = limit_arrays([base])
         self._base_column = np.array(self._base)
+        self._base_numbers = [float(number) for number in limit_numbers(base)]
         self._places = [LimitArrays._fields.index(grid.field) for grid in grids]
         by_moves = zip(self._by_moves, self._last, strict=True)
         self.sizes = tuple(len(moves) if moved else int(last) + 1 for moved, last in by_moves)
@@ -178,7 +180,12 @@ class ActionTable:
             position: notches, shape (fields,).
             tpot_target_ms: the server's TPOT target.
         """
-        return limits_at(self.to_arrays(position[None], np.array([tpot_target_ms])), 0)
+        numbers = list(self._base_numbers)
+        for grid, place, values, notch in zip(self.grids, self._places, self._numbers, position.tolist(), strict=True):
+            aimed = not grid.times_tpot_target or can_be_aimed_at(tpot_target_ms)
+            by = tpot_target_ms if grid.times_tpot_target else 1.0
+            numbers[place] = values[notch] * by if aimed else math.inf
+        return limits_of(numbers)
 
     def describe(self) -> dict[str, Any]:
         """The table as plain data that JSON can hold, grids included; `from_description` reads it back."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,8 +70,19 @@ def limits_at(arrays: LimitArrays, i: int) -> Limits:
     Raises:
         ValueError: a value is outside its bound.
     """
-    values = {name: _plain(name, float(column[i])) for name, column in zip(arrays._fields, arrays, strict=True)}
-    return Limits.from_dict(values)
+    return limits_of([float(column[i]) for column in arrays])
+
+
+def limits_of(numbers: Sequence[float]) -> Limits:
+    """The limits of one server, from what `limit_numbers` makes of them.
+
+    Args:
+        numbers: the fields of `LimitArrays` in their order.
+
+    Raises:
+        ValueError: a value is outside its bound.
+    """
+    return Limits(**{name: _plain(name, number) for name, number in zip(LimitArrays._fields, numbers, strict=True)})
 
 
 def limit_numbers(limits: Limits) -> tuple[float, ...]:
@@ -100,7 +111,7 @@ def _off(value: float | None) -> float:
     return math.inf if value is None else value
 
 
-def _plain(name: str, value: float) -> int | float | str | None:
+def _plain(name: str, value: float) -> Any:
     if name == "discipline":
         return _DISCIPLINE_NAMES.get(int(value))
     if name in ("batch_size", "speculative_tokens"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from numbers import Integral
 from operator import attrgetter
 from typing import Any
@@ -144,15 +144,15 @@ class Limits:
             ValueError: a new value is outside its bound.
             TypeError: a name is not a field.
         """
-        return Limits(**(dict(zip(_NAMES, _values(self), strict=True)) | changes))
+        return Limits(**(self.to_dict() | changes))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain data, for JSON and YAML."""
-        return asdict(self)
+        return dict(zip(_NAMES, _values(self), strict=True))
 
     def in_force(self) -> dict[str, Any]:
         """The fields that are not off, by name."""
-        return {name: value for name, value in asdict(self).items() if value is not None and value != _OFF.get(name)}
+        return {name: value for name, value in self.to_dict().items() if value is not None and value != _OFF.get(name)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Limits:
