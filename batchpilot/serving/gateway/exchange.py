@@ -32,7 +32,7 @@ from batchpilot.serving.gateway.telling import (
     tell_rate,
     tell_refusal,
 )
-from batchpilot.serving.gateway.upstream import end_to_end
+from batchpilot.serving.gateway.upstream import Outgoing, end_to_end
 from batchpilot.serving.gateway.upstreams.buckets import Buckets, key_of
 from batchpilot.serving.gateway.waiting import FIRST_OUTPUT_TOKENS, MOVED, RefusedError, Ticket
 from batchpilot.serving.gateway.ways import Journey, Way, Ways
@@ -190,7 +190,7 @@ class Exchange:
             return another
         observer.sent(ticket)
         try:
-            answer = await way.send(scope["method"], target(scope), scope["headers"], body)
+            answer = await way.send(Outgoing(scope["method"], target(scope), scope["headers"], body))
         except UpstreamError as failure:
             return await self._go_on(journey, way, ticket, failure, send)
         try:
@@ -263,9 +263,10 @@ class Exchange:
         journey = self._ways.journey(None, {})
         way: Way | None = journey.first()
         harmless = scope["method"] in _HARMLESS
+        request = Outgoing(scope["method"], target(scope), scope["headers"], body, again=harmless)
         while way is not None:
             try:
-                answer = await way.send(scope["method"], target(scope), scope["headers"], body, again=harmless)
+                answer = await way.send(request)
             except UpstreamError as failure:
                 reached = failure.code != "upstream_unreachable"
                 again = isinstance(body, bytes) and (harmless or not reached)

@@ -17,7 +17,7 @@ from typing import Any
 from batchpilot.core import Limits
 from batchpilot.core.files import json_text
 from batchpilot.serving.gateway.connection import UpstreamError
-from batchpilot.serving.gateway.upstream import Upstream
+from batchpilot.serving.gateway.upstream import Outgoing, Upstream
 
 _MOST_BYTES = 2**24
 _JSON = (b"content-type", b"application/json")
@@ -154,7 +154,7 @@ class LiveLimits:
 
     async def _ask(self, method: str, path: str, body: Any) -> tuple[int, Any]:
         sent = b"" if body is None else json_text(body).encode()
-        reply = await self._upstream.send(method, path.encode(), [_JSON] if sent else [], sent)
+        reply = await self._upstream.send(Outgoing(method, path.encode(), [_JSON] if sent else [], sent))
         try:
             page = b""
             while len(page) <= _MOST_BYTES and (piece := await reply.piece()):

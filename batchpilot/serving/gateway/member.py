@@ -14,7 +14,7 @@ from batchpilot.serving.gateway.lane import Lane
 from batchpilot.serving.gateway.late_log import LateLog
 from batchpilot.serving.gateway.live_limits import LiveLimits
 from batchpilot.serving.gateway.settings import NOT_HELD, GatewaySettings
-from batchpilot.serving.gateway.upstream import Upstream
+from batchpilot.serving.gateway.upstream import Outgoing, Upstream
 from batchpilot.serving.gateway.upstream_metrics import read_upstream_metrics
 from batchpilot.serving.recording import StepRecorder
 from batchpilot.serving.session.session import TunerSession
@@ -123,7 +123,7 @@ class Member:
 
     async def _page(self, path: str, headers: list[tuple[bytes, bytes]]) -> str | None:
         """What the upstream says at a path, None where it has no such page."""
-        reply = await self.upstream.send("GET", path.encode(), headers, b"")
+        reply = await self.upstream.send(Outgoing("GET", path.encode(), headers))
         try:
             page = b""
             while len(page) <= MOST_PAGE_BYTES and (piece := await reply.piece()):

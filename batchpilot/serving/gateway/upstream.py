@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterable
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from batchpilot.serving.gateway.connection import Connection, UpstreamError
@@ -35,6 +36,24 @@ _OURS = frozenset((b"host", b"expect"))
 """Of a request, answered or replaced here: who is asked, and whether its body is wanted."""
 
 
+class Outgoing(NamedTuple):
+    """A request to an upstream.
+
+    Attributes:
+        method: GET, POST and so on.
+        target: path and query as they came.
+        headers: as they came.
+        body: whole or in pieces.
+        again: whether it may be sent twice: a completion may, what changes something there may not.
+    """
+
+    method: str
+    target: bytes
+    headers: Headers
+    body: bytes | AsyncIterator[bytes] = b""
+    again: bool = True
+
+
 class Upstream:
     """Connections to one server, as many as there are requests at it.
 
@@ -53,26 +72,14 @@ class Upstream:
         self._connect_s, self._silence_s = settings.connect_timeout_s, settings.silence_timeout_s
         self._idle: dict[Connection, asyncio.TimerHandle] = {}
 
-    async def send(
-        self,
-        method: str,
-        target: bytes,
-        headers: Iterable[tuple[bytes, bytes]],
-        body: bytes | AsyncIterator[bytes],
-        *,
-        again: bool = True,
-    ) -> Connection:
+    async def send(self, request: Outgoing) -> Connection:
         """Send a request.
 
         A server may close a kept connection at the moment a request goes out on it: that goes out once more, on a new
         one (RFC 9112, section 9.3.1).
 
         Args:
-            method: GET, POST and so on.
-            target: path and query as they came.
-            headers: as they came.
-            body: whole or in pieces.
-            again: whether it may be sent twice: a completion may, what changes something there may not.
+            request: the request.
 
         Returns:
             The connection, on which the answer's head has come and its body comes; its caller releases it.
@@ -80,31 +87,30 @@ class Upstream:
         Raises:
             UpstreamError: no answer.
         """
-        forwarded = [(name, value) for name, value in end_to_end(headers) if name.lower() not in _OURS]
+        body = request.body
+        forwarded = [(name, value) for name, value in end_to_end(request.headers) if name.lower() not in _OURS]
         measured = any(name.lower() == b"content-length" for name, _ in forwarded)
         chunked = not (measured or isinstance(body, bytes))
         if chunked:
             forwarded.append((b"transfer-encoding", b"chunked"))
         elif not measured and isinstance(body, bytes) and body:
             forwarded.append((b"content-length", b"%d" % len(body)))
-        lines = [b"%b %b%b HTTP/1.1" % (method.encode(), self._prefix, target), b"host: " + self._host]
+        lines = [b"%b %b%b HTTP/1.1" % (request.method.encode(), self._prefix, request.target), b"host: " + self._host]
         lines += [b"%b: %b" % header for header in forwarded]
         head = b"\r\n".join(lines) + b"\r\n\r\n"
         kept = self._free()
         if kept is not None:
             try:
-                return await self._told(kept, head, body, chunked, method)
+                return await self._told(kept, head, request, chunked)
             except UpstreamError:
-                if not (again and isinstance(body, bytes) and kept.was_closing):
+                if not (request.again and isinstance(body, bytes) and kept.was_closing):
                     raise
-        return await self._told(await self._opened(), head, body, chunked, method)
+        return await self._told(await self._opened(), head, request, chunked)
 
-    async def _told(
-        self, connection: Connection, head: bytes, body: bytes | AsyncIterator[bytes], chunked: bool, method: str
-    ) -> Connection:
+    async def _told(self, connection: Connection, head: bytes, request: Outgoing, chunked: bool) -> Connection:
         try:
-            await connection.send(head, body, chunked=chunked)
-            connection.headers = self._led_back(connection, method)
+            await connection.send(head, request.body, chunked=chunked)
+            connection.headers = self._led_back(connection, request.method)
         except BaseException:
             connection.release()
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,26 +12,15 @@ from batchpilot.serving.gateway.connection import Connection
 from batchpilot.serving.gateway.engines import Lanes
 from batchpilot.serving.gateway.incoming import Headers
 from batchpilot.serving.gateway.lane import Lane
-from batchpilot.serving.gateway.upstream import Upstream
+from batchpilot.serving.gateway.upstream import Outgoing, Upstream
 from batchpilot.serving.gateway.waiting import RefusedError, Ticket
 
 UPSTREAM_HEADER, VERSION_HEADER = b"x-batchpilot-upstream", b"x-batchpilot-version"
 DEGRADED_HEADER = b"x-batchpilot-degraded"
 
 
-class Sender(Protocol):
-    """As `Upstream.send`."""
-
-    async def __call__(
-        self,
-        method: str,
-        target: bytes,
-        headers: Iterable[tuple[bytes, bytes]],
-        body: bytes | AsyncIterator[bytes],
-        *,
-        again: bool = True,
-    ) -> Connection:
-        """Send a request; see there."""
+Sender = Callable[[Outgoing], Awaitable[Connection]]
+"""As `Upstream.send`."""
 
 
 @dataclass(frozen=True, slots=True)

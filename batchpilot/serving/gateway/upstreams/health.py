@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from batchpilot.serving.gateway.connection import UpstreamError
-from batchpilot.serving.gateway.upstream import Upstream
+from batchpilot.serving.gateway.upstream import Outgoing, Upstream
 
 PATHS = (b"/health", b"/v1/models")
 
@@ -82,7 +82,7 @@ class Health:
         return status
 
     async def _status(self) -> int:
-        answer = await self._upstream.send("GET", PATHS[self._path], [], b"")
+        answer = await self._upstream.send(Outgoing("GET", PATHS[self._path], []))
         try:
             while await answer.piece():
                 pass

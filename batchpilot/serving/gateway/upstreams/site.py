@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from batchpilot.core.files import json_text
 from batchpilot.serving.gateway.connection import Connection, UpstreamError
 from batchpilot.serving.gateway.member import Member
+from batchpilot.serving.gateway.upstream import Outgoing
 from batchpilot.serving.gateway.upstreams.breaker import Breaker
 from batchpilot.serving.gateway.upstreams.health import Health
 from batchpilot.serving.gateway.upstreams.prefixes import PrefixMemory
@@ -55,31 +56,18 @@ class Site:
         """Its address."""
         return self.member.upstream.address
 
-    async def send(
-        self,
-        method: str,
-        target: bytes,
-        headers: Iterable[tuple[bytes, bytes]],
-        body: bytes | AsyncIterator[bytes],
-        *,
-        again: bool = True,
-    ) -> Connection:
+    async def send(self, request: Outgoing) -> Connection:
         """As `Upstream.send`; given up once the upstream is found ill, so that another one may answer.
 
         Args:
-            method: GET, POST and so on.
-            target: path and query as they came.
-            headers: as they came.
-            body: whole or in pieces.
-            again: whether it may be sent twice.
+            request: the request.
 
         Raises:
             UpstreamError: no answer.
         """
         self.sent += 1
-        headers, body = self._dressed(headers, body)
         try:
-            return await self.unless_ill(self.member.upstream.send(method, target, headers, body, again=again))
+            return await self.unless_ill(self.member.upstream.send(self._dressed(request)))
         except UpstreamError as failure:
             if failure.code == "upstream_unreachable":
                 self.health.hear_failure(failure.reason)
@@ -142,10 +130,9 @@ class Site:
     def _ill(self) -> UpstreamError:
         return UpstreamError(503, "upstream_ill", f"{self.name} fell ill before it answered ({self.health.why})")
 
-    def _dressed(
-        self, headers: Iterable[tuple[bytes, bytes]], body: bytes | AsyncIterator[bytes]
-    ) -> tuple[Iterable[tuple[bytes, bytes]], bytes | AsyncIterator[bytes]]:
-        """Headers and body with the upstream's own key and model, where it has such."""
+    def _dressed(self, request: Outgoing) -> Outgoing:
+        """A request with the upstream's own key and model, where it has such."""
+        headers, body = request.headers, request.body
         if self._key is not None:
             others = [(name, value) for name, value in headers if name.lower() not in (b"authorization", b"x-api-key")]
             headers = [*others, (b"authorization", f"Bearer {self._key}".encode())]
@@ -156,4 +143,4 @@ class Site:
                     body = json_text({**asked, "model": self.spec.model}).encode()
                     others = [(name, value) for name, value in headers if name.lower() != b"content-length"]
                     headers = [*others, (b"content-length", str(len(body)).encode())]
-        return headers, body
+        return request._replace(headers=headers, body=body)
