@@ -182,9 +182,10 @@ class ActionTable:
         """
         numbers = list(self._base_numbers)
         for grid, place, values, notch in zip(self.grids, self._places, self._numbers, position.tolist(), strict=True):
-            aimed = not grid.times_tpot_target or can_be_aimed_at(tpot_target_ms)
-            by = tpot_target_ms if grid.times_tpot_target else 1.0
-            numbers[place] = values[notch] * by if aimed else math.inf
+            numbers[place] = values[notch]
+            if grid.times_tpot_target:
+                aimed = can_be_aimed_at(tpot_target_ms)
+                numbers[place] = values[notch] * tpot_target_ms if aimed else math.inf
         return limits_of(numbers)
 
     def describe(self) -> dict[str, Any]:
