@@ -1,28 +1,20 @@
 """A slow, plain scheduler written from DESIGN.md with lists and sorting, against which the compiled one is checked.
 
-It shares no code with the kernels: queues are Python lists, the inverse of T is found by trying every token count, KV
-blocks are counted afresh from what each request holds. The prefix cache is a list of what is known and held by nobody,
-and what requests hold of it; a request's `contents` name its blocks. `features` are the images whose features are kept,
-the last one looked at last.
+It shares no code with the kernels: queues are Python lists, the inverse of T is found by trying every token count, what
+is held by requests, images and drafts is told by the parts that it is made of.
 """
 
 import math
 from dataclasses import dataclass, field
 
 import numpy as np
+from reference_blocks import Blocks
+from reference_drafts import Drafts
+from reference_images import Images
 
 from batchpilot.core.refusals import BOUNDED, PROMOTED, RefusedShares
 
 MAX_TRIED_TOKENS = 5000
-
-
-def draws(seed):
-    """L'Ecuyer's combined generator, numbers in [0, 1)."""
-    rng = np.random.default_rng([seed, 3])
-    a, b = int(rng.integers(1, 2147483563)), int(rng.integers(1, 2147483399))
-    while True:
-        a, b = 40014 * a % 2147483563, 40692 * b % 2147483399
-        yield (a - b) % 2147483562 / 2147483562
 
 
 @dataclass
@@ -59,7 +51,7 @@ class Request:
 
 
 @dataclass
-class Reference:
+class Reference(Blocks, Images, Drafts):
     requests: list
     latency: object
     estimate: object
@@ -95,99 +87,6 @@ class Reference:
     weights: dict = field(default_factory=dict)
     ceilings: dict = field(default_factory=dict)
     refused: RefusedShares = field(default_factory=RefusedShares)
-
-    def missing(self, r):
-        """Sizes of the images of a request that have to be encoded, one that it shows twice once."""
-        missing = {}
-        for image, tokens, end in r.images:
-            if r.computed < end and image not in self.features:
-                missing.setdefault(image, tokens)
-        return list(missing.values())
-
-    def encode_ms(self, sizes):
-        """Time to encode images of these sizes in a step, each size in passes of its own."""
-        return sum(
-            math.ceil(sizes.count(size) / self.tower.together) * self.tower.pass_ms
-            + sizes.count(size) * size * self.tower.token_ms
-            for size in set(sizes)
-        )
-
-    def lone_encode_ms(self, r):
-        return self.encode_ms(self.missing(r))
-
-    def least_encode_ms(self, r):
-        return self.tower.token_ms * sum(self.missing(r))
-
-    def encode_ms_with(self, r):
-        return self.encode_ms([*self.to_encode, *self.missing(r)])
-
-    def look_at_images(self, r):
-        """Who is let in has its images encoded in this step, or finds their features."""
-        missing = self.missing(r)
-        self.lookups += len(r.images)
-        self.hits += len(r.images) - len(missing)
-        self.to_encode += missing
-        for image in [image for image, _, end in r.images if r.computed < end]:
-            self.features = [*(other for other in self.features if other != image), image]
-            self.features = self.features[max(len(self.features) - self.tower.feature_cache, 0) :]
-
-    def vision_queue(self, r):
-        return (r.priority, max((tokens for _, tokens, _ in r.images), default=0))
-
-    def vision_keys(self):
-        """Whose queue is longest for its weight and wait goes first, before all who is urgent."""
-        queues = {}
-        for r in self.waiting:
-            queues.setdefault(self.vision_queue(r), []).append(r)
-        score = {
-            queue: len(rs) / (100.0, 500.0, 2000.0)[queue[0]] / (1.0 + self.now - sum(r.arrival for r in rs) / len(rs))
-            for queue, rs in queues.items()
-        }
-        order = sorted(queues, key=lambda queue: (-score[queue], queue))
-        for r in self.waiting:
-            urgent = r.priority == 0 and self.now - r.arrival >= 80.0
-            r.key = (-1 if urgent else order.index(self.vision_queue(r)), r.arrival)
-
-    def blocks_for(self, tokens):
-        return math.ceil(tokens / self.block_size)
-
-    def free(self):
-        own = sum(r.blocks - len(r.shared) for r in self.running)
-        return self.kv_blocks - own - len({c for r in self.running for c in r.shared})
-
-    def evict(self):
-        while len(self.idle) > self.free():
-            self.idle.pop(0)
-
-    def held(self):
-        return {c for r in self.running for c in r.shared}
-
-    def found(self, r):
-        """Leading blocks that the cache has, without the one of the last token."""
-        if not self.prefix_cache:
-            return []
-        there, found = self.held() | set(self.idle), []
-        for content in r.contents[: (r.prompt + r.generated - 1) // self.block_size]:
-            if content not in there:
-                break
-            found.append(content)
-        return found
-
-    def look_up(self, r):
-        r.computed = len(self.found(r)) * self.block_size
-
-    def share(self, r, tokens):
-        if self.prefix_cache:
-            for content in r.contents[len(r.shared) : tokens // self.block_size]:
-                r.shared.append(content)
-                if content in self.idle:
-                    self.idle.remove(content)
-
-    def release(self, r):
-        if r.blocks:
-            self.share(r, r.computed)
-        shared, r.shared, r.blocks = r.shared, [], 0
-        self.idle += [c for c in reversed(shared) if c not in self.held()]
 
     def T(self, B, S, C):
         return float(self.estimate.predict(B, S, C))
@@ -487,43 +386,6 @@ class Reference:
                 self.admissions(plan)
             refusing = len(self.waiting) != waiting
         return plan
-
-    def with_drafts(self, plan):
-        """The decoding requests' plan with as many drafted tokens as are asked for and find room."""
-        most, budget = self.limits.speculative_tokens, self.limits.token_budget or 2**30
-        if most and plan and self.limits.step_target_ms is not None and self.prefill == "chunked":
-            B, C = len(plan), sum(r.computed for r, _ in plan)
-            target = self.limits.step_target_ms - self.speculation.draft_share * most * self.T(B, B, C)
-            budget = self.largest_tokens(B, C, target)
-        longer = []
-        for r, tokens in plan:
-            used = len(plan) + sum(self.drafts.values())
-            slots = (r.blocks + self.free()) * self.block_size - r.computed - 1
-            draft = min(most, r.output - r.generated - 1, budget - used, slots)
-            if draft > 0 and r.generated > 0:
-                self.drafts[r.id] = draft
-                tokens += draft
-                r.blocks = max(r.blocks, self.blocks_for(r.computed + tokens))
-                self.evict()
-            longer.append((r, tokens))
-        return longer
-
-    def drafting(self, plan, latency):
-        """What the drafter takes: a share of the model's step a drafted token, for those who draft."""
-        contexts = [r.computed for r, _ in plan if r.id in self.drafts]
-        if not contexts:
-            return 0.0
-        one = float(latency.predict(len(contexts), len(contexts), sum(contexts)))
-        return self.speculation.draft_share * max(self.drafts.values()) * one
-
-    def drawn(self, drafted):
-        """How many leading tokens of a draft are accepted."""
-        level, accepted, here = next(self.draws), 0, self.speculation.acceptance
-        reached = here
-        while accepted < drafted and level < reached:
-            accepted, here = accepted + 1, here * self.speculation.decay
-            reached *= here
-        return accepted
 
     def admissions(self, plan):
         if self.delayed():

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference_scheduler import Reference, Request, draws
+from reference_drafts import draws
+from reference_scheduler import Reference, Request
 from shared_prefixes import in_common, reference_contents
 
 from batchpilot import SLO, Limits, RequestTable, SaturationParameters, simulate
