@@ -12,12 +12,15 @@ from batchpilot.serving.session.requests import InFlight, Tracked
 FEWEST_STEPS, FEWEST_REQUESTS = 5, 3
 """Below this nothing is predicted."""
 
+MOST_NOTED = 256
+"""Points that a line keeps at most before it learns from them, asked or not."""
+
 _MOST_CHUNK_TOKENS = 2**16
 """A step without a token budget computes a prompt at once; longer ones are predicted as several."""
 
 
 class OnlineLine:
-    """A straight line through recent points, older ones fading.
+    """A straight line through recent points, older ones fading. Points are noted, and learned from when it is asked.
 
     Args:
         memory: points after which one counts for 1/e.
@@ -25,8 +28,14 @@ class OnlineLine:
 
     def __init__(self, memory: float) -> None:
         self._keep = math.exp(-1.0 / memory)
-        self._n = self._x = self._y = self._xx = self._xy = 0.0
-        self.points = 0
+        self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)
+        self._learned = 0
+        self._noted: list[tuple[float, float]] = []
+
+    @property
+    def points(self) -> int:
+        """How many it has heard."""
+        return self._learned + len(self._noted)
 
     def observe(self, x: float, y: float) -> None:
         """Hear a point.
@@ -35,13 +44,9 @@ class OnlineLine:
             x: its place.
             y: its value.
         """
-        keep = self._keep
-        self.points += 1
-        self._n = keep * self._n + 1.0
-        self._x = keep * self._x + x
-        self._y = keep * self._y + y
-        self._xx = keep * self._xx + x * x
-        self._xy = keep * self._xy + x * y
+        self._noted.append((x, y))
+        if len(self._noted) == MOST_NOTED:
+            self._learn()
 
     def predict(self, x: float) -> float:
         """The line's value, neither falling with x nor below zero; NaN before the first point.
@@ -49,12 +54,26 @@ class OnlineLine:
         Args:
             x: the place.
         """
-        if not self.points:
+        self._learn()
+        if not self._learned:
             return math.nan
-        mean_x, mean_y = self._x / self._n, self._y / self._n
-        spread = self._xx / self._n - mean_x * mean_x
-        slope = (self._xy / self._n - mean_x * mean_y) / spread if spread > 1e-9 * (1.0 + mean_x * mean_x) else 0.0
+        n, sum_x, sum_y, sum_xx, sum_xy = self._sums
+        mean_x, mean_y = sum_x / n, sum_y / n
+        spread = sum_xx / n - mean_x * mean_x
+        slope = (sum_xy / n - mean_x * mean_y) / spread if spread > 1e-9 * (1.0 + mean_x * mean_x) else 0.0
         return max(mean_y + max(slope, 0.0) * (x - mean_x), 0.0)
+
+    def _learn(self) -> None:
+        keep, (n, sum_x, sum_y, sum_xx, sum_xy) = self._keep, self._sums
+        for x, y in self._noted:
+            n = keep * n + 1.0
+            sum_x = keep * sum_x + x
+            sum_y = keep * sum_y + y
+            sum_xx = keep * sum_xx + x * x
+            sum_xy = keep * sum_xy + x * y
+        self._sums = (n, sum_x, sum_y, sum_xx, sum_xy)
+        self._learned += len(self._noted)
+        self._noted.clear()
 
 
 class TTFTPredictor:

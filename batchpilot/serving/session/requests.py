@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 
 from batchpilot.core.details import IN_FLIGHT
 
+MOST_TAKEN_OUT = 4
+"""More requests than these that ended in a step are not searched for in the list of those that decode: it is made anew.
+"""
+
 _fields = attrgetter(*(IN_FLIGHT.names or ()))
 
 
@@ -85,7 +89,8 @@ class Tracked:
     @property
     def tokens_to_compute(self) -> int:
         """What is left of its prompt before its first token, as far as told."""
-        return 0 if self.generated_tokens else max(self.prompt_tokens - self.computed_tokens, 0)
+        left = self.prompt_tokens - self.computed_tokens
+        return left if left > 0 and not self.generated_tokens else 0
 
     def tpot_ms(self, last_token_ms: float, texts: int = 1) -> float:
         """Mean time per output token of each text after its first; NaN with fewer than two.
@@ -118,7 +123,8 @@ class InFlight:
         self.admitted_prompt_tokens = self.cached_prompt_tokens = 0
         self._begun_tokens = 0
         self._decoding: dict[Hashable, Tracked] = {}
-        self._order: list[Hashable] | None = []
+        self._order: list[Hashable] = []
+        self._parted: list[Hashable] = []
         self._said = 0
 
     def __len__(self) -> int:
@@ -219,9 +225,7 @@ class InFlight:
             Those that do not decode with them, in order; they are to `emit` by themselves, and may `join` unless it is
             `told` itself.
         """
-        order = self._order
-        if order is None:
-            order = self._order = list(self._decoding)
+        order = self._decoding_order()
         known = len(order)
         fresh: list[Hashable] = []
         if told != order:
@@ -249,7 +253,7 @@ class InFlight:
         if tracked is not None and tracked.generated_tokens:
             tracked.joined = self._said
             self._decoding[request] = tracked
-            self._order = None
+            self._order.append(request)
 
     def put_back(self, request: Hashable) -> Tracked | None:
         """A running request is preempted: it waits again and has nothing computed.
@@ -315,7 +319,18 @@ class InFlight:
         self._update(tracked)
         tracked.joined = None
         del self._decoding[request]
-        self._order = None
+        self._parted.append(request)
+
+    def _decoding_order(self) -> list[Hashable]:
+        """The keys of those that decode together: kept, as to list them costs more than the rest of a step."""
+        if self._parted:
+            if len(self._parted) > MOST_TAKEN_OUT:
+                self._order = list(self._decoding)
+            else:
+                for request in self._parted:
+                    self._order.remove(request)
+            self._parted.clear()
+        return self._order
 
     def _update(self, tracked: Tracked) -> None:
         if tracked.joined is not None and tracked.joined != self._said:

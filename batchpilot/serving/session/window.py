@@ -140,7 +140,8 @@ class WindowRecorder:
         Returns:
             Those for which it was the first token.
         """
-        told, began = list(requests), []
+        told = requests if isinstance(requests, list) else list(requests)
+        began = []
         fresh = self.requests.decode(told, tokens)
         self.now.generated_tokens += tokens * (len(told) - len(fresh))
         for request in fresh:

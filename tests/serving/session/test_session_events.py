@@ -10,6 +10,7 @@ from session_scripts import Clock, Scripted
 
 from batchpilot.core import Limits
 from batchpilot.serving import EngineFacts, TunerSession
+from batchpilot.serving.session.requests import MOST_TAKEN_OUT
 
 
 def test_tokens_told_a_step_at_a_time_count_as_those_told_one_by_one():
@@ -80,6 +81,23 @@ def test_whoever_decodes_together_counts_as_if_alone(events):
     assert repr(told[-2]) == repr(told[-1])
     heard = [[window.to_dict() for window in session.tuner.heard] for session in sessions]
     assert repr(heard[0]) == repr(heard[1])
+
+
+@pytest.mark.parametrize("ended", [0, 1, MOST_TAKEN_OUT, MOST_TAKEN_OUT + 1, 20])
+def test_those_left_decode_together_however_many_have_ended(ended):
+    session = TunerSession(Scripted(Limits(64)), clock=Clock())
+    for request in range(23):
+        session.on_arrival(request, 10)
+    session.on_step_tokens(range(20))
+    for request in range(ended):
+        session.on_finish(3 * request % 20)
+    told = [request for request in range(20) if request not in {3 * k % 20 for k in range(ended)}]
+    requests = session._recorder.requests
+    assert requests.decode([*told, 20, 21], 1) == [20, 21]
+    assert requests.held_tokens == 12 * len(told)
+    session.on_step_tokens([*told, 22])
+    assert requests.decode([*told, 22], 1) == []
+    assert [requests.get(request).generated_tokens for request in [*told, 22]] == [4] * len(told) + [2]
 
 
 def test_an_arrival_within_a_step_does_not_end_the_window():

@@ -7,6 +7,7 @@ from session_scripts import Clock, Scripted
 
 from batchpilot.core import Limits
 from batchpilot.serving import TunerSession
+from batchpilot.serving.session.prediction import MOST_NOTED, OnlineLine
 
 
 def test_ttft_is_predicted_from_steps_and_the_prompts_before():
@@ -45,3 +46,15 @@ def test_a_full_batch_adds_the_wait_for_a_place():
     session.on_start(6)
     session.on_start(7)
     assert session.predicted_ttft_ms(10) >= 100.0
+
+
+def test_a_line_has_learned_the_same_however_often_it_was_asked():
+    asked, left_alone = OnlineLine(20.0), OnlineLine(20.0)
+    assert math.isnan(left_alone.predict(1.0))
+    for k in range(2 * MOST_NOTED + 7):
+        for line in (asked, left_alone):
+            line.observe(k % 13, 3.0 + 0.7 * (k % 13) + 0.01 * k)
+        asked.predict(k)
+        assert asked.points == left_alone.points == k + 1
+    assert asked.predict(5.0) == left_alone.predict(5.0) == pytest.approx(11.5, abs=0.5)
+    assert asked.predict(9.0) == left_alone.predict(9.0) > asked.predict(5.0)
