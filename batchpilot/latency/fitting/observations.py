@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -126,10 +127,16 @@ class Observations:
     @property
     def points(self) -> NDArray[np.intp]:
         """For each observation the number of its point: repeats of one (B, S, C) have one number, shape (n,)."""
+        steps = np.stack([self.batch_size, self.tokens, self.context_tokens])
+        # One number a step sorts ten times as fast as three, unless different steps have the same.
+        mixed = self.batch_size + math.sqrt(2) * self.tokens + math.pi * self.context_tokens
+        order = np.argsort(mixed)
+        changes = np.any(np.diff(steps[:, order]), axis=0)
+        if np.any(changes & (np.diff(mixed[order]) == 0)):
+            order = np.lexsort(steps[::-1])
+            changes = np.any(np.diff(steps[:, order]), axis=0)
         numbers = np.zeros(len(self), dtype=np.intp)
-        order = np.lexsort((self.context_tokens, self.tokens, self.batch_size))
-        steps = np.stack([self.batch_size, self.tokens, self.context_tokens])[:, order]
-        numbers[order[1:]] = np.cumsum(np.any(np.diff(steps), axis=0))
+        numbers[order[1:]] = np.cumsum(changes)
         return numbers
 
     @property

@@ -69,6 +69,21 @@ def residuals_of(loss: str, measured_ms: Floats) -> Residuals:
     return lambda predicted, measured: ((predicted - measured) * per_ms, np.full(len(measured), per_ms))
 
 
+def losses_of(off: Floats, outlier: float | None) -> Floats:
+    """What residuals come to.
+
+    Args:
+        off: the residuals, shape (..., n).
+        outlier: scale beyond which a residual counts linearly; None for squares alone.
+
+    Returns:
+        Shape (...).
+    """
+    if outlier is None:
+        return np.asarray(np.sum(off**2, axis=-1) / 2)
+    return np.asarray(outlier**2 * np.sum(np.sqrt(1.0 + (off / outlier) ** 2) - 1.0, axis=-1))
+
+
 def blocks(columns: int) -> Iterator[slice]:
     """Parts of a tall matrix that are small enough for one thread.
 
@@ -119,11 +134,11 @@ class Problem:
         pull: float = 0.0,
     ) -> None:
         self.observations = observations
-        self._number_points(observations.points)
         self.fixed = dict(fixed)
         self.residuals = residuals_of(loss, observations.latency_ms)
         self.roots = np.ones(len(observations)) if weights is None else np.sqrt(weights)
         self.free = np.array([place for place, name in enumerate(NAMES) if name not in fixed], dtype=np.intp)
+        self._number_points(observations.points)
         B, S, C = map(_median, (observations.batch_size, observations.tokens, observations.context_tokens))
         T = _median(observations.latency_ms)
         self.units = np.array([1.0, 1.0, 1.0, S, 1.0, T, T / B, T / S, T / C, T, 1.0])
@@ -138,7 +153,7 @@ class Problem:
         """
         part = copy.copy(self)
         part.observations, part.roots = self.observations[rows], self.roots[rows]
-        part._number_points(part.observations.points)
+        part._number_points(np.unique(self.points[rows], return_inverse=True)[1])
         part._pull = self._pull * float(np.sqrt(len(rows) / len(self.observations)))
         return part
 
@@ -181,10 +196,10 @@ class Problem:
         """Derivative of `residual_vector` by the coordinates."""
         p = self.parameters(u)
         by_prediction = self.roots * self.residuals(self.predict(p), self.observations.latency_ms)[1]
-        rows: Floats = (self.gradient(p)[self.free] * by_prediction * self.per_coordinate(p)[:, None]).T
-        if self._target is not None:
-            rows = np.vstack([rows, self._pull * np.eye(len(u))])
-        return rows
+        _, slopes = self._linear_at(p)
+        rows: Floats = self._of_observations(slopes) * self.per_coordinate(p)[:, None]
+        rows *= by_prediction
+        return rows.T if self._target is None else np.vstack([rows.T, self._pull * np.eye(len(u))])
 
     def loss(self, u: Floats, outlier: float | None) -> float:
         """What is minimised.
@@ -193,8 +208,7 @@ class Problem:
             u: where.
             outlier: scale beyond which a residual counts linearly; None for squares alone.
         """
-        off = self.residual_vector(u)
-        return float(np.sum(off**2) / 2 if outlier is None else np.sum(_soft(off, outlier)))
+        return float(losses_of(self.residual_vector(u), outlier))
 
     def normal_equations(self, u: Floats, outlier: float | None) -> tuple[float, Floats, Floats]:
         """The loss, its slope and its curvature as far as first derivatives of the model tell it.
@@ -207,15 +221,12 @@ class Problem:
             The loss, its derivative, shape (free,), and its second, shape (free, free).
         """
         p = self.parameters(u)
-        slopes = self._gradient_of_steps(p)
-        # The latency is linear in these parameters, so their derivatives give it back.
-        predicted = np.einsum("i,ij->j", p[3:10], slopes[3:10])
+        predicted, slopes = self._linear_at(p)
         off, by_prediction = self.residuals(self._of_observations(predicted), self.observations.latency_ms)
         off, by_prediction = off * self.roots, by_prediction * self.roots
         loss, first, second = _influence(off, outlier)
         first, second = self._of_steps(first * by_prediction), self._of_steps(second * by_prediction**2)
-        slopes, per_coordinate = slopes[self.free], self.per_coordinate(p)
-        weighted = np.empty((len(slopes) + 1, slopes.shape[1]))
+        per_coordinate, weighted = self.per_coordinate(p), self._weighted
         np.multiply(slopes, second, out=weighted[:-1])
         weighted[-1] = first
         both = product(weighted, slopes) * per_coordinate
@@ -239,21 +250,39 @@ class Problem:
         steps_ms(p, steps.batch_size, steps.tokens, steps.context_tokens, latency_ms)
         return self._of_observations(latency_ms)
 
-    def gradient(self, p: Floats) -> Floats:
-        """dT/dtheta of every observed step, shape (11, n)."""
-        return self._of_observations(self._gradient_of_steps(p))
+    def sensitivity(self, p: Floats) -> Floats:
+        """Mean over the observations of |dT/dtheta * theta / T| for each free parameter, shape (free,).
+
+        Args:
+            p: where, in field order.
+        """
+        predicted, slopes = self._linear_at(p)
+        times = np.bincount(self.points) if self._repeats else np.ones(len(predicted))
+        # Each derivative has one sign, whatever the step.
+        shares: Floats = np.abs(slopes @ (times / predicted)) * np.abs(p[self.free]) / len(self.observations)
+        return shares
 
     def _number_points(self, points: NDArray[np.intp]) -> None:
         self.points = points
         repeats = int(points.max()) + 1 < len(points)
         self._steps = self.observations[np.unique(points, return_index=True)[1]] if repeats else self.observations
         self._repeats = repeats
+        # Memory of this size is new to the process each time it is asked for, which costs more than what is done in it.
+        count = len(self._steps)
+        self._gradient = np.empty((len(NAMES), count))
+        self._slopes, self._weighted = (np.empty((len(self.free) + more, count)) for more in (0, 1))
 
-    def _gradient_of_steps(self, p: Floats) -> Floats:
+    def _linear_at(self, p: Floats) -> tuple[Floats, Floats]:
+        """Latency of every different step, shape (steps,), and its derivatives by the free parameters, (free, steps).
+
+        The derivatives are overwritten by the next call.
+        """
         steps = self._steps
-        gradient = np.empty((len(NAMES), len(steps)))
-        steps_gradient(p, steps.batch_size, steps.tokens, steps.context_tokens, gradient)
-        return gradient
+        steps_gradient(p, steps.batch_size, steps.tokens, steps.context_tokens, self._gradient)
+        # The latency is linear in these parameters, so their derivatives give it back.
+        predicted = np.einsum("i,ij->j", p[3:10], self._gradient[3:10])
+        np.take(self._gradient, self.free, axis=0, out=self._slopes, mode="clip")
+        return predicted, self._slopes
 
     def _of_observations(self, of_steps: Floats) -> Floats:
         """What holds of different steps for each observation."""
@@ -265,10 +294,6 @@ class Problem:
             return of_observations
         sums: Floats = np.bincount(self.points, of_observations, len(self._steps)).astype(np.float64, copy=False)
         return sums
-
-
-def _soft(off: Floats, outlier: float) -> Floats:
-    return outlier**2 * (np.sqrt(1.0 + (off / outlier) ** 2) - 1.0)
 
 
 def _influence(off: Floats, outlier: float | None) -> tuple[float, Floats, Floats]:

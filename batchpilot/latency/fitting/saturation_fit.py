@@ -27,14 +27,20 @@ _FINISHED = 10
 _AGREEING = 4
 """No further start is followed once so many have led to the lowest minimum."""
 
-_ROWS = 2000
+_ROWS = 800
 """Observations that starts are followed on; where there are more, all of them decide from the minima found there."""
+
+_ROUGHLY = 1e-5
+"""As `solver.SETTLED`, for a minimum that is only to be told from others."""
 
 _EQUAL = 1e-4
 """Relative difference within which two losses are one."""
 
-_SAME = 1e-3
-"""Distance in coordinates within which two minima are one."""
+_RIVAL = 1.2
+"""A minimum on few observations this many times as high as the lowest is not the lowest on all."""
+
+_LITTLE_DAMPING = 1e-5
+"""Of the first step on all observations, which begins where the minimum of some of them is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,17 +142,15 @@ def _lowest(
     starts = [document_start(problem.observations)] if start is None or random else []
     if start is not None:
         starts.append(start.as_array())
-    found = [problem.coordinates(p) for p in random_starts(few, random, np.random.default_rng(seed), outlier)]
-    found = sorted(found, key=lambda u: few.loss(u, outlier))[:_FINISHED]
+    starts += list(random_starts(few, random, np.random.default_rng(seed), outlier)[:_FINISHED])
     minima: list[tuple[float, Floats]] = []
-    for u in [*map(problem.coordinates, starts), *found]:
-        minima.append(minimum(few, u, outlier))
+    for u in map(problem.coordinates, starts):
+        minima.append(minimum(few, u, outlier, _ROUGHLY))
         lowest_loss = min(value for value, _ in minima)
         if sum(value <= (1 + _EQUAL) * lowest_loss for value, _ in minima) == _AGREEING:
             break
-    if few is not problem:
-        minima = [minimum(problem, u, outlier) for u in _different([u for _, u in minima])]
-    return min(minima, key=lambda found: found[0])
+    found = [minimum(problem, u, outlier, damping=_LITTLE_DAMPING) for u in _rivals(minima)]
+    return min(found, key=lambda one: one[0])
 
 
 def _told(problem: Problem, u: Floats, cost: float, *, loss: str, robust: bool) -> Fit:
@@ -215,10 +219,16 @@ def _with_work(parameters: SaturationParameters, w_1: float | None) -> Saturatio
     return replace(parameters, p_max=parameters.p_max * ratio, w_0=parameters.w_0 * ratio, w_1=w_1)
 
 
-def _different(points: list[Floats]) -> list[Floats]:
-    """The points that are not the same as an earlier one."""
-    kept: list[Floats] = []
-    for u in points:
-        if all(np.max(np.abs(u - other), initial=0.0) > _SAME for other in kept):
+def _rivals(minima: list[tuple[float, Floats]]) -> list[Floats]:
+    """The points of the lowest minima, but one of each loss.
+
+    Args:
+        minima: each with its loss.
+    """
+    losses: list[float] = []
+    kept = []
+    for loss, u in sorted(minima, key=lambda one: one[0]):
+        if not losses or (1 + _EQUAL) * losses[-1] < loss < _RIVAL * losses[0]:
+            losses.append(loss)
             kept.append(u)
     return kept

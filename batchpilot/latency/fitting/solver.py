@@ -11,10 +11,10 @@ import numpy as np
 from batchpilot.latency.fitting.residuals import Floats, Problem
 
 _MOST_STEPS = 200
-_FIRST_DAMPING = 1e-2
+FIRST_DAMPING = 1e-2
 _LEAST_DAMPING, _MOST_DAMPING = 1e-12, 1e12
 
-_SETTLED = 1e-9
+SETTLED = 1e-9
 """The steps end when the quadratic model expects less than this share of the loss from another one."""
 
 _SETTLED_IF_DAMPED = 1e-13
@@ -27,27 +27,31 @@ _LEAST_CURVATURE = 1e-12
 """Of the largest: what is flatter is damped as if it were this curved."""
 
 
-def minimum(problem: Problem, u: Floats, outlier: float | None) -> tuple[float, Floats]:
+def minimum(
+    problem: Problem, u: Floats, outlier: float | None, settled: float = SETTLED, damping: float = FIRST_DAMPING
+) -> tuple[float, Floats]:
     """The minimum that a start leads to: its loss, and its coordinates within the bounds.
 
     Args:
         problem: what is minimised.
         u: the start; beyond a bound it starts there.
         outlier: scale beyond which a residual counts linearly; None for squares alone.
+        settled: share of the loss below which nothing more is expected of another step.
+        damping: of the first step: little where the minimum is near.
     """
     low, high = problem.bounds()
     u = np.clip(u, low, high)
     if not u.size:
         return problem.loss(u, outlier), u
     loss, slope, curvature = problem.normal_equations(u, outlier)
-    damping, growth = _FIRST_DAMPING, 2.0
+    growth = 2.0
     for _ in range(_MOST_STEPS):
-        stiff = np.diag(curvature)
+        stiff = curvature.diagonal()
         stiff = np.maximum(stiff, _LEAST_CURVATURE * max(float(stiff.max()), 1e-300))
         step = bounded_step(curvature + np.diag(damping * stiff), slope, low - u, high - u)
         expected = -float(slope @ step + step @ curvature @ step / 2)
-        settled = _SETTLED if damping <= _FIRST_DAMPING else _SETTLED_IF_DAMPED
-        if expected <= settled * loss + _NOTHING * len(problem.observations):
+        least = settled if damping <= FIRST_DAMPING else _SETTLED_IF_DAMPED
+        if expected <= least * loss + _NOTHING * len(problem.observations):
             break
         there = np.clip(u + step, low, high)
         tried, *equations = problem.normal_equations(there, outlier)
@@ -71,22 +75,23 @@ def bounded_step(curvature: Floats, slope: Floats, low: Floats, high: Floats) ->
         low: lowest of each, <= 0.
         high: highest of each, >= 0.
     """
-    step = np.zeros(len(slope))
+    step = np.linalg.solve(curvature, -slope)
     held = np.zeros(len(slope), dtype=bool)
     for _ in range(4 * len(slope)):
-        free = ~held
-        if free.any():
-            pulled = slope[free] + curvature[np.ix_(free, held)] @ step[held]
-            step[free] = -np.linalg.solve(curvature[np.ix_(free, free)], pulled)
-        outside = free & ((step < low) | (step > high))
+        outside = ~held & ((step < low) | (step > high))
         if outside.any():
             step = np.clip(step, low, high)
             held |= outside
-            continue
-        # A held one is let go where the loss falls towards the inside.
-        rising = slope + curvature @ step
-        eager = held & np.where(step <= low, rising < 0, rising > 0)
-        if not eager.any():
+        elif held.any():
+            # A held one is let go where the loss falls towards the inside.
+            rising = slope + curvature @ step
+            eager = held & np.where(step <= low, rising < 0, rising > 0)
+            if not eager.any():
+                break
+            held[np.argmax(np.where(eager, np.abs(rising), 0.0))] = False
+        else:
             break
-        held[np.argmax(np.where(eager, np.abs(rising), 0.0))] = False
+        pulled = slope + curvature @ np.where(held, step, 0.0)
+        alone = np.where(held | held[:, None], np.diag(curvature.diagonal()), curvature)
+        step = np.where(held, step, np.linalg.solve(alone, -pulled))
     return np.clip(step, low, high)

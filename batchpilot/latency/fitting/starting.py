@@ -10,10 +10,13 @@ from contextlib import suppress
 import numpy as np
 
 from batchpilot.latency.fitting.observations import Observations
-from batchpilot.latency.fitting.residuals import FEASIBLE, NAMES, Floats, Problem
+from batchpilot.latency.fitting.residuals import FEASIBLE, NAMES, Floats, Problem, losses_of
 
 _ROWS = 400
 """Observations that a start is found on; the fit itself uses all."""
+
+_ROUNDS = 2
+"""Solutions of a start: the last without the pull of what was an outlier of the one before."""
 
 _ROUNDING = 1e-12
 """Relative error of a product that keeps products of nearly parallel columns from having no triangle."""
@@ -39,7 +42,7 @@ def document_start(observations: Observations) -> Floats:
     return np.array([p_max, 0.1, 0.01, 0.0, 1.0, observations.latency_ms.min() / 2, 0.0, 0.0, 0.0, 0.0, 64.0])
 
 
-def random_starts(problem: Problem, count: int, rng: np.random.Generator, outlier: float | None) -> list[Floats]:
+def random_starts(problem: Problem, count: int, rng: np.random.Generator, outlier: float | None) -> Floats:
     """Starting points over the whole range of k_b and k_s, each with the best other parameters.
 
     Args:
@@ -49,65 +52,72 @@ def random_starts(problem: Problem, count: int, rng: np.random.Generator, outlie
         outlier: residuals well above this count for little; None where each counts with its square.
 
     Returns:
-        Parameters in field order, shape (11,) each; fewer than `count` where the linear part could not be solved.
+        Parameters in field order, those of the lowest loss first, shape (count, 11).
     """
     observed = problem.observations
     rows = np.unique(np.linspace(0, len(observed) - 1, min(len(observed), _ROWS)).astype(np.intp))
-    few, roots = observed[rows], problem.roots[rows]
-    (lowest_b, highest_b), (lowest_s, highest_s) = FEASIBLE["k_b"], FEASIBLE["k_s"]
-    starts = []
-    experts = "s_e" not in problem.fixed
-    for share_b, share_s, *share_e in rng.random((count, 3 if experts else 2)):
-        k_b = problem.fixed.get("k_b", lowest_b * (highest_b / lowest_b) ** share_b)
-        k_s = problem.fixed.get("k_s", lowest_s * (highest_s / lowest_s) ** share_s)
-        low, high = _HALF_OF_EXPERTS
-        s_e = low * (high / low) ** share_e[0] if experts else problem.fixed["s_e"]
-        # Solvers may give up on nearly parallel columns; the other starts do without this one.
-        with suppress(RuntimeError, np.linalg.LinAlgError):
-            starts.append(_solved(problem, few, roots, (k_b, k_s, s_e), outlier))
-    return starts
+    drawn = [("k_b", FEASIBLE["k_b"]), ("k_s", FEASIBLE["k_s"]), ("s_e", _HALF_OF_EXPERTS)]
+    shares = rng.random((count, 2 if "s_e" in problem.fixed else 3)).T
+    starts = np.zeros((count, len(NAMES)))
+    starts[:, NAMES.index("w_1")] = 1.0
+    for (name, (low, high)), share in zip(drawn, shares, strict=False):
+        starts[:, NAMES.index(name)] = low * (high / low) ** share
+    for name, value in problem.fixed.items():
+        starts[:, NAMES.index(name)] = value
+    losses = _solve(problem, observed[rows], problem.roots[rows], starts, outlier)
+    return starts[np.argsort(losses, kind="stable")]
 
 
-def _solved(
-    problem: Problem, few: Observations, roots: Floats, guessed: tuple[float, float, float], outlier: float | None
-) -> Floats:
-    """The best parameters at guessed k_b, k_s and s_e: non-negative least squares, without the pull of outliers."""
-    from scipy.optimize import nnls
+def _solve(problem: Problem, few: Observations, roots: Floats, starts: Floats, outlier: float | None) -> Floats:
+    """Put the best other parameters beside k_b, k_s and s_e: non-negative least squares, without the pull of outliers.
+
+    Args:
+        problem: what will be fitted.
+        few: observations to solve on, n of them.
+        roots: square roots of their weights, shape (n,).
+        starts: parameters in field order, shape (starts, 11), to be written into.
+        outlier: as of `random_starts`.
+
+    Returns:
+        The loss of each start, shape (starts,).
+    """
+    from scipy.optimize import nnls  # loads longer than most commands run
 
     B, S, C, T = few.batch_size, few.tokens, few.context_tokens, few.latency_ms
-    k_b, k_s, s_e = guessed
-    w_1 = problem.fixed.get("w_1", 1.0)
-    per_throughput = 1.0 / (np.expm1(-k_b * B) * np.expm1(-k_s * S))
-    terms = {"tau_0": np.ones_like(T), "tau_b": B, "tau_s": S, "tau_c": C, "tau_e": S / (S + s_e)}
+    of = dict(zip(NAMES, starts.T[..., None], strict=True))
+    per_throughput = 1.0 / (np.expm1(-of["k_b"] * B) * np.expm1(-of["k_s"] * S))
+    terms = {"tau_0": 1.0, "tau_b": B, "tau_s": S, "tau_c": C, "tau_e": S / (S + of["s_e"])}
     solved_for = [name for name in _LINEAR if name not in problem.fixed]
-    fixed_work = np.zeros_like(T) if problem.fixed.get("w_0") == 0 else per_throughput
-    columns = np.stack([w_1 * S * per_throughput, fixed_work, *(terms[name] for name in solved_for)])
-    target = T - sum(problem.fixed[name] * terms[name] for name in _LINEAR if name in problem.fixed)
-    weights = roots * problem.residuals(T, T)[1]
-    scales = np.maximum(np.abs(columns * weights).max(axis=1), 1e-300)
-    both = np.vstack([columns / scales[:, None], target])
-    weighted = both * weights
-    solution = np.zeros(len(columns))
-    for again in range(1 if outlier is None else 4):
-        if again:
-            off = (solution @ both[:-1] - target) * weights
-            weighted = both * (weights / np.sqrt(1.0 + (off / outlier) ** 2))
+    both = np.empty((len(starts), len(solved_for) + 3, len(T)))
+    columns, target = both[:, :-1], both[:, -1]
+    np.multiply(per_throughput, of["w_1"] * S, out=columns[:, 0])
+    columns[:, 1] = 0.0 if problem.fixed.get("w_0") == 0 else per_throughput
+    for place, name in enumerate(solved_for, 2):
+        columns[:, place] = terms[name]
+    target[:] = T - sum(problem.fixed[name] * terms[name] for name in _LINEAR if name in problem.fixed)
+    plain = roots * problem.residuals(T, T)[1]
+    weights, weighted = np.broadcast_to(plain, target.shape), np.empty_like(both)
+    for _ in range(1 if outlier is None else _ROUNDS):
+        np.multiply(both, weights[:, None], out=weighted)
         # Columns and target with few rows and the same products have the same solution, near enough for a start.
-        products = weighted @ weighted.T
-        products.flat[:: len(products) + 1] *= 1.0 + _ROUNDING
-        triangle = np.linalg.cholesky(products).T
-        solution = nnls(triangle[:, :-1], triangle[:, -1])[0]
-    solution /= scales
-    low, high = FEASIBLE["p_max"]
-    p_max = float(np.clip(1.0 / max(solution[0], 1e-300), low, high))
-    found = dict(zip(solved_for, map(float, solution[2:]), strict=True))
-    values = {
-        "p_max": p_max,
-        "k_b": k_b,
-        "k_s": k_s,
-        "w_0": float(solution[1]) * p_max,
-        "w_1": w_1,
-        "s_e": s_e,
-        **found,
-    }
-    return np.array([problem.fixed.get(name, values.get(name, 0.0)) for name in NAMES])
+        products = weighted @ weighted.transpose(0, 2, 1)
+        scales = np.sqrt(products.diagonal(axis1=1, axis2=2))
+        scales[scales == 0] = 1.0
+        products /= scales[:, None] * scales[..., None]
+        products += _ROUNDING * np.eye(products.shape[1])
+        solutions = np.zeros((len(starts), both.shape[1] - 1))
+        for solution, triangle in zip(solutions, np.linalg.cholesky(products).transpose(0, 2, 1), strict=True):
+            # It may give up on nearly parallel columns; the other starts do without this one.
+            with suppress(RuntimeError):
+                solution[:] = nnls(triangle[:, :-1], triangle[:, -1])[0]
+        solutions *= scales[:, -1:] / scales[:, :-1]
+        solved = (solutions[:, None] @ columns)[:, 0]
+        if outlier is not None:
+            weights = plain / np.sqrt(1.0 + ((solved - target) * plain / outlier) ** 2)
+    p_max = np.clip(1.0 / np.maximum(solutions[:, 0], 1e-300), *FEASIBLE["p_max"])
+    found = {"p_max": p_max, "w_0": solutions[:, 1] * p_max} | dict(zip(solved_for, solutions.T[2:], strict=True))
+    for name, values in found.items():
+        if name not in problem.fixed:
+            starts[:, NAMES.index(name)] = values
+    off = roots * problem.residuals(np.maximum(solved + T - target, 1e-300), T)[0]
+    return losses_of(off, outlier)

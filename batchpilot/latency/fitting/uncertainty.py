@@ -60,8 +60,9 @@ def covariance(problem: Problem, p: Floats, outlier: float | None) -> Floats:
     n = len(problem.observations)
     off, slopes = problem.residual_vector(u)[:n], problem.jacobian(u)[:, inner]
     influence = np.ones(n) if outlier is None else 1.0 / np.sqrt(1.0 + (off / outlier) ** 2)
-    bread, flat = _inverse(np.vstack([slopes[:n] * np.sqrt(influence)[:, None], slopes[n:]]))
-    scores = np.array([np.bincount(problem.points, of_one * off * influence) for of_one in slopes[:n].T])
+    bread, flat = _inverse(slopes, np.concatenate([np.sqrt(influence), np.ones(len(slopes) - n)]))
+    drawn = off * influence
+    scores = np.array([np.bincount(problem.points, of_one * drawn) for of_one in slopes[:n].T])
     # What a point would be off by, had it not been fitted: else a point that decides a parameter seems exact.
     moved = np.concatenate([np.sum((slopes[part] @ bread) * slopes[part], axis=1) for part in blocks(n)])[:n]
     scores /= np.maximum(1.0 - np.bincount(problem.points, influence * moved), _LEAST_LEFT)
@@ -107,16 +108,15 @@ def sensitivity(problem: Problem, p: Floats) -> dict[str, float]:
         problem: what was fitted.
         p: the solution, in field order.
     """
-    shares = np.mean(np.abs(problem.gradient(p)) / problem.predict(p), axis=1) * np.abs(p)
-    return {NAMES[place]: float(shares[place]) for place in problem.free}
+    return {NAMES[place]: float(share) for place, share in zip(problem.free, problem.sensitivity(p), strict=True)}
 
 
-def _inverse(slopes: Floats) -> tuple[Floats, Floats]:
-    """(J'J)^-1 over the directions that the observations determine, and an enormous variance in the others."""
+def _inverse(slopes: Floats, roots: Floats) -> tuple[Floats, Floats]:
+    """(J'WJ)^-1 over the directions that the observations determine, and an enormous variance in the others."""
     # The triangle of a QR decomposition has the singular values and directions of what it comes from.
     triangle: Floats = np.zeros((slopes.shape[1], slopes.shape[1]))
     for part in blocks(len(slopes)):
-        triangle = np.asarray(np.linalg.qr(np.vstack([triangle, slopes[part]]), mode="r"))
+        triangle = np.asarray(np.linalg.qr(np.vstack([triangle, slopes[part] * roots[part, None]]), mode="r"))
     _, singular, directions = np.linalg.svd(triangle)
     steep = singular > _FLAT * max(singular[0], 1e-300)
     inverse: Floats = (directions[steep].T / singular[steep] ** 2) @ directions[steep]

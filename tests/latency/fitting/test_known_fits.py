@@ -22,7 +22,13 @@ KNOWN = json.loads((Path(__file__).parent / "known_fits.json").read_text())
 TRUTH = SaturationParameters(p_max=8.0, k_b=0.3, k_s=0.01, w_0=20.0, tau_0=6.0, tau_b=0.3, tau_s=0.02, tau_c=2e-4)
 EXPERTS = SaturationParameters(p_max=20.0, k_b=0.3, k_s=0.01, tau_0=6.0, tau_b=0.05, tau_c=1e-4, tau_e=30.0, s_e=50.0)
 
-LEFT_SHORT = ("ad-guarded-default-05x", "ad-model-based-2x", "fx-open4x2048-1x")
+LEFT_SHORT = (
+    "ad-guarded-default-05x",
+    "ad-model-based-2x",
+    "ad-policy-guarded-2x",
+    "fx-open4x2048-1x",
+    "fx-open128x2048-1x",
+)
 """Here the solver before stopped where the loss still fell, short of a bound or in a higher minimum."""
 
 

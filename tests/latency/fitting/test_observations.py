@@ -195,3 +195,11 @@ def test_a_number_with_an_underline_is_none(tmp_path):
     path.write_text("batch_size,tokens,latency_ms\n4,1_024,12.5\n")
     with pytest.raises(ValueError, match=r"line 2: tokens is '1_024'; expected a number"):
         read_measurements(path)
+
+
+def test_points_differ_where_steps_do_however_large_the_context():
+    # Beside such a context what else differs is lost in the rounding of a sum.
+    steps = Observations.of([1, 2, 1, 2], [4, 4, 4, 4], [10.0] * 4, [1e18] * 4)
+    first, second, *repeated = steps.points.tolist()
+    assert first != second
+    assert repeated == [first, second]
