@@ -72,7 +72,7 @@ class StepModel:
             self._predicted_ms = _KEPT * self._predicted_ms + predicted_ms
             self._taken_ms = _KEPT * self._taken_ms + duration_ms
             self._error_ms = _KEPT * self._error_ms + abs(duration_ms - usual * predicted_ms)
-        self._line.observe(tokens, duration_ms)
+        self._line.observe((tokens, duration_ms))
 
     def step_ms(self, batch_size: int, tokens: int, context_tokens: int) -> float:
         """Latency of a step, in the mean; NaN while nothing is known.

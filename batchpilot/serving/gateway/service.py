@@ -67,7 +67,7 @@ class ServiceModel:
             self._first_error_ms += (abs(taken_ms - predicted_ms) - self._first_error_ms) / _REQUESTS
         if self._bleak == IN_A_ROW:
             self._first, self._first_error_ms, self._bleak = OnlineLine(_REQUESTS), 0.0, 0
-        self._first.observe(prompt_tokens, taken_ms)
+        self._first.observe((prompt_tokens, taken_ms))
 
     def hear_step(self, requests: int, taken_ms: float) -> None:
         """A step has ended; one that computed prompts counts like any other, as everyone beside them felt it.
@@ -76,7 +76,7 @@ class ServiceModel:
             requests: how many spoke.
             taken_ms: its time.
         """
-        self._step.observe(requests, taken_ms)
+        self._step.observe((requests, taken_ms))
         self._usual += (requests - self._usual) / min(self._step.points, _STEPS)
         self.hear_crowd(requests)
 

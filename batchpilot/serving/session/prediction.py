@@ -13,14 +13,14 @@ FEWEST_STEPS, FEWEST_REQUESTS = 5, 3
 """Below this nothing is predicted."""
 
 MOST_NOTED = 256
-"""Points that a line keeps at most before it learns from them, asked or not."""
+"""Steps and first tokens that are noted at most before they are learned from, asked or not."""
 
 _MOST_CHUNK_TOKENS = 2**16
 """A step without a token budget computes a prompt at once; longer ones are predicted as several."""
 
 
 class OnlineLine:
-    """A straight line through recent points, older ones fading. Points are noted, and learned from when it is asked.
+    """A straight line through recent points, older ones fading.
 
     Args:
         memory: points after which one counts for 1/e.
@@ -29,24 +29,23 @@ class OnlineLine:
     def __init__(self, memory: float) -> None:
         self._keep = math.exp(-1.0 / memory)
         self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)
-        self._learned = 0
-        self._noted: list[tuple[float, float]] = []
+        self.points = 0
 
-    @property
-    def points(self) -> int:
-        """How many it has heard."""
-        return self._learned + len(self._noted)
-
-    def observe(self, x: float, y: float) -> None:
-        """Hear a point.
+    def observe(self, *points: tuple[float, float]) -> None:
+        """Hear points.
 
         Args:
-            x: its place.
-            y: its value.
+            *points: place and value of each, in order.
         """
-        self._noted.append((x, y))
-        if len(self._noted) == MOST_NOTED:
-            self._learn()
+        keep, (n, sum_x, sum_y, sum_xx, sum_xy) = self._keep, self._sums
+        for x, y in points:
+            n = keep * n + 1.0
+            sum_x = keep * sum_x + x
+            sum_y = keep * sum_y + y
+            sum_xx = keep * sum_xx + x * x
+            sum_xy = keep * sum_xy + x * y
+        self._sums = (n, sum_x, sum_y, sum_xx, sum_xy)
+        self.points += len(points)
 
     def predict(self, x: float) -> float:
         """The line's value, neither falling with x nor below zero; NaN before the first point.
@@ -54,8 +53,7 @@ class OnlineLine:
         Args:
             x: the place.
         """
-        self._learn()
-        if not self._learned:
+        if not self.points:
             return math.nan
         n, sum_x, sum_y, sum_xx, sum_xy = self._sums
         mean_x, mean_y = sum_x / n, sum_y / n
@@ -63,31 +61,21 @@ class OnlineLine:
         slope = (sum_xy / n - mean_x * mean_y) / spread if spread > 1e-9 * (1.0 + mean_x * mean_x) else 0.0
         return max(mean_y + max(slope, 0.0) * (x - mean_x), 0.0)
 
-    def _learn(self) -> None:
-        keep, (n, sum_x, sum_y, sum_xx, sum_xy) = self._keep, self._sums
-        for x, y in self._noted:
-            n = keep * n + 1.0
-            sum_x = keep * sum_x + x
-            sum_y = keep * sum_y + y
-            sum_xx = keep * sum_xx + x * x
-            sum_xy = keep * sum_xy + x * y
-        self._sums = (n, sum_x, sum_y, sum_xx, sum_xy)
-        self._learned += len(self._noted)
-        self._noted.clear()
-
 
 class TTFTPredictor:
     """Predicted time to first token.
 
     A server that tells its steps is predicted by what steps cost, how many the prompts before and its own take, and how
     long places take to become free where the batch is full. One that does not is predicted by how the TTFT of its
-    requests followed the prompt tokens before them.
+    requests followed the prompt tokens before them. What it hears is noted, and learned from when it is asked.
     """
 
     def __init__(self) -> None:
         self._step = OnlineLine(200.0)
         self._ttft = OnlineLine(50.0)
         self._gap_ms = OnlineLine(20.0)
+        self._steps: list[tuple[float, float]] = []
+        self._first_tokens: list[tuple[float, float]] = []
         self._last_finish_ms = math.nan
 
     def hear_step(self, tokens: int, duration_ms: float) -> None:
@@ -97,7 +85,9 @@ class TTFTPredictor:
             tokens: tokens computed.
             duration_ms: step time.
         """
-        self._step.observe(tokens, duration_ms)
+        self._steps.append((tokens, duration_ms))
+        if len(self._steps) == MOST_NOTED:
+            self._learn()
 
     def hear_first_token(self, request: Tracked) -> None:
         """A request got its first token.
@@ -105,7 +95,9 @@ class TTFTPredictor:
         Args:
             request: it, its `first_token_ms` set.
         """
-        self._ttft.observe(request.ahead_tokens, request.first_token_ms - request.arrival_ms)
+        self._first_tokens.append((request.ahead_tokens, request.first_token_ms - request.arrival_ms))
+        if len(self._first_tokens) == MOST_NOTED:
+            self._learn()
 
     def hear_end(self, now_ms: float, *, full: bool) -> None:
         """A place became free.
@@ -115,7 +107,7 @@ class TTFTPredictor:
             full: whether requests waited for it; the time since the last end then says how often places become free.
         """
         if full and not math.isnan(self._last_finish_ms):
-            self._gap_ms.observe(0.0, now_ms - self._last_finish_ms)
+            self._gap_ms.observe((0.0, now_ms - self._last_finish_ms))
         self._last_finish_ms = now_ms if full else math.nan
 
     def predict(
@@ -129,6 +121,7 @@ class TTFTPredictor:
             limits: in force.
             estimate: nine saturation parameters a tuner believes in, None for what steps told.
         """
+        self._learn()
         ahead = requests.tokens_to_compute() + prompt_tokens
         if self._step.points >= FEWEST_STEPS:
             prefill_ms = self._prefill_ms(ahead, len(requests.running), limits, estimate)
@@ -136,6 +129,12 @@ class TTFTPredictor:
             wait_ms = lacking * self._gap_ms.predict(0.0) if lacking > 0 and self._gap_ms.points else 0.0
             return max(prefill_ms, wait_ms + self._prefill_ms(prompt_tokens, len(requests.running), limits, estimate))
         return self._ttft.predict(ahead) if self._ttft.points >= FEWEST_REQUESTS else math.nan
+
+    def _learn(self) -> None:
+        self._step.observe(*self._steps)
+        self._ttft.observe(*self._first_tokens)
+        self._steps.clear()
+        self._first_tokens.clear()
 
     def _prefill_ms(self, tokens: int, running: int, limits: Limits, estimate: Sequence[float] | None) -> float:
         """Time to compute so many prompt tokens in full steps beside the requests that run."""

@@ -7,7 +7,7 @@ from session_scripts import Clock, Scripted
 
 from batchpilot.core import Limits
 from batchpilot.serving import TunerSession
-from batchpilot.serving.session.prediction import MOST_NOTED, OnlineLine
+from batchpilot.serving.session.prediction import MOST_NOTED
 
 
 def test_ttft_is_predicted_from_steps_and_the_prompts_before():
@@ -48,13 +48,19 @@ def test_a_full_batch_adds_the_wait_for_a_place():
     assert session.predicted_ttft_ms(10) >= 100.0
 
 
-def test_a_line_has_learned_the_same_however_often_it_was_asked():
-    asked, left_alone = OnlineLine(20.0), OnlineLine(20.0)
-    assert math.isnan(left_alone.predict(1.0))
+@pytest.mark.parametrize("told_steps", [True, False])
+def test_what_is_predicted_does_not_hang_on_how_often_it_was_asked(told_steps):
+    clocks = Clock(), Clock()
+    asked, left_alone = (TunerSession(Scripted(Limits(4, token_budget=512)), clock=clock) for clock in clocks)
     for k in range(2 * MOST_NOTED + 7):
-        for line in (asked, left_alone):
-            line.observe(k % 13, 3.0 + 0.7 * (k % 13) + 0.01 * k)
-        asked.predict(k)
-        assert asked.points == left_alone.points == k + 1
-    assert asked.predict(5.0) == left_alone.predict(5.0) == pytest.approx(11.5, abs=0.5)
-    assert asked.predict(9.0) == left_alone.predict(9.0) > asked.predict(5.0)
+        prompt = 100 + 37 * (k % 13)
+        for session, clock in zip((asked, left_alone), clocks, strict=True):
+            session.on_arrival(k, prompt)
+            clock.ms += 30.0 + 0.5 * prompt + 0.01 * k
+            session.on_tokens(k)
+            if told_steps:
+                session.on_step(1, prompt, 0, 20.0 + 0.5 * prompt + 0.01 * k)
+            session.on_finish(k)
+        asked.predicted_ttft_ms(300)
+    expected = 176.0 if told_steps else 184.0
+    assert asked.predicted_ttft_ms(300) == left_alone.predicted_ttft_ms(300) == pytest.approx(expected, rel=0.02)
