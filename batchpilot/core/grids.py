@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 
 from batchpilot.core.limits import DISCIPLINES
@@ -48,8 +49,9 @@ class Grid:
             return len(self.values) - 1
         if value <= 0:
             return 0
-        above = [notch for notch, here in enumerate(self.values) if here > 0]
-        return min(above, key=lambda notch: abs(math.log(self.values[notch] / value)))
+        above = bisect_left(self.values, value)
+        neighbours = (notch for notch in (above - 1, above) if 0 <= notch < len(self.values) and self.values[notch] > 0)
+        return min(neighbours, key=lambda notch: abs(math.log(self.values[notch] / value)))
 
 
 def _geometric(lowest: float, highest: float, *, whole: bool, off: bool) -> tuple[float, ...]:

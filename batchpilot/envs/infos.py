@@ -81,23 +81,27 @@ for _name in (
 
 
 def vector_infos(
-    metrics: NDArray[Any], limits: LimitArrays, scenarios: list[str], seeds: list[int], rows: NDArray[np.bool_]
+    metrics: NDArray[Any],
+    limits: NDArray[np.float64],
+    scenarios: NDArray[Any],
+    seeds: NDArray[np.int64],
+    rows: NDArray[np.bool_],
 ) -> dict[str, Any]:
     """What `BatchingEnv` tells in its info, for many environments.
 
     Args:
         metrics: records of `core.metrics.METRICS`, shape (n,).
-        limits: the limits in force, arrays of shape (n,).
-        scenarios: names, one a row.
-        seeds: workload seeds, one a row.
+        limits: the limits in force, shape (n, fields of `LimitArrays`).
+        scenarios: names, shape (n,), objects.
+        seeds: workload seeds, shape (n,).
         rows: the rows that have an info, shape (n,).
 
     Returns:
         "metrics" and "limits" (dictionaries of arrays of float64, disciplines by name), "scenario", "seed". A mask is
         false where the row has no info, where a percentile has no sample and where a limit is off.
     """
-    measured = metrics.view(np.float64).reshape(len(metrics), len(METRIC_NAMES)).T.copy()
-    settings, rows = np.array(limits), rows.copy()
+    measured = metrics.view(np.float64).reshape(len(metrics), len(METRIC_NAMES)).copy().T
+    settings, rows = limits.copy().T, rows.copy()
 
     def metric_columns() -> dict[str, Any]:
         return _masked(METRIC_NAMES, measured, rows & ~np.isnan(measured))
@@ -118,9 +122,9 @@ def vector_infos(
         "_metrics": rows.copy(),
         "limits": LaterDict(limit_columns),
         "_limits": rows.copy(),
-        "scenario": np.array(scenarios, dtype=object),
+        "scenario": scenarios.copy(),
         "_scenario": rows.copy(),
-        "seed": np.array(seeds, dtype=np.int64),
+        "seed": seeds.copy(),
         "_seed": rows.copy(),
     }
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 from batchpilot.core.features import fill_features
+from batchpilot.engines.scheduler.calendars import follow_limits
+from batchpilot.engines.scheduler.in_force import put_limits
 from batchpilot.engines.scheduler.state import SchedulerState, row
-from batchpilot.engines.scheduler.windows import open_window, run_windows, summarise
+from batchpilot.engines.scheduler.windows import open_window, run_open, summarise
 from batchpilot.latency.model.compiled import allocating, kernel
 
 _fill = kernel(fill_features)
@@ -33,9 +35,11 @@ def observe(metrics, limits, quantities, observations, i: int) -> None:  # type:
 
 @allocating
 def run_rows(  # type: ignore[no-untyped-def]
-    s: SchedulerState, first: int, end: int, until_ms, codes, records, metrics, limits, quantities, observations
+    s: SchedulerState, first: int, end: int, until_ms, codes, own, records, metrics, limits, quantities, observations
 ) -> None:
-    """Run, measure and observe some rows; rows share nothing, so threads may each run some of them.
+    """Put limits into force, run, measure and observe some rows; rows share nothing, so threads may each run some.
+
+    Calendars of decoding stay open from one call to the next.
 
     Args:
         s: state with a leading axis of simulations, n rows.
@@ -43,15 +47,18 @@ def run_rows(  # type: ignore[no-untyped-def]
         end: the one after the last.
         until_ms: times to reach, shape (n,); a row that is there already measures an empty window.
         codes: where it is written how each `advance` ended, shape (n,), int64.
+        own: the engines' own discipline and drafted tokens, where limits do not say, shape (2, n), int64.
         records: the windows as records of `core.metrics.METRICS`, shape (n,).
         metrics: the same memory as numbers, see `observe`, like the rest.
-        limits: in force.
+        limits: to put into force.
         quantities: room to work.
         observations: of the windows.
     """
     for i in range(first, end):
         one = row(s, i)
-        done, codes[i] = run_windows(one, math.inf, until_ms[i], records[i : i + 1])
+        put_limits(one, limits[i], own[0, i], own[1, i])
+        follow_limits(one)
+        done, codes[i] = run_open(one, math.inf, until_ms[i], records[i : i + 1])
         if done == 0:
             summarise(one, records[i : i + 1])
             open_window(one)

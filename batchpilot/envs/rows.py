@@ -14,11 +14,11 @@ from numba import get_num_threads
 from numpy.typing import NDArray
 
 from batchpilot.core.features import FEATURE_NAMES, QUANTITIES
-from batchpilot.core.limit_arrays import NO_DISCIPLINE, LimitArrays
+from batchpilot.core.limit_arrays import LimitArrays
 from batchpilot.core.limits import DISCIPLINES
 from batchpilot.core.metrics import METRICS
 from batchpilot.engines.scheduler.controls import NOT_PADDED
-from batchpilot.engines.scheduler.state import OFF_TOKENS, STATIC, SchedulerState, allocate
+from batchpilot.engines.scheduler.state import STATIC, SchedulerState, allocate
 from batchpilot.engines.simulated.kernel import STUCK
 from batchpilot.engines.simulated.loading import NOISE_TABLE, hashed_blocks, load
 from batchpilot.engines.simulated.threads import in_threads
@@ -30,7 +30,7 @@ ROWS_PER_THREAD = 32
 """A thread pays for itself from about this many rows on."""
 
 
-_VIEWS = ("_clock", "_limits", "_records", "_numbers")
+_VIEWS = ("_clock", "_records", "_numbers")
 _run_rows = entered(run_rows)
 
 
@@ -44,6 +44,7 @@ class SimulationRows:
 
     Attributes:
         metrics: the last window of each row, records of `METRICS`, shape (n,).
+        limits: that were set last, shape (n, fields of `LimitArrays`).
         observations: its features, shape (n, F), float32; written anew by every window.
 
     Raises:
@@ -58,9 +59,9 @@ class SimulationRows:
         self.metrics = np.zeros(n, METRICS)
         self.observations = np.zeros((n, len(FEATURE_NAMES)), np.float32)
         self._quantities = np.zeros((n, QUANTITIES))
-        self._in_force = np.zeros((n, len(LimitArrays._fields)))
+        self.limits = np.zeros((n, len(LimitArrays._fields)))
         self._codes = np.zeros(n, np.int64)
-        self._discipline, self._drafted = np.zeros(n), np.zeros(n)
+        self._own = np.zeros((2, n), np.int64)
         self._use(allocate(n, 0))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -107,11 +108,10 @@ class SimulationRows:
             requests.image_rows,
         )
         load(self._state, i, engine, requests)
-        self._discipline[i] = DISCIPLINES[engine.discipline]
-        self._drafted[i] = engine.speculation.drafted
+        self._own[:, i] = DISCIPLINES[engine.discipline], engine.speculation.drafted
 
     def set_limits(self, limits: LimitArrays) -> None:
-        """Put limits into force in every row.
+        """Limits that every row follows from its next window on.
 
         Args:
             limits: arrays of shape (n,).
@@ -123,21 +123,7 @@ class SimulationRows:
             padded = np.where(self._clock["mode"] == STATIC, limits.speculative_tokens, 0.0)
             if padded.any():
                 raise ValueError(NOT_PADDED.format(padded.max()))
-        self._in_force[:] = np.stack(limits, axis=1)
-        record = self._limits
-        record["batch_size"] = limits.batch_size
-        record["token_budget"] = np.minimum(limits.token_budget, OFF_TOKENS)
-        record["max_queued_tokens"] = np.minimum(limits.max_queued_tokens, OFF_TOKENS)
-        record["max_wait_ms"] = np.where(np.isinf(limits.max_wait_ms), 0.0, limits.max_wait_ms)
-        record["step_target_ms"] = limits.step_target_ms
-        record["ttft_guard"] = limits.ttft_guard
-        record["delay_factor"] = np.where(np.isinf(limits.delay_factor), 0.0, limits.delay_factor)
-        record["max_padding_tokens"] = np.minimum(limits.max_padding_tokens, OFF_TOKENS)
-        record["max_padding_share"] = limits.max_padding_share
-        asked = limits.speculative_tokens
-        record["speculative_tokens"] = np.where(asked > 0, asked, self._drafted)
-        record["refusal_bound"] = limits.refusal_bound
-        record["discipline"] = np.where(limits.discipline == NO_DISCIPLINE, self._discipline, limits.discipline)
+        self.limits[:] = np.transpose(limits)
 
     def run_until(self, until_ms: NDArray[np.float64]) -> None:
         """Run every row to its time and measure its window; a row that is already there measures an empty one.
@@ -155,7 +141,7 @@ class SimulationRows:
 
     def _run_some(self, until_ms: NDArray[np.float64], first: int, end: int) -> None:
         _run_rows(
-            self._state, first, end, until_ms, self._codes, self._records, self._numbers, self._in_force,
+            self._state, first, end, until_ms, self._codes, self._own, self._records, self._numbers, self.limits,
             self._quantities, self.observations,
         )  # fmt: skip
 
@@ -174,7 +160,6 @@ class SimulationRows:
         self._records = self.metrics.view(np.recarray)
         self._numbers = self.metrics.view(np.float64).reshape(len(self.metrics), -1)
         self._clock = state.clock.view(np.ndarray)
-        self._limits = state.limits.view(np.ndarray)
 
     def _make_room(
         self, requests: int, users: int, noise: int, drift_rows: int, contents: int, conversations: bool, images: int

@@ -127,8 +127,7 @@ class BatchingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         self._same_step = autoreset_mode is AutoresetMode.SAME_STEP
         self._rows = SimulationRows(num_envs, threads)
         self._random: list[np.random.Generator] = []
-        self._scenarios = [""] * num_envs
-        self._seeds = [0] * num_envs
+        self._scenarios, self._seeds = np.full(num_envs, "", dtype=object), np.zeros(num_envs, np.int64)
         self._runs: list[PreparedRun | None] = [None] * num_envs
         self._rewards, self._good_tokens = np.zeros(num_envs), np.zeros(num_envs)
         self._decisions = np.zeros(num_envs, np.int64)
@@ -155,9 +154,9 @@ class BatchingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         self._seed_rows(seed)
         for i in range(self.num_envs):
             self._begin(i, options)
-        limits = self._run(self._rows.now_ms.copy())
+        self._run(self._rows.now_ms.copy())
         self._ended[:] = False
-        return self._rows.observations.copy(), self._infos(limits, self._every_row)
+        return self._rows.observations.copy(), self._infos(self._every_row)
 
     def step(self, actions: NDArray[Any]) -> StepResult:
         """Set limits and run one decision interval in every row.
@@ -191,7 +190,7 @@ class BatchingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         if self._same_step and ended.any():
             infos = self._begin_at_once(ended, observations, limits)
         else:
-            infos = self._infos(limits, self._every_row) | self._told_episodes()
+            infos = self._infos(self._every_row) | self._told_episodes()
             self._ended = ended & (not self._same_step)
         return observations, rewards, terminated, truncated, infos
 
@@ -246,7 +245,7 @@ class BatchingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
     ) -> dict[str, Any]:
         """Begin anew in the ended rows, writing their first observations; infos hold how they ended."""
         final_observations = np.full(self.num_envs, None, dtype=object)
-        final_infos = self._infos(limits, ended) | self._told_episodes()
+        final_infos = self._infos(ended) | self._told_episodes()
         for i in np.flatnonzero(ended).tolist():
             final_observations[i] = observations[i].copy()
             self._begin(i)
@@ -257,15 +256,15 @@ class BatchingVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         for i in np.flatnonzero(ended).tolist():
             self._rows.measure(i)
         observations[ended] = self._rows.observations[ended]
-        return self._infos(limits, self._every_row) | {
+        return self._infos(self._every_row) | {
             "final_obs": final_observations,
             "_final_obs": ended.copy(),
             "final_info": final_infos,
             "_final_info": ended.copy(),
         }
 
-    def _infos(self, limits: LimitArrays, rows: NDArray[np.bool_]) -> dict[str, Any]:
-        return vector_infos(self._rows.metrics, limits, self._scenarios, self._seeds, rows)
+    def _infos(self, rows: NDArray[np.bool_]) -> dict[str, Any]:
+        return vector_infos(self._rows.metrics, self._rows.limits, self._scenarios, self._seeds, rows)
 
     def _account(self, rewards: NDArray[np.float64], fresh: NDArray[np.bool_], ended: NDArray[np.bool_]) -> None:
         """Add a step to what each row's episode comes to, and close those that it ended."""

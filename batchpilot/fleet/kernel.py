@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from batchpilot.engines.scheduler.decoding import close_calendars
+from batchpilot.engines.scheduler.calendars import close_calendars
 from batchpilot.engines.scheduler.state import REFUSED_ARRIVAL, SchedulerState, row
 from batchpilot.engines.simulated.kernel import STUCK, run_steps
 from batchpilot.fleet import rules, talking_pools

@@ -71,6 +71,8 @@ CLOCK = np.dtype(
         ("n_decoding", "i8"),
         ("n_prefilling", "i8"),
         ("n_order", "i8"),
+        ("n_held", "i8"),
+        ("first_held", "i8"),
         ("decode_context", "i8"),
         ("prefix_cache", "i8"),
         ("n_idle", "i8"),
@@ -123,7 +125,7 @@ sent at `arrival_ms` reaches the scheduler `front_ms` later. `cancelled_ahead`
 counts requests that were cancelled and whose turn to arrive has not come; `unanswered_tokens` are prompts of requests
 without a first token; `n_due` requests are in the line of `due`, made for this `ttft_guard` and for prompts that take
 `fastest_ms`, and `fastest_token_ms` a token at least; the last step with a prompt ended at `prompt_end_ms` and took
-`prompt_step_ms`; `decoding` to `decode_context` belong to the calendars of `decoding.py`, `prefix_cache` (1 for on)
+`prompt_step_ms`; `decoding` to `decode_context` belong to `calendars.py`, `prefix_cache` (1 for on)
 to `looks` to `prefix_cache.py`: cached blocks that nobody holds, as a line from the oldest on, and how often somebody
 outside has looked at the cache; `conversations` (1 for some) and `n_coming` to `conversations.py`; `images` (the most
 of a request) to `plan_encode_ms` to `images.py`: images of which features are kept, as a line from the least recently
@@ -241,7 +243,7 @@ SLOT = np.dtype(
 """Queues of request ids, side by side: `running` in order of admission, `planned` with `tokens` for the step being
 planned, `ended` in order of end; and TTFT and TPOT noted in the window. The last three are rings.
 
-The rest belongs to the calendars of `decoding.py`: running requests in `order` of admission with holes, and those of
+The rest belongs to `calendars.py`: running requests in `order` of admission with holes, and those of
 them that are `prefilling`; `position` in the order is by request id, `asking` (how many ask for a KV block) by phase of
 the decode epoch."""
 

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchpilot.core.slo import typical_of_sorted
-from batchpilot.engines.scheduler.decoding import close_calendars
+from batchpilot.engines.scheduler.calendars import close_calendars
 from batchpilot.engines.scheduler.queue import FCFS
 from batchpilot.engines.scheduler.state import SchedulerState
 from batchpilot.engines.simulated.kernel import DONE, LOG_FULL, REACHED, STUCK, run_steps
-from batchpilot.latency.model.compiled import kernel
+from batchpilot.latency.model.compiled import inlined, kernel
 from batchpilot.latency.model.saturation import step_ms
 
 LARGEST_BATCH = 512.0
@@ -232,6 +232,22 @@ def open_window(s: SchedulerState) -> None:
     w.accepted_tokens = 0
 
 
+@inlined
+def run_open(s: SchedulerState, window_ms: float, end_ms: float, out) -> tuple[int, int]:  # type: ignore[no-untyped-def]
+    """`run_windows`, but for the records of requests that decode."""
+    c = s.clock[0]
+    done = 0
+    code = REACHED
+    while done < len(out) and c.now_ms < end_ms and code != DONE and code != STUCK:
+        code = run_steps(s, min(s.window[0].start_ms + window_ms, end_ms))
+        if code == LOG_FULL:
+            break
+        summarise(s, out[done : done + 1])
+        open_window(s)
+        done += 1
+    return done, code
+
+
 @kernel
 def run_windows(s: SchedulerState, window_ms: float, end_ms: float, out) -> tuple[int, int]:  # type: ignore[no-untyped-def]
     """Window after window under the same limits, until `out` is full, the time is up or everything has ended.
@@ -246,16 +262,7 @@ def run_windows(s: SchedulerState, window_ms: float, end_ms: float, out) -> tupl
         Windows run, and what the last `advance` returned. A full step log ends them within a window, which is not
         counted and goes on with the next call.
     """
-    c = s.clock[0]
-    done = 0
-    code = REACHED
-    while done < len(out) and c.now_ms < end_ms and code != DONE and code != STUCK:
-        code = run_steps(s, min(s.window[0].start_ms + window_ms, end_ms))
-        if code == LOG_FULL:
-            break
-        summarise(s, out[done : done + 1])
-        open_window(s)
-        done += 1
-    if c.decoding:
+    done, code = run_open(s, window_ms, end_ms, out)
+    if s.clock[0].decoding:
         close_calendars(s)
     return done, code

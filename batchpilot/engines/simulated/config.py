@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -126,4 +127,9 @@ class EngineConfig:
         """The estimate in use: the one given, or the truth with a 10 % error drawn from the seed."""
         if self.estimate is not None:
             return self.estimate
-        return self.latency.perturbed(np.random.default_rng([self.seed, _ESTIMATE_STREAM]), 0.10)
+        return _perturbed(self.latency, self.seed)
+
+
+@lru_cache(1024)
+def _perturbed(latency: SaturationParameters, seed: int) -> SaturationParameters:
+    return latency.perturbed(np.random.default_rng([seed, _ESTIMATE_STREAM]), 0.10)

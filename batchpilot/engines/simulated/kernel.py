@@ -5,14 +5,9 @@ from __future__ import annotations
 import math
 
 from batchpilot.engines.scheduler.admission import admit_arrivals, next_arrival_ms
+from batchpilot.engines.scheduler.calendars import close_calendars, first_end, open_calendars
 from batchpilot.engines.scheduler.commit import commit, commit_failure
-from batchpilot.engines.scheduler.decoding import (
-    close_calendars,
-    commit_by_calendar,
-    first_end,
-    open_calendars,
-    plan_by_calendar,
-)
+from batchpilot.engines.scheduler.decoding import commit_by_calendar, plan_by_calendar
 from batchpilot.engines.scheduler.plan import is_guarded, plan
 from batchpilot.engines.scheduler.speculation import draft_ms, draw_accepted
 from batchpilot.engines.scheduler.state import STATIC, SchedulerState
@@ -65,9 +60,9 @@ def decode_on(s: SchedulerState, until_ms: float) -> int:
     """
     c = s.clock[0]
     size = c.n_decoding
-    if size == 0 or c.n_prefilling > 0 or (c.n_queue > 0 and c.n_running < s.limits[0].batch_size):
+    if size == 0 or (c.n_prefilling > 0 and c.n_held == 0) or is_guarded(s):
         return 0
-    if size > s.limits[0].token_budget or is_guarded(s):
+    if c.n_queue > 0 and c.n_running < s.limits[0].batch_size:
         return 0
     look_at_the_time(s)
     steps = first_end(s) - c.epoch - 1

@@ -34,6 +34,7 @@ from batchpilot.engines.scheduler.state import (
 )
 from batchpilot.engines.simulated.config import EngineConfig
 from batchpilot.engines.simulated.contents import Contents, block_contents
+from batchpilot.latency.model.saturation import SaturationParameters
 from batchpilot.latency.model.vision_tower import VisionTower
 from batchpilot.workloads.images import Images
 from batchpilot.workloads.table import RequestTable
@@ -91,9 +92,9 @@ def load(state: SchedulerState, i: int, config: EngineConfig, requests: RequestT
     state.noise[i] = _noise(config.seed, config.noise, state.noise.shape[1])
     believed = config.believed_latency()
     state.parameters[i] = math.inf
-    state.parameters[i, 0, 1:] = believed.as_array()
+    state.parameters[i, 0, 1:] = _numbers(believed)
     for k, (start, parameters) in enumerate(((-math.inf, config.latency), *config.drift), 1):
-        state.parameters[i, k] = (start, *parameters.as_array())
+        state.parameters[i, k, 0], state.parameters[i, k, 1:] = start, _numbers(parameters)
 
     # Nothing but zeros is what `open_window` leaves at time 0.
     for zeroed in (state.clock, state.window):
@@ -111,7 +112,7 @@ def load(state: SchedulerState, i: int, config: EngineConfig, requests: RequestT
     clock["front_ms"] = config.front_ms
     clock["idle_first"] = clock["idle_last"] = NOBODY
     clock["parameter_row"] = 1
-    clock["peak_tokens_per_s"] = believed.peak_tokens_per_s(config.capacity_tokens)
+    clock["peak_tokens_per_s"] = _peak_tokens_per_s(believed, config.capacity_tokens)
     clock["ttft_target_ms"] = incoming.ttft_target_ms
     clock["tpot_target_ms"] = incoming.tpot_target_ms
     if config.tenants:
@@ -356,3 +357,14 @@ def _noise(seed: int, noise: float, size: int) -> NDArray[np.float64]:
     """Factors on step times."""
     drawn = np.random.default_rng([seed, _NOISE_STREAM]).standard_normal(size if noise > 0 else 0)
     return np.exp(noise * drawn) if noise > 0 else np.ones(size)
+
+
+@lru_cache(1024)
+def _numbers(latency: SaturationParameters) -> NDArray[np.float64]:
+    """`as_array`, not to be written."""
+    return latency.as_array()
+
+
+@lru_cache(1024)
+def _peak_tokens_per_s(latency: SaturationParameters, kv_capacity_tokens: int) -> float:
+    return latency.peak_tokens_per_s(kv_capacity_tokens)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from batchpilot.engines.scheduler.decoding import close_calendars
+from batchpilot.engines.scheduler.calendars import close_calendars
 from batchpilot.engines.scheduler.kv_blocks import blocks_for
 from batchpilot.engines.scheduler.queue import key_on_arrival, push
 from batchpilot.engines.scheduler.state import LENGTH, UNFINISHED, SchedulerState, row

@@ -87,7 +87,7 @@ def test_a_run_of_decoding_requests_is_leapt_over_and_not_one_of_them_is_touched
     s = engine.state
     while (s.requests["generated"] == 0).any():
         engine.run_until(engine.now_ms + 1.0)
-    from batchpilot.engines.scheduler.decoding import open_calendars
+    from batchpilot.engines.scheduler.calendars import open_calendars
     from batchpilot.engines.simulated.kernel import decode_on
 
     assert open_calendars(s)
