@@ -2,9 +2,10 @@ import ast
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import batchpilot
-from batchpilot.latency.model.compiled import KernelFile, entered, kernel, kernel_sources_stamp
+from batchpilot.latency.model.compiled import KernelFile, entered, inlined, kernel, kernel_sources_stamp
 
 KERNEL = "from batchpilot.latency.model.compiled import kernel\n"
 
@@ -37,6 +38,42 @@ def test_a_kernel_that_is_entered_directly_answers_as_when_it_is_called():
     for by in (1.0, 2.5, -4.0):
         assert directly(called, by) == add(again, by)
     np.testing.assert_array_equal(called, again)
+
+
+def test_what_a_kernel_calls_is_a_part_of_it_and_gets_a_form_of_its_own_when_python_calls_it():
+    @inlined
+    def following(a):
+        return a + 1
+
+    @kernel
+    def shared(a, among):
+        return a // among
+
+    @kernel
+    def outer(a, among):
+        return shared(following(a), among)
+
+    assert outer(9, 2) == 5
+    assert [len(one.overloads) for one in (following, shared, outer)] == [0, 0, 1]
+    assert [shared(9, 2), following(1), outer(7, 4)] == [4, 2, 2]
+    assert [len(one.overloads) for one in (following, shared, outer)] == [1, 1, 1]
+
+
+def test_an_error_within_what_a_kernel_calls_is_raised():
+    @kernel
+    def shared(a, among):
+        if among > 9:
+            raise ValueError("too many")
+        return a // among
+
+    @kernel
+    def outer(a, among):
+        return shared(a, among)
+
+    with pytest.raises(ZeroDivisionError):
+        outer(1, 0)
+    with pytest.raises(ValueError, match="too many"):
+        outer(1, 10)
 
 
 def test_without_compilation_a_kernel_is_entered_as_the_plain_function_that_it_is():
