@@ -82,7 +82,7 @@ class PartedPPO(PPO):  # type: ignore[misc, unused-ignore]
         # Of Gumbel's distribution: the largest sum of it and a logit is a draw of the softmax.
         luck = -torch.empty(n_rollout_steps, choices, env.num_envs).exponential_().log_().numpy()
         ended: Ended = []
-        with ThreadPoolExecutor(len(env.parts)) as threads:
+        with _threads(len(env.parts)) as threads:
             played = [
                 threads.submit(self._play, part, rows, rollout_buffer, luck[..., rows])
                 for part, rows in zip(env.parts, env.slices, strict=True)
@@ -107,7 +107,7 @@ class PartedPPO(PPO):  # type: ignore[misc, unused-ignore]
         self._update_learning_rate(self.policy.optimizer)
         clip_range = float(self.clip_range(self._current_progress_remaining))
         told: list[dict[str, float]] = []
-        with ThreadPoolExecutor(1) as thread:
+        with _threads(1) as thread:
             for _ in range(self.n_epochs):
                 self._n_updates += 1
                 for lesson in self._lessons():
@@ -166,11 +166,10 @@ class PartedPPO(PPO):  # type: ignore[misc, unused-ignore]
         """The rollout in minibatches of random order."""
         buffer = self.rollout_buffer
         count = buffer.rewards.size
-        order = torch.randperm(count)
-        columns = (buffer.observations, buffer.actions, buffer.log_probs, buffer.advantages, buffer.returns)
-        shuffled = [torch.from_numpy(array).flatten(0, 1)[order] for array in columns]
-        for first in range(0, count, self.batch_size):
-            lesson = Lesson(*(column[first : first + self.batch_size] for column in shuffled))
+        arrays = (buffer.observations, buffer.actions, buffer.log_probs, buffer.advantages, buffer.returns)
+        columns = [torch.from_numpy(array).flatten(0, 1) for array in arrays]
+        for some in torch.randperm(count).split(self.batch_size):
+            lesson = Lesson(*(column[some] for column in columns))
             advantages = lesson.advantages
             if self.normalize_advantage and len(advantages) > 1:
                 advantages = (advantages - advantages.mean()) / (advantages.std() + _TINY)
@@ -202,10 +201,12 @@ class PartedPPO(PPO):  # type: ignore[misc, unused-ignore]
     def _logits(self, observations: Tensor) -> Tensor:
         """Of every choice, shape (choices, n): a softmax over so few takes fifteen times as long along rows."""
         head = self.policy.action_net
-        return torch.addmm(head.bias[:, None], head.weight, self.policy.mlp_extractor.forward_actor(observations).T)
+        return torch.addmm(
+            head.bias[:, None], head.weight, _hidden(self.policy.mlp_extractor.policy_net, observations).T
+        )
 
     def _values(self, observations: Tensor) -> Tensor:
-        values: Tensor = self.policy.value_net(self.policy.mlp_extractor.forward_critic(observations))
+        values: Tensor = self.policy.value_net(_hidden(self.policy.mlp_extractor.value_net, observations))
         return values.flatten()
 
     def _log_softmax(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -218,6 +219,35 @@ class PartedPPO(PPO):  # type: ignore[misc, unused-ignore]
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.ent_coef > 0):
                 entropy = entropy - (logs.exp() * logs).sum(dim=0).mean()
         return of_actions, entropy
+
+
+class _Tanh(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
+    """tanh(x) as 2 / (1 + exp(-2x)) - 1: within 2e-7 of torch's own, in half the time."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Of every element."""
+        y = (2 * x).sigmoid_().mul_(2).sub_(1)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """1 - tanh(x)^2 of it."""
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.tanh_backward(gradient, y)
+
+
+def _threads(count: int) -> ThreadPoolExecutor:
+    """Threads that compute with as many of torch's own as their caller: by itself each would take every core."""
+    return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),))
+
+
+def _hidden(network: torch.nn.Sequential, observations: Tensor) -> Tensor:
+    """What a network makes of observations, shape (n, units)."""
+    for layer in network:
+        observations = _Tanh.apply(observations) if isinstance(layer, torch.nn.Tanh) else layer(observations)
+    return observations
 
 
 def _in_turn(observations: NDArray[np.float32]) -> Iterator[tuple[slice, Tensor]]:

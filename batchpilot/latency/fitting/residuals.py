@@ -259,7 +259,8 @@ class Problem:
         predicted, slopes = self._linear_at(p)
         times = np.bincount(self.points) if self._repeats else np.ones(len(predicted))
         # Each derivative has one sign, whatever the step.
-        shares: Floats = np.abs(slopes @ (times / predicted)) * np.abs(p[self.free]) / len(self.observations)
+        sums = product(slopes, (times / predicted)[None])[:, 0]
+        shares: Floats = np.abs(sums * p[self.free]) / len(self.observations)
         return shares
 
     def _number_points(self, points: NDArray[np.intp]) -> None:

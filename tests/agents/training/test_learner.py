@@ -10,7 +10,7 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
-from batchpilot.agents.training.learner import PartedPPO
+from batchpilot.agents.training.learner import PartedPPO, _Tanh
 from batchpilot.agents.training.parts import Parts
 from batchpilot.agents.training.policy import new_agent
 from batchpilot.agents.training.ppo import PPOConfig
@@ -98,6 +98,14 @@ def test_an_update_is_stable_baselines3s(options):
     told, known = (agent.logger.name_to_value for agent in (ours, theirs))
     for name in ("train/value_loss", "train/policy_gradient_loss", "train/entropy_loss"):
         assert told[name] == pytest.approx(known[name], rel=1e-3, abs=1e-5)
+
+
+def test_the_learners_tanh_is_torchs_and_so_is_its_slope():
+    x = torch.linspace(-100, 100, 20_001, requires_grad=True)
+    ours, theirs = _Tanh.apply(x), torch.tanh(x)
+    np.testing.assert_allclose(ours.detach(), theirs.detach(), atol=3e-7)
+    slopes = [torch.autograd.grad(y.sum(), x)[0] for y in (ours, theirs)]
+    np.testing.assert_allclose(*slopes, atol=1e-6)
 
 
 def test_an_update_stops_where_the_policy_has_moved_too_far():
