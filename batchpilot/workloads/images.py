@@ -43,7 +43,8 @@ class Images:
                 below 0, or images that overlap; the message names the request.
         """
         given = np.atleast_1d(np.asarray(side_px)).astype(np.int64)
-        side = given.reshape(len(given), -1) if given.size else given.reshape(len(given), 1)
+        each = -1 if given.size else 1 if given.ndim == 1 or len(given) else given.shape[1]
+        side = given.reshape(len(given), each)
         wrong = np.argwhere(~np.isin(side, (NONE_PX, *SIDES_PX)))
         if len(wrong):
             row, place = wrong[0]

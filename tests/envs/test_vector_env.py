@@ -6,7 +6,9 @@ import numba
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from short_scenarios import CHAT, short
 
+from batchpilot import Limits
 from batchpilot.envs import ENV_ID, BatchingEnv, BatchingVectorEnv
 
 MIXED = ("few", "chat", "quiet", "drifting", "t4", "unpromised", "closed")
@@ -50,6 +52,28 @@ def test_rows_equal_single_environments_over_many_episodes(scenarios, mode, trac
         assert_infos_agree(infos, expected_infos)
         episodes += int((numbers[2] | numbers[3]).sum())
     assert episodes >= n
+
+
+@pytest.mark.parametrize("discipline", ["fcfs", "fair"])
+def test_an_episode_is_the_same_whatever_its_row_played_before(discipline):
+    arrivals, slos = {"kind": "poisson", "load": 3.0}, {"interactive": {"ttft_ms": 300, "tpot_ms": 50}}
+    phases = [{"duration_s": 8, "arrivals": arrivals, "lengths": CHAT, "users": 3}]
+    terms = {0: {"weight": 0.1}, 1: {"weight": 5.0}, 2: {"max_running": 2}}
+    plain = short("plain", workload={"phases": phases}, slos=slos)
+    unequal = short("unequal", workload={"phases": phases}, slos=slos, engine={"tenants": terms})
+    base = Limits(12, ttft_guard=1.0, discipline=discipline, refusal_bound=0.0)
+    hold = np.full((1, 3), 2)
+
+    def played(*names):
+        envs = BatchingVectorEnv(1, [plain, unequal], base=base)
+        for name in names:
+            envs.reset(seed=3, options={"scenario": name})
+            told = [envs.step(hold) for _ in range(8)]
+        return [step[:2] for step in told]
+
+    alone = played("plain")
+    np.testing.assert_equal(played("plain", "plain"), alone)
+    np.testing.assert_equal(played("unequal", "plain"), alone)
 
 
 def test_the_number_of_threads_changes_no_number(scenarios):

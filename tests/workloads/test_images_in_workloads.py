@@ -336,3 +336,9 @@ def test_a_trace_may_show_several_images_between_semicolons(tmp_path):
         path.write_text(f"{header}\n{row}\n")
         with pytest.raises(TraceError, match=told):
             read_trace(path, "csv")
+
+
+def test_a_load_that_draws_no_request_shows_no_image_whatever_requests_may_have():
+    rare = PHASE | {"arrivals": {"kind": "poisson", "rate_per_s": 1e-9}}
+    table = build({"phases": [rare], "images": SEVERAL})
+    assert len(table) == len(table.images) == 0

@@ -17,6 +17,7 @@ from batchpilot.core.slo import typical_target
 from batchpilot.core.speculation import Speculation
 from batchpilot.core.tenants import ORDINARY, TenantTerms, has_ceiling
 from batchpilot.engines.scheduler.conversations import KNOWN, UNKNOWN
+from batchpilot.engines.scheduler.refusals import ROW as REFUSALS
 from batchpilot.engines.scheduler.speculation import MODULUS_A, MODULUS_B
 from batchpilot.engines.scheduler.state import (
     ABSENT,
@@ -96,9 +97,11 @@ def load(state: SchedulerState, i: int, config: EngineConfig, requests: RequestT
     for k, (start, parameters) in enumerate(((-math.inf, config.latency), *config.drift), 1):
         state.parameters[i, k, 0], state.parameters[i, k, 1:] = start, _numbers(parameters)
 
-    # Nothing but zeros is what `open_window` leaves at time 0.
+    # Nothing but zeros is what `open_window` leaves at time 0; nobody has been refused or served yet.
     for zeroed in (state.clock, state.window):
         as_bytes(zeroed)[i] = np.zeros((), as_bytes(zeroed).dtype)
+    state.targets[i, REFUSALS] = 0.0
+    as_bytes(state.users)[i] = as_bytes(ORDINARY_USER)
     clock = state.clock.view(np.ndarray)[i]
     clock["n_requests"] = n
     clock["concurrency"] = requests.concurrency

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from batchpilot.core.image_sizes import SIDES_PX, image_tokens
 from batchpilot.core.limit_arrays import LimitArrays
 from batchpilot.core.speculation import Speculation
+from batchpilot.engines.scheduler.refusals import ROW as REFUSALS
 from batchpilot.engines.scheduler.state import (
     IMAGE_ROWS,
     NO_IMAGE,
@@ -182,6 +183,8 @@ class Twin:
         if self._images:
             rows = max(self._longest, IMAGE_ROWS)
             tries.images.reshape(c, f, -1)[..., :rows] = starts.images[:, :rows]
+        if np.isfinite(candidates.refusal_bound).any():
+            tries.targets[:, REFUSALS] = 0.0  # rollouts before were of other moments
         _write(candidates, tries.limits.reshape(c, f), self._drafted)
         values = np.zeros(c * f)
         horizon = self._horizon

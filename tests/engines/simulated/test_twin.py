@@ -99,6 +99,20 @@ def test_every_candidate_meets_the_same_futures_and_order_does_not_matter():
     assert np.array_equal(last, together[:2, :1])
 
 
+@pytest.mark.parametrize("discipline", ["fcfs", "fair"])
+def test_what_was_tried_before_changes_nothing_though_refusals_are_bounded(discipline):
+    engine = busy_engine(4)
+    engine.set_limits(SETTINGS[0])
+    engine.run_until(6000.0)
+    future = true_future(engine, DetailsReader(engine).read())
+    bounded = limit_arrays([GUARDED.replace(discipline=discipline, refusal_bound=0.0, ttft_guard=0.2)])
+    twin = Twin()
+    first = values(bounded, [future], KV_TOKENS, Horizon(engine.now_ms, 1e9, 1e9), twin)
+    again = [twin.values(bounded) for _ in range(3)]
+    assert np.array_equal(again, [first] * 3)
+    assert first > 0
+
+
 def test_doomed_prompts_have_their_price():
     late = np.zeros(1, as_requests(np.empty(0, DetailsReader(busy_engine(0)).read().waiting.dtype)).dtype)
     late["prompt"], late["output"], late["arrival_ms"] = 5000, 10, -60_000.0
