@@ -192,6 +192,13 @@ class Problem:
         off = self.roots * self.residuals(self.predict(self.parameters(u)), self.observations.latency_ms)[0]
         return off if self._target is None else np.concatenate([off, self._pull * (u - self._target)])
 
+    def pulled(self, points: Floats) -> Floats:
+        """Residuals of the pull at parameters in field order, shape (n, 11); shape (n, free), or (n, 0) without one."""
+        if self._target is None:
+            return np.empty((len(points), 0))
+        at = np.array([self.coordinates(p) for p in points]).reshape(len(points), len(self.free))
+        return self._pull * (at - self._target)
+
     def jacobian(self, u: Floats) -> Floats:
         """Derivative of `residual_vector` by the coordinates."""
         p = self.parameters(u)

@@ -119,5 +119,9 @@ def _solve(problem: Problem, few: Observations, roots: Floats, starts: Floats, o
     for name, values in found.items():
         if name not in problem.fixed:
             starts[:, NAMES.index(name)] = values
-    off = roots * problem.residuals(np.maximum(solved + T - target, 1e-300), T)[0]
-    return losses_of(off, outlier)
+    # Not what was solved for: p_max has bounds, and may be fixed.
+    work_ms = (of["w_0"] + of["w_1"] * S) / of["p_max"] * per_throughput
+    predicted = work_ms + sum(of[name] * terms[name] for name in _LINEAR)
+    off = roots * problem.residuals(np.maximum(predicted, 1e-300), T)[0]
+    pulled = problem.pulled(starts) * np.sqrt(len(few) / len(problem.observations))
+    return losses_of(np.concatenate([off, pulled], axis=1), outlier)

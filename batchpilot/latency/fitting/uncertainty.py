@@ -89,7 +89,7 @@ def intervals(problem: Problem, p: Floats, spread: Floats) -> dict[str, tuple[fl
     quantile = float(t.ppf(0.975, max(points - int(np.isfinite(variances).sum()), 1)))
     found = {}
     for place, variance in zip(problem.free, variances, strict=True):
-        name, value, error = NAMES[place], float(p[place]), quantile * math.sqrt(variance)
+        name, value, error = NAMES[place], float(p[place]), quantile * math.sqrt(max(variance, 0.0))
         low, high = FEASIBLE[name]
         if math.isnan(error):
             found[name] = (math.nan, math.nan)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from batchpilot.latency.fitting.observations import Observations
 from batchpilot.latency.fitting.residuals import FEASIBLE, LOSSES, NAMES, Problem
 from batchpilot.latency.fitting.saturation_fit import fit
-from batchpilot.latency.fitting.starting import document_start
+from batchpilot.latency.fitting.starting import document_start, random_starts
+from batchpilot.latency.fitting.uncertainty import intervals
 from batchpilot.latency.model.saturation import SaturationParameters
 
 TRUTH = SaturationParameters(p_max=8.0, k_b=0.3, k_s=0.01, w_0=20.0, tau_0=6.0, tau_b=0.3, tau_s=0.02, tau_c=2e-4)
@@ -233,3 +234,29 @@ def test_a_mixture_of_experts_is_found_by_the_fit_that_knows_the_term():
     assert known.w_0 == 0
     assert dense.tau_e == 0
     assert np.abs(dense.predict(sizes, tokens, context) / steps.latency_ms - 1).max() > 0.1
+
+
+@pytest.mark.parametrize("fixed", [{}, {"p_max": 0.5}])
+def test_random_starts_are_ranked_by_what_they_are_within_the_bounds(fixed):
+    alone = [8, 3, 5, 1, 1, 8, 7, 1]
+    fast = Observations.of(alone, alone, 1e-4 * np.arange(2, 18, 2))
+    problem = Problem(fast, "relative", {"w_1": 1.0, "tau_c": 0.0, "tau_e": 0.0, "s_e": 64.0} | fixed)
+    starts = random_starts(problem, 40, np.random.default_rng(0), 0.05)
+    assert fixed or (starts[:, 0] == FEASIBLE["p_max"][1]).any(), "else no bound plays a part"
+    losses = [problem.loss(problem.coordinates(start.copy()), 0.05) for start in starts]
+    np.testing.assert_array_equal(losses, np.sort(losses))
+
+
+def test_random_starts_far_from_what_a_fit_is_pulled_to_come_last():
+    steps = steps_of(TRUTH, count=100)
+    problem = Problem(steps, "relative", {"w_1": 1.0, "tau_e": 0.0, "s_e": 64.0}, base=TRUTH, pull=1e6)
+    starts = random_starts(problem, 40, np.random.default_rng(0), None)
+    losses = [problem.loss(problem.coordinates(start.copy()), None) for start in starts]
+    np.testing.assert_array_equal(losses, np.sort(losses))
+
+
+def test_a_variance_that_rounding_puts_below_zero_is_none():
+    problem = Problem(steps_of(TRUTH), "absolute", {"w_1": 1.0, "tau_e": 0.0, "s_e": 64.0})
+    p = problem.parameters(problem.coordinates(TRUTH.as_array()))
+    ranges = intervals(problem, p, np.diag(np.full(len(problem.free), -1e-13)))
+    assert ranges["k_s"] == pytest.approx((TRUTH.k_s, TRUTH.k_s))
