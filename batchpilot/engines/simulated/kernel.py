@@ -12,7 +12,7 @@ from batchpilot.engines.scheduler.plan import is_guarded, plan
 from batchpilot.engines.scheduler.speculation import draft_ms, draw_accepted
 from batchpilot.engines.scheduler.state import STATIC, SchedulerState
 from batchpilot.engines.scheduler.static_batching import commit_static, plan_static
-from batchpilot.latency.model.compiled import inlined, kernel
+from batchpilot.latency.model.compiled import compiled_once, inlined, kernel
 from batchpilot.latency.model.saturation import step_ms
 
 REACHED, DONE, LOG_FULL, STUCK = range(4)
@@ -139,7 +139,7 @@ def log_step(s: SchedulerState, entry: int, start_ms: float, size: int, context:
     logged[4] = duration_ms
 
 
-@kernel
+@compiled_once
 def run_steps(s: SchedulerState, until_ms: float) -> int:
     """`advance`, but for the records of requests that decode."""
     c = s.clock[0]

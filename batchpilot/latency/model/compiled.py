@@ -148,6 +148,14 @@ def kernel(function: Function) -> Function:
     return _kernel(function)
 
 
+def compiled_once(function: Function) -> Function:
+    """`kernel` for a large function that many kernels call, each in a process of its own: they take it optimised.
+
+    Compiled on the way to the first of them, it is on disk for the others.
+    """
+    return _compile(function, _nrt=False)
+
+
 def inlined(function: Function) -> Function:
     """`kernel` for small functions called in every step: inlined into their callers, which saves passing the state."""
     return _kernel(function, forceinline=True)
