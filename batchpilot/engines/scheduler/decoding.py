@@ -60,13 +60,14 @@ def plan_by_calendar(s: SchedulerState) -> int:
     if c.n_running > most_decoding(s) and prompt_lacks_one(s):
         return -1
     c.step += 1
+    c.kv_short = 0
+    begin_encoding(s)
+    # First, as in `plan`: a block that is taken may be one that a request which waits would have found.
+    look_after_the_waiting(s)
     take(s, due)
     c.n_plan = c.n_decoding
     c.plan_total_tokens = c.n_decoding
     c.plan_context = c.decode_context
-    c.kv_short = 0
-    begin_encoding(s)
-    look_after_the_waiting(s)
     if c.n_prefilling > 0 and c.n_held == 0:
         plan_prompts(s)
     if c.n_queue > 0:
