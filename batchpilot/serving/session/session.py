@@ -301,8 +301,10 @@ class TunerSession:
         with self._lock:
             self._tells_steps = True
             now_ms = 1000.0 * self._clock()
-            self._recorder.step(now_ms, batch_size, tokens, context_tokens, duration_ms, kv_used_fraction, failed)
-            if not failed and tokens > 0:
+            counts = self._recorder.step(
+                now_ms, batch_size, tokens, context_tokens, duration_ms, kv_used_fraction, failed
+            )
+            if counts and not failed and tokens > 0:
                 self._predictor.hear_step(tokens, duration_ms)
             self._boundary(now_ms)
 

@@ -210,7 +210,7 @@ class WindowRecorder:
         duration_ms: float,
         kv_used_fraction: float | None,
         failed: bool,
-    ) -> None:
+    ) -> bool:
         """A step ends, or fails.
 
         Args:
@@ -221,16 +221,20 @@ class WindowRecorder:
             duration_ms: step time.
             kv_used_fraction: KV in use; None takes it from the requests that run.
             failed: whether it did.
+
+        Returns:
+            False where it makes no sense, which counts for nothing.
         """
         if not (batch_size >= 0 and tokens >= 0 and 0 <= duration_ms < math.inf):
             self.odd_events += 1
-            return
+            return False
         if kv_used_fraction is None:
             capacity_tokens = self.facts.kv_capacity_tokens
             kv_used_fraction = min(self.requests.held_tokens / capacity_tokens, 1.0) if capacity_tokens else 0.0
         self._noted.append((now_ms, batch_size, tokens, context_tokens, duration_ms, kv_used_fraction, failed))
         if len(self._noted) == MOST_TIMES:
             self._sum_steps()
+        return True
 
     def close(self, now_ms: float, limits: Limits, estimate: Sequence[float] | None) -> WindowMetrics:
         """Measurements since the window began, and the start of a new one.

@@ -64,3 +64,16 @@ def test_what_is_predicted_does_not_hang_on_how_often_it_was_asked(told_steps):
         asked.predicted_ttft_ms(300)
     expected = 176.0 if told_steps else 184.0
     assert asked.predicted_ttft_ms(300) == left_alone.predicted_ttft_ms(300) == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("step", [(4, 100, 0, math.nan), (4, 100, 0, -5.0), (4, 100, 0, math.inf), (-1, 100, 0, 1e6)])
+def test_a_step_that_makes_no_sense_teaches_nothing(step):
+    clock = Clock()
+    session, other = (TunerSession(Scripted(Limits(64, token_budget=512)), clock=clock) for _ in range(2))
+    for tokens in (16, 512, 64, 512, 128, 300):
+        clock.ms += 10.0 + 0.1 * tokens
+        for one in (session, other):
+            one.on_step(4, tokens, 0, 10.0 + 0.1 * tokens)
+    session.on_step(*step)
+    assert session.status()["odd_events"] == 1
+    assert session.predicted_ttft_ms(100) == other.predicted_ttft_ms(100) > 0.0
