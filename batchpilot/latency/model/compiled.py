@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -117,8 +118,8 @@ class CompilerForKernels(CompilerBase):  # type: ignore[misc]
 def _compile(function: Function, **options: Any) -> Function:
     dispatcher = njit(cache=True, nogil=True, **options)(function)
     if hasattr(dispatcher, "py_func"):  # NUMBA_DISABLE_JIT hands the plain function back
-        cache = dispatcher._cache
-        cache._cache_file = KernelFile(cache.cache_path, cache._impl.filename_base, _STAMP)
+        kept = dispatcher._cache
+        kept._cache_file = KernelFile(kept.cache_path, kept._impl.filename_base, _STAMP)
     return cast(Function, dispatcher)
 
 
@@ -129,13 +130,20 @@ def _kernel(function: Function, **options: Any) -> Function:
     with the caller: three fifths of the time that a scheduler took to compile.
     """
     called: Any = _compile(function, _nrt=False, **options)
-    if hasattr(called, "py_func"):
-        part: Any = njit(
+
+    @cache
+    def part() -> Any:
+        made: Any = njit(
             nogil=True, _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True,
             pipeline_class=CompilerForKernels, **options,
         )(function)  # fmt: skip
-        part.add_overload = lambda compiled: part.overloads.update({tuple(compiled.signature.args): compiled})
-        called.get_call_template, called.get_overload = part.get_call_template, part.get_overload
+        made.add_overload = lambda compiled: made.overloads.update({tuple(compiled.signature.args): compiled})
+        return made
+
+    if hasattr(called, "py_func"):
+        # Made when a kernel that calls it is compiled, not at import.
+        called.get_call_template = lambda *told: part().get_call_template(*told)
+        called.get_overload = lambda signature: part().get_overload(signature)
     return cast(Function, called)
 
 
