@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from llvmlite.binding import parse_assembly
 from numba import njit
 from numba.core.caching import IndexDataCacheFile
 from numba.core.codegen import JITCodeLibrary
@@ -115,6 +117,23 @@ class CompilerForKernels(CompilerBase):  # type: ignore[misc]
         return [passes]
 
 
+class CompilerByName(CompilerBase):  # type: ignore[misc]
+    """Numba's compiler, but for the name of the machine code: the same in every process that has the same sources."""
+
+    def define_pipelines(self) -> list[Any]:
+        """The passes, in order: Numba's."""
+        return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
+
+    def _compile_bytecode(self) -> Any:
+        self.state.func_id.unique_id = _STAMP[:16]
+        return super()._compile_bytecode()
+
+
+def _load(module: str, name: str, arguments: tuple[Any, ...]) -> None:
+    """Have the machine code in this process that other machine code calls by its name."""
+    getattr(import_module(module), name).compile(arguments)
+
+
 def _compile(function: Function, **options: Any) -> Function:
     dispatcher = njit(cache=True, nogil=True, **options)(function)
     if hasattr(dispatcher, "py_func"):  # NUMBA_DISABLE_JIT hands the plain function back
@@ -157,11 +176,26 @@ def kernel(function: Function) -> Function:
 
 
 def compiled_once(function: Function) -> Function:
-    """`kernel` for a large function that many kernels call, each in a process of its own: they take it optimised.
+    """`kernel` for a large function that many kernels call: its machine code is made once, and they call it by name.
 
-    Compiled on the way to the first of them, it is on disk for the others.
+    Numba would copy it into each of them, optimise it there, and make machine code of it again.
     """
-    return _compile(function, _nrt=False)
+    called: Any = _compile(function, _nrt=False, pipeline_class=CompilerByName)
+
+    def get_call_template(arguments: Any, named: Any) -> Any:
+        template = type(called).get_call_template(called, arguments, named)
+        for types, compiled in called.overloads.items():
+            library = compiled.library
+            if library not in by_name:
+                by_name.add(library)
+                library._shared_module = parse_assembly("")
+                library._reload_init.add(partial(_load, function.__module__, function.__name__, types))
+        return template
+
+    by_name: set[Any] = set()
+    if hasattr(called, "py_func"):
+        called.get_call_template = get_call_template
+    return cast(Function, called)
 
 
 def inlined(function: Function) -> Function:

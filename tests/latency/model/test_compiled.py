@@ -1,13 +1,46 @@
 import ast
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import batchpilot
-from batchpilot.latency.model.compiled import KernelFile, entered, inlined, kernel, kernel_sources_stamp
+from batchpilot.latency.model.compiled import KernelFile, compiled_once, entered, inlined, kernel, kernel_sources_stamp
 
 KERNEL = "from batchpilot.latency.model.compiled import kernel\n"
+BY_NAME = """
+import json
+from batchpilot.latency.model.compiled import compiled_once, kernel
+
+@compiled_once
+def shared(a, among):
+    if among > 9:
+        raise ValueError("too many")
+    return a // among
+
+@kernel
+def part(a, among):
+    return 2 * shared(a, among)
+
+@kernel
+def outer(a, among):
+    return part(a, among) + 1
+
+if __name__ == "__main__":
+    import by_name
+    answers = [by_name.outer(9, 2), by_name.outer(9.0, 2)]
+    try:
+        by_name.outer(1, 10)
+    except ValueError as error:
+        answers.append(str(error))
+    kernels = (by_name.shared, by_name.outer)
+    made = [sum(one.stats.cache_misses.values()) for one in kernels]
+    print(json.dumps([answers, made, [len(one.overloads) for one in kernels]]))
+"""
 
 
 def test_a_change_in_any_module_with_kernels_changes_the_stamp_and_one_elsewhere_does_not(tmp_path):
@@ -74,6 +107,37 @@ def test_an_error_within_what_a_kernel_calls_is_raised():
         outer(1, 0)
     with pytest.raises(ValueError, match="too many"):
         outer(1, 10)
+
+
+def test_what_is_compiled_once_is_called_by_name_in_the_process_that_makes_a_kernel_and_in_those_that_find_it(tmp_path):
+    script = tmp_path / "by_name.py"
+    script.write_text(BY_NAME)
+
+    def run():
+        environment = {**os.environ, "PYTHONPATH": str(Path(batchpilot.__file__).parents[1])}
+        told = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, env=environment)
+        return json.loads(told.stdout)
+
+    answers = [9, 9.0, "too many"]
+    assert run() == [answers, [2, 2], [2, 2]]
+    assert run() == [answers, [0, 0], [2, 2]], "a kernel found on disk brings what it calls"
+    for path in tmp_path.rglob("by_name.shared-*"):
+        path.unlink()
+    assert run() == [answers, [2, 0], [2, 2]], "gone from disk, it is made anew under the same name"
+
+
+def test_a_kernel_holds_no_copy_of_what_is_compiled_once():
+    @compiled_once
+    def shared(a, among):
+        return a // among
+
+    @kernel
+    def outer(a, among):
+        return shared(a, among)
+
+    assert outer(9, 2) == 4
+    here, there = (next(iter(one.overloads.values())) for one in (outer, shared))
+    assert here.library._get_module_for_linking().get_function(there.fndesc.mangled_name).is_declaration
 
 
 def test_without_compilation_a_kernel_is_entered_as_the_plain_function_that_it_is():
