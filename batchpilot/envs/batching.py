@@ -120,6 +120,7 @@ class BatchingEnv(gym.Env[NDArray[np.float32], Any]):
         self._history = None if render_mode is None else History(render_mode)
         self._run: PreparedRun | None = None
         self._quantities = np.zeros((1, QUANTITIES))
+        self._record: NDArray[Any] | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -144,7 +145,7 @@ class BatchingEnv(gym.Env[NDArray[np.float32], Any]):
             self._history.begin(self._run.scenario.name)
         self._rewards, self._decisions, self._good_tokens = 0.0, 0, 0.0
         record, _ = self._measure()
-        return self._observed(record), self._info(record)
+        return self._observed(), self._info(record)
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Set limits and run one decision interval.
@@ -174,7 +175,7 @@ class BatchingEnv(gym.Env[NDArray[np.float32], Any]):
         if (terminated or truncated) and self.task.episode_key is not None:
             tokens = float(self._good_tokens)
             info[self.task.episode_key] = self.task.episode(self._run, self._rewards, self._decisions, tokens)
-        return self._observed(record), reward, terminated, truncated, info
+        return self._observed(), reward, terminated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which actions lead somewhere now that no smaller move leads, as sb3-contrib's MaskablePPO reads them.
@@ -200,13 +201,15 @@ class BatchingEnv(gym.Env[NDArray[np.float32], Any]):
         self._limits, self._numbers, self._told_limits = self.task.setting(self._position, self._tpot_ms)
         engine.set_limits(self._limits)
         record, done = engine.run_record(min(engine.now_ms + interval_ms, self._horizon_ms))
-        plain = record.view(np.ndarray)
-        self._tpot_ms = float(plain["tpot_target_ms"][0])
-        return plain, done
+        if record is not self._record:  # an engine writes every window into the same one
+            self._record, self._plain = record, record.view(np.ndarray)
+            self._measured = self._plain.view(np.float64).reshape(1, -1)
+        self._tpot_ms = self._plain["tpot_target_ms"].item()
+        return self._plain, done
 
-    def _observed(self, record: NDArray[Any]) -> NDArray[np.float32]:
+    def _observed(self) -> NDArray[np.float32]:
         observations: NDArray[np.float32] = np.empty((1, len(FEATURE_NAMES)), np.float32)
-        _observe(record.view(np.float64).reshape(1, -1), self._numbers, self._quantities, observations, 0)
+        _observe(self._measured, self._numbers, self._quantities, observations, 0)
         return observations.reshape(-1)
 
     def _info(self, record: NDArray[Any]) -> dict[str, Any]:

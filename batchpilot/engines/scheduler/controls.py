@@ -85,19 +85,21 @@ class Controls:
 
     def _use(self, state: SchedulerState) -> None:
         self.row = plain(row)(state, 0)
-        self.clock = np.asarray(state.clock)[0]
+        clock = state.clock.view(np.ndarray)
+        self.clock = clock[0]
+        self._now_ms, self._n_ended, self._n_requests = (clock[name] for name in ("now_ms", "n_ended", "n_requests"))
         self.record = np.zeros(1, METRICS).view(np.recarray)
         self._state = state
 
     @property
     def now_ms(self) -> float:
         """Engine time."""
-        return float(self.clock["now_ms"])
+        return float(self._now_ms.item())
 
     @property
     def finished(self) -> bool:
         """Whether every request has ended."""
-        return bool(self.clock["n_ended"] == self.clock["n_requests"])
+        return bool(self._n_ended.item() == self._n_requests.item())
 
     @property
     def limits(self) -> Limits:
