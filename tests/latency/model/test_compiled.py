@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import batchpilot
-from batchpilot.latency.model.compiled import KernelFile, compiled_once, entered, inlined, kernel, kernel_sources_stamp
+from batchpilot.latency.model.compiled import KernelFile, apart, compiled_once, entered, kernel, kernel_sources_stamp
 
 KERNEL = "from batchpilot.latency.model.compiled import kernel\n"
 BY_NAME = """
@@ -74,7 +74,7 @@ def test_a_kernel_that_is_entered_directly_answers_as_when_it_is_called():
 
 
 def test_what_a_kernel_calls_is_a_part_of_it_and_gets_a_form_of_its_own_when_python_calls_it():
-    @inlined
+    @kernel
     def following(a):
         return a + 1
 
@@ -140,6 +140,40 @@ def test_a_kernel_holds_no_copy_of_what_is_compiled_once():
     assert here.library._get_module_for_linking().get_function(there.fndesc.mangled_name).is_declaration
 
 
+def test_what_is_apart_is_called_and_all_else_is_inlined():
+    @kernel
+    def following(a):
+        return a + 1
+
+    @apart
+    def seldom(a, among):
+        return a // following(among)
+
+    @kernel
+    def outer(a, among):
+        return seldom(following(a), among) if a > 0 else 0
+
+    assert [outer(9, 1), outer(-1, 1)] == [5, 0]
+    code = next(iter(outer.overloads.values())).library._get_module_for_linking()
+    left = [one.name for one in code.functions if not one.is_declaration]
+    assert [any(name in one for one in left) for name in ("seldom", "following")] == [True, False]
+
+
+def test_a_kernel_that_is_called_with_constants_is_compiled_once_for_all_of_them():
+    @kernel
+    def times(a, by):
+        return a * by
+
+    @kernel
+    def outer(a):
+        return times(a, 2) + times(a, 3) + times(a, a)
+
+    assert outer(2) == 14
+    part = times.get_call_template.__closure__
+    forms = next(one.cell_contents for one in part if callable(one.cell_contents))().overloads
+    assert len(forms) == 1
+
+
 def test_without_compilation_a_kernel_is_entered_as_the_plain_function_that_it_is():
     assert [entered(max)(1, other) for other in (0, 2)] == [1, 2]
 
@@ -184,12 +218,12 @@ def test_no_kernel_calls_a_function_that_creates_arrays():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef)
     ]
-    kernels = {node.name for node, marks in functions if marks & {"kernel", "inlined", "compiled_once"}}
+    kernels = {node.name for node, marks in functions if marks & {"kernel", "apart", "compiled_once"}}
     creating = {node.name for node, marks in functions if "allocating" in marks} - kernels
     called = {
         (node.name, call.func.id)
         for node, marks in functions
-        if marks & {"kernel", "inlined", "compiled_once"}
+        if marks & {"kernel", "apart", "compiled_once"}
         for call in ast.walk(node)
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
     }
