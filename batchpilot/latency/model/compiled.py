@@ -91,10 +91,8 @@ class KernelCode(JITCodeLibrary):  # type: ignore[misc]
                 one.linkage = Linkage.internal
                 if b"alwaysinline" not in b" ".join(one.attributes):
                     one.add_function_attribute("noinline")
-        passes = self._codegen._module_pass_manager(opt=2, loop_vectorize=False, slp_vectorize=False)
-        # Numba 0.60 returns the passes alone.
-        passes, *builder = passes if isinstance(passes, tuple) else (passes,)
-        passes.run(self._final_module, *builder)
+        passes, builder = self._codegen._module_pass_manager(opt=2, loop_vectorize=False, slp_vectorize=False)
+        passes.run(self._final_module, builder)
 
 
 class PartOfKernels(JITCodeLibrary):  # type: ignore[misc]
