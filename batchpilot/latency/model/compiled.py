@@ -89,8 +89,6 @@ class KernelCode(JITCodeLibrary):  # type: ignore[misc]
             if not one.is_declaration and one.linkage == Linkage.linkonce_odr:
                 # Nobody else calls it, so that what it does not use need not be passed.
                 one.linkage = Linkage.internal
-                if b"alwaysinline" not in b" ".join(one.attributes):
-                    one.add_function_attribute("noinline")
         passes, builder = self._codegen._module_pass_manager(opt=2, loop_vectorize=False, slp_vectorize=False)
         passes.run(self._final_module, builder)
 
@@ -132,6 +130,8 @@ class LoweringForKernels(NativeLowering):  # type: ignore[misc]
         super().run_pass(state)
         # Numba knows what kernels call by what Python would call, which there is not.
         lowered = state["cr"] = state["cr"]._replace(cfunc=object())
+        if not state.flags.forceinline:
+            state.library.get_function(lowered.fndesc.mangled_name).add_function_attribute("noinline")
         state.targetctx.insert_user_function(lowered.cfunc, lowered.fndesc, [state.library])
         state.reload_init.extend(state.library._reload_init)
         return True

@@ -52,12 +52,13 @@ lawful = settings(max_examples=80, deadline=None, suppress_health_check=[HealthC
 
 def idle_line(state):
     """Contents that nobody holds, oldest first, by way of their links; both directions must agree."""
-    clock, contents, line = state.clock[0], state.contents, []
+    clock, line = state.clock[0], []
+    olders, newers = (np.asarray(state.contents)[name].tolist() for name in ("older", "newer"))
     content, older = int(clock.idle_first), -1
     while content >= 0:
-        assert contents["older"][content] == older
+        assert olders[content] == older
         line.append(content)
-        content, older = int(contents["newer"][content]), content
+        content, older = newers[content], content
     assert clock.idle_last == older
     return line
 
@@ -70,6 +71,8 @@ def test_blocks_are_neither_lost_nor_freed_twice_and_shared_ones_are_counted(
     config = EngineConfig(LATENCY, kv_capacity_tokens=kv, block_size=block_size, prefill=prefill, prefix_cache=True)
     engine = SimulatedEngine(config, table)
     state, clock = engine.state, engine.state.clock[0]
+    # Plain arrays, since fields of records are slow to look up.
+    chains, requests, contents = (np.asarray(one) for one in (state.chains, state.requests, state.contents))
     engine.set_limits(limits)
     done = False
     while not done:
@@ -79,14 +82,17 @@ def test_blocks_are_neither_lost_nor_freed_twice_and_shared_ones_are_counted(
             cancelled = cancelled[1:]
         if not clock.prefix_cache:
             continue
-        chains, requests, contents = state.chains, state.requests, state.contents
         held = np.zeros(len(contents), np.int64)
         cached = contents["holders"] >= 0
-        for r in range(len(table)):
-            first, shared = chains["first"][r], chains["shared"][r]
-            held[contents["content"][first : first + shared]] += 1
-            assert shared <= requests["blocks"][r]
-            mine = cached[contents["content"][first : first + chains["hashed"][r]]]
+        known = contents["content"]
+        for first, shared, hashed, blocks in zip(
+            *(chains[name].tolist() for name in ("first", "shared", "hashed")),
+            requests["blocks"].tolist(),
+            strict=False,
+        ):
+            held[known[first : first + shared]] += 1
+            assert shared <= blocks
+            mine = cached[known[first : first + hashed]]
             assert np.all(mine[:-1] >= mine[1:]), "a block is cached without the one before it"
         numbers = np.unique(contents["content"][: chains["hashed"].sum()])
         np.testing.assert_array_equal(contents["holders"][numbers].clip(0), held[numbers])
