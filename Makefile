@@ -65,7 +65,7 @@ clean:
 # Kernels are compiled once and kept beside the sources.
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
 	$(INSTALL) --editable .
-	@echo "compiling kernels, about a minute"
+	@echo "compiling kernels, some four minutes"
 	@$(BIN)/batchpilot simulate --tuner model-based > /dev/null
 	@$(BIN)/batchpilot simulate --tuner static-best > /dev/null
 	touch $@

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from numba.core.event import Event, Listener, register
 
 LONG_S = 5.0
-TOLD = "compiling the simulation, once for this installation: about a minute, two on a busy machine"
+TOLD = "compiling the simulation, once for this installation: two minutes, up to four on a busy machine"
 
 
 class CompilingListener(Listener):  # type: ignore[misc] # Numba has no types

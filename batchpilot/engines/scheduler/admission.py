@@ -28,7 +28,7 @@ from batchpilot.engines.scheduler.state import (
     SchedulerState,
 )
 from batchpilot.engines.scheduler.tenants import count_in, leave_line, somebody_may_join
-from batchpilot.latency.model.compiled import apart, kernel
+from batchpilot.latency.model.compiled import inlined, kernel
 from batchpilot.latency.model.saturation import is_reachable, largest_tokens, step_ms
 
 LOW_PRIORITY_QUEUE_SHARE = 2
@@ -37,7 +37,7 @@ LOW_PRIORITY_QUEUE_SHARE = 2
 _HIGH, _LOW = 0, 2
 
 
-@kernel
+@inlined
 def next_arrival_ms(s: SchedulerState) -> float:
     """When the next request reaches the scheduler; infinity when none is left or every client waits for an answer."""
     c = s.clock[0]
@@ -86,7 +86,7 @@ def admit(s: SchedulerState, r: int) -> None:
         push(s, r)
 
 
-@apart
+@kernel
 def skip_cancelled(s: SchedulerState) -> None:
     """Pass over requests that were cancelled before their turn to arrive, so that the next arrival is a real one."""
     c = s.clock[0]
@@ -95,7 +95,7 @@ def skip_cancelled(s: SchedulerState) -> None:
         c.cancelled_ahead -= 1
 
 
-@kernel
+@inlined
 def admit_arrivals(s: SchedulerState) -> None:
     """Admit every request that has arrived by now."""
     c = s.clock[0]
@@ -163,7 +163,7 @@ def chunk(s: SchedulerState, r: int) -> int:
     return max(room, 0)
 
 
-@apart
+@kernel
 def predicted_prefill_ms(s: SchedulerState, r: int, first_chunk: int) -> float:
     """Estimated time until the first token if the request is admitted now with `first_chunk` tokens.
 
@@ -206,14 +206,14 @@ def guard_refuses(s: SchedulerState, r: int, prefill_ms: float) -> bool:
     )
 
 
-@kernel
+@inlined
 def is_delayed(s: SchedulerState) -> bool:
     """Whether it is too soon after a step with a prompt to let somebody in beside those who run."""
     c = s.clock[0]
     return bool(c.n_running > 0 and c.now_ms < c.prompt_end_ms + s.limits[0].delay_factor * c.prompt_step_ms)
 
 
-@kernel
+@inlined
 def head_of_queue(s: SchedulerState) -> int:
     """The request whose turn is next, with what the cache has of it now."""
     r = s.lines[0].waiting
@@ -222,7 +222,7 @@ def head_of_queue(s: SchedulerState) -> int:
     return r
 
 
-@kernel
+@inlined
 def count_admission(s: SchedulerState, r: int) -> None:
     """Count a request that is let in, and the tokens of its prompt that need not be computed.
 
@@ -272,7 +272,7 @@ def admit_next(s: SchedulerState, tokens: int) -> bool:
     return True
 
 
-@apart
+@kernel
 def make_way(s: SchedulerState) -> None:
     """Under the priority discipline, preempt less urgent classes for a waiting high-priority request."""
     c = s.clock[0]

@@ -13,7 +13,7 @@ from batchpilot.engines.scheduler.kv_blocks import blocks_for
 from batchpilot.engines.scheduler.lifecycle import end_request
 from batchpilot.engines.scheduler.queue import PRIORITY
 from batchpilot.engines.scheduler.state import CONTINUOUS, LENGTH, SELECTIVE, SchedulerState
-from batchpilot.latency.model.compiled import kernel
+from batchpilot.latency.model.compiled import inlined, kernel
 
 PLACES = 2**32
 """Calendar entries are epoch * PLACES + place in the order of admission: who ends first, in one step who came first."""
@@ -43,14 +43,14 @@ def enter_end(s: SchedulerState, i: int, key: int) -> None:
     s.lines[i].ends = key
 
 
-@kernel
+@inlined
 def blocks_due(s: SchedulerState) -> int:
     """KV blocks that decoding requests ask for in the next step."""
     c = s.clock[0]
     return s.slots[-c.epoch % c.block_size].asking
 
 
-@kernel
+@inlined
 def first_end(s: SchedulerState) -> int:
     """The decode epoch after which the next decoding request ends."""
     return s.lines[0].ends // PLACES
@@ -110,13 +110,13 @@ def start(s: SchedulerState, r: int) -> None:
     c.n_prefilling += 1
 
 
-@kernel
+@inlined
 def need(s: SchedulerState, r: int) -> int:
     """Tokens that a request needs computed before its next one is said."""
     return s.requests[r].prompt + s.requests[r].generated - s.requests[r].computed
 
 
-@kernel
+@inlined
 def most_decoding(s: SchedulerState) -> int:
     """Requests that may decode in a step."""
     return min(s.limits[0].batch_size, s.limits[0].token_budget)
@@ -215,7 +215,7 @@ def close_calendars(s: SchedulerState) -> None:
     c.decoding = 0
 
 
-@kernel
+@inlined
 def follow_limits(s: SchedulerState) -> None:
     """Limits may have changed while calendars were open: those that do not serve them, or hold too many, are closed."""
     c = s.clock[0]

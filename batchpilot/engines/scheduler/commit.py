@@ -6,13 +6,13 @@ from batchpilot.engines.scheduler.lifecycle import close_holes, end_request, fir
 from batchpilot.engines.scheduler.prefix_cache import share
 from batchpilot.engines.scheduler.speculation import drop_drafts, settle_drafts
 from batchpilot.engines.scheduler.state import FAILED, LENGTH, SchedulerState
-from batchpilot.latency.model.compiled import apart, kernel
+from batchpilot.latency.model.compiled import inlined, kernel
 
 MAX_RETRIES = 3
 """Failed steps that a request may be blamed for before it fails itself."""
 
 
-@kernel
+@inlined
 def count_step(s: SchedulerState, duration_ms: float) -> None:
     """Advance the clock by the step just run and count it into the window.
 
@@ -44,7 +44,7 @@ def count_step(s: SchedulerState, duration_ms: float) -> None:
     w.peak_mb = max(w.peak_mb, memory)
 
 
-@kernel
+@inlined
 def note_prompts(s: SchedulerState, duration_ms: float) -> None:
     """Remember the step just run if it computed a prompt, that is more tokens than requests, drafts aside."""
     c = s.clock[0]
@@ -53,7 +53,7 @@ def note_prompts(s: SchedulerState, duration_ms: float) -> None:
         c.prompt_step_ms = duration_ms
 
 
-@kernel
+@inlined
 def commit(s: SchedulerState, duration_ms: float) -> None:
     """The planned step ran: tokens are computed, requests whose need reached zero emit one, finished ones leave.
 
@@ -90,7 +90,7 @@ def commit(s: SchedulerState, duration_ms: float) -> None:
         close_holes(s)
 
 
-@apart
+@kernel
 def commit_failure(s: SchedulerState, duration_ms: float) -> None:
     """The planned step failed: its work is undone, and the request that asked most of it goes back to the queue.
 

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from batchpilot.engines.scheduler.queue import COMING, fill_gap, rise
 from batchpilot.engines.scheduler.state import UNFINISHED, SchedulerState
-from batchpilot.latency.model.compiled import apart, kernel
+from batchpilot.latency.model.compiled import kernel
 
 UNKNOWN, KNOWN, COME = range(3)
 """Stages of a turn: the answer before it is awaited; its time is known; it has come."""
 
 
-@apart
+@kernel
 def expect(s: SchedulerState, r: int, at_ms: float) -> None:
     """A turn's time is known from now on."""
     c = s.clock[0]
@@ -28,7 +28,7 @@ def expect(s: SchedulerState, r: int, at_ms: float) -> None:
     rise(s, COMING, c.n_coming - 1, r)
 
 
-@apart
+@kernel
 def take_coming(s: SchedulerState) -> int:
     """The turn whose time is next comes."""
     c = s.clock[0]
@@ -54,7 +54,7 @@ def leave_coming(s: SchedulerState, r: int) -> None:
     s.turns[r].stage = UNKNOWN
 
 
-@apart
+@kernel
 def go_on(s: SchedulerState, r: int) -> None:
     """A turn was answered: the next one follows when its client has thought, unless it was cancelled before."""
     following = s.turns[r].following
@@ -62,7 +62,7 @@ def go_on(s: SchedulerState, r: int) -> None:
         expect(s, following, s.clock[0].now_ms + s.turns[following].think_ms)
 
 
-@apart
+@kernel
 def break_off(s: SchedulerState, r: int, reason: int) -> None:
     """A turn was not answered: the later ones are never asked, and end for its reason; no window hears of them."""
     c = s.clock[0]

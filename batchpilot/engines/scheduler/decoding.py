@@ -27,7 +27,7 @@ from batchpilot.engines.scheduler.lifecycle import add_to_plan, first_token
 from batchpilot.engines.scheduler.plan import close_plan, look_after_the_waiting, plan_admissions
 from batchpilot.engines.scheduler.prefix_cache import share
 from batchpilot.engines.scheduler.state import SchedulerState
-from batchpilot.latency.model.compiled import kernel
+from batchpilot.latency.model.compiled import inlined, kernel
 
 PAUSE_STEPS = 64
 """Steps left to `plan` after KV blocks ran short: they will be short again."""
@@ -45,7 +45,7 @@ def prompt_lacks_one(s: SchedulerState) -> bool:
     return lacking > 0
 
 
-@kernel
+@inlined
 def plan_by_calendar(s: SchedulerState) -> int:
     """`plan` while `clock.decoding` is set.
 
@@ -98,7 +98,7 @@ def plan_prompts(s: SchedulerState) -> None:
         add_to_plan(s, r, tokens)
 
 
-@kernel
+@inlined
 def commit_by_calendar(s: SchedulerState, duration_ms: float) -> None:
     """`commit` while `clock.decoding` is set."""
     c = s.clock[0]
@@ -159,7 +159,7 @@ def commit_prompts(s: SchedulerState, first: int, place: int) -> int:
     return c.n_plan
 
 
-@kernel
+@inlined
 def forget_who_spoke(s: SchedulerState) -> None:
     """Whose prompt is done is no longer among those that are prefilling."""
     c = s.clock[0]

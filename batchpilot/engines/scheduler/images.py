@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from batchpilot.core.image_sizes import PATCHES_MORE, PATCHES_OF_SMALLEST, SIDES_PX
 from batchpilot.engines.scheduler.state import NO_IMAGE, NOBODY, SchedulerState
-from batchpilot.latency.model.compiled import apart, kernel
+from batchpilot.latency.model.compiled import inlined, kernel
 
 SIZES = len(SIDES_PX)
 
@@ -25,7 +25,7 @@ def image_tokens(size: int) -> int:
     return patches * patches
 
 
-@kernel
+@inlined
 def begin_encoding(s: SchedulerState) -> None:
     """A step is being planned that has nothing to encode yet."""
     c = s.clock[0]
@@ -52,7 +52,7 @@ def is_to_encode(s: SchedulerState, r: int, place: int) -> bool:
     return True
 
 
-@apart
+@kernel
 def least_encode_ms(s: SchedulerState, r: int) -> float:
     """Time that the images of a request take in whatever company."""
     c = s.clock[0]
@@ -63,7 +63,7 @@ def least_encode_ms(s: SchedulerState, r: int) -> float:
     return float(time)
 
 
-@apart
+@kernel
 def passes_ms(s: SchedulerState, r: int, size: int, planned: int) -> float:
     """Time of the passes that images of one size of a request begin, where so many of it are encoded already."""
     c = s.clock[0]
@@ -94,7 +94,7 @@ def encode_ms(s: SchedulerState, r: int) -> float:
     return float(time)
 
 
-@apart
+@kernel
 def plan_encoding(s: SchedulerState, r: int) -> None:
     """The step being planned encodes the images of a request, those that have to be."""
     c = s.clock[0]
@@ -104,7 +104,7 @@ def plan_encoding(s: SchedulerState, r: int) -> None:
             s.images[s.images[r * c.images + place].kind].planned += 1
 
 
-@apart
+@kernel
 def drop(s: SchedulerState, number: int) -> None:
     """The features of an image leave the line of those that are kept."""
     c = s.clock[0]
@@ -121,7 +121,7 @@ def drop(s: SchedulerState, number: int) -> None:
     c.n_features -= 1
 
 
-@apart
+@kernel
 def keep(s: SchedulerState, number: int) -> None:
     """The features of an image are kept and the last to be dropped; the first to be dropped make room."""
     c = s.clock[0]
@@ -142,7 +142,7 @@ def keep(s: SchedulerState, number: int) -> None:
     c.n_features += 1
 
 
-@apart
+@kernel
 def look_at(s: SchedulerState, r: int) -> None:
     """A request is let in: its images are encoded in this step, or need not be; counted either way."""
     most, w = s.clock[0].images, s.window[0]

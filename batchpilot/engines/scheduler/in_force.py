@@ -6,7 +6,7 @@ import math
 
 from batchpilot.core.limit_arrays import NO_DISCIPLINE, LimitArrays
 from batchpilot.engines.scheduler.state import OFF_TOKENS, SchedulerState
-from batchpilot.latency.model.compiled import kernel
+from batchpilot.latency.model.compiled import inlined, kernel
 
 (
     BATCH_SIZE, TOKEN_BUDGET, MAX_QUEUED_TOKENS, MAX_WAIT, STEP_TARGET, TTFT_GUARD, DISCIPLINE, DELAY_FACTOR,
@@ -14,13 +14,13 @@ from batchpilot.latency.model.compiled import kernel
 ) = range(len(LimitArrays._fields))  # fmt: skip
 
 
-@kernel
+@inlined
 def whole(tokens: float) -> int:
     """Tokens of a limit as a whole number; infinity is off."""
     return int(tokens) if tokens < OFF_TOKENS else OFF_TOKENS
 
 
-@kernel
+@inlined
 def waited(number: float) -> float:
     """What is waited for; infinity is off, and nothing."""
     return number if number < math.inf else 0.0

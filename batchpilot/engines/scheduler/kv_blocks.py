@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from batchpilot.engines.scheduler.prefix_cache import forget, hold_cached, leading, let_go, share
 from batchpilot.engines.scheduler.state import SchedulerState
-from batchpilot.latency.model.compiled import kernel
+from batchpilot.latency.model.compiled import inlined, kernel
 
 
 @kernel
@@ -13,7 +13,7 @@ def blocks_for(tokens: int, block_size: int) -> int:
     return (tokens + block_size - 1) // block_size
 
 
-@kernel
+@inlined
 def blocks_needed(s: SchedulerState, r: int) -> int:
     """Free blocks that a waiting request takes to be let in: those of all it is known to need that nobody holds."""
     c = s.clock[0]
@@ -24,7 +24,7 @@ def blocks_needed(s: SchedulerState, r: int) -> int:
     return needed
 
 
-@kernel
+@inlined
 def take(s: SchedulerState, blocks: int) -> None:
     """Take free blocks; there must be so many. Those without content go first."""
     c = s.clock[0]
@@ -33,7 +33,7 @@ def take(s: SchedulerState, blocks: int) -> None:
         forget(s)
 
 
-@kernel
+@inlined
 def claim(s: SchedulerState, r: int) -> None:
     """A request that is let in holds the blocks of all it is known to need, those that were found for it among them.
 
@@ -50,7 +50,7 @@ def claim(s: SchedulerState, r: int) -> None:
     take(s, blocks)
 
 
-@kernel
+@inlined
 def release(s: SchedulerState, r: int) -> None:
     """A request holds no blocks any more; what it computed stays in the cache until its place is needed."""
     c = s.clock[0]

@@ -15,7 +15,7 @@ from batchpilot.engines.scheduler.state import (
     SchedulerState,
 )
 from batchpilot.engines.scheduler.tenants import count_out, leave_line
-from batchpilot.latency.model.compiled import apart, kernel
+from batchpilot.latency.model.compiled import kernel
 
 
 @kernel
@@ -87,7 +87,7 @@ def end_request(s: SchedulerState, r: int, reason: int) -> None:
             break_off(s, r, reason)
 
 
-@apart
+@kernel
 def turn_away(s: SchedulerState, r: int) -> None:
     """A waiting request comes too late: it is refused, or relegated under the deadline discipline."""
     if s.clock[0].discipline == DEADLINE:
@@ -97,7 +97,7 @@ def turn_away(s: SchedulerState, r: int) -> None:
         end_request(s, r, REFUSED_GUARD)
 
 
-@apart
+@kernel
 def refuse_hopeless(s: SchedulerState, until_ms: float) -> None:
     """Refuse whoever waits and becomes hopeless by a time, the next at which it could be looked at.
 
@@ -123,7 +123,7 @@ def first_token(s: SchedulerState, r: int) -> None:
     w.n_ttft += 1
 
 
-@apart
+@kernel
 def preempt(s: SchedulerState, position: int) -> None:
     """Put the running request at `position` back into the queue, to be recomputed; its place becomes a hole (-1)."""
     c = s.clock[0]

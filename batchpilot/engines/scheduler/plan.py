@@ -21,21 +21,21 @@ from batchpilot.engines.scheduler.speculation import draft_ms, plan_drafts
 from batchpilot.engines.scheduler.state import SELECTIVE, SchedulerState
 from batchpilot.engines.scheduler.tenants import somebody_may_join
 from batchpilot.engines.scheduler.vision import line_up
-from batchpilot.latency.model.compiled import apart, kernel
+from batchpilot.latency.model.compiled import inlined, kernel
 from batchpilot.latency.model.saturation import step_ms
 
 LONG_PROMPT_TOKENS = 512
 """Selective prefill: needs below this are mixed with decoding, longer ones run alone (batching document)."""
 
 
-@kernel
+@inlined
 def is_guarded(s: SchedulerState) -> bool:
     """Whether the TTFT guard has something to do with those that wait."""
     c = s.clock[0]
     return bool(c.n_queue > 0 and min(c.ttft_guard, s.limits[0].ttft_guard) < math.inf)
 
 
-@kernel
+@inlined
 def look_after_the_waiting(s: SchedulerState) -> None:
     """Refuse who waits and has become hopeless; whose turn depends on how others wait is put in order."""
     if is_guarded(s):
@@ -45,7 +45,7 @@ def look_after_the_waiting(s: SchedulerState) -> None:
         line_up(s)
 
 
-@kernel
+@inlined
 def open_plan(s: SchedulerState) -> None:
     """Begin planning a step: an empty plan, and the discipline in force."""
     c = s.clock[0]
@@ -73,7 +73,7 @@ def close_plan(s: SchedulerState) -> int:
     return c.n_plan
 
 
-@kernel
+@inlined
 def plan_decodes(s: SchedulerState) -> int:
     """One token for every decoding request, while limits and KV allow; returns how many still have a prompt left."""
     c = s.clock[0]
@@ -120,7 +120,7 @@ def plan_prefills(s: SchedulerState) -> None:
             add_to_plan(s, r, tokens)
 
 
-@kernel
+@inlined
 def plan_admissions(s: SchedulerState) -> None:
     """Waiting requests join in the order of their keys while batch size, tokens and KV allow."""
     c = s.clock[0]
@@ -138,13 +138,13 @@ def plan_admissions(s: SchedulerState) -> None:
             return
 
 
-@kernel
+@inlined
 def next_holds_blocks(s: SchedulerState) -> bool:
     """Whether the request whose turn is next has all its KV blocks, because its KV was computed elsewhere."""
     return bool(s.clock[0].n_queue > 0 and s.requests[s.lines[0].waiting].blocks > 0)
 
 
-@apart
+@kernel
 def plan_long_prompt(s: SchedulerState) -> bool:
     """Selective prefill: a step for one long prompt alone; False when there is none to run."""
     c = s.clock[0]
@@ -181,7 +181,7 @@ def plan_whatever_is_next(s: SchedulerState) -> None:
             plan_admissions(s)
 
 
-@kernel
+@inlined
 def plan(s: SchedulerState) -> int:
     """Plan one step of continuous batching.
 

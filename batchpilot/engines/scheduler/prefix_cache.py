@@ -12,7 +12,7 @@ Nothing here is called without the cache (`clock.prefix_cache` 0); blocks are on
 from __future__ import annotations
 
 from batchpilot.engines.scheduler.state import ABSENT, NOBODY, SchedulerState
-from batchpilot.latency.model.compiled import apart, kernel
+from batchpilot.latency.model.compiled import inlined, kernel
 
 
 @kernel
@@ -29,7 +29,7 @@ def leading(s: SchedulerState, r: int, most: int, holders: int) -> int:
     return low
 
 
-@apart
+@inlined
 def found_tokens(s: SchedulerState, r: int) -> int:
     """What the cache has of a request that waits. Its last token is always computed, or it would say nothing."""
     size = s.clock[0].block_size
@@ -44,7 +44,7 @@ def look_up(s: SchedulerState, r: int) -> None:
         s.requests[r].computed = found_tokens(s, r)
 
 
-@kernel
+@inlined
 def note_change(s: SchedulerState, content: int) -> None:
     """A block has come into the cache or left it: whoever looked before can still tell how it was then."""
     before = 2 * s.clock[0].looks
@@ -55,7 +55,7 @@ def note_change(s: SchedulerState, content: int) -> None:
     s.contents[place].content = changed ^ 1 if changed >= before else before + 1
 
 
-@apart
+@kernel
 def wake(s: SchedulerState, content: int) -> None:
     """An idle block is held again: it leaves the line of those to be forgotten."""
     c = s.clock[0]
@@ -85,7 +85,7 @@ def rest(s: SchedulerState, content: int) -> None:
     c.n_idle += 1
 
 
-@apart
+@kernel
 def forget(s: SchedulerState) -> None:
     """Idle blocks leave the cache, oldest first, until there are no more of them than free blocks."""
     c = s.clock[0]
@@ -96,7 +96,7 @@ def forget(s: SchedulerState) -> None:
         note_change(s, content)
 
 
-@apart
+@kernel
 def hold_cached(s: SchedulerState, r: int) -> None:
     """A request that is let in holds the blocks that were found for it."""
     c = s.clock[0]
@@ -111,7 +111,7 @@ def hold_cached(s: SchedulerState, r: int) -> None:
     s.chains[r].shared = found
 
 
-@apart
+@kernel
 def share(s: SchedulerState, r: int, tokens: int) -> None:
     """The full blocks among the first `tokens` computed of a running request are in the cache from now on.
 
@@ -134,7 +134,7 @@ def share(s: SchedulerState, r: int, tokens: int) -> None:
     chain.shared = max(chain.shared, full)
 
 
-@apart
+@kernel
 def let_go(s: SchedulerState, r: int) -> None:
     """A request holds its shared blocks no longer; those that nobody holds then are idle, the last block first."""
     c = s.clock[0]

@@ -14,7 +14,7 @@ from batchpilot.engines.scheduler.images import least_encode_ms, lone_encode_ms
 from batchpilot.engines.scheduler.prefix_cache import look_up
 from batchpilot.engines.scheduler.refusals import goes_first
 from batchpilot.engines.scheduler.state import UNFINISHED, SchedulerState
-from batchpilot.latency.model.compiled import apart, kernel
+from batchpilot.latency.model.compiled import kernel
 from batchpilot.latency.model.saturation import step_ms
 
 TURN, DUE, COMING = range(3)
@@ -46,7 +46,7 @@ def key_on_arrival(s: SchedulerState, r: int) -> float:
     return key - PROMOTED
 
 
-@apart
+@kernel
 def key_of_discipline(s: SchedulerState, r: int) -> float:
     """The request's key under the discipline in force; a smaller key is served sooner.
 
@@ -232,7 +232,7 @@ def take_out(s: SchedulerState, r: int) -> None:
         fill_gap(s, DUE, c.n_due, due)
 
 
-@apart
+@kernel
 def relegate(s: SchedulerState, r: int) -> None:
     """A waiting request that comes too late whatever is done waits on behind all that do not."""
     take_out(s, r)
@@ -240,7 +240,7 @@ def relegate(s: SchedulerState, r: int) -> None:
     push(s, r)
 
 
-@apart
+@kernel
 def put_in_order(s: SchedulerState) -> None:
     """Those who wait have new keys: line them up anew. Whom of a tenant its ceiling holds back is seen anew, too."""
     c = s.clock[0]
@@ -254,7 +254,7 @@ def put_in_order(s: SchedulerState) -> None:
         rise(s, TURN, k, s.lines[k].waiting)
 
 
-@apart
+@kernel
 def change_discipline(s: SchedulerState, discipline: int) -> None:
     """Give every waiting and running request the key of another discipline, as if it had arrived under it."""
     c = s.clock[0]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from batchpilot.engines.scheduler.kv_blocks import blocks_for, take
 from batchpilot.engines.scheduler.state import CHUNKED, SchedulerState
-from batchpilot.latency.model.compiled import apart, kernel
+from batchpilot.latency.model.compiled import kernel
 from batchpilot.latency.model.saturation import largest_tokens, step_ms
 
 FACTOR_A, MODULUS_A = 40014, 2147483563
@@ -33,7 +33,7 @@ def draft_ms(s: SchedulerState, parameters) -> float:  # type: ignore[no-untyped
     return float(c.draft_share * c.draft_steps * step_ms(parameters, drafting, drafting, float(c.draft_context)))
 
 
-@apart
+@kernel
 def room_for_drafts(s: SchedulerState) -> int:
     """Tokens that drafts may have in all: what token budget and step target leave beside the next tokens."""
     c = s.clock[0]
@@ -59,7 +59,7 @@ def count_draft(s: SchedulerState, k: int, tokens: int) -> None:
     c.draft_steps = max(c.draft_steps, tokens)
 
 
-@apart
+@kernel
 def plan_drafts(s: SchedulerState) -> None:
     """Drafts for those whose next token is planned, in order of admission; none in a step that had to preempt."""
     c = s.clock[0]
@@ -127,7 +127,7 @@ def shorten_drafts(s: SchedulerState, drafted: NDArray[np.int64]) -> None:
             count_draft(s, k, drafted[k])
 
 
-@apart
+@kernel
 def settle_drafts(s: SchedulerState) -> int:
     """The accepted tokens of drafts are computed and said; what is left is a step of one token each.
 
@@ -155,7 +155,7 @@ def settle_drafts(s: SchedulerState) -> int:
     return total
 
 
-@apart
+@kernel
 def drop_drafts(s: SchedulerState) -> None:
     """The step failed: its drafts come to nothing."""
     for k in range(s.clock[0].n_plan):
@@ -173,7 +173,7 @@ def draw(s: SchedulerState) -> float:
     return float((c.draw_a - c.draw_b) % (MODULUS_A - 1) / (MODULUS_A - 1))
 
 
-@apart
+@kernel
 def draw_accepted(s: SchedulerState) -> None:
     """Draw how much of each draft stands: a run that ends with the first token that is rejected."""
     c = s.clock[0]

@@ -23,14 +23,14 @@ from batchpilot.engines.scheduler.queue import push
 from batchpilot.engines.scheduler.refusals import note_decision
 from batchpilot.engines.scheduler.state import LENGTH, SchedulerState
 from batchpilot.engines.scheduler.tenants import count_in, count_out, leave_line, somebody_may_join
-from batchpilot.latency.model.compiled import apart, kernel
+from batchpilot.latency.model.compiled import kernel
 from batchpilot.latency.model.saturation import step_ms
 
 PADDED_TO = 8
 """Adaptive padding pads to a multiple of so many tokens."""
 
 
-@apart
+@kernel
 def batch_is_due(s: SchedulerState) -> bool:
     """Whether enough requests wait, or one has waited long enough; otherwise notes when to look again."""
     c = s.clock[0]
@@ -85,7 +85,7 @@ def is_in_shorter_half(s: SchedulerState, k: int) -> bool:
     return 2 * shorter < c.n_running
 
 
-@apart
+@kernel
 def measure_batch(s: SchedulerState) -> None:
     """Note what the members of the batch are padded to."""
     c = s.clock[0]
@@ -99,7 +99,7 @@ def measure_batch(s: SchedulerState) -> None:
     c.static_output = output
 
 
-@apart
+@kernel
 def split_batch(s: SchedulerState) -> None:
     """Put the half of the batch back, by length, in which the first in line is not, if too much would be padding."""
     c = s.clock[0]
@@ -127,7 +127,7 @@ def split_batch(s: SchedulerState) -> None:
     measure_batch(s)
 
 
-@apart
+@kernel
 def form_batch(s: SchedulerState) -> None:
     """Take the next requests in order while count, padded tokens, padding, KV blocks and the step target allow."""
     c = s.clock[0]
@@ -182,7 +182,7 @@ def form_batch(s: SchedulerState) -> None:
             look_at(s, r)
 
 
-@apart
+@kernel
 def end_batch(s: SchedulerState) -> None:
     """All members of the batch finish."""
     for k in range(s.clock[0].n_running):
@@ -203,7 +203,7 @@ def shorten_batch(s: SchedulerState) -> None:
         end_batch(s)
 
 
-@apart
+@kernel
 def plan_static(s: SchedulerState) -> int:
     """Plan one step of static batching: the same number of tokens for every member of the batch.
 
@@ -226,7 +226,7 @@ def plan_static(s: SchedulerState) -> int:
     return close_plan(s)
 
 
-@apart
+@kernel
 def commit_static(s: SchedulerState, duration_ms: float) -> None:
     """The padded step ran: members advance together, and all finish when the longest output is done."""
     c = s.clock[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from batchpilot.engines.scheduler.queue import TURN, rise, sink, sooner, take_out
 from batchpilot.engines.scheduler.state import SchedulerState
-from batchpilot.latency.model.compiled import apart, kernel
+from batchpilot.latency.model.compiled import kernel
 
 
 @kernel
@@ -29,7 +29,7 @@ def somebody_may_join(s: SchedulerState) -> bool:
     return False
 
 
-@apart
+@kernel
 def let_one_go(s: SchedulerState, user: int) -> None:
     """Give the first of a tenant's held requests its turn again, if the tenant is below its ceiling."""
     tenant = s.users[user]
@@ -45,7 +45,7 @@ def let_one_go(s: SchedulerState, user: int) -> None:
     rise(s, TURN, s.lines[first].place, first)
 
 
-@apart
+@kernel
 def leave_line(s: SchedulerState, r: int) -> None:
     """`take_out`, and who is held behind a request that had its turn has it now."""
     take_out(s, r)

@@ -16,7 +16,7 @@ from batchpilot.core.limits import URGENT_WAIT_MS, VISION_DEADLINES_MS
 from batchpilot.engines.scheduler.images import largest_size
 from batchpilot.engines.scheduler.queue import put_in_order
 from batchpilot.engines.scheduler.state import IMAGE_ROWS, SchedulerState
-from batchpilot.latency.model.compiled import apart, kernel
+from batchpilot.latency.model.compiled import kernel
 
 _STRIDE_MS = 1e12
 
@@ -33,7 +33,7 @@ def queue_of(s: SchedulerState, r: int) -> int:
     return queue
 
 
-@apart
+@kernel
 def score_queues(s: SchedulerState) -> None:
     """Note how long each queue is and what it scores."""
     c = s.clock[0]
@@ -52,7 +52,7 @@ def score_queues(s: SchedulerState) -> None:
             s.images[q].score = length / VISION_DEADLINES_MS[q // _CLASSES] / (1.0 + mean_wait_ms)
 
 
-@apart
+@kernel
 def rank_queues(s: SchedulerState) -> None:
     """Note how many queues go before each."""
     for q in range(IMAGE_ROWS):
@@ -63,7 +63,7 @@ def rank_queues(s: SchedulerState) -> None:
                 s.images[q].rank += 1
 
 
-@apart
+@kernel
 def line_up(s: SchedulerState) -> None:
     """Put those that wait in the order in which they go now."""
     c = s.clock[0]

@@ -12,7 +12,7 @@ from batchpilot.engines.scheduler.calendars import close_calendars
 from batchpilot.engines.scheduler.queue import FCFS
 from batchpilot.engines.scheduler.state import SchedulerState
 from batchpilot.engines.simulated.kernel import DONE, LOG_FULL, REACHED, STUCK, run_steps
-from batchpilot.latency.model.compiled import kernel
+from batchpilot.latency.model.compiled import inlined, kernel
 from batchpilot.latency.model.saturation import step_ms
 
 LARGEST_BATCH = 512.0
@@ -232,7 +232,7 @@ def open_window(s: SchedulerState) -> None:
     w.accepted_tokens = 0
 
 
-@kernel
+@inlined
 def run_open(s: SchedulerState, window_ms: float, end_ms: float, out) -> tuple[int, int]:  # type: ignore[no-untyped-def]
     """`run_windows`, but for the records of requests that decode."""
     c = s.clock[0]

@@ -12,14 +12,14 @@ from batchpilot.engines.scheduler.plan import is_guarded, plan
 from batchpilot.engines.scheduler.speculation import draft_ms, draw_accepted
 from batchpilot.engines.scheduler.state import STATIC, SchedulerState
 from batchpilot.engines.scheduler.static_batching import commit_static, plan_static
-from batchpilot.latency.model.compiled import compiled_once, kernel
+from batchpilot.latency.model.compiled import compiled_once, inlined, kernel
 from batchpilot.latency.model.saturation import step_ms
 
 REACHED, DONE, LOG_FULL, STUCK = range(4)
 """Why `advance` returned: the time was reached; every request ended; the step log is full; nothing can ever run."""
 
 
-@kernel
+@inlined
 def look_at_the_time(s: SchedulerState) -> None:
     """Put the true parameters in force that hold from now on."""
     c = s.clock[0]
@@ -27,7 +27,7 @@ def look_at_the_time(s: SchedulerState) -> None:
         c.parameter_row += 1
 
 
-@kernel
+@inlined
 def true_step_ms(s: SchedulerState) -> float:
     """Duration of the planned step: its encoding, and by the true parameters its tokens, times the next noise."""
     c = s.clock[0]
@@ -39,7 +39,7 @@ def true_step_ms(s: SchedulerState) -> float:
     return c.plan_encode_ms + time * s.noise[c.step % len(s.noise)]
 
 
-@kernel
+@inlined
 def out_of_memory(s: SchedulerState) -> bool:
     """Whether the step's activations do not fit beside the weights and the KV cache, which is set aside whole."""
     c = s.clock[0]
@@ -128,7 +128,7 @@ def decode_on(s: SchedulerState, until_ms: float) -> int:
     return done
 
 
-@kernel
+@inlined
 def log_step(s: SchedulerState, entry: int, start_ms: float, size: int, context: int, duration_ms: float) -> None:
     """Write a step of decoding requests into the log."""
     logged = s.step_log[entry]

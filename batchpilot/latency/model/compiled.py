@@ -13,19 +13,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from functools import cache, partial
-from importlib import import_module
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from llvmlite.binding import Linkage, parse_assembly
 from numba import njit
 from numba.core.caching import IndexDataCacheFile
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
 from numba.core.typed_passes import NativeLowering
-from numba.core.types.misc import unliteral
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -78,21 +75,6 @@ class KernelFile(IndexDataCacheFile):  # type: ignore[misc]
                 other.unlink(missing_ok=True)
 
 
-class KernelCode(JITCodeLibrary):  # type: ignore[misc]
-    """Code of a kernel, optimised once: Numba would first do so for reference counts, of which there are none.
-
-    Without vector instructions, to which branches leave nothing, and at LLVM's second level: the third is no faster.
-    """
-
-    def _optimize_final_module(self) -> None:
-        for one in self._final_module.functions:
-            if not one.is_declaration and one.linkage == Linkage.linkonce_odr:
-                # Nobody else calls it, so that what it does not use need not be passed.
-                one.linkage = Linkage.internal
-        passes, builder = self._codegen._module_pass_manager(opt=2, loop_vectorize=False, slp_vectorize=False)
-        passes.run(self._final_module, builder)
-
-
 class PartOfKernels(JITCodeLibrary):  # type: ignore[misc]
     """Code of a function for kernels that call it: optimised, and turned into machine code, as a part of theirs."""
 
@@ -102,19 +84,6 @@ class PartOfKernels(JITCodeLibrary):  # type: ignore[misc]
     def _finalize_final_module(self) -> None:
         self._finalize_dynamic_globals()
         self._finalized = True
-
-
-@register_pass(mutates_CFG=True, analysis_only=False)
-class LoweringOfKernels(NativeLowering):  # type: ignore[misc]
-    """Numba's lowering, into `KernelCode`."""
-
-    _name = "lowering_of_kernels"
-
-    def run_pass(self, state: Any) -> bool:
-        """Lower a function."""
-        state.library = KernelCode(state.targetctx.codegen(), state.func_id.func_qualname)
-        state.library.enable_object_caching()
-        return bool(super().run_pass(state))
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
@@ -130,127 +99,74 @@ class LoweringForKernels(NativeLowering):  # type: ignore[misc]
         super().run_pass(state)
         # Numba knows what kernels call by what Python would call, which there is not.
         lowered = state["cr"] = state["cr"]._replace(cfunc=object())
-        if not state.flags.forceinline:
-            state.library.get_function(lowered.fndesc.mangled_name).add_function_attribute("noinline")
         state.targetctx.insert_user_function(lowered.cfunc, lowered.fndesc, [state.library])
         state.reload_init.extend(state.library._reload_init)
         return True
 
 
-class CompilerOfKernels(CompilerBase):  # type: ignore[misc]
+class CompilerForKernels(CompilerBase):  # type: ignore[misc]
     """Numba's compiler, but for the lowering."""
-
-    lowering: type[NativeLowering] = LoweringOfKernels
 
     def define_pipelines(self) -> list[Any]:
         """The passes, in order."""
         passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        passes.passes = [(self.lowering if one is NativeLowering else one, told) for one, told in passes.passes]
+        passes.passes = [(LoweringForKernels if one is NativeLowering else one, told) for one, told in passes.passes]
         passes.finalize()
         return [passes]
 
 
-class CompilerForKernels(CompilerOfKernels):
-    """Of what kernels call."""
-
-    lowering = LoweringForKernels
-
-
-class CompilerByName(CompilerOfKernels):
-    """Of what kernels call by name: the same in every process that has the same sources."""
-
-    def _compile_bytecode(self) -> Any:
-        self.state.func_id.unique_id = _STAMP[:16]
-        return super()._compile_bytecode()
-
-
-def _load(module: str, name: str, types: tuple[Any, ...], called: str) -> None:
-    """Have the machine code in this process that other machine code calls by its name."""
-    function = getattr(import_module(module), name)
-    function.compile(types)
-    if (found := function.overloads[types].fndesc.mangled_name) != called:
-        raise RuntimeError(f"a compiled kernel calls {called}, not {found}; delete the compiled kernels (*.nbi, *.nbc)")
-
-
-_AS_KERNEL = {"_nrt": False, "no_cfunc_wrapper": True}
-
-
 def _compile(function: Function, **options: Any) -> Function:
-    # Numba would inline it wherever it is first called by what is inlined, and name it otherwise.
-    dispatcher = njit(cache=True, nogil=True, forceinline=False, **options)(function)
+    dispatcher = njit(cache=True, nogil=True, **options)(function)
     if hasattr(dispatcher, "py_func"):  # NUMBA_DISABLE_JIT hands the plain function back
         kept = dispatcher._cache
         kept._cache_file = KernelFile(kept.cache_path, kept._impl.filename_base, _STAMP)
     return cast(Function, dispatcher)
 
 
-def _kernel(function: Function, *, inlined: bool) -> Function:
+def _kernel(function: Function, **options: Any) -> Function:
     """Compile a function in two forms: one to call from Python, once that happens, and one for kernels.
 
     Numba would optimise what a kernel calls, with all that this calls in turn, make machine code of it, and begin anew
     with the caller: three fifths of the time that a scheduler took to compile.
     """
-    called: Any = _compile(function, pipeline_class=CompilerOfKernels, **_AS_KERNEL)
+    called: Any = _compile(function, _nrt=False, **options)
 
     @cache
     def part() -> Any:
         made: Any = njit(
-            nogil=True, no_cpython_wrapper=True, forceinline=inlined, pipeline_class=CompilerForKernels, **_AS_KERNEL
+            nogil=True, _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True,
+            pipeline_class=CompilerForKernels, **options,
         )(function)  # fmt: skip
         made.add_overload = lambda compiled: made.overloads.update({tuple(compiled.signature.args): compiled})
         return made
 
-    def get_call_template(arguments: Any, named: Any) -> Any:
-        # Numba would make another form for every constant.
-        plain_types = [unliteral(one) for one in arguments]
-        return part().get_call_template(plain_types, {name: unliteral(one) for name, one in named.items()})
-
     if hasattr(called, "py_func"):
         # Made when a kernel that calls it is compiled, not at import.
-        called.get_call_template = get_call_template
+        called.get_call_template = lambda *told: part().get_call_template(*told)
         called.get_overload = lambda signature: part().get_overload(signature)
     return cast(Function, called)
 
 
 def kernel(function: Function) -> Function:
-    """Compile a function that allocates nothing; what kernels call of it is inlined, which saves passing the state.
+    """Compile a function that allocates nothing.
 
     Without the Numba run time no array argument is reference-counted; those atomic operations made a scheduler step
     eight times as slow. In return a kernel may not create arrays.
     """
-    return _kernel(function, inlined=True)
-
-
-def apart(function: Function) -> Function:
-    """`kernel` for what few steps need: called, not inlined, by the kernels that call it.
-
-    All that is inlined LLVM optimises with all else: steps with everything inlined took twice as long to compile.
-    """
-    return _kernel(function, inlined=False)
+    return _kernel(function)
 
 
 def compiled_once(function: Function) -> Function:
-    """`kernel` for a large function that many kernels call: its machine code is made once, and they call it by name.
+    """`kernel` for a large function that many kernels call, each in a process of its own: they take it optimised.
 
-    Numba would copy it into each of them, optimise it there, and make machine code of it again.
+    Compiled on the way to the first of them, it is on disk for the others.
     """
-    called: Any = _compile(function, pipeline_class=CompilerByName, **_AS_KERNEL)
+    return _compile(function, _nrt=False)
 
-    def get_call_template(arguments: Any, named: Any) -> Any:
-        template = type(called).get_call_template(called, arguments, named)
-        for types, compiled in called.overloads.items():
-            library = compiled.library
-            if library not in by_name:
-                by_name.add(library)
-                library._shared_module = parse_assembly("")
-                name = compiled.fndesc.mangled_name
-                library._reload_init.add(partial(_load, function.__module__, function.__name__, types, name))
-        return template
 
-    by_name: set[Any] = set()
-    if hasattr(called, "py_func"):
-        called.get_call_template = get_call_template
-    return cast(Function, called)
+def inlined(function: Function) -> Function:
+    """`kernel` for small functions called in every step: inlined into their callers, which saves passing the state."""
+    return _kernel(function, forceinline=True)
 
 
 def allocating(function: Function) -> Function:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from batchpilot.latency.model.compiled import kernel
+from batchpilot.latency.model.compiled import inlined, kernel
 
 Floats = NDArray[np.float64]
 
 
-@kernel
+@inlined
 def _expm1_of_negative(x: float) -> float:
     """exp(x) - 1 for x <= 0 within 1e-15, by arithmetic alone: the library's own cannot be vectorised.
 
