@@ -59,9 +59,6 @@ def score(metrics: NDArray[Any]) -> NDArray[np.float64]:
 
 def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
     """Part over whole, 0 where the whole is not above 0."""
-    if len(part) == 1:  # one environment: in a quarter of the time
-        known = whole.item()
-        return part / known if known > 0 else np.zeros(1)
     return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
 
 
